@@ -1,0 +1,732 @@
+//! The control protocol: what a node and the runtime say to each other over a Unix socket.
+//!
+//! One message is one `SOCK_SEQPACKET` packet: a 12-byte head, then the fields of its verb in
+//! order, little-endian, names last. Descriptors travel beside a packet by `SCM_RIGHTS`, and only
+//! where the verb says so. `docs/control.md` gives the preconditions and errors of every verb.
+//!
+//! ```text
+//!  0        2        4                 8                12
+//!  ┌────────┬────────┬─────────────────┬─────────────────┬──────────────┐
+//!  │version │ verb   │ sequence        │ status          │ fields …     │
+//!  └────────┴────────┴─────────────────┴─────────────────┴──────────────┘
+//! ```
+//! `sequence` is chosen by the node and repeated in the answer; it is 0 in what the runtime sends
+//! by itself. `status` is 0 except in [`Reply::Refused`].
+
+pub mod packet;
+
+use crate::{ServiceId, error::Status, layout::Geometry};
+
+/// The version that this library speaks. A runtime of another version refuses the greeting.
+pub const VERSION: u16 = 1;
+/// Largest packet, in bytes.
+pub const MAX_PACKET: usize = 4096;
+/// Most descriptors that travel with one packet.
+pub const MAX_FDS: usize = 3;
+/// Longest name, in bytes.
+pub const MAX_NAME: usize = 255;
+
+/// Flag of [`Request::Register`]: calls may be repeated without harm.
+pub const SERVICE_IDEMPOTENT: u32 = 1;
+/// Flag of [`Request::Register`]: no replicas; the name is refused while somebody serves it.
+pub const SERVICE_EXCLUSIVE: u32 = 2;
+
+/// Says why bytes are no message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// Shorter than its verb's fields.
+    #[error("cut short")]
+    Short,
+    /// Longer than its verb's fields.
+    #[error("bytes after the end")]
+    Trailing,
+    /// Another protocol version.
+    #[error("protocol version {0}")]
+    Version(u16),
+    /// No such verb in this direction.
+    #[error("unknown verb {0}")]
+    Verb(u16),
+    /// A name that [`check_name`] refuses.
+    #[error("invalid name")]
+    Name,
+    /// A field out of its range.
+    #[error("field out of range")]
+    Field,
+}
+
+/// Checks a service name: 1 to 255 bytes of UTF-8 without control characters.
+///
+/// # Errors
+/// A sentence that says which rule is broken.
+pub fn check_name(name: &str) -> Result<(), &'static str> {
+    if name.is_empty() {
+        return Err("it is empty; give 1 to 255 bytes");
+    }
+    if name.len() > MAX_NAME {
+        return Err("it is over 255 bytes");
+    }
+    if name.chars().any(char::is_control) {
+        return Err("it contains control characters");
+    }
+    Ok(())
+}
+
+/// What a node asks of the runtime.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// First message on a connection. Answer: [`Reply::Welcome`].
+    Hello {
+        /// Whether the node registered for `membarrier(GLOBAL_EXPEDITED)`.
+        asymmetric: bool,
+    },
+    /// Serves a name. Answer: [`Reply::Registered`].
+    Register {
+        /// `SERVICE_*` bits.
+        flags: u32,
+        /// Instance id held before a restart of the runtime, or 0.
+        claim_instance: u32,
+        /// Name id held before a restart of the runtime, or 0.
+        claim_name: u32,
+        /// The name.
+        name: String,
+    },
+    /// Ends an instance of this node. Answer: [`Reply::Done`].
+    Unregister {
+        /// The instance.
+        instance: ServiceId,
+    },
+    /// Looks a name up. Answer: [`Reply::Found`], or refused with `NOT_FOUND`.
+    Discover {
+        /// The name.
+        name: String,
+    },
+    /// Like `Discover`, but answered when the name is served.
+    Wait {
+        /// The name.
+        name: String,
+    },
+    /// Withdraws an unanswered `Wait` or `Connect` of that sequence. Never answered.
+    Forget {
+        /// Sequence of the request that is withdrawn.
+        request: u32,
+    },
+    /// Opens a channel; carries the client's lane. Answer: [`Reply::Connected`].
+    Connect {
+        /// Name id or instance id.
+        dest: ServiceId,
+        /// Of the lane that travels with it; the service makes its own alike.
+        geometry: Geometry,
+    },
+    /// The service's answer to [`Reply::Incoming`]; carries its lane when `status` is success.
+    /// Never answered.
+    Accept {
+        /// The channel offered.
+        channel: u64,
+        /// Success, or why the channel is refused.
+        status: Status,
+    },
+    /// Lists what is served, a page at a time. Answer: [`Reply::Page`].
+    List {
+        /// 0, or the `next` of the page before.
+        after: u32,
+    },
+    /// Asks after the runtime's own state. Answer: [`Reply::State`].
+    Ping,
+}
+
+/// What the runtime answers, and what it says by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// Answer to `Hello`.
+    Welcome {
+        /// The node's anonymous id.
+        node: ServiceId,
+        /// Process that runs the runtime.
+        kernel_pid: u32,
+    },
+    /// Answer to `Register`.
+    Registered {
+        /// Of this instance; dies with it.
+        instance: ServiceId,
+        /// Of the name; leads to whoever serves it.
+        name: ServiceId,
+    },
+    /// Success without more to say.
+    Done,
+    /// Answer to `Discover` and `Wait`.
+    Found {
+        /// Of the name.
+        name: ServiceId,
+    },
+    /// Answer to `Connect`; carries the service's lane, the doorbell and, where the kernel has
+    /// them, a pidfd of the service.
+    Connected(Introduction),
+    /// Sent by itself to a service; carries the client's lane, the doorbell and, where the kernel
+    /// has them, a pidfd of the client. Answer with `Accept`.
+    Incoming(Introduction),
+    /// Answer to `List`.
+    Page {
+        /// The entries, by ascending instance.
+        entries: Vec<Entry>,
+        /// Pass it as `after` for the next page; 0 at the end.
+        next: u32,
+    },
+    /// Answer to `Ping`.
+    State {
+        /// Process that runs the runtime.
+        pid: u32,
+        /// Milliseconds since it started.
+        uptime_ms: u64,
+        /// Nodes connected.
+        nodes: u32,
+        /// Instances registered.
+        services: u32,
+        /// Channels introduced since the start.
+        channels: u64,
+    },
+    /// The request failed; nothing changed.
+    Refused(Status),
+}
+
+/// Introduces one end of a channel to the other. The kernel proved every word of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Introduction {
+    /// Of the channel; never reused.
+    pub channel: u64,
+    /// High half of the first message id on it.
+    pub session: u32,
+    /// Zero of its deadlines: CLOCK_MONOTONIC in ns.
+    pub start_ns: u64,
+    /// Whether both ends use the asymmetric fence.
+    pub asymmetric: bool,
+    /// The other end: its instance, or its anonymous id.
+    pub peer: ServiceId,
+    /// The other end: the id of the name it serves, or 0.
+    pub peer_name: ServiceId,
+    /// The other end's process.
+    pub peer_pid: u32,
+    /// The other end's user.
+    pub peer_uid: u32,
+    /// The instance that serves on this channel.
+    pub dest: ServiceId,
+    /// The name of that instance.
+    pub dest_name: ServiceId,
+    /// Geometry of both lanes.
+    pub geometry: Geometry,
+}
+
+/// Describes one registered instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Of the instance.
+    pub instance: ServiceId,
+    /// Of its name.
+    pub name_id: ServiceId,
+    /// Its process.
+    pub pid: u32,
+    /// Its user.
+    pub uid: u32,
+    /// Place among the replicas of the name: 0 serves, the others stand by.
+    pub rank: u32,
+    /// `SERVICE_*` bits.
+    pub flags: u32,
+    /// Channels introduced to it since it registered.
+    pub channels: u32,
+    /// Its name.
+    pub name: String,
+}
+
+/// Lays out a request as one packet.
+pub fn encode_request(sequence: u32, request: &Request) -> Vec<u8> {
+    let mut out = Writer::new(request_verb(request), sequence, Status::OK);
+    match request {
+        Request::Hello { asymmetric } => out.u32(u32::from(*asymmetric)),
+        Request::Register { flags, claim_instance, claim_name, name } => {
+            out.u32(*flags);
+            out.u32(*claim_instance);
+            out.u32(*claim_name);
+            out.name(name);
+        }
+        Request::Unregister { instance } => out.u32(instance.get()),
+        Request::Discover { name } | Request::Wait { name } => out.name(name),
+        Request::Forget { request } => out.u32(*request),
+        Request::Connect { dest, geometry } => {
+            out.u32(dest.get());
+            out.geometry(*geometry);
+        }
+        Request::Accept { channel, status } => {
+            out.u64(*channel);
+            out.i32(status.code());
+        }
+        Request::List { after } => out.u32(*after),
+        Request::Ping => {}
+    }
+    out.bytes
+}
+
+fn request_verb(request: &Request) -> u16 {
+    match request {
+        Request::Hello { .. } => 1,
+        Request::Register { .. } => 2,
+        Request::Unregister { .. } => 3,
+        Request::Discover { .. } => 4,
+        Request::Wait { .. } => 5,
+        Request::Forget { .. } => 6,
+        Request::Connect { .. } => 7,
+        Request::Accept { .. } => 8,
+        Request::List { .. } => 9,
+        Request::Ping => 10,
+    }
+}
+
+/// Reads a request from a packet, with its sequence.
+///
+/// # Errors
+/// [`Malformed`] for every packet that [`encode_request`] could not have made.
+pub fn decode_request(bytes: &[u8]) -> Result<(u32, Request), Malformed> {
+    let (mut input, head) = Reader::new(bytes)?;
+    let request = match head.verb {
+        1 => Request::Hello { asymmetric: input.bool()? },
+        2 => Request::Register {
+            flags: input.u32()?,
+            claim_instance: input.u32()?,
+            claim_name: input.u32()?,
+            name: input.name()?,
+        },
+        3 => Request::Unregister { instance: input.id()? },
+        4 => Request::Discover { name: input.name()? },
+        5 => Request::Wait { name: input.name()? },
+        6 => Request::Forget { request: input.u32()? },
+        7 => Request::Connect { dest: input.id()?, geometry: input.geometry()? },
+        8 => Request::Accept { channel: input.u64()?, status: Status::from_code(input.i32()?) },
+        9 => Request::List { after: input.u32()? },
+        10 => Request::Ping,
+        verb => return Err(Malformed::Verb(verb)),
+    };
+    input.end()?;
+    Ok((head.sequence, request))
+}
+
+/// Lays out a reply as one packet. Pages must have been cut with [`page_fits`].
+pub fn encode_reply(sequence: u32, reply: &Reply) -> Vec<u8> {
+    let status = match reply {
+        Reply::Refused(status) => *status,
+        _ => Status::OK,
+    };
+    let mut out = Writer::new(reply_verb(reply), sequence, status);
+    match reply {
+        Reply::Welcome { node, kernel_pid } => {
+            out.u32(node.get());
+            out.u32(*kernel_pid);
+        }
+        Reply::Registered { instance, name } => {
+            out.u32(instance.get());
+            out.u32(name.get());
+        }
+        Reply::Done | Reply::Refused(_) => {}
+        Reply::Found { name } => out.u32(name.get()),
+        Reply::Connected(introduction) | Reply::Incoming(introduction) => {
+            out.introduction(introduction);
+        }
+        Reply::Page { entries, next } => {
+            out.u32(*next);
+            out.u32(entries.len() as u32);
+            entries.iter().for_each(|entry| out.entry(entry));
+        }
+        Reply::State { pid, uptime_ms, nodes, services, channels } => {
+            out.u32(*pid);
+            out.u64(*uptime_ms);
+            out.u32(*nodes);
+            out.u32(*services);
+            out.u64(*channels);
+        }
+    }
+    out.bytes
+}
+
+fn reply_verb(reply: &Reply) -> u16 {
+    match reply {
+        Reply::Welcome { .. } => 101,
+        Reply::Registered { .. } => 102,
+        Reply::Done => 103,
+        Reply::Found { .. } => 104,
+        Reply::Connected(_) => 105,
+        Reply::Incoming(_) => 106,
+        Reply::Page { .. } => 107,
+        Reply::State { .. } => 108,
+        Reply::Refused(_) => 109,
+    }
+}
+
+/// Reads a reply from a packet, with its sequence.
+///
+/// # Errors
+/// [`Malformed`] for every packet that [`encode_reply`] could not have made.
+pub fn decode_reply(bytes: &[u8]) -> Result<(u32, Reply), Malformed> {
+    let (mut input, head) = Reader::new(bytes)?;
+    let reply = match head.verb {
+        101 => Reply::Welcome { node: input.id()?, kernel_pid: input.u32()? },
+        102 => Reply::Registered { instance: input.id()?, name: input.id()? },
+        103 => Reply::Done,
+        104 => Reply::Found { name: input.id()? },
+        105 => Reply::Connected(input.introduction()?),
+        106 => Reply::Incoming(input.introduction()?),
+        107 => {
+            let next = input.u32()?;
+            let count = input.u32()? as usize;
+            if count > MAX_PACKET / Entry::FIXED {
+                return Err(Malformed::Field);
+            }
+            let entries = (0..count).map(|_| input.entry()).collect::<Result<_, _>>()?;
+            Reply::Page { entries, next }
+        }
+        108 => Reply::State {
+            pid: input.u32()?,
+            uptime_ms: input.u64()?,
+            nodes: input.u32()?,
+            services: input.u32()?,
+            channels: input.u64()?,
+        },
+        109 => Reply::Refused(Status::from_code(head.status)),
+        verb => return Err(Malformed::Verb(verb)),
+    };
+    input.end()?;
+    Ok((head.sequence, reply))
+}
+
+/// Tells how many of the entries, from the first, fit into one packet.
+pub fn page_fits(entries: &[Entry]) -> usize {
+    let mut room = MAX_PACKET - HEAD - 8;
+    entries
+        .iter()
+        .take_while(|entry| {
+            let size = Entry::FIXED + entry.name.len();
+            let fits = size <= room;
+            room = room.saturating_sub(size);
+            fits
+        })
+        .count()
+}
+
+const HEAD: usize = 12;
+
+impl Entry {
+    /// Bytes of an entry without those of its name.
+    const FIXED: usize = 7 * 4 + 2;
+}
+
+struct Head {
+    verb: u16,
+    sequence: u32,
+    status: i32,
+}
+
+struct Writer {
+    bytes: Vec<u8>,
+}
+
+impl Writer {
+    fn new(verb: u16, sequence: u32, status: Status) -> Writer {
+        let mut out = Writer { bytes: Vec::with_capacity(128) };
+        out.u16(VERSION);
+        out.u16(verb);
+        out.u32(sequence);
+        out.i32(status.code());
+        out
+    }
+
+    fn u16(&mut self, value: u16) {
+        self.bytes.extend_from_slice(&value.to_le_bytes());
+    }
+
+    fn u32(&mut self, value: u32) {
+        self.bytes.extend_from_slice(&value.to_le_bytes());
+    }
+
+    fn i32(&mut self, value: i32) {
+        self.bytes.extend_from_slice(&value.to_le_bytes());
+    }
+
+    fn u64(&mut self, value: u64) {
+        self.bytes.extend_from_slice(&value.to_le_bytes());
+    }
+
+    fn name(&mut self, name: &str) {
+        self.u16(name.len() as u16);
+        self.bytes.extend_from_slice(name.as_bytes());
+    }
+
+    fn geometry(&mut self, geometry: Geometry) {
+        self.u32(geometry.ordinary_cells());
+        self.u32(geometry.ordinary_slab());
+    }
+
+    fn introduction(&mut self, it: &Introduction) {
+        self.u64(it.channel);
+        self.u32(it.session);
+        self.u64(it.start_ns);
+        self.u32(u32::from(it.asymmetric));
+        self.u32(it.peer.get());
+        self.u32(it.peer_name.get());
+        self.u32(it.peer_pid);
+        self.u32(it.peer_uid);
+        self.u32(it.dest.get());
+        self.u32(it.dest_name.get());
+        self.geometry(it.geometry);
+    }
+
+    fn entry(&mut self, entry: &Entry) {
+        self.u32(entry.instance.get());
+        self.u32(entry.name_id.get());
+        self.u32(entry.pid);
+        self.u32(entry.uid);
+        self.u32(entry.rank);
+        self.u32(entry.flags);
+        self.u32(entry.channels);
+        self.name(&entry.name);
+    }
+}
+
+struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    fn new(bytes: &'a [u8]) -> Result<(Reader<'a>, Head), Malformed> {
+        let mut input = Reader { rest: bytes };
+        let version = input.u16()?;
+        if version != VERSION {
+            return Err(Malformed::Version(version));
+        }
+        let head = Head { verb: input.u16()?, sequence: input.u32()?, status: input.i32()? };
+        Ok((input, head))
+    }
+
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+        let (head, rest) = self.rest.split_first_chunk::<N>().ok_or(Malformed::Short)?;
+        self.rest = rest;
+        Ok(*head)
+    }
+
+    fn u16(&mut self) -> Result<u16, Malformed> {
+        self.take().map(u16::from_le_bytes)
+    }
+
+    fn u32(&mut self) -> Result<u32, Malformed> {
+        self.take().map(u32::from_le_bytes)
+    }
+
+    fn i32(&mut self) -> Result<i32, Malformed> {
+        self.take().map(i32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, Malformed> {
+        self.take().map(u64::from_le_bytes)
+    }
+
+    fn bool(&mut self) -> Result<bool, Malformed> {
+        match self.u32()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(Malformed::Field),
+        }
+    }
+
+    fn id(&mut self) -> Result<ServiceId, Malformed> {
+        self.u32().map(ServiceId::new)
+    }
+
+    fn name(&mut self) -> Result<String, Malformed> {
+        let length = usize::from(self.u16()?);
+        if length > self.rest.len() {
+            return Err(Malformed::Short);
+        }
+        let (name, rest) = self.rest.split_at(length);
+        self.rest = rest;
+        let name = std::str::from_utf8(name).map_err(|_| Malformed::Name)?;
+        check_name(name).map_err(|_| Malformed::Name)?;
+        Ok(name.to_owned())
+    }
+
+    fn geometry(&mut self) -> Result<Geometry, Malformed> {
+        Geometry::new(self.u32()?, self.u32()?).map_err(|_| Malformed::Field)
+    }
+
+    fn introduction(&mut self) -> Result<Introduction, Malformed> {
+        Ok(Introduction {
+            channel: self.u64()?,
+            session: self.u32()?,
+            start_ns: self.u64()?,
+            asymmetric: self.bool()?,
+            peer: self.id()?,
+            peer_name: self.id()?,
+            peer_pid: self.u32()?,
+            peer_uid: self.u32()?,
+            dest: self.id()?,
+            dest_name: self.id()?,
+            geometry: self.geometry()?,
+        })
+    }
+
+    fn entry(&mut self) -> Result<Entry, Malformed> {
+        Ok(Entry {
+            instance: self.id()?,
+            name_id: self.id()?,
+            pid: self.u32()?,
+            uid: self.u32()?,
+            rank: self.u32()?,
+            flags: self.u32()?,
+            channels: self.u32()?,
+            name: self.name()?,
+        })
+    }
+
+    fn end(&self) -> Result<(), Malformed> {
+        if self.rest.is_empty() { Ok(()) } else { Err(Malformed::Trailing) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn names() -> impl Strategy<Value = String> {
+        "[^\\p{Cc}]{1,60}"
+    }
+
+    fn geometries() -> impl Strategy<Value = Geometry> {
+        (4_u32..15, 11_u32..24)
+            .prop_map(|(cells, slab)| Geometry::new(1 << cells, 1 << slab).expect("in range"))
+    }
+
+    fn introductions() -> impl Strategy<Value = Introduction> {
+        (any::<[u64; 2]>(), any::<[u32; 7]>(), any::<bool>(), geometries()).prop_map(
+            |(long, id, asymmetric, geometry)| Introduction {
+                channel: long[0],
+                session: id[0],
+                start_ns: long[1],
+                asymmetric,
+                peer: ServiceId::new(id[1]),
+                peer_name: ServiceId::new(id[2]),
+                peer_pid: id[3],
+                peer_uid: id[4],
+                dest: ServiceId::new(id[5]),
+                dest_name: ServiceId::new(id[6]),
+                geometry,
+            },
+        )
+    }
+
+    fn requests() -> impl Strategy<Value = Request> {
+        prop_oneof![
+            any::<bool>().prop_map(|asymmetric| Request::Hello { asymmetric }),
+            (any::<[u32; 3]>(), names()).prop_map(|(n, name)| Request::Register {
+                flags: n[0],
+                claim_instance: n[1],
+                claim_name: n[2],
+                name
+            }),
+            any::<u32>().prop_map(|id| Request::Unregister { instance: ServiceId::new(id) }),
+            names().prop_map(|name| Request::Discover { name }),
+            names().prop_map(|name| Request::Wait { name }),
+            any::<u32>().prop_map(|request| Request::Forget { request }),
+            (any::<u32>(), geometries()).prop_map(|(id, geometry)| Request::Connect {
+                dest: ServiceId::new(id),
+                geometry
+            }),
+            (any::<u64>(), any::<i32>()).prop_map(|(channel, status)| Request::Accept {
+                channel,
+                status: Status::from_code(status)
+            }),
+            any::<u32>().prop_map(|after| Request::List { after }),
+            Just(Request::Ping),
+        ]
+    }
+
+    fn entries() -> impl Strategy<Value = Entry> {
+        (any::<[u32; 7]>(), names()).prop_map(|(n, name)| Entry {
+            instance: ServiceId::new(n[0]),
+            name_id: ServiceId::new(n[1]),
+            pid: n[2],
+            uid: n[3],
+            rank: n[4],
+            flags: n[5],
+            channels: n[6],
+            name,
+        })
+    }
+
+    fn replies() -> impl Strategy<Value = Reply> {
+        prop_oneof![
+            any::<[u32; 2]>().prop_map(|n| Reply::Welcome {
+                node: ServiceId::new(n[0]),
+                kernel_pid: n[1]
+            }),
+            any::<[u32; 2]>().prop_map(|n| Reply::Registered {
+                instance: ServiceId::new(n[0]),
+                name: ServiceId::new(n[1])
+            }),
+            Just(Reply::Done),
+            any::<u32>().prop_map(|id| Reply::Found { name: ServiceId::new(id) }),
+            introductions().prop_map(Reply::Connected),
+            introductions().prop_map(Reply::Incoming),
+            (prop::collection::vec(entries(), 0..12), any::<u32>())
+                .prop_map(|(entries, next)| Reply::Page { entries, next }),
+            (any::<[u64; 2]>(), any::<[u32; 3]>()).prop_map(|(long, n)| Reply::State {
+                pid: n[0],
+                uptime_ms: long[0],
+                nodes: n[1],
+                services: n[2],
+                channels: long[1]
+            }),
+            any::<i32>().prop_map(|code| Reply::Refused(Status::from_code(code))),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn requests_survive_the_wire(sequence: u32, request in requests()) {
+            let bytes = encode_request(sequence, &request);
+            prop_assert!(bytes.len() <= MAX_PACKET);
+            prop_assert_eq!(decode_request(&bytes), Ok((sequence, request)));
+            for cut in 0..bytes.len() {
+                prop_assert!(decode_request(&bytes[..cut]).is_err());
+            }
+        }
+
+        #[test]
+        fn replies_survive_the_wire(sequence: u32, reply in replies()) {
+            let bytes = encode_reply(sequence, &reply);
+            prop_assert_eq!(decode_reply(&bytes), Ok((sequence, reply)));
+            for cut in 0..bytes.len() {
+                prop_assert!(decode_reply(&bytes[..cut]).is_err());
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_decoded_or_refused(bytes: Vec<u8>) {
+            let _ = decode_request(&bytes);
+            let _ = decode_reply(&bytes);
+        }
+
+        #[test]
+        fn what_fits_a_page_fits_a_packet(entries in prop::collection::vec(entries(), 0..200)) {
+            let fits = page_fits(&entries);
+            let reply = Reply::Page { entries: entries[..fits].to_vec(), next: 0 };
+            prop_assert!(encode_reply(0, &reply).len() <= MAX_PACKET);
+            prop_assert!(entries.is_empty() || fits > 0);
+        }
+    }
+
+    #[test]
+    fn names_are_checked() {
+        assert!(check_name("echo").is_ok());
+        assert!(check_name("été/архив").is_ok());
+        assert!(check_name("").is_err());
+        assert!(check_name("a\0b").is_err());
+        assert!(check_name("a\nb").is_err());
+        assert!(check_name(&"x".repeat(255)).is_ok());
+        assert!(check_name(&"x".repeat(256)).is_err());
+    }
+}

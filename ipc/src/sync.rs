@@ -1,0 +1,24 @@
+//! The only door to atomics: the standard ones, or loom's when a model runs.
+
+#[cfg(not(loom))]
+pub(crate) use std::sync::atomic::{
+    AtomicBool, AtomicU32, AtomicU64, Ordering, compiler_fence, fence,
+};
+
+#[cfg(loom)]
+pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+
+#[cfg(loom)]
+pub(crate) fn compiler_fence(ordering: Ordering) {
+    // Only ever paired with a heavy fence on the other side, which makes it as strong as this.
+    fence(ordering);
+}
+
+/// Tells the processor that this is a spin loop.
+#[inline]
+pub(crate) fn pause() {
+    #[cfg(not(loom))]
+    std::hint::spin_loop();
+    #[cfg(loom)]
+    loom::thread::yield_now();
+}
