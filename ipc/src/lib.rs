@@ -1,13 +1,26 @@
 //! Calls between processes over shared memory.
 #![deny(missing_docs)]
 
+#[cfg(not(loom))]
+mod clock;
+#[cfg(not(loom))]
 pub mod control;
+#[cfg(not(loom))]
+mod copy;
 pub mod error;
+mod frame;
+mod lane;
 pub mod layout;
+#[cfg(not(loom))]
+mod life;
+mod ring;
 mod sync;
+mod wait;
 
 pub use error::{CallError, NodeError, PeerCorrupt, Status};
+pub use lane::verify as verify_lane;
 pub use layout::Geometry;
+pub use wait::spin::Spin;
 
 /// Names a service: an instance, or the name that leads to whoever serves it. 0 is none or any.
 ///

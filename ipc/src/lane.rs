@@ -1,0 +1,308 @@
+//! A lane: memory that one process writes and another reads, enforced by the kernel.
+//!
+//! The owner makes a memfd, maps it, and seals it: after `F_SEAL_FUTURE_WRITE` nobody can map it
+//! writable again, and `SHRINK`, `GROW` and `SEAL` pin its size, so that a reader never faults.
+
+#![allow(unsafe_code)] // maps memory, and lends it out as cells
+
+use std::{
+    os::fd::BorrowedFd,
+    ptr::NonNull,
+    sync::Arc,
+};
+
+use crate::{
+    error::NodeError,
+    layout::{self, Cell, Geometry, Header, Ring},
+    sync::Ordering,
+};
+#[cfg(any(test, loom))]
+use crate::{
+    layout::Identity,
+    sync::{AtomicU32, AtomicU64},
+};
+
+#[cfg(not(loom))]
+mod map;
+#[cfg(not(loom))]
+pub(crate) use map::{NODE_TO_LIFE, create, map_peer};
+
+/// Either side's view of a lane. Lives as long as any ring half of it.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    geometry: Geometry,
+    header: NonNull<Header>,
+    parts: [Parts; 2],
+    _memory: Memory,
+}
+
+// SAFETY: the memory behind the pointers belongs to `_memory` and stays mapped while the lane
+// lives. Cells and header are atomics; who may touch the slabs is the ring halves' business
+// (`OwnRing`, `PeerRing`).
+unsafe impl Send for Lane {}
+// SAFETY: as above.
+unsafe impl Sync for Lane {}
+
+/// Where the cells and the slab of one ring lie.
+#[derive(Clone, Copy, Debug)]
+struct Parts {
+    cells: NonNull<Cell>,
+    count: usize,
+    slab: NonNull<SlabByte>,
+    slab_length: usize,
+}
+
+#[cfg(not(loom))]
+type SlabByte = u8;
+/// A model has no bytes that race; each is an atomic of its own.
+#[cfg(loom)]
+type SlabByte = loom::sync::atomic::AtomicU8;
+
+#[derive(Debug)]
+enum Memory {
+    #[cfg(not(loom))]
+    Own(map::OwnMap),
+    #[cfg(not(loom))]
+    Peer(memmap2::MmapRaw),
+    /// Ordinary memory, for models and tests of rings within one process.
+    #[cfg(any(test, loom))]
+    Heap(#[allow(dead_code, reason = "keeps the memory alive")] Heap),
+}
+
+impl Lane {
+    pub(crate) fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    #[inline]
+    pub(crate) fn header(&self) -> &Header {
+        // SAFETY: `header` points at a Header of atomics inside `_memory`; on a read-only mapping
+        // only loads of at most 8 bytes are made, which are sound there.
+        unsafe { self.header.as_ref() }
+    }
+
+    /// The writing view of a ring of this lane, which must be this process's own.
+    pub(crate) fn own_ring(self: &Arc<Self>, ring: Ring) -> OwnRing {
+        OwnRing { parts: self.parts[ring as usize], _lane: Arc::clone(self) }
+    }
+
+    /// The reading view of a ring of this lane.
+    pub(crate) fn peer_ring(self: &Arc<Self>, ring: Ring) -> PeerRing {
+        PeerRing { parts: self.parts[ring as usize], _lane: Arc::clone(self) }
+    }
+
+    #[cfg(not(loom))]
+    fn from_memory(base: NonNull<u8>, geometry: Geometry, memory: Memory) -> Lane {
+        let parts = [Ring::Urgent, Ring::Ordinary].map(|ring| Parts {
+            // SAFETY: the caller's mapping is `geometry.lane_bytes()` long, and these offsets with
+            // their lengths lie inside it (tested in `layout`), 64-byte aligned as the base is.
+            cells: unsafe { base.add(geometry.cells_offset(ring)) }.cast(),
+            count: geometry.cells(ring) as usize,
+            // SAFETY: likewise.
+            slab: unsafe { base.add(geometry.slab_offset(ring)) },
+            slab_length: geometry.slab(ring) as usize,
+        });
+        Lane { geometry, header: base.cast(), parts, _memory: memory }
+    }
+
+    /// The private word that the kernel's robust list runs through, at a fixed distance before the
+    /// life word of an own lane.
+    #[cfg(not(loom))]
+    pub(crate) fn robust_node(&self) -> Option<NonNull<u8>> {
+        match &self._memory {
+            Memory::Own(own) => Some(own.node()),
+            _ => None,
+        }
+    }
+}
+
+/// The ring of an own lane: this process alone writes it.
+#[derive(Debug)]
+pub(crate) struct OwnRing {
+    parts: Parts,
+    _lane: Arc<Lane>,
+}
+
+// SAFETY: a pointer into memory that `_lane` keeps; the slab is written through `&mut self` only.
+unsafe impl Send for OwnRing {}
+
+impl OwnRing {
+    /// Writes a cell; the `Release` store of the first word opens it.
+    #[inline]
+    pub(crate) fn publish(&mut self, index: usize, head: [u64; 2], payload: [u64; 6]) {
+        debug_assert!(index < self.parts.count);
+        // SAFETY: `index` is masked by the ring's size; the cell is an atomic in a live mapping.
+        let cell = unsafe { self.parts.cells.add(index).as_ref() };
+        for (word, value) in cell.0[2..].iter().zip(payload) {
+            word.store(value, Ordering::Relaxed);
+        }
+        cell.0[1].store(head[1], Ordering::Relaxed);
+        cell.0[0].store(head[0], Ordering::Release);
+    }
+
+    /// Copies bytes into the slab.
+    #[inline]
+    pub(crate) fn write_slab(&mut self, offset: usize, bytes: &[u8]) {
+        assert!(offset + bytes.len() <= self.parts.slab_length);
+        #[cfg(not(loom))]
+        // SAFETY: inside the slab by the assertion; this lane is our own, nobody else writes it,
+        // and `&mut self` is the only writer here.
+        unsafe {
+            let target = self.parts.slab.as_ptr().add(offset);
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len());
+        }
+        #[cfg(loom)]
+        for (index, byte) in bytes.iter().enumerate() {
+            // SAFETY: inside the slab by the assertion.
+            let target = unsafe { self.parts.slab.add(offset + index).as_ref() };
+            target.store(*byte, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The ring of a peer's lane: whatever stands there, the peer put it.
+#[derive(Debug)]
+pub(crate) struct PeerRing {
+    parts: Parts,
+    _lane: Arc<Lane>,
+}
+
+// SAFETY: a pointer into memory that `_lane` keeps; reads only.
+unsafe impl Send for PeerRing {}
+
+impl PeerRing {
+    /// Loads the first word of a cell: stamp and meta.
+    #[inline]
+    pub(crate) fn stamp(&self, index: usize) -> u64 {
+        self.cell(index).0[0].load(Ordering::Acquire)
+    }
+
+    /// Loads the rest of a cell, once each, behind its first word.
+    #[inline]
+    pub(crate) fn load(&self, index: usize, first: u64) -> [u64; 8] {
+        let cell = self.cell(index);
+        let mut words = [first; 8];
+        for (word, from) in words[1..].iter_mut().zip(&cell.0[1..]) {
+            *word = from.load(Ordering::Relaxed);
+        }
+        words
+    }
+
+    /// Copies bytes out of the slab.
+    #[inline]
+    pub(crate) fn read_slab(&self, offset: usize, target: &mut [u8]) {
+        assert!(offset + target.len() <= self.parts.slab_length);
+        #[cfg(not(loom))]
+        // SAFETY: (1) inside the slab by the assertion, in a mapping whose size is sealed; (2)
+        // `target` is an exclusive slice of private memory.
+        unsafe {
+            let source = self.parts.slab.as_ptr().add(offset);
+            crate::copy::from_shared(source, target.as_mut_ptr(), target.len());
+        }
+        #[cfg(loom)]
+        for (index, byte) in target.iter_mut().enumerate() {
+            // SAFETY: inside the slab by the assertion.
+            let source = unsafe { self.parts.slab.add(offset + index).as_ref() };
+            *byte = source.load(Ordering::Relaxed);
+        }
+    }
+
+    #[inline]
+    fn cell(&self, index: usize) -> &Cell {
+        debug_assert!(index < self.parts.count);
+        // SAFETY: `index` is masked by the ring's size; atomics in a live mapping, loaded only.
+        unsafe { self.parts.cells.add(index).as_ref() }
+    }
+}
+
+/// A lane in ordinary memory, seen by both sides of a test or a model.
+#[cfg(any(test, loom))]
+#[derive(Debug)]
+struct Heap {
+    header: Box<Header>,
+    cells: [Vec<Cell>; 2],
+    slabs: [Vec<SlabByte>; 2],
+}
+
+#[cfg(any(test, loom))]
+impl Lane {
+    /// Makes a lane in ordinary memory.
+    pub(crate) fn heap(geometry: Geometry) -> Arc<Lane> {
+        use crossbeam::utils::CachePadded;
+        fn word() -> CachePadded<AtomicU64> {
+            CachePadded::new(AtomicU64::new(0))
+        }
+        let rings = [Ring::Urgent, Ring::Ordinary];
+        let mut heap = Heap {
+            header: Box::new(Header {
+                identity: CachePadded::new(identity(geometry)),
+                life: CachePadded::new(AtomicU32::new(1)),
+                event: CachePadded::new(AtomicU32::new(0)),
+                attention: CachePadded::new(layout::Attention {
+                    parked: AtomicU32::new(0),
+                    reserved: AtomicU32::new(0),
+                    want_urgent: AtomicU64::new(0),
+                    want_ordinary: AtomicU64::new(0),
+                }),
+                taken_urgent: word(),
+                taken_ordinary: word(),
+                busy_since: word(),
+                reserved: word(),
+            }),
+            cells: rings.map(|ring| {
+                (0..geometry.cells(ring))
+                    .map(|_| Cell(std::array::from_fn(|_| AtomicU64::new(0))))
+                    .collect()
+            }),
+            slabs: rings.map(|ring| (0..geometry.slab(ring)).map(|_| Default::default()).collect()),
+        };
+        let parts = rings.map(|ring| {
+            let (cells, slab) = (&mut heap.cells[ring as usize], &mut heap.slabs[ring as usize]);
+            Parts {
+                cells: NonNull::new(cells.as_mut_ptr()).expect("a vector's pointer"),
+                count: cells.len(),
+                slab: NonNull::new(slab.as_mut_ptr()).expect("a vector's pointer"),
+                slab_length: slab.len(),
+            }
+        });
+        let header = NonNull::from(&mut *heap.header);
+        Arc::new(Lane { geometry, header, parts, _memory: Memory::Heap(heap) })
+    }
+}
+
+#[cfg(any(test, loom))]
+fn identity(geometry: Geometry) -> Identity {
+    Identity {
+        magic: AtomicU64::new(layout::MAGIC),
+        version: AtomicU32::new(layout::VERSION),
+        ordinary_cells: AtomicU32::new(geometry.ordinary_cells()),
+        ordinary_slab: AtomicU32::new(geometry.ordinary_slab()),
+        reserved: AtomicU32::new(0),
+    }
+}
+
+/// Checks that a descriptor is a lane of this geometry that can never fault or change under a
+/// reader: a memfd with its seals, its size, and all its pages there.
+///
+/// # Errors
+/// [`NodeError::Lane`] with the rule that is broken.
+pub fn verify(fd: BorrowedFd<'_>, geometry: Geometry) -> Result<(), NodeError> {
+    use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+    let seals = fcntl(fd, FcntlArg::F_GET_SEALS)
+        .map_err(|_| NodeError::Lane("the descriptor is no sealed memfd"))?;
+    let due = SealFlag::F_SEAL_SHRINK
+        | SealFlag::F_SEAL_GROW
+        | SealFlag::F_SEAL_SEAL
+        | SealFlag::from_bits_retain(libc::F_SEAL_FUTURE_WRITE);
+    if !SealFlag::from_bits_retain(seals).contains(due) {
+        return Err(NodeError::Lane("its seals are not SHRINK, GROW, FUTURE_WRITE and SEAL"));
+    }
+    let stat = nix::sys::stat::fstat(fd).map_err(NodeError::system("fstat of a lane"))?;
+    if stat.st_size != geometry.lane_bytes() as i64 {
+        return Err(NodeError::Lane("its size is not that of the geometry agreed on"));
+    }
+    if stat.st_blocks * 512 < stat.st_size {
+        return Err(NodeError::Lane("it has holes"));
+    }
+    Ok(())
+}

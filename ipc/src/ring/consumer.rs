@@ -1,0 +1,108 @@
+//! The reading half of a ring: every word of it is the peer's claim until checked.
+
+use std::sync::Arc;
+
+use super::cursor::{SlabCursor, max_piece};
+use crate::{
+    error::PeerCorrupt,
+    frame::{self, Frame, Sender},
+    lane::{Lane, PeerRing},
+    layout::Ring,
+    sync::Ordering,
+};
+
+/// Takes frames out of the ring of a peer's lane.
+#[derive(Debug)]
+pub(crate) struct Consumer {
+    ring: Ring,
+    sender: Sender,
+    peer: PeerRing,
+    /// The own lane, for the `taken` word.
+    own: Arc<Lane>,
+    cells_log2: u32,
+    /// Frames taken. Always in sync; the `taken` word repeats it for the peer.
+    tail: u64,
+    slab: SlabCursor,
+    max_slab: u32,
+}
+
+impl Consumer {
+    /// Starts at the beginning of a fresh ring that `sender` writes.
+    pub(crate) fn new(own: &Arc<Lane>, peer: &Arc<Lane>, ring: Ring, sender: Sender) -> Consumer {
+        let geometry = peer.geometry();
+        Consumer {
+            ring,
+            sender,
+            peer: peer.peer_ring(ring),
+            own: Arc::clone(own),
+            cells_log2: geometry.cells(ring).trailing_zeros(),
+            tail: 0,
+            slab: SlabCursor::new(geometry.slab(ring)),
+            max_slab: max_piece(geometry.slab(ring)),
+        }
+    }
+
+    /// Frames taken so far.
+    pub(crate) fn tail(&self) -> u64 {
+        self.tail
+    }
+
+    /// Tells whether a frame is there, without looking into it.
+    #[inline]
+    pub(crate) fn is_ready(&self) -> bool {
+        let stamp = self.peer.stamp(self.index()) as u32;
+        stamp >> 4 == frame::lap(self.tail, self.cells_log2)
+    }
+
+    /// Copies and checks the next frame, if there is one. It stays in the ring until
+    /// [`release`](Consumer::release).
+    ///
+    /// # Errors
+    /// [`PeerCorrupt`] when the cell cannot have been written by an honest producer.
+    #[inline]
+    pub(crate) fn peek(&self) -> Result<Option<Frame>, PeerCorrupt> {
+        let first = self.peer.stamp(self.index());
+        let lap = frame::lap(self.tail, self.cells_log2);
+        let alleged = first as u32 >> 4;
+        if alleged != lap {
+            // Not written yet: what lies there is of the lap before (zero before the first).
+            let before = lap.wrapping_sub(1) & 0x0FFF_FFFF;
+            return if alleged == before { Ok(None) } else { Err(PeerCorrupt::Stamp) };
+        }
+        let cell = self.peer.load(self.index(), first);
+        let frame = Frame::check(cell, self.sender, self.ring, self.max_slab)?;
+        let in_slab = frame.slab_length();
+        if in_slab > 0 && self.slab.next(in_slab).place != frame.place {
+            return Err(PeerCorrupt::Place);
+        }
+        Ok(Some(frame))
+    }
+
+    /// Copies the frame's payload to the front of `target`, which is at least as long.
+    #[inline]
+    pub(crate) fn copy(&self, frame: &Frame, target: &mut [u8]) {
+        let inline = frame.copy_inline(target);
+        let in_slab = frame.slab_length();
+        if in_slab > 0 {
+            let rest = &mut target[inline..inline + in_slab];
+            self.peer.read_slab(self.slab.offset(frame.place), rest);
+        }
+    }
+
+    /// Gives the frame's cell and slab back to the producer.
+    #[inline]
+    pub(crate) fn release(&mut self, frame: &Frame) {
+        let in_slab = frame.slab_length();
+        if in_slab > 0 {
+            let piece = self.slab.next(in_slab);
+            self.slab.advance(piece);
+        }
+        self.tail += 1;
+        self.own.header().taken(self.ring).store(self.tail, Ordering::Release);
+    }
+
+    #[inline]
+    fn index(&self) -> usize {
+        self.tail as usize & ((1 << self.cells_log2) - 1)
+    }
+}
