@@ -1,0 +1,14 @@
+//! Measures libipc beside the *floor* of the machine: what the hardware and the kernel charge for
+//! the bare exchange, taken from the same two CPUs in the same run.
+//!
+//! A benchmark is a [`report::Group`]: the floor, the rows, the floor again. It measures between
+//! two processes, never two threads: [`pair`] starts the second one, [`pin`] places both,
+//! [`measure`] times every single exchange, [`shm`] and [`futex`] are the bare means of exchange.
+
+pub mod floor;
+pub mod futex;
+pub mod measure;
+pub mod pair;
+pub mod pin;
+pub mod report;
+pub mod shm;

@@ -1,0 +1,34 @@
+//! The C ABI: `include/ipc.h`, which is generated from here, over the crate `ipc`.
+//!
+//! ```text
+//!   C ─▶ service call send message receive poll info     one file per group of functions
+//!          │  boundary: panics, NULL, slices, out-parameters
+//!          ▼
+//!        runtime: the one of this process ─▶ ipc::Node ─▶ ipc::{Client, Server}
+//! ```
+//! Every function has the same shape: arguments are checked by [`boundary`], the work is done with
+//! plain Rust types, out-parameters are written last, and the result becomes a number.
+//!
+//! Three things make the path of a call short: a thread remembers the clients it used last
+//! ([`call`]), it keeps response buffers that were freed ([`response`]), and whether the process
+//! was forked is one load ([`fork`]).
+#![deny(missing_docs)]
+// Each function's text in ipc.h is its contract, for C; what all of them share is in `boundary`.
+#![allow(clippy::missing_safety_doc)]
+
+mod boundary;
+pub mod call;
+pub mod enums;
+pub mod error;
+mod fork;
+pub mod info;
+pub mod message;
+pub mod poll;
+pub mod receive;
+pub mod response;
+pub mod runtime;
+pub mod send;
+pub mod service;
+mod settings;
+mod stop;
+pub mod types;

@@ -631,10 +631,8 @@ mod tests {
             names().prop_map(|name| Request::Discover { name }),
             names().prop_map(|name| Request::Wait { name }),
             any::<u32>().prop_map(|request| Request::Forget { request }),
-            (any::<u32>(), geometries()).prop_map(|(id, geometry)| Request::Connect {
-                dest: ServiceId::new(id),
-                geometry
-            }),
+            (any::<u32>(), geometries())
+                .prop_map(|(id, geometry)| Request::Connect { dest: ServiceId::new(id), geometry }),
             (any::<u64>(), any::<i32>()).prop_map(|(channel, status)| Request::Accept {
                 channel,
                 status: Status::from_code(status)
@@ -659,10 +657,8 @@ mod tests {
 
     fn replies() -> impl Strategy<Value = Reply> {
         prop_oneof![
-            any::<[u32; 2]>().prop_map(|n| Reply::Welcome {
-                node: ServiceId::new(n[0]),
-                kernel_pid: n[1]
-            }),
+            any::<[u32; 2]>()
+                .prop_map(|n| Reply::Welcome { node: ServiceId::new(n[0]), kernel_pid: n[1] }),
             any::<[u32; 2]>().prop_map(|n| Reply::Registered {
                 instance: ServiceId::new(n[0]),
                 name: ServiceId::new(n[1])

@@ -199,7 +199,9 @@ pub enum NodeError {
         source: io::Error,
     },
     /// The runtime speaks another version.
-    #[error("the runtime speaks protocol {theirs}, this library {ours}: restart ipcd with the installed version")]
+    #[error(
+        "the runtime speaks protocol {theirs}, this library {ours}: restart ipcd with the installed version"
+    )]
     Version {
         /// Ours.
         ours: u16,

@@ -192,10 +192,8 @@ impl Frame {
     }
 
     fn check_long(head: Head, words: [u64; 6], max_slab: u32) -> Result<Frame, PeerCorrupt> {
-        let carries_payload = matches!(
-            head.kind,
-            Kind::Request | Kind::OneWay | Kind::Response | Kind::Continue
-        );
+        let carries_payload =
+            matches!(head.kind, Kind::Request | Kind::OneWay | Kind::Response | Kind::Continue);
         if head.flags & !(FLAG_SLAB | FLAG_MORE) != 0
             || head.flags & FLAG_SLAB == 0
             || !carries_payload

@@ -5,20 +5,17 @@
 
 #![allow(unsafe_code)] // maps memory, and lends it out as cells
 
-use std::{
-    os::fd::BorrowedFd,
-    ptr::NonNull,
-    sync::Arc,
-};
+use std::{os::fd::BorrowedFd, ptr::NonNull, sync::Arc};
 
 use crate::{
     error::NodeError,
-    layout::{self, Cell, Geometry, Header, Ring},
+    frame::lap,
+    layout::{Cell, Geometry, Header, Ring},
     sync::Ordering,
 };
 #[cfg(any(test, loom))]
 use crate::{
-    layout::Identity,
+    layout::{self, Identity},
     sync::{AtomicU32, AtomicU64},
 };
 
@@ -169,12 +166,22 @@ pub(crate) struct PeerRing {
 
 // SAFETY: a pointer into memory that `_lane` keeps; reads only.
 unsafe impl Send for PeerRing {}
+// SAFETY: as above.
+unsafe impl Sync for PeerRing {}
 
 impl PeerRing {
     /// Loads the first word of a cell: stamp and meta.
     #[inline]
     pub(crate) fn stamp(&self, index: usize) -> u64 {
         self.cell(index).0[0].load(Ordering::Acquire)
+    }
+
+    /// Whether the frame at a position has been published.
+    #[inline]
+    pub(crate) fn is_open(&self, position: u64) -> bool {
+        let log2 = self.parts.count.trailing_zeros();
+        let stamp = self.stamp(position as usize & (self.parts.count - 1)) as u32;
+        stamp >> 4 == lap(position, log2)
     }
 
     /// Loads the rest of a cell, once each, behind its first word.

@@ -2,25 +2,87 @@
 #![deny(missing_docs)]
 
 #[cfg(not(loom))]
+mod channel;
+mod claim;
+#[cfg(not(loom))]
+mod client;
+#[cfg(not(loom))]
 mod clock;
 #[cfg(not(loom))]
 pub mod control;
 #[cfg(not(loom))]
 mod copy;
 pub mod error;
+#[cfg(not(loom))]
+mod fork;
 mod frame;
+#[cfg(not(loom))]
+mod interrupt;
 mod lane;
 pub mod layout;
 #[cfg(not(loom))]
 mod life;
+#[cfg(not(loom))]
+mod link;
+#[cfg(not(loom))]
+mod node;
 mod ring;
+#[cfg(not(loom))]
+mod server;
 mod sync;
+#[cfg(not(loom))]
+mod table;
 mod wait;
 
 pub use error::{CallError, NodeError, PeerCorrupt, Status};
 pub use lane::verify as verify_lane;
 pub use layout::Geometry;
 pub use wait::spin::Spin;
+#[cfg(not(loom))]
+pub use {
+    channel::Peer,
+    client::{Burst, CallOptions, Client, Pending},
+    interrupt::Interrupter,
+    node::{Config, Features, KernelState, Node, features, runtime_dir},
+    server::{Registration, Request, Retained, Server, in_handler},
+};
+
+/// How urgent a message is. CRITICAL and HIGH travel on a ring of their own; a server handles
+/// what is there by level, first in first out within each, and lets no level starve.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Priority {
+    /// Ahead of everything.
+    Critical = 0,
+    /// Ahead of everything ordinary.
+    High = 1,
+    /// The usual.
+    #[default]
+    Normal = 2,
+    /// After the usual.
+    Low = 3,
+    /// When nothing else is there.
+    Background = 4,
+}
+
+impl Priority {
+    /// Gives the level: 0 to 4.
+    pub const fn level(self) -> u8 {
+        self as u8
+    }
+
+    /// Finds the priority of a level; none above 4.
+    pub const fn from_level(level: u32) -> Option<Priority> {
+        Some(match level {
+            0 => Priority::Critical,
+            1 => Priority::High,
+            2 => Priority::Normal,
+            3 => Priority::Low,
+            4 => Priority::Background,
+            _ => return None,
+        })
+    }
+}
 
 /// Names a service: an instance, or the name that leads to whoever serves it. 0 is none or any.
 ///

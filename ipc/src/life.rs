@@ -127,10 +127,8 @@ impl Roll {
         }
         let node = lane.robust_node().expect("an own lane has one").cast::<Node>();
         let mut keepers = self.lock();
-        let keeper = keepers
-            .iter_mut()
-            .find(|keeper| keeper.count < MOST_NODES)
-            .ok_or(NodeError::Closed)?;
+        let keeper =
+            keepers.iter_mut().find(|keeper| keeper.count < MOST_NODES).ok_or(NodeError::Closed)?;
         lane.header().life.store(keeper.thread | LIFE_WAITERS, Ordering::Release);
         keeper.link(node);
         Ok(Entry { roll: Arc::clone(self), lane: Arc::clone(lane), keeper: keeper.thread })
@@ -207,6 +205,18 @@ pub(crate) struct Entry {
     keeper: u32,
 }
 
+impl Entry {
+    /// Says in the life word that the channel is closed, and wakes whoever sleeps on it.
+    pub(crate) fn close(&self) {
+        let header = self.lane.header();
+        if header.life.swap(LIFE_CLOSED, Ordering::AcqRel) != LIFE_CLOSED {
+            header.event.fetch_add(1, Ordering::Release);
+            futex::wake(&header.life, true, i32::MAX);
+            futex::wake(&header.event, true, i32::MAX);
+        }
+    }
+}
+
 impl Drop for Entry {
     fn drop(&mut self) {
         let node = self.lane.robust_node().expect("an own lane has one").cast::<Node>();
@@ -216,11 +226,7 @@ impl Drop for Entry {
                 keeper.unlink(node);
             }
         }
-        let header = self.lane.header();
-        header.life.store(LIFE_CLOSED, Ordering::Release);
-        header.event.fetch_add(1, Ordering::Release);
-        futex::wake(&header.life, true, i32::MAX);
-        futex::wake(&header.event, true, i32::MAX);
+        self.close();
     }
 }
 
@@ -239,9 +245,8 @@ mod tests {
         let keeper = std::thread::spawn(move || {
             let roll = Arc::new(Roll::default());
             roll.keep().expect("a robust list");
-            let lanes: Vec<_> = (0..5)
-                .map(|_| create(Geometry::default()).expect("a lane"))
-                .collect();
+            let lanes: Vec<_> =
+                (0..5).map(|_| create(Geometry::default()).expect("a lane")).collect();
             let mut entries: Vec<_> =
                 lanes.iter().map(|(lane, _)| roll.enter(lane).expect("entered")).collect();
             entries.swap_remove(2);

@@ -1,1 +1,151 @@
-fn main() {}
+//! `ipctl`: asks a runtime how it is, who serves what, and how fast.
+//!
+//! One file per subcommand; each makes an answer that is a table for people and JSON for programs.
+
+mod bench;
+mod call;
+mod completions;
+mod failure;
+mod ls;
+mod output;
+mod payload;
+mod ping;
+mod service;
+mod table;
+mod units;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+use output::Output;
+
+/// Looks into a running libipc runtime: who serves what, does it answer, how fast is it.
+#[derive(Parser)]
+#[command(name = "ipctl", version, arg_required_else_help = true, after_long_help = HELP)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const HELP: &str = "\
+Examples:
+  ipctl ping                      is the runtime up?
+  ipctl ls                        who serves which name?
+  ipctl ping echo                 does the loop of this service answer?
+  ipctl call echo hello           send five bytes, print the answer
+  ipctl bench echo                calls per second, and how long each takes
+  ipctl --json ls | jq -r '.[].name'
+
+Exit status:
+  0  done
+  1  failed; one line on stderr says why
+  2  the command line is wrong
+  3  no runtime answers: start `ipcd`, or name its directory with --runtime-dir
+  4  nobody serves that name
+  5  no answer in time
+
+With --json everything is on stdout, one object or array to a line; a failure is
+{\"error\":{\"name\":\"IPC_ENOENT\",\"code\":-4,\"message\":\"…\"}}, with the numbers of ipc.h.
+
+Durations are a number and a unit: 500us, 20ms, 1.5s, 2m, 1h.";
+
+const DIRECTORY: &str = "\
+Directory of the runtime's socket [default: $IPC_RUNTIME_DIR, else $XDG_RUNTIME_DIR/ipc, else /run/ipc]";
+
+#[derive(Args)]
+struct Global {
+    #[arg(long, global = true, value_name = "DIR", help = DIRECTORY,
+          help_heading = "Global options", value_hint = clap::ValueHint::DirPath)]
+    runtime_dir: Option<PathBuf>,
+    /// Answer in JSON, for programs
+    #[arg(long, global = true, help_heading = "Global options")]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Ping(ping::Arguments),
+    #[command(visible_alias = "list")]
+    Ls(ls::Arguments),
+    Call(call::Arguments),
+    Bench(bench::Arguments),
+    Completions(completions::Arguments),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = Output::new(cli.global.json);
+    let config = ipc::Config { runtime_dir: cli.global.runtime_dir, ..ipc::Config::default() };
+    let outcome = match cli.command {
+        Command::Ping(arguments) => ping::run(&arguments, &config, output),
+        Command::Ls(arguments) => ls::run(&arguments, &config, output),
+        Command::Call(arguments) => call::run(&arguments, &config, output),
+        Command::Bench(arguments) => bench::run(&arguments, &config, output),
+        Command::Completions(arguments) => completions::run(&arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        // `ipctl ls | head -1` got what it wanted.
+        Err(failure) if failure.is_broken_pipe() => ExitCode::SUCCESS,
+        Err(failure) => {
+            output.fail(&failure);
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_subcommand_teaches_by_example() {
+        let mut command = Cli::command();
+        command.build();
+        for subcommand in command.get_subcommands_mut().filter(|it| it.get_name() != "help") {
+            let help = subcommand.render_long_help().to_string();
+            assert!(help.contains("Examples:"), "{} has no examples", subcommand.get_name());
+        }
+    }
+
+    #[test]
+    fn global_options_go_before_or_after_the_subcommand() {
+        for line in ["ipctl --json --runtime-dir /r ls", "ipctl ls --json --runtime-dir /r"] {
+            let cli = Cli::try_parse_from(line.split(' ')).expect("a correct command line");
+            assert!(cli.global.json);
+            assert_eq!(cli.global.runtime_dir, Some(PathBuf::from("/r")));
+        }
+    }
+
+    #[test]
+    fn wrong_command_lines_are_refused() {
+        for line in [
+            "ipctl",
+            "ipctl nonsense",
+            "ipctl call",
+            "ipctl call echo hello --text again",
+            "ipctl call echo --hex abc",
+            "ipctl call echo --raw --json",
+            "ipctl call echo --raw --one-way",
+            "ipctl call echo --timeout 5",
+            "ipctl ping --count 3",
+            "ipctl ping --wait 3s",
+            "ipctl ping echo --count 0",
+            "ipctl bench echo --seconds 0",
+            "ipctl bench echo --batch 8",
+        ] {
+            let refused = Cli::try_parse_from(line.split(' ')).err().map(|error| error.exit_code());
+            assert_eq!(refused, Some(2), "{line}");
+        }
+    }
+}

@@ -1,1 +1,27 @@
-//! The runtime's root services.
+//! The runtime's root services: who serves what, and who is introduced to whom.
+//!
+//! [`Kernel::embedded`] runs them on a thread of the calling process; the program `ipcd` does the
+//! same and nothing else. Nodes (processes) connect to the socket in the runtime directory and
+//! speak `ipc::control`; after an introduction two nodes talk alone, and the runtime only watches
+//! whether their control connections live.
+//!
+//! ```text
+//!   packets ─▶ reactor (the one I/O loop) ─ Event ─▶ broker ─▶ registry ─▶ ids      pure
+//!   packets ◀─ reactor ◀───────────────── Effect ── broker
+//! ```
+//! All decisions are made by the broker, which opens, reads and waits for nothing; the reactor
+//! carries them out and never blocks on a node.
+#![deny(missing_docs)]
+
+mod broker;
+mod directory;
+mod error;
+mod ids;
+mod kernel;
+mod lane;
+mod pidfd;
+mod reactor;
+mod registry;
+
+pub use error::KernelError;
+pub use kernel::Kernel;

@@ -1,0 +1,1 @@
+//! What the tests share: a runtime in a directory of its own, and a watchdog.

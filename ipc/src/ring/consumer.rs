@@ -73,6 +73,7 @@ impl Consumer {
         let frame = Frame::check(cell, self.sender, self.ring, self.max_slab)?;
         let in_slab = frame.slab_length();
         if in_slab > 0 && self.slab.next(in_slab).place != frame.place {
+            eprintln!("DBG {:?} {:?} tail {} slab {:?}", self.sender, frame, self.tail, self.slab);
             return Err(PeerCorrupt::Place);
         }
         Ok(Some(frame))

@@ -172,7 +172,8 @@ fn a_lying_progress_word_is_noticed() {
 fn a_cell_from_another_lap_is_noticed() {
     let mut pair = pair(small(), Ring::Ordinary);
     let mut own = pair.sender.own_ring(Ring::Ordinary);
-    let head = frame::Head { kind: Kind::Request, flags: 0, priority: 2, length: 0, id: 0, deadline: 0 };
+    let head =
+        frame::Head { kind: Kind::Request, flags: 0, priority: 2, length: 0, id: 0, deadline: 0 };
     own.publish(0, head.words(7), [0; 6]);
     assert_eq!(pair.consumer.peek().err(), Some(crate::PeerCorrupt::Stamp));
     own.publish(0, head.words(1), [0; 6]);

@@ -2,11 +2,7 @@
 
 #![allow(unsafe_code)] // raw system calls
 
-use std::{
-    ptr,
-    sync::OnceLock,
-    time::Duration,
-};
+use std::{ptr, sync::OnceLock, time::Duration};
 
 use nix::errno::Errno;
 
@@ -64,6 +60,25 @@ pub(crate) fn wait_any(words: &[Word<'_>], timeout: Option<Duration>) -> Result<
     outcome(result)
 }
 
+/// Sleeps until one of the words that are there changes and is woken, or the time is over. Without
+/// `futex_waitv` it sleeps on the first, and wakes every few ms to let the caller look at all.
+pub(crate) fn wait_words(words: [Option<Word<'_>>; 4], timeout: Option<Duration>) {
+    let first = words[0].expect("at least one word");
+    if has_waitv() {
+        let mut some = [first; 4];
+        let mut count = 0;
+        for word in words.into_iter().flatten() {
+            some[count] = word;
+            count += 1;
+        }
+        // An error is a wait that ended at once: the caller looks, and comes again.
+        let _ = wait_any(&some[..count], timeout);
+    } else {
+        let tick = Duration::from_millis(5);
+        wait(first, Some(timeout.map_or(tick, |timeout| timeout.min(tick))));
+    }
+}
+
 /// Sleeps while a single word has a value.
 pub(crate) fn wait(word: Word<'_>, timeout: Option<Duration>) -> Wake {
     let private = if word.shared { 0 } else { libc::FUTEX_PRIVATE_FLAG };
@@ -118,9 +133,8 @@ pub(crate) fn has_membarrier() -> bool {
 /// Makes every running thread of every registered process pass a full barrier.
 pub(crate) fn membarrier() {
     // SAFETY: takes no pointer.
-    let result = unsafe {
-        libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0)
-    };
+    let result =
+        unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0) };
     debug_assert_eq!(result, 0, "registered, hence supported");
 }
 

@@ -1,1 +1,137 @@
-fn main() {}
+//! The runtime as a program: arguments, signals, one line when ready.
+
+use std::{
+    env,
+    io::Write,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::Parser;
+use kernel_services::{Kernel, KernelError};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        resource::{Resource, getrlimit, setrlimit},
+        signal::{SigSet, Signal},
+        signalfd::{SfdFlags, SignalFd},
+    },
+};
+
+/// Introduces processes to each other so that they can talk through shared memory.
+///
+/// Runs in the foreground until SIGTERM or SIGINT, serves processes of its own user only, and
+/// carries none of their messages: open channels outlive it.
+#[derive(Debug, Parser)]
+#[allow(clippy::doc_markdown)] // the comments are the help text
+#[command(name = "ipcd", version, after_help = AFTER_HELP)]
+struct Arguments {
+    /// Where the socket, the lock and the counter of ids stand; made (mode 0700) if missing
+    ///
+    /// Without it: $IPC_RUNTIME_DIR, else $XDG_RUNTIME_DIR/ipc, else /run/ipc.
+    #[arg(long, value_name = "DIR")]
+    runtime_dir: Option<PathBuf>,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  ipcd                               serve the default directory
+  ipcd --runtime-dir /tmp/demo       serve another; clients need IPC_RUNTIME_DIR=/tmp/demo
+
+When it can be connected to, it writes one line to stderr:
+  ipcd: ready: /run/user/1000/ipc/ipcd.sock (pid 4711)
+
+Exit codes:
+  0  stopped by SIGTERM or SIGINT; the socket is removed
+  1  it could not start or go on; the reason, and what to do, is on stderr
+  2  the arguments are wrong";
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments.runtime_dir.unwrap_or_else(default_runtime_dir)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&error.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Explains why the program ends with exit code 1.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Start(#[from] KernelError),
+    #[error("cannot wait for signals: {0}")]
+    Signals(Errno),
+    #[error("the runtime's thread ended by itself; please report it, and start ipcd again")]
+    Ended,
+}
+
+fn run(runtime_dir: &Path) -> Result<(), Failure> {
+    raise_descriptor_limit();
+    // Before the runtime's thread starts, so that it cannot be chosen to die of them.
+    let mut mask = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        mask.add(signal);
+    }
+    mask.thread_block().map_err(Failure::Signals)?;
+    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC).map_err(Failure::Signals)?;
+    let kernel = Kernel::embedded(runtime_dir)?;
+    say(&format!("ready: {} (pid {})", kernel.socket_path().display(), std::process::id()));
+    wait_for_end(&kernel, &signals)?;
+    kernel.stop();
+    Ok(())
+}
+
+/// Returns on SIGTERM and SIGINT. SIGHUP asks to read the configuration again, and there is none.
+fn wait_for_end(kernel: &Kernel, signals: &SignalFd) -> Result<(), Failure> {
+    loop {
+        let mut fds = [
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(kernel.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) => {}
+            Err(Errno::EINTR) => continue,
+            Err(errno) => return Err(Failure::Signals(errno)),
+        }
+        let [signalled, ended] = fds.map(|fd| fd.any().unwrap_or(true));
+        if signalled {
+            let signal = signals.read_signal().map_err(Failure::Signals)?;
+            if signal.is_some_and(|it| it.ssi_signo != Signal::SIGHUP as u32) {
+                return Ok(());
+            }
+        } else if ended {
+            return Err(Failure::Ended);
+        }
+    }
+}
+
+/// A connected process costs one descriptor, and many systems allow 1024 unless asked for more.
+/// Failing that, newcomers wait until others leave.
+fn raise_descriptor_limit() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+/// Finds the runtime directory where none is given.
+// To be replaced by `ipc::runtime_dir()`, the one home of this rule.
+fn default_runtime_dir() -> PathBuf {
+    let named = |variable| env::var_os(variable).filter(|value| !value.is_empty());
+    match (named("IPC_RUNTIME_DIR"), named("XDG_RUNTIME_DIR")) {
+        (Some(directory), _) => directory.into(),
+        (None, Some(parent)) => PathBuf::from(parent).join("ipc"),
+        (None, None) => PathBuf::from("/run/ipc"),
+    }
+}
+
+/// Writes one line to stderr, in one piece. Nobody may be listening, which is no reason to end.
+fn say(line: &str) {
+    let _ = std::io::stderr().write_all(format!("ipcd: {line}\n").as_bytes());
+}

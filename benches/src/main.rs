@@ -1,0 +1,87 @@
+//! `bench`: measures libipc beside the floor of the machine it runs on.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use benches::floor::{self, Setting};
+use benches::measure::Plan;
+use benches::report::{Group, Machine, Report, progress_done};
+use benches::{pair, pin};
+use clap::{Args, Parser, Subcommand};
+
+/// Measures libipc beside the floor of the machine it runs on.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Everything there is to measure.
+    All(Options),
+    /// What the hardware and the kernel charge: cache line, futex, memcpy.
+    Floor(Options),
+    /// The second process of a measurement.
+    #[command(hide = true, name = pair::SUBCOMMAND)]
+    Peer {
+        #[arg(trailing_var_arg = true)]
+        told: Vec<String>,
+    },
+}
+
+#[derive(Args)]
+struct Options {
+    /// Write the figures to FILE as JSON, too.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// How long each single measurement takes.
+    #[arg(long, value_name = "N", default_value_t = 2.0, value_parser = positive)]
+    seconds: f64,
+}
+
+/// What a verb measures, one group after the other.
+type Measurement = fn(&Setting, &[usize]) -> io::Result<Group>;
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Verb::All(options) | Verb::Floor(options) => run(&options, &[floor::group]),
+        Verb::Peer { told } => play(&told),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options, measurements: &[Measurement]) -> io::Result<()> {
+    // Before `Setting::new` pins this process and the mask says no more than that.
+    let allowed = pin::allowed()?;
+    let setting = Setting::new(Plan::lasting(Duration::from_secs_f64(options.seconds)))?;
+    let machine = Machine::read(&setting.placement, allowed.len(), &setting.clock);
+    let groups = measurements
+        .iter()
+        .map(|measurement| measurement(&setting, &allowed))
+        .collect::<io::Result<_>>()?;
+    progress_done();
+    let report = Report { machine, groups };
+    print!("{report}");
+    options.json.as_deref().map_or(Ok(()), |path| report.save(path))
+}
+
+fn play(told: &[String]) -> io::Result<()> {
+    floor::play(pair::enter(told)?)
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds <= 3600.0 => Ok(seconds),
+        _ => Err("a number of seconds above 0, up to 3600".to_owned()),
+    }
+}

@@ -1,0 +1,39 @@
+//! The enums of `ipc.h`, as C sees them.
+//!
+//! Rust never holds a value of these types: C may pass any number for an enum, and a Rust enum
+//! with a number that it does not list is undefined behaviour. What crosses the boundary is the
+//! `u32` of the same name in [`crate::types`], which is checked; cbindgen reads the names here.
+
+#![allow(non_camel_case_types)] // the enumerators are C's
+
+/// Says what a message is.
+#[repr(C)]
+#[derive(Debug)]
+pub enum MessageType {
+    /// A call: answer it.
+    MSG_REQUEST = 0,
+    /// The answer to a call.
+    MSG_RESPONSE = 1,
+    /// A one-way message: nobody waits for an answer.
+    MSG_EVENT = 2,
+    /// A message to all subscribers.
+    MSG_BROADCAST = 3,
+    /// Reserved. The priority of a message stands in its field `priority`.
+    MSG_PRIORITY = 4,
+}
+
+/// How urgent a message is. Levels are served in their order, with ageing, so that none starves.
+#[repr(C)]
+#[derive(Debug)]
+pub enum PriorityLevel {
+    /// Travels on the urgent ring, before everything else.
+    PRIORITY_CRITICAL = 0,
+    /// Travels on the urgent ring.
+    PRIORITY_HIGH = 1,
+    /// What functions without a priority argument use.
+    PRIORITY_NORMAL = 2,
+    /// After NORMAL.
+    PRIORITY_LOW = 3,
+    /// After everything else.
+    PRIORITY_BACKGROUND = 4,
+}

@@ -1,0 +1,515 @@
+//! Messages in the hands of C: lent to a callback, retained beyond it, answered.
+//!
+//! C gets the address of a [`Page`], and only by that address is a message known again: the page
+//! of the callback that runs on this thread, or one that the program retains. A copy of the
+//! struct, or any other pointer, is refused without a look at what it points to.
+
+#![allow(unsafe_code)] // pages that C reads, and a thread's pointer to what it has on its stack
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    ffi::{c_int, c_void},
+    ptr::{self, NonNull},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use ipc_core::{Request, Retained, Status};
+
+use crate::{
+    boundary::{self, guard, guard_or},
+    error::{Failure, IPC_OK},
+    process::Process,
+    types::{CryptoSignature, Message, MessageType, RoutingInfo, SecurityContext},
+};
+
+/// Answers a call with size bytes; NULL with size 0 is an empty answer. Never waits: a caller that
+/// does not take its answers has them queued up to a bound, and then loses its channel. A message
+/// that was retained may be answered by any thread.
+///
+/// IPC_EINVAL: request is not the pointer that a handler got, or one that was retained; or it is a
+/// one-way message, or a response. IPC_EALREADY: it was answered before. IPC_EMSGSIZE: size is over
+/// the caller's max_payload; it is not answered yet. IPC_EPEERDIED: the caller is gone.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_reply(
+    request: *const Message,
+    data: *const c_void,
+    size: usize,
+) -> c_int {
+    guard(|| {
+        // SAFETY: clauses 1 and 3 of the boundary.
+        answer(request, Answer::Data(unsafe { boundary::bytes(data, size) }?))
+    })
+}
+
+/// Ends the caller's call with an error: one of the service's own (at most IPC_EUSER, -1000), which
+/// reaches the caller unchanged, or one of this header's.
+///
+/// IPC_EINVAL: status is neither; otherwise as ipc_reply.
+#[unsafe(no_mangle)]
+pub extern "C" fn ipc_reply_error(request: *const Message, status: c_int) -> c_int {
+    guard(|| {
+        let status = Status::from_code(status);
+        let is_error = status != Status::OK && Status::ALL.contains(&status);
+        if !is_error && !status.is_user() {
+            return Err(Status::INVALID.into());
+        }
+        answer(request, Answer::Error(status))
+    })
+}
+
+/// Keeps a message beyond its callback, until the matching ipc_message_release; counted. Returns
+/// msg, or NULL when that is not a message of a running callback, or one that is retained. Read
+/// msg->payload anew: a long payload moves.
+#[unsafe(no_mangle)]
+pub extern "C" fn ipc_message_retain(msg: *const Message) -> *const Message {
+    guard_or(ptr::null(), || {
+        let Ok(process) = Process::here() else { return ptr::null() };
+        let retained = match with_current(msg, |current| current.retain(&process.kept)) {
+            Some(retained) => retained,
+            None => process.kept.add(msg),
+        };
+        if retained { msg } else { ptr::null() }
+    })
+}
+
+/// Undoes one ipc_message_retain. The last one ends the message; if nobody answered it, its caller
+/// gets IPC_ENOREPLY. NULL, or what is no retained message, is ignored.
+#[unsafe(no_mangle)]
+pub extern "C" fn ipc_message_release(msg: *const Message) {
+    guard_or((), || {
+        if let Ok(process) = Process::here() {
+            process.kept.release(msg);
+        }
+    });
+}
+
+/// Payloads up to so many bytes lie in the page, so that they do not move.
+const INLINE: usize = 64;
+
+/// A message as C sees it, and room for a short payload.
+#[repr(C)]
+struct Sheet {
+    message: Message,
+    inline: [u8; INLINE],
+}
+
+/// A sheet on the heap. Its address stays, and outlives the callback if the message is retained.
+#[derive(Debug)]
+struct Page(NonNull<Sheet>);
+
+// SAFETY: the sheet is owned by the page, and written only by `write` and `point_at`, which take
+// the page by `&mut`.
+unsafe impl Send for Page {}
+// SAFETY: as above; through `&Page` only its address is to be had.
+unsafe impl Sync for Page {}
+
+impl Page {
+    /// Takes the page that this thread used last, or a new one.
+    fn take() -> Page {
+        SPARE.try_with(Cell::take).ok().flatten().unwrap_or_else(|| {
+            let sheet = Sheet { message: blank(), inline: [0; INLINE] };
+            Page(NonNull::from(Box::leak(Box::new(sheet))))
+        })
+    }
+
+    /// Keeps the page for this thread's next message.
+    fn put_back(self) {
+        // A thread that is ending drops it.
+        let _ = SPARE.try_with(|spare| spare.set(Some(self)));
+    }
+
+    fn address(&self) -> *const Message {
+        self.0.as_ptr().cast()
+    }
+
+    /// Fills in a message. A long payload is pointed at, and has to stay where it is.
+    fn write(&mut self, message: &Message, payload: &[u8]) {
+        let sheet = self.0.as_ptr();
+        // SAFETY: the sheet is ours alone: `&mut self`, and no callback has its address yet.
+        unsafe { (*sheet).message = *message };
+        if payload.len() <= INLINE {
+            // SAFETY: as above; so many bytes fit, and the payload is not of this sheet.
+            unsafe {
+                let inline = (&raw mut (*sheet).inline).cast::<u8>();
+                ptr::copy_nonoverlapping(payload.as_ptr(), inline, payload.len());
+                (*sheet).message.payload = inline;
+            }
+        }
+        self.point_at(payload);
+    }
+
+    /// Points a long payload's message at where it lies now.
+    fn point_at(&mut self, payload: &[u8]) {
+        if payload.len() > INLINE {
+            // SAFETY: the sheet is ours to write, as in `write`; later than that, this is called
+            // from inside the callback, by the very thread that reads the sheet.
+            unsafe { (*self.0.as_ptr()).message.payload = payload.as_ptr().cast_mut() };
+        }
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        // SAFETY: leaked by `take`, and owned by this page alone.
+        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+    }
+}
+
+/// A message whose payload the library owns.
+#[derive(Debug)]
+pub(crate) enum Owned {
+    Request(Retained),
+    Response(Vec<u8>),
+}
+
+impl Owned {
+    fn payload(&self) -> &[u8] {
+        match self {
+            Owned::Request(request) => request.payload(),
+            Owned::Response(payload) => payload,
+        }
+    }
+
+    fn answer(&self, answer: Answer<'_>) -> Result<(), Failure> {
+        match (self, answer) {
+            (Owned::Request(request), Answer::Data(data)) => Ok(request.reply(data)?),
+            (Owned::Request(request), Answer::Error(status)) => Ok(request.reply_error(status)?),
+            (Owned::Response(_), _) => Err(Status::INVALID.into()),
+        }
+    }
+}
+
+/// What a callback is called with, beside its page.
+#[derive(Debug)]
+pub(crate) enum Body<'a> {
+    /// A request as it comes from the ring.
+    Fresh(Request<'a>),
+    Owned(Owned),
+    /// Retained by the callback that runs.
+    Kept(Arc<Letter>),
+    /// Only while a callback retains it.
+    Moving,
+}
+
+impl Body<'_> {
+    fn payload(&self) -> &[u8] {
+        match self {
+            Body::Fresh(request) => request.payload(),
+            Body::Owned(owned) => owned.payload(),
+            Body::Kept(letter) => letter.owned.payload(),
+            Body::Moving => &[],
+        }
+    }
+
+    fn answer(&self, answer: Answer<'_>) -> Result<(), Failure> {
+        match (self, answer) {
+            (Body::Fresh(request), Answer::Data(data)) => Ok(request.reply(data)?),
+            (Body::Fresh(request), Answer::Error(status)) => Ok(request.reply_error(status)?),
+            (Body::Owned(owned), answer) => owned.answer(answer),
+            (Body::Kept(letter), answer) => letter.owned.answer(answer),
+            (Body::Moving, _) => Err(Status::INVALID.into()),
+        }
+    }
+}
+
+/// A retained message.
+#[derive(Debug)]
+pub(crate) struct Letter {
+    page: Page,
+    owned: Owned,
+}
+
+enum Answer<'a> {
+    Data(&'a [u8]),
+    Error(Status),
+}
+
+/// The message whose callback runs on this thread.
+struct Current<'a> {
+    address: *const Message,
+    /// Moves into the letter when the message is retained.
+    page: Cell<Option<Page>>,
+    body: RefCell<Body<'a>>,
+}
+
+impl Current<'_> {
+    /// Retains the message for the program, and once more for the callback that runs.
+    fn retain(&self, kept: &Kept) -> bool {
+        let mut body = self.body.borrow_mut();
+        if matches!(*body, Body::Kept(_)) {
+            return kept.add(self.address);
+        }
+        let Some(mut page) = self.page.take() else { return false };
+        let owned = match std::mem::replace(&mut *body, Body::Moving) {
+            Body::Fresh(request) => Owned::Request(request.retain()),
+            Body::Owned(owned) => owned,
+            Body::Kept(_) | Body::Moving => return false,
+        };
+        page.point_at(owned.payload());
+        let letter = Arc::new(Letter { page, owned });
+        kept.insert(&letter);
+        *body = Body::Kept(letter);
+        true
+    }
+}
+
+thread_local! {
+    static SPARE: Cell<Option<Page>> = const { Cell::new(None) };
+    /// Points into the stack frame of `deliver` while its callback runs, else NULL.
+    static CURRENT: Cell<*const Current<'static>> = const { Cell::new(ptr::null()) };
+    static IN_CALLBACK: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Tells whether a callback runs on this thread.
+pub(crate) fn in_callback() -> bool {
+    IN_CALLBACK.try_with(Cell::get).unwrap_or(false)
+}
+
+/// Runs a callback that gets no message.
+pub(crate) fn run_callback(callback: impl FnOnce()) {
+    struct Leave;
+    impl Drop for Leave {
+        fn drop(&mut self) {
+            let _ = IN_CALLBACK.try_with(|inside| inside.set(false));
+            let _ = CURRENT.try_with(|current| current.set(ptr::null()));
+        }
+    }
+    let _leave = Leave;
+    let _ = IN_CALLBACK.try_with(|inside| inside.set(true));
+    callback();
+}
+
+/// Runs a callback with a message. An unanswered request that was not retained is answered with
+/// `NO_REPLY` when it is dropped here.
+pub(crate) fn deliver(head: &Message, body: Body<'_>, callback: impl FnOnce(*const Message)) {
+    let mut page = Page::take();
+    page.write(head, body.payload());
+    let address = page.address();
+    let current =
+        Current { address, page: Cell::new(Some(page)), body: RefCell::new(body) };
+    run_callback(|| {
+        let erased = (&raw const current).cast::<Current<'static>>();
+        let _ = CURRENT.try_with(|place| place.set(erased));
+        callback(address);
+    });
+    if let Some(page) = current.page.take() {
+        page.put_back();
+    } else if let Ok(process) = Process::here() {
+        process.kept.release(address);
+    }
+}
+
+/// Runs `body` with the current message of this thread, if `msg` is it.
+fn with_current<R>(
+    msg: *const Message,
+    body: impl FnOnce(&Current<'_>) -> R,
+) -> Option<R> {
+    let current = CURRENT.try_with(Cell::get).unwrap_or(ptr::null());
+    // SAFETY: not NULL only while `deliver`, further up this thread's stack, runs its callback;
+    // its `Current` lives until after that. The lifetime that was erased covers this call, and
+    // `body` cannot keep what it is lent: it is generic over that lifetime.
+    let current = unsafe { current.as_ref() }?;
+    (current.address == msg).then(|| body(current))
+}
+
+fn answer(msg: *const Message, answer: Answer<'_>) -> Result<c_int, Failure> {
+    if msg.is_null() {
+        return Err(Status::INVALID.into());
+    }
+    let mut answer = Some(answer);
+    let answered = with_current(msg, |current| {
+        answer.take().map(|answer| current.body.borrow().answer(answer))
+    });
+    match (answered.flatten(), answer) {
+        (Some(answered), _) => answered?,
+        (None, Some(answer)) => {
+            let letter = Process::here()?.kept.find(msg).ok_or(Status::INVALID)?;
+            letter.owned.answer(answer)?;
+        }
+        (None, None) => {}
+    }
+    Ok(IPC_OK)
+}
+
+/// The messages that a program retains, by their addresses.
+#[derive(Debug, Default)]
+pub(crate) struct Kept(Mutex<HashMap<usize, (Arc<Letter>, u32)>>);
+
+impl Kept {
+    /// Enters a letter with two holders: the program, and the callback in which it is retained.
+    fn insert(&self, letter: &Arc<Letter>) {
+        self.lock().insert(letter.page.address().addr(), (Arc::clone(letter), 2));
+    }
+
+    fn add(&self, msg: *const Message) -> bool {
+        let mut letters = self.lock();
+        let Some((_, holders)) = letters.get_mut(&msg.addr()) else { return false };
+        match holders.checked_add(1) {
+            Some(more) => *holders = more,
+            None => return false,
+        }
+        true
+    }
+
+    fn find(&self, msg: *const Message) -> Option<Arc<Letter>> {
+        self.lock().get(&msg.addr()).map(|(letter, _)| Arc::clone(letter))
+    }
+
+    fn release(&self, msg: *const Message) {
+        let mut letters = self.lock();
+        let Some((_, holders)) = letters.get_mut(&msg.addr()) else { return };
+        *holders -= 1;
+        if *holders == 0 {
+            let last = letters.remove(&msg.addr());
+            // Its drop may answer the caller: not under the lock.
+            drop(letters);
+            drop(last);
+        }
+    }
+
+    /// Ends the callers' waiting when the runtime ends. The messages stay readable.
+    pub(crate) fn answer_all(&self) {
+        let letters: Vec<_> = self.lock().values().map(|(letter, _)| Arc::clone(letter)).collect();
+        for letter in letters {
+            // Fails where it was answered, or where nobody waits.
+            let _ = letter.owned.answer(Answer::Error(Status::NO_REPLY));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<usize, (Arc<Letter>, u32)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Describes a request that was received, but for where its payload lies.
+pub(crate) fn describe(request: &Request<'_>) -> Message {
+    let peer = request.peer();
+    let id = request.message_id();
+    Message {
+        message_id: id,
+        source_service_id: peer.id.get(),
+        dest_service_id: request.dest().get(),
+        r#type: if request.is_one_way() { MessageType::EVENT } else { MessageType::REQUEST },
+        priority: request.priority().into(),
+        timestamp: request.received_ns(),
+        payload_size: request.payload().len() as u32,
+        security: SecurityContext { service_uid: peer.uid, ..blank().security },
+        routing: RoutingInfo {
+            route_id: (id >> 32) as u32,
+            deadline_ns: request.deadline_ns().unwrap_or(0),
+            ..blank().routing
+        },
+        ..blank()
+    }
+}
+
+/// A message without anything in it.
+pub(crate) fn blank() -> Message {
+    Message {
+        message_id: 0,
+        source_service_id: 0,
+        dest_service_id: 0,
+        r#type: MessageType::REQUEST,
+        priority: ipc_core::Priority::Normal.into(),
+        timestamp: 0,
+        payload_size: 0,
+        payload: ptr::null_mut(),
+        security: SecurityContext {
+            service_uid: 0,
+            session_key: [0; 8],
+            signature: CryptoSignature { bytes: [0; 64] },
+            permissions: 0,
+            expiry_time: 0,
+        },
+        routing: RoutingInfo {
+            route_id: 0,
+            hop_count: 0,
+            epoch: 0,
+            deadline_ns: 0,
+            trace_id: [0; 16],
+            span_id: [0; 8],
+            transport: 0,
+            flags: 0,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn response(payload: &[u8]) -> (Message, Body<'static>) {
+        let head = Message { payload_size: payload.len() as u32, ..blank() };
+        (head, Body::Owned(Owned::Response(payload.to_vec())))
+    }
+
+    fn bytes_of(msg: *const Message) -> Vec<u8> {
+        // SAFETY: the tests pass messages that are lent or retained.
+        let message = unsafe { *msg };
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts(message.payload, message.payload_size as usize) }
+            .to_vec()
+    }
+
+    #[test]
+    fn a_callback_sees_its_message_and_is_known_to_run() {
+        for size in [0, 1, INLINE, INLINE + 1, 5000] {
+            let payload: Vec<u8> = (0..size).map(|at| at as u8).collect();
+            let (head, body) = response(&payload);
+            let mut seen = None;
+            assert!(!in_callback());
+            deliver(&head, body, |msg| {
+                assert!(in_callback());
+                seen = Some(bytes_of(msg));
+            });
+            assert_eq!(seen, Some(payload));
+        }
+        assert!(!in_callback());
+    }
+
+    #[test]
+    fn a_response_is_no_request_and_a_copy_no_message() {
+        let _process = Process::here_or_new();
+        let (head, body) = response(b"pong");
+        deliver(&head, body, |msg| {
+            // SAFETY: lent to this callback.
+            let copy = unsafe { *msg };
+            assert_eq!(ipc_reply_error(msg, -1000), Status::INVALID.code());
+            assert_eq!(ipc_reply_error(&raw const copy, -1000), Status::INVALID.code());
+            assert!(ipc_message_retain(&raw const copy).is_null());
+        });
+    }
+
+    #[test]
+    fn a_retained_message_stays_until_its_last_release() {
+        let process = Process::here_or_new();
+        let payload = vec![7; 300];
+        let (head, body) = response(&payload);
+        let mut kept = ptr::null();
+        deliver(&head, body, |msg| {
+            kept = ipc_message_retain(msg);
+            assert_eq!(kept, msg);
+            assert_eq!(ipc_message_retain(msg), msg);
+            ipc_message_release(msg);
+        });
+        assert_eq!(bytes_of(kept), payload);
+        ipc_message_release(kept);
+        assert!(process.kept.find(kept).is_none());
+        ipc_message_release(kept);
+        assert!(ipc_message_retain(kept).is_null());
+    }
+
+    #[test]
+    fn releasing_too_often_inside_the_callback_does_no_harm_there() {
+        let _process = Process::here_or_new();
+        let (head, body) = response(b"still here");
+        deliver(&head, body, |msg| {
+            ipc_message_retain(msg);
+            for _ in 0..5 {
+                ipc_message_release(msg);
+            }
+            assert_eq!(bytes_of(msg), b"still here");
+        });
+    }
+}

@@ -1,0 +1,224 @@
+//! The types of `ipc.h`, byte for byte.
+
+use std::ffi::{c_char, c_int, c_void};
+
+use ipc_core::Priority;
+
+use crate::enums;
+
+/// Names a service: an instance, or the name that leads to whoever serves it. 0 is none, or any.
+/// Ids are given by the runtime and never reused.
+#[allow(non_camel_case_types)] // C's name, in Rust too: it is a plain number
+pub type service_id_t = u32;
+
+/// Rights, one bit `1 << operation` each.
+#[allow(non_camel_case_types)]
+pub type permission_mask_t = u64;
+
+/// A [`MessageType`](enums::MessageType) as it crosses the boundary: a number.
+/// cbindgen:ignore
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MessageType(u32);
+
+impl MessageType {
+    pub(crate) const REQUEST: MessageType = MessageType(enums::MessageType::MSG_REQUEST as u32);
+    pub(crate) const RESPONSE: MessageType = MessageType(enums::MessageType::MSG_RESPONSE as u32);
+    pub(crate) const EVENT: MessageType = MessageType(enums::MessageType::MSG_EVENT as u32);
+}
+
+/// A [`PriorityLevel`](enums::PriorityLevel) as it crosses the boundary: any number.
+/// cbindgen:ignore
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PriorityLevel(u32);
+
+impl PriorityLevel {
+    /// Checks the number.
+    pub(crate) fn priority(self) -> Option<Priority> {
+        Priority::from_level(self.0)
+    }
+}
+
+impl From<Priority> for PriorityLevel {
+    fn from(priority: Priority) -> PriorityLevel {
+        PriorityLevel(u32::from(priority.level()))
+    }
+}
+
+/// An Ed25519 signature.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct CryptoSignature {
+    /// Its bytes.
+    pub bytes: [u8; 64],
+}
+
+/// Says who sent a message, as far as the kernel and the session prove it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct SecurityContext {
+    /// User id of the sender's process, proved by the kernel.
+    pub service_uid: u32,
+    /// Fingerprint of the session's key; zero on an unencrypted channel. The key itself never
+    /// leaves the library.
+    pub session_key: [u32; 8],
+    /// Zero where messages are not signed.
+    pub signature: CryptoSignature,
+    /// The sender's rights; zero where no token was presented.
+    pub permissions: permission_mask_t,
+    /// When these rights end, in seconds since 1970; 0 where no token was presented.
+    pub expiry_time: u64,
+}
+
+/// Says how a message came.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct RoutingInfo {
+    /// Low half of the channel's session; 0 where it is not known.
+    pub route_id: u32,
+    /// Processes between sender and receiver: 0, since they share memory.
+    pub hop_count: u32,
+    /// Epoch of the name that was called; 0 where names have no epochs.
+    pub epoch: u64,
+    /// When the sender stops waiting: CLOCK_MONOTONIC in ns; 0 for never.
+    pub deadline_ns: u64,
+    /// Trace the message belongs to; zero for none.
+    pub trace_id: [u8; 16],
+    /// Span the message belongs to; zero for none.
+    pub span_id: [u8; 8],
+    /// 0 shared memory, 1 socket, 2 remote.
+    pub transport: u32,
+    /// Zero.
+    pub flags: u32,
+}
+
+/// A message, as handlers and callbacks get it. It belongs to the library, and is valid until the
+/// callback returns, or, after ipc_message_retain, until the matching ipc_message_release. Pass
+/// on the pointer, never a copy of the struct.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Message {
+    /// The same at both ends; never reused. Of a response: that of its request.
+    pub message_id: u64,
+    /// Who sent it: an instance's id, or the anonymous id of a process that serves nothing. Filled
+    /// in by the receiving library, not by the sender.
+    pub source_service_id: service_id_t,
+    /// Which instance it was sent to.
+    pub dest_service_id: service_id_t,
+    /// MSG_REQUEST, MSG_RESPONSE, or MSG_EVENT for a one-way message.
+    pub r#type: MessageType,
+    /// As the sender chose it.
+    pub priority: PriorityLevel,
+    /// When it was received: CLOCK_MONOTONIC in ns.
+    pub timestamp: u64,
+    /// Bytes of the payload.
+    pub payload_size: u32,
+    /// The payload, in memory private to this process; never NULL.
+    pub payload: *mut u8,
+    /// Who sent it.
+    pub security: SecurityContext,
+    /// How it came.
+    pub routing: RoutingInfo,
+}
+
+/// Configures ipc_init. Start from IPC_CONFIG_INIT, then set what shall differ; 0 and NULL mean
+/// the default.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// sizeof(ipc_config_t): tells versions of this struct apart.
+    pub size: u32,
+    /// IPC_EMBEDDED, IPC_NO_SPIN, IPC_ENCRYPT_ALWAYS, or'ed together.
+    pub flags: u32,
+    /// Directory of the runtime. NULL: $IPC_RUNTIME_DIR, else $XDG_RUNTIME_DIR/ipc, else /run/ipc.
+    pub runtime_dir: *const c_char,
+    /// Cells of a channel's ring, one message of up to 48 bytes each: 1 to 65536, rounded up to a
+    /// power of two from 16. Default 64.
+    pub ring_cells: u32,
+    /// How long a wait may spin before it sleeps, in µs. Default: learned, at most 50. With
+    /// IPC_NO_SPIN it must be 0.
+    pub spin_us: u32,
+    /// Largest message accepted or sent, in bytes. Default 64 MiB.
+    pub max_payload: u64,
+    /// Passed to callbacks that were registered without a user_data of their own.
+    pub user_data: *mut c_void,
+    /// Zero.
+    pub reserved: [u64; 4],
+}
+
+/// Handles a message. Runs inside ipc_poll or ipc_run only. It may call every function but
+/// ipc_poll, ipc_run and ipc_shutdown, and answers with ipc_reply or ipc_reply_error, now or,
+/// after ipc_message_retain, later. If it returns without any of these, the caller gets
+/// IPC_ENOREPLY. (Nobody waits for the answer to a one-way message, type MSG_EVENT.)
+pub type MessageHandler = unsafe extern "C" fn(msg: *const Message, user_data: *mut c_void);
+
+/// Receives the end of a call made with ipc_send_async, exactly once, inside ipc_poll or ipc_run.
+/// status is 0 and reply the answer; or status is negative and reply NULL.
+pub type MessageCallback =
+    unsafe extern "C" fn(status: c_int, reply: *const Message, user_data: *mut c_void);
+
+/// Flag of ipc_config_t: when no runtime serves the directory, run one on a thread of this
+/// process.
+pub const IPC_EMBEDDED: u32 = 1;
+/// Flag of ipc_config_t: never spin, always sleep. Saves CPU time, costs latency.
+pub const IPC_NO_SPIN: u32 = 2;
+/// Flag of ipc_config_t: refuse channels that are not encrypted. Not supported yet: IPC_ENOTSUP.
+pub const IPC_ENCRYPT_ALWAYS: u32 = 4;
+
+/// Flag of ipc_register_service_ex: repeating a call does no harm.
+pub const IPC_SERVICE_IDEMPOTENT: u32 = 1;
+/// Flag of ipc_register_service_ex: nobody else may serve the name at the same time.
+pub const IPC_SERVICE_EXCLUSIVE: u32 = 2;
+
+/// No limit of time.
+pub const IPC_WAIT_FOREVER: u32 = u32::MAX;
+
+const _: () = {
+    use std::mem::{align_of, offset_of, size_of};
+    assert!(size_of::<enums::MessageType>() == size_of::<MessageType>());
+    assert!(size_of::<enums::PriorityLevel>() == size_of::<PriorityLevel>());
+    assert!(IPC_SERVICE_IDEMPOTENT == ipc_core::control::SERVICE_IDEMPOTENT);
+    assert!(IPC_SERVICE_EXCLUSIVE == ipc_core::control::SERVICE_EXCLUSIVE);
+
+    assert!(size_of::<CryptoSignature>() == 64);
+    assert!(align_of::<CryptoSignature>() == 1);
+
+    assert!(size_of::<SecurityContext>() == 120);
+    assert!(offset_of!(SecurityContext, session_key) == 4);
+    assert!(offset_of!(SecurityContext, signature) == 36);
+    assert!(offset_of!(SecurityContext, permissions) == 104);
+    assert!(offset_of!(SecurityContext, expiry_time) == 112);
+
+    assert!(size_of::<RoutingInfo>() == 56);
+    assert!(offset_of!(RoutingInfo, epoch) == 8);
+    assert!(offset_of!(RoutingInfo, deadline_ns) == 16);
+    assert!(offset_of!(RoutingInfo, trace_id) == 24);
+    assert!(offset_of!(RoutingInfo, span_id) == 40);
+    assert!(offset_of!(RoutingInfo, transport) == 48);
+    assert!(offset_of!(RoutingInfo, flags) == 52);
+};
+
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    use std::mem::{offset_of, size_of};
+    assert!(size_of::<Message>() == 224);
+    assert!(offset_of!(Message, source_service_id) == 8);
+    assert!(offset_of!(Message, dest_service_id) == 12);
+    assert!(offset_of!(Message, r#type) == 16);
+    assert!(offset_of!(Message, priority) == 20);
+    assert!(offset_of!(Message, timestamp) == 24);
+    assert!(offset_of!(Message, payload_size) == 32);
+    assert!(offset_of!(Message, payload) == 40);
+    assert!(offset_of!(Message, security) == 48);
+    assert!(offset_of!(Message, routing) == 168);
+
+    assert!(size_of::<Config>() == 72);
+    assert!(offset_of!(Config, flags) == 4);
+    assert!(offset_of!(Config, runtime_dir) == 8);
+    assert!(offset_of!(Config, ring_cells) == 16);
+    assert!(offset_of!(Config, spin_us) == 20);
+    assert!(offset_of!(Config, max_payload) == 24);
+    assert!(offset_of!(Config, user_data) == 32);
+    assert!(offset_of!(Config, reserved) == 40);
+};

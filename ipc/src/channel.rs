@@ -1,0 +1,613 @@
+//! A channel: two lanes, one each way, and everything that both of its ends do alike.
+
+use std::{
+    collections::HashMap,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    sync::Arc,
+    time::Duration,
+};
+
+use nix::{
+    errno::Errno,
+    sys::socket::{MsgFlags, Shutdown, recv, send, shutdown},
+};
+
+use crate::{
+    ServiceId,
+    claim::Claim,
+    control::Introduction,
+    error::{CallError, PeerCorrupt},
+    fork::Birth,
+    frame::{Frame, Kind, Sender},
+    lane::{Lane, PeerRing},
+    layout::Ring,
+    life::{Entry, Life},
+    ring::{Consumer, Message, Producer, PushError},
+    server::{Queued, RunQueue},
+    sync::{AtomicU32, Ordering},
+    wait::{
+        Fences, Sleep, futex,
+        spin::{Spin, SpinBudget},
+    },
+};
+
+pub(crate) use crate::claim::Claimed;
+
+/// Messages that may be half received at a time.
+const MOST_PARTIAL: usize = 64;
+
+/// Says who is at the other end of a channel. The kernel proved it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its instance, or its anonymous id.
+    pub id: ServiceId,
+    /// The id of the name it serves, or 0.
+    pub name: ServiceId,
+    /// Its process.
+    pub pid: u32,
+    /// Its user.
+    pub uid: u32,
+}
+
+/// How a channel stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Open,
+    /// The peer's process died.
+    Died,
+    /// One of the ends closed it in order.
+    Closed,
+    /// The peer broke the protocol.
+    Poisoned(PeerCorrupt),
+}
+
+/// What is needed to build an end of a channel.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) introduction: Introduction,
+    pub(crate) role: Sender,
+    pub(crate) own: Arc<Lane>,
+    pub(crate) peer: Arc<Lane>,
+    pub(crate) entry: Entry,
+    pub(crate) bell: OwnedFd,
+    pub(crate) max_payload: u64,
+    pub(crate) spin: Spin,
+}
+
+/// One end of a channel.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    pub(crate) introduction: Introduction,
+    pub(crate) birth: Birth,
+    pub(crate) max_payload: u64,
+    own: Arc<Lane>,
+    peer: Arc<Lane>,
+    fences: Fences,
+    pub(crate) tx: Claim<Transmit>,
+    pub(crate) rx: Claim<Receive>,
+    /// The peer's rings once more, for looks that need no claim.
+    alleged: [PeerRing; 2],
+    /// `Fate` in 32 bits.
+    fate: AtomicU32,
+    /// The last `parked` word of the peer that was answered with a wake-up.
+    rung: AtomicU32,
+    /// Sleeps so far, for the numbers of `parked` words.
+    sleeps: AtomicU32,
+    /// Our end of a socket pair: rung for a peer that sleeps in epoll; hung up when the peer goes.
+    bell: OwnedFd,
+    /// Closes the own lane when dropped.
+    entry: Option<Entry>,
+}
+
+/// The sending side of an end.
+#[derive(Debug)]
+pub(crate) struct Transmit {
+    urgent: Producer,
+    ordinary: Producer,
+    /// The next message's id, all 64 bits of it.
+    pub(crate) next_id: u64,
+    /// Long messages that were given up half sent; the peer is told before anything else.
+    aborted: Vec<(u8, u32)>,
+}
+
+/// The receiving side of an end.
+#[derive(Debug)]
+pub(crate) struct Receive {
+    pub(crate) urgent: Consumer,
+    pub(crate) ordinary: Consumer,
+    /// Private copy of the payload last received.
+    pub(crate) buffer: Vec<u8>,
+    /// Messages of which more frames are to come.
+    partial: HashMap<u32, Partial>,
+    /// The message id of the last request, whole: the others are near it.
+    last_id: u64,
+    /// Requests that were taken and wait for their turn. Only a server has any.
+    pub(crate) queue: RunQueue<Queued>,
+    /// How long who waits here may spin.
+    pub(crate) spin: SpinBudget,
+}
+
+/// A message of which more frames are to come.
+#[derive(Debug)]
+struct Partial {
+    frame: Frame,
+    bytes: Vec<u8>,
+}
+
+/// A whole message out of a ring.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// One frame; its payload is the start of `Receive::buffer`.
+    Whole(Frame),
+    /// The last of several frames; the first one, and the payload of all.
+    Long(Frame, Vec<u8>),
+    /// More frames to come.
+    Fragment,
+}
+
+impl Channel {
+    pub(crate) fn new(parts: Parts) -> Channel {
+        let Parts { introduction, role, own, peer, entry, bell, max_payload, spin } = parts;
+        let other = match role {
+            Sender::Client => Sender::Server,
+            Sender::Server => Sender::Client,
+        };
+        let first_id = u64::from(introduction.session) << 32 | 1;
+        let largest = own.geometry().ordinary_slab() as usize / 2 + crate::layout::INLINE;
+        Channel {
+            birth: Birth::now(),
+            max_payload,
+            fences: if introduction.asymmetric { Fences::Asymmetric } else { Fences::Symmetric },
+            tx: Claim::new(Transmit {
+                urgent: Producer::new(&own, &peer, Ring::Urgent),
+                ordinary: Producer::new(&own, &peer, Ring::Ordinary),
+                next_id: first_id,
+                aborted: Vec::new(),
+            }),
+            rx: Claim::new(Receive {
+                urgent: Consumer::new(&own, &peer, Ring::Urgent, other),
+                ordinary: Consumer::new(&own, &peer, Ring::Ordinary, other),
+                buffer: vec![0; largest],
+                partial: HashMap::new(),
+                last_id: first_id,
+                queue: RunQueue::new(),
+                spin: SpinBudget::new(spin),
+            }),
+            alleged: [Ring::Urgent, Ring::Ordinary].map(|ring| peer.peer_ring(ring)),
+            fate: AtomicU32::new(0),
+            rung: AtomicU32::new(0),
+            sleeps: AtomicU32::new(0),
+            introduction,
+            own,
+            peer,
+            bell,
+            entry: Some(entry),
+        }
+    }
+
+    /// Who is at the other end.
+    pub(crate) fn peer(&self) -> Peer {
+        let it = &self.introduction;
+        Peer { id: it.peer, name: it.peer_name, pid: it.peer_pid, uid: it.peer_uid }
+    }
+
+    /// Our end of the doorbell.
+    pub(crate) fn bell(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+
+    /// How the channel stands, as far as was noticed.
+    #[inline]
+    pub(crate) fn fate(&self) -> Fate {
+        match self.fate.load(Ordering::Acquire) {
+            0 => Fate::Open,
+            1 => Fate::Died,
+            2 => Fate::Closed,
+            lie => Fate::Poisoned(LIES[(lie as usize - 3).min(LIES.len() - 1)]),
+        }
+    }
+
+    /// Ends the channel, once: the first reason stands. Wakes whoever of this process waits on it.
+    pub(crate) fn end(&self, fate: Fate) {
+        let code = match fate {
+            Fate::Open => return,
+            Fate::Died => 1,
+            Fate::Closed => 2,
+            Fate::Poisoned(lie) => 3 + LIES.iter().position(|it| *it == lie).unwrap_or(0) as u32,
+        };
+        let first = self.fate.compare_exchange(0, code, Ordering::AcqRel, Ordering::Acquire);
+        if first.is_ok() {
+            if let Some(entry) = &self.entry {
+                entry.close();
+            }
+            self.wake_own();
+            // The peer learns it from its end of the socket, and our own pollers from ours.
+            let _ = shutdown(self.bell.as_raw_fd(), Shutdown::Both);
+        }
+    }
+
+    /// Looks at the peer's life word; notes and tells what it says.
+    #[inline]
+    pub(crate) fn check_life(&self) -> Fate {
+        match Life::of(&self.peer) {
+            Life::Alive => {}
+            Life::Closed => self.end(Fate::Closed),
+            Life::Died => self.end(Fate::Died),
+        }
+        self.fate()
+    }
+
+    /// Refuses in a forked child, where the lanes are not mapped.
+    #[inline]
+    pub(crate) fn check_fork(&self) -> Result<(), CallError> {
+        if self.birth.is_here() { Ok(()) } else { Err(CallError::Forked) }
+    }
+
+    /// Converts a time to the channel's deadline field: µs since its start, never 0.
+    #[inline]
+    pub(crate) fn deadline_field(&self, at_ns: u64) -> u32 {
+        ((at_ns.saturating_sub(self.introduction.start_ns) / 1000 + 1) as u32).max(1)
+    }
+
+    /// Converts a deadline field back, near `now`.
+    pub(crate) fn deadline_ns(&self, field: u32, now_ns: u64) -> Option<u64> {
+        if field == 0 {
+            return None;
+        }
+        let now_us = now_ns.saturating_sub(self.introduction.start_ns) / 1000;
+        let ahead = field.wrapping_sub(now_us as u32) as i32;
+        let at_us = now_us.saturating_add_signed(i64::from(ahead));
+        Some(self.introduction.start_ns + at_us * 1000)
+    }
+
+    /// After a batch of frames was pushed: wakes the peer if it sleeps. On the hot path this is
+    /// one load of a line that changes only around a sleep.
+    #[inline]
+    pub(crate) fn after_push(&self) {
+        self.fences.light();
+        let parked = self.peer.header().attention.parked.load(Ordering::Relaxed);
+        if parked != 0 {
+            self.ring_parked(parked);
+        }
+    }
+
+    /// After a batch of frames was taken: wakes the peer if it waits for that much room.
+    #[inline]
+    pub(crate) fn after_take(&self) {
+        self.fences.light();
+        let header = self.peer.header();
+        let urgent = header.want(Ring::Urgent).load(Ordering::Relaxed);
+        let ordinary = header.want(Ring::Ordinary).load(Ordering::Relaxed);
+        if urgent | ordinary != 0 {
+            self.ring_wanting(Ring::Urgent, urgent);
+            self.ring_wanting(Ring::Ordinary, ordinary);
+        }
+    }
+
+    #[cold]
+    fn ring_parked(&self, parked: u32) {
+        // One wake-up for each sleep: a second would be a system call for nothing. Whoever slept
+        // looks at everything before it sleeps again, under another number.
+        if self.rung.swap(parked, Ordering::Relaxed) != parked
+            && let Some(sleep) = Sleep::of(parked)
+        {
+            self.ring(sleep);
+        }
+    }
+
+    #[cold]
+    fn ring_wanting(&self, ring: Ring, want: u64) {
+        let Some(sleep) = Sleep::of(want as u32) else { return };
+        let taken = self.own.header().taken(ring).load(Ordering::Relaxed);
+        if taken >= want >> 2 {
+            // The peer wants once per count, and clears it when it wakes; ringing again meanwhile
+            // is harmless, and rare.
+            self.ring(sleep);
+        }
+    }
+
+    fn ring(&self, sleep: Sleep) {
+        let event = &self.own.header().event;
+        event.fetch_add(1, Ordering::Release);
+        match sleep {
+            Sleep::Futex => futex::wake(event, true, i32::MAX),
+            Sleep::Doorbell => {
+                // EAGAIN: it is ringing already. EPIPE: the peer is gone, which others notice.
+                let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+                let _ = send(self.bell.as_raw_fd(), &[1], flags);
+            }
+        }
+    }
+
+    /// Empties our end of the doorbell. Returns false when the peer hung up.
+    pub(crate) fn quiet_bell(&self) -> bool {
+        let mut byte = [0; 1];
+        loop {
+            match recv(self.bell.as_raw_fd(), &mut byte, MsgFlags::MSG_DONTWAIT) {
+                Ok(0) | Err(Errno::ECONNRESET) => return false,
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(_) => return true,
+            }
+        }
+    }
+
+    /// The event word's value, to be read before [`Channel::park`].
+    pub(crate) fn event(&self) -> u32 {
+        self.peer.header().event.load(Ordering::Acquire)
+    }
+
+    /// Wakes the threads of this process that sleep on the peer's event word.
+    pub(crate) fn wake_own(&self) {
+        futex::wake(&self.peer.header().event, true, i32::MAX);
+    }
+
+    /// Whether a frame is there, without the receiving claim. Exact for who holds it; for others
+    /// a hint that may be a moment old.
+    #[inline]
+    pub(crate) fn is_ready(&self) -> bool {
+        [Ring::Urgent, Ring::Ordinary].into_iter().any(|ring| {
+            // Our own `taken` word is the consumer's tail.
+            let tail = self.own.header().taken(ring).load(Ordering::Relaxed);
+            self.alleged[ring as usize].is_open(tail)
+        })
+    }
+
+    /// Announces a sleep that frames shall end. Pass the barrier [`Channel::barrier`], then look
+    /// at the rings once more, then sleep. Only the holder of `rx` parks.
+    pub(crate) fn park(&self, sleep: Sleep) {
+        let number = self.sleeps.fetch_add(1, Ordering::Relaxed) + 1;
+        self.own.header().attention.parked.store(sleep.parked(number), Ordering::Release);
+    }
+
+    /// Takes the announcement back.
+    pub(crate) fn unpark(&self) {
+        self.own.header().attention.parked.store(0, Ordering::Relaxed);
+    }
+
+    /// Announces a sleep that `taken >= count` shall end.
+    pub(crate) fn want(&self, ring: Ring, count: u64, sleep: Sleep) {
+        self.own.header().want(ring).store(count << 2 | sleep as u64, Ordering::Release);
+    }
+
+    /// Takes that announcement back.
+    pub(crate) fn unwant(&self, ring: Ring) {
+        self.own.header().want(ring).store(0, Ordering::Relaxed);
+    }
+
+    /// The barrier between an announcement and the last look.
+    pub(crate) fn barrier(&self) {
+        self.fences.heavy();
+    }
+
+    /// Whether the barrier of one channel also serves this one.
+    pub(crate) fn fences(&self) -> Fences {
+        self.fences
+    }
+
+    /// Sleeps until the peer's event word leaves `event`, its life word changes, or one of two
+    /// words of this process does.
+    pub(crate) fn sleep(
+        &self,
+        event: u32,
+        more: [Option<futex::Word<'_>>; 2],
+        timeout: Option<Duration>,
+    ) {
+        let header = self.peer.header();
+        let life = header.life.load(Ordering::Acquire);
+        if Life::from_word(life) != Life::Alive {
+            return;
+        }
+        let event = futex::Word { word: &header.event, value: event, shared: true };
+        let life = futex::Word { word: &header.life, value: life, shared: true };
+        futex::wait_words([Some(event), Some(life), more[0], more[1]], timeout);
+    }
+
+    /// Frames of a ring that the peer has taken from our lane.
+    pub(crate) fn taken_by_peer(&self, ring: Ring) -> u64 {
+        self.peer.header().taken(ring).load(Ordering::Acquire)
+    }
+
+    /// Tells the peer, should it ask, since when a handler runs; 0 for none.
+    #[inline]
+    pub(crate) fn set_busy(&self, since_ns: u64) {
+        self.own.header().busy_since.store(since_ns, Ordering::Relaxed);
+    }
+
+    /// The error of an operation that the channel's end cut short.
+    pub(crate) fn ended(&self, taken: bool) -> CallError {
+        match self.fate() {
+            Fate::Poisoned(lie) => CallError::PeerCorrupt(lie),
+            Fate::Open | Fate::Died | Fate::Closed => CallError::PeerDied { taken },
+        }
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        if self.birth.is_here() {
+            self.end(Fate::Closed);
+            drop(self.entry.take());
+        } else {
+            // A forked child has neither the lanes nor the threads of the roll: leave all as is.
+            std::mem::forget(self.entry.take());
+            std::mem::forget((Arc::clone(&self.own), Arc::clone(&self.peer)));
+        }
+    }
+}
+
+/// The lies, by the number that `Channel::fate` holds.
+const LIES: [PeerCorrupt; 9] = [
+    PeerCorrupt::Stamp,
+    PeerCorrupt::Kind,
+    PeerCorrupt::Flags,
+    PeerCorrupt::Priority,
+    PeerCorrupt::Length,
+    PeerCorrupt::Place,
+    PeerCorrupt::Taken,
+    PeerCorrupt::Fragment,
+    PeerCorrupt::Answer,
+];
+
+impl Transmit {
+    pub(crate) fn producer(&mut self, ring: Ring) -> &mut Producer {
+        match ring {
+            Ring::Urgent => &mut self.urgent,
+            Ring::Ordinary => &mut self.ordinary,
+        }
+    }
+
+    /// Pushes as much of a message as there is room for. `sent` says how far it got before, and
+    /// is brought up to date.
+    #[inline]
+    pub(crate) fn push(
+        &mut self,
+        message: &Message<'_>,
+        sent: &mut usize,
+    ) -> Result<(), PushError> {
+        if !self.aborted.is_empty() {
+            self.tell_aborted()?;
+        }
+        let producer = self.producer(ring_of(message.priority));
+        loop {
+            *sent = producer.push(message, *sent)?;
+            if *sent >= message.payload.len() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Transmit {
+    /// Gives up a message of which some frames are sent and others never will be.
+    pub(crate) fn abort(&mut self, priority: u8, id: u32) {
+        self.aborted.push((priority, id));
+        let _ = self.tell_aborted();
+    }
+
+    #[cold]
+    fn tell_aborted(&mut self) -> Result<(), PushError> {
+        while let Some((priority, id)) = self.aborted.last().copied() {
+            let cancel = Message { kind: Kind::Cancel, priority, id, deadline: 0, payload: &[] };
+            self.producer(ring_of(priority)).push(&cancel, 0)?;
+            self.aborted.pop();
+        }
+        Ok(())
+    }
+}
+
+/// The ring on which a priority travels.
+#[inline]
+pub(crate) fn ring_of(priority: u8) -> Ring {
+    if priority <= 1 { Ring::Urgent } else { Ring::Ordinary }
+}
+
+impl Receive {
+    /// Whether anything is there.
+    #[inline]
+    pub(crate) fn is_ready(&self) -> bool {
+        self.urgent.is_ready() || self.ordinary.is_ready()
+    }
+
+    pub(crate) fn consumer(&mut self, ring: Ring) -> &mut Consumer {
+        match ring {
+            Ring::Urgent => &mut self.urgent,
+            Ring::Ordinary => &mut self.ordinary,
+        }
+    }
+
+    /// Takes the next frame of a ring into private memory, and puts long messages together.
+    #[inline]
+    pub(crate) fn take(
+        &mut self,
+        ring: Ring,
+        max_payload: u64,
+    ) -> Result<Option<Taken>, PeerCorrupt> {
+        let consumer = match ring {
+            Ring::Urgent => &mut self.urgent,
+            Ring::Ordinary => &mut self.ordinary,
+        };
+        let Some(frame) = consumer.peek()? else { return Ok(None) };
+        if frame.head.kind == Kind::Continue || frame.head.is_first_of_many() {
+            return self.take_fragment(ring, frame, max_payload).map(Some);
+        }
+        consumer.copy(&frame, &mut self.buffer);
+        consumer.release(&frame);
+        Ok(Some(Taken::Whole(frame)))
+    }
+
+    #[cold]
+    fn take_fragment(
+        &mut self,
+        ring: Ring,
+        frame: Frame,
+        max_payload: u64,
+    ) -> Result<Taken, PeerCorrupt> {
+        let length = frame.head.length as usize;
+        let id = frame.head.id;
+        let mut partial = if frame.head.kind == Kind::Continue {
+            self.partial.remove(&id).ok_or(PeerCorrupt::Fragment)?
+        } else {
+            if frame.total > max_payload {
+                return Err(PeerCorrupt::Length);
+            }
+            if self.partial.len() >= MOST_PARTIAL || self.partial.contains_key(&id) {
+                return Err(PeerCorrupt::Fragment);
+            }
+            // Memory grows with what arrives, not with what is claimed.
+            Partial { frame, bytes: Vec::with_capacity((frame.total as usize).min(1 << 20)) }
+        };
+        let begin = partial.bytes.len();
+        let is_last = frame.head.flags & crate::frame::FLAG_MORE == 0;
+        let end = begin as u64 + u64::from(frame.head.length);
+        if end > partial.frame.total || is_last != (end == partial.frame.total) {
+            return Err(PeerCorrupt::Fragment);
+        }
+        partial.bytes.resize(begin + length, 0);
+        let consumer = self.consumer(ring);
+        consumer.copy(&frame, &mut partial.bytes[begin..]);
+        consumer.release(&frame);
+        if is_last {
+            return Ok(Taken::Long(partial.frame, partial.bytes));
+        }
+        self.partial.insert(id, partial);
+        Ok(Taken::Fragment)
+    }
+
+    /// Drops what arrived of a message that its sender gave up.
+    pub(crate) fn forget(&mut self, id: u32) {
+        self.partial.remove(&id);
+    }
+
+    /// Finds the whole message id of a request from its low half.
+    pub(crate) fn extend_id(&mut self, id: u32) -> u64 {
+        let whole = nearest(self.last_id, id);
+        self.last_id = self.last_id.max(whole);
+        whole
+    }
+}
+
+/// The 64-bit number nearest to `near` whose low half is `low`.
+fn nearest(near: u64, low: u32) -> u64 {
+    let ahead = low.wrapping_sub(near as u32) as i32;
+    near.wrapping_add_signed(i64::from(ahead))
+}
+
+/// Refuses a payload over the limit agreed on.
+pub(crate) fn check_payload(size: usize, limit: u64) -> Result<(), CallError> {
+    let size = size as u64;
+    if size > limit { Err(CallError::TooLarge { size, limit }) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn an_id_is_found_again_from_its_low_half(near: u64, off in -1000_i64..1000) {
+            let whole = near.wrapping_add_signed(off);
+            prop_assert_eq!(nearest(near, whole as u32), whole);
+        }
+    }
+}

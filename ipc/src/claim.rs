@@ -1,0 +1,143 @@
+//! A claim: exclusive use of something among the threads of one process, by one compare-and-swap.
+//!
+//! Unlike a mutex it can be tried and passed over, which is how a waiter learns that somebody else
+//! is already reading for it.
+
+#![allow(unsafe_code)] // lends out what is behind an UnsafeCell
+
+use std::{
+    cell::UnsafeCell,
+    ops::{Deref, DerefMut},
+};
+
+use crate::sync::{AtomicU32, Ordering, pause};
+
+const FREE: u32 = 0;
+const HELD: u32 = 1;
+/// Held, and somebody sleeps until it is free.
+const AWAITED: u32 = 2;
+
+/// Tries before sleeping: about the length of what a holder does without waiting itself.
+const SPINS: u32 = 100;
+
+#[derive(Debug)]
+pub(crate) struct Claim<T> {
+    state: AtomicU32,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: the value is lent to one thread at a time, by the guard.
+unsafe impl<T: Send> Sync for Claim<T> {}
+
+impl<T> Claim<T> {
+    pub(crate) fn new(value: T) -> Claim<T> {
+        Claim { state: AtomicU32::new(FREE), value: UnsafeCell::new(value) }
+    }
+
+    /// Takes the claim if it is free.
+    #[inline]
+    pub(crate) fn try_claim(&self) -> Option<Claimed<'_, T>> {
+        // SeqCst: a waiter that fails here has announced itself before; the holder looks for
+        // announcements after its release below. One of the two sees the other.
+        self.state
+            .compare_exchange(FREE, HELD, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
+            .then_some(Claimed { claim: self })
+    }
+
+    /// Whether nobody holds the claim at this moment.
+    pub(crate) fn is_free(&self) -> bool {
+        self.state.load(Ordering::SeqCst) == FREE
+    }
+
+    /// Takes the claim, waiting for it. Holders never wait for anything but memory.
+    #[inline]
+    pub(crate) fn claim(&self) -> Claimed<'_, T> {
+        self.try_claim().unwrap_or_else(|| self.claim_slowly())
+    }
+
+    #[cold]
+    fn claim_slowly(&self) -> Claimed<'_, T> {
+        for _ in 0..SPINS {
+            if let Some(claimed) = self.try_claim() {
+                return claimed;
+            }
+            pause();
+        }
+        while self.state.swap(AWAITED, Ordering::SeqCst) != FREE {
+            #[cfg(not(loom))]
+            {
+                use crate::wait::futex::{Word, wait};
+                wait(Word { word: &self.state, value: AWAITED, shared: false }, None);
+            }
+            #[cfg(loom)]
+            loom::thread::yield_now();
+        }
+        Claimed { claim: self }
+    }
+}
+
+/// The claim, held. Dropping it gives it up, and is a full barrier.
+#[derive(Debug)]
+pub(crate) struct Claimed<'a, T> {
+    claim: &'a Claim<T>,
+}
+
+impl<T> Deref for Claimed<'_, T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: a `Claimed` exists only while its claim is held by it alone.
+        unsafe { &*self.claim.value.get() }
+    }
+}
+
+impl<T> DerefMut for Claimed<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as for `deref`; `&mut self` makes this the only reference.
+        unsafe { &mut *self.claim.value.get() }
+    }
+}
+
+impl<T> Drop for Claimed<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        // SeqCst: see `try_claim`.
+        let before = self.claim.state.swap(FREE, Ordering::SeqCst);
+        #[cfg(not(loom))]
+        if before == AWAITED {
+            crate::wait::futex::wake(&self.claim.state, false, 1);
+        }
+        #[cfg(loom)]
+        let _ = before;
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn one_at_a_time() {
+        let claim = Arc::new(Claim::new(0_u64));
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let claim = Arc::clone(&claim);
+                std::thread::spawn(move || {
+                    for _ in 0..20_000 {
+                        *claim.claim() += 1;
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+        assert_eq!(*claim.claim(), 80_000);
+        let held = claim.claim();
+        assert!(claim.try_claim().is_none());
+        drop(held);
+        assert!(claim.try_claim().is_some());
+    }
+}

@@ -1,0 +1,388 @@
+//! Calling: one handle for all threads of a process, over one channel to a service.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+
+use crate::{
+    Priority, ServiceId,
+    channel::{Claimed, Fate, Peer, Transmit, check_payload},
+    error::{CallError, NodeError},
+    frame::Kind,
+    link::{FOREVER, Link, Order, Sink, until},
+    node::{Shared, is_gone},
+    server::{Member, Server},
+    table::{Outcome, Waiter},
+};
+
+/// How a call is made.
+///
+/// ```
+/// use ipc::{CallOptions, Priority};
+/// use std::time::Duration;
+///
+/// let options = CallOptions::timeout(Duration::from_millis(50)).priority(Priority::High);
+/// # let _ = options;
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CallOptions {
+    /// CRITICAL and HIGH overtake the others.
+    pub priority: Priority,
+    /// When to give up; `None` for never.
+    pub timeout: Option<Duration>,
+}
+
+impl CallOptions {
+    /// Gives up after so long.
+    pub fn timeout(timeout: Duration) -> CallOptions {
+        CallOptions { timeout: Some(timeout), ..CallOptions::default() }
+    }
+
+    /// Sets the priority.
+    #[must_use]
+    pub fn priority(self, priority: Priority) -> CallOptions {
+        CallOptions { priority, ..self }
+    }
+}
+
+impl From<Duration> for CallOptions {
+    fn from(timeout: Duration) -> CallOptions {
+        CallOptions::timeout(timeout)
+    }
+}
+
+impl From<Option<Duration>> for CallOptions {
+    fn from(timeout: Option<Duration>) -> CallOptions {
+        CallOptions { timeout, ..CallOptions::default() }
+    }
+}
+
+/// Calls one service. Clones share a channel, and may be used by many threads at a time.
+///
+/// When the service dies, the calls it held end at once ([`CallError::PeerDied`]); the next call
+/// opens a channel to whoever serves the name then.
+#[derive(Clone, Debug)]
+pub struct Client {
+    state: Arc<ClientState>,
+    node: Arc<Shared>,
+}
+
+#[derive(Debug)]
+pub(crate) struct ClientState {
+    dest: ServiceId,
+    link: ArcSwap<Link>,
+    reopening: Mutex<()>,
+}
+
+impl Client {
+    pub(crate) fn open(node: &Arc<Shared>, dest: ServiceId) -> Result<Client, NodeError> {
+        if dest == ServiceId::NONE {
+            return Err(NodeError::Refused(crate::Status::NOT_FOUND));
+        }
+        let known = || {
+            let clients = node.core.clients.lock().unwrap_or_else(PoisonError::into_inner);
+            clients.get(&dest).and_then(Weak::upgrade)
+        };
+        if let Some(state) = known() {
+            return Ok(Client { state, node: Arc::clone(node) });
+        }
+        // Opened without the lock: it takes a round trip or two. A second opener loses to the
+        // first, and its channel closes again.
+        let link = node.core.open(dest)?;
+        let mut clients = node.core.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        clients.retain(|_, state| state.strong_count() > 0);
+        let state = clients.get(&dest).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let link = ArcSwap::new(link);
+            let state = Arc::new(ClientState { dest, link, reopening: Mutex::new(()) });
+            clients.insert(dest, Arc::downgrade(&state));
+            state
+        });
+        Ok(Client { state, node: Arc::clone(node) })
+    }
+
+    /// Gives the id that this client was made for.
+    pub fn dest(&self) -> ServiceId {
+        self.state.dest
+    }
+
+    /// Says who serves it at the moment. The kernel proved it.
+    pub fn peer(&self) -> Peer {
+        self.state.link.load().channel.peer()
+    }
+
+    /// Sends a request and waits for the response.
+    ///
+    /// # Errors
+    /// [`CallError`]; every call ends exactly once, with a response, an error or at its deadline.
+    pub fn call(
+        &self,
+        payload: &[u8],
+        options: impl Into<CallOptions>,
+    ) -> Result<Vec<u8>, CallError> {
+        let mut response = Vec::new();
+        self.call_into_vec(payload, &mut response, options)?;
+        Ok(response)
+    }
+
+    /// Like [`call`](Client::call), into a buffer; returns the length. Allocates nothing.
+    ///
+    /// # Errors
+    /// [`CallError::TooLarge`] when the response is larger than the buffer: it is lost, `size`
+    /// says what was needed.
+    #[inline]
+    pub fn call_into(
+        &self,
+        payload: &[u8],
+        buffer: &mut [u8],
+        options: impl Into<CallOptions>,
+    ) -> Result<usize, CallError> {
+        let mut sink = Sink::Slice(buffer, 0);
+        self.with_link(|link| link.call(order(Kind::Request, payload, options.into()), &mut sink))?;
+        match sink {
+            Sink::Slice(_, length) => Ok(length),
+            Sink::Vector(_) => Ok(0),
+        }
+    }
+
+    /// Like [`call`](Client::call), into a vector whose capacity is reused.
+    ///
+    /// # Errors
+    /// As for [`call`](Client::call).
+    #[inline]
+    pub fn call_into_vec(
+        &self,
+        payload: &[u8],
+        response: &mut Vec<u8>,
+        options: impl Into<CallOptions>,
+    ) -> Result<(), CallError> {
+        response.clear();
+        let mut sink = Sink::Vector(response);
+        self.with_link(|link| link.call(order(Kind::Request, payload, options.into()), &mut sink))
+    }
+
+    /// Sends a message that nobody answers; returns its id. The timeout is for room in the ring:
+    /// zero gives up at once, `None` never.
+    ///
+    /// # Errors
+    /// [`CallError::Full`] when there was no room in time: nothing was sent.
+    pub fn send(&self, payload: &[u8], options: impl Into<CallOptions>) -> Result<u64, CallError> {
+        self.with_link(|link| link.send(order(Kind::OneWay, payload, options.into())))
+    }
+
+    /// Sends many one-way messages with one claim on the channel, and one look for a sleeping peer
+    /// at the end. Other threads' requests wait meanwhile.
+    ///
+    /// ```no_run
+    /// # fn of(client: &ipc::Client) -> Result<(), ipc::CallError> {
+    /// client.burst(|burst| (0..1000_u64).try_for_each(|n| burst.send(&n.to_le_bytes())))
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// What `send` returns, or [`CallError::PeerDied`] and the like.
+    pub fn burst<R>(
+        &self,
+        send: impl FnOnce(&mut Burst<'_>) -> Result<R, CallError>,
+    ) -> Result<R, CallError> {
+        self.with_link(|link| send(&mut Burst::begin(link)))
+    }
+
+    /// Sends a request; the response is waited for later, so that many calls are outstanding.
+    ///
+    /// # Errors
+    /// [`CallError::Full`] when too many are.
+    pub fn start(
+        &self,
+        payload: &[u8],
+        options: impl Into<CallOptions>,
+    ) -> Result<Pending, CallError> {
+        let link = self.link()?;
+        let order = order(Kind::Request, payload, options.into());
+        let turn = self.node.core.interrupter.turn();
+        let message_id = link.request(order, Waiter::Thread)?;
+        Ok(Pending { link: Some(link), message_id, until: order.until, turn })
+    }
+
+    /// Sends a request whose outcome `done` gets, within the loop of `server`, exactly once.
+    /// Returns the message id.
+    ///
+    /// # Errors
+    /// [`CallError`]: nothing was sent, and `done` will not run. [`CallError::Invalid`] when this
+    /// client's completions run in another server's loop.
+    pub fn call_async(
+        &self,
+        server: &Server,
+        payload: &[u8],
+        options: impl Into<CallOptions>,
+        done: impl FnOnce(Outcome) + Send + 'static,
+    ) -> Result<u64, CallError> {
+        let link = self.link()?;
+        if link.join(server.hub()) {
+            server.hub().add(Member::Outgoing(Arc::clone(&link)));
+        } else if !link.is_on(server.hub()) {
+            return Err(CallError::Invalid("this client's completions run in another server"));
+        }
+        let order = order(Kind::Request, payload, options.into());
+        let message_id = link.request(order, Waiter::Callback(Box::new(done)))?;
+        server.hub().attend(&link);
+        Ok(message_id)
+    }
+
+    /// Ends an outstanding call with [`CallError::Canceled`]; the service is told, and may have
+    /// acted. Returns false when there is no such call.
+    pub fn cancel(&self, message_id: u64) -> bool {
+        self.link().is_ok_and(|link| link.cancel(message_id))
+    }
+
+    /// Asks the service's loop for a sign of life, ahead of everything else; returns how long it
+    /// took.
+    ///
+    /// # Errors
+    /// [`CallError::TimedOut`] when the loop is busy or stuck.
+    pub fn ping(&self, timeout: Duration) -> Result<Duration, CallError> {
+        let begun = crate::clock::monotonic_ns();
+        let options = CallOptions::timeout(timeout).priority(Priority::Critical);
+        let mut sink = Sink::Slice(&mut [], 0);
+        self.with_link(|link| link.call(order(Kind::Ping, &[], options), &mut sink))?;
+        Ok(Duration::from_nanos(crate::clock::monotonic_ns() - begun))
+    }
+
+    #[inline]
+    fn with_link<R>(
+        &self,
+        act: impl FnOnce(&Link) -> Result<R, CallError>,
+    ) -> Result<R, CallError> {
+        if !self.node.birth.is_here() {
+            return Err(CallError::Forked);
+        }
+        let link = self.state.link.load();
+        if link.channel.check_life() == Fate::Open {
+            return act(&link);
+        }
+        drop(link);
+        act(&*self.reopen()?)
+    }
+
+    fn link(&self) -> Result<Arc<Link>, CallError> {
+        if !self.node.birth.is_here() {
+            return Err(CallError::Forked);
+        }
+        let link = self.state.link.load_full();
+        if link.channel.check_life() == Fate::Open { Ok(link) } else { self.reopen() }
+    }
+
+    /// Opens a channel to whoever serves now, in place of one that ended.
+    #[cold]
+    fn reopen(&self) -> Result<Arc<Link>, CallError> {
+        let _one = self.state.reopening.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = self.state.link.load_full();
+        if old.channel.check_life() == Fate::Open {
+            return Ok(old);
+        }
+        match self.node.core.open(self.state.dest) {
+            Ok(link) => {
+                self.state.link.store(Arc::clone(&link));
+                Ok(link)
+            }
+            // An instance does not come back; a name may.
+            Err(error) if is_gone(&error) && old.channel.introduction.dest == self.state.dest => {
+                Err(CallError::PeerDied { taken: false })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Many one-way messages, of priority NORMAL, under one claim.
+#[derive(Debug)]
+pub struct Burst<'a> {
+    link: &'a Link,
+    /// Given up only while waiting for room.
+    tx: Option<Claimed<'a, Transmit>>,
+}
+
+impl<'a> Burst<'a> {
+    fn begin(link: &'a Link) -> Burst<'a> {
+        Burst { link, tx: Some(link.channel.tx.claim()) }
+    }
+
+    /// Sends one message, waiting for room as long as it takes.
+    ///
+    /// # Errors
+    /// [`CallError::TooLarge`]: it was not sent, the burst goes on. [`CallError::PeerDied`],
+    /// [`CallError::PeerCorrupt`], [`CallError::Canceled`].
+    #[inline]
+    pub fn send(&mut self, payload: &[u8]) -> Result<(), CallError> {
+        check_payload(payload.len(), self.link.channel.max_payload)?;
+        let mut tx = self.tx.take().unwrap_or_else(|| self.link.channel.tx.claim());
+        let id = tx.next_id;
+        tx.next_id = id + 1;
+        let priority = Priority::Normal.level();
+        let order = Order { kind: Kind::OneWay, priority, payload, until: FOREVER };
+        self.tx = Some(self.link.send_frames(tx, order, id as u32)?);
+        Ok(())
+    }
+}
+
+impl Drop for Burst<'_> {
+    fn drop(&mut self) {
+        drop(self.tx.take());
+        self.link.channel.after_push();
+    }
+}
+
+fn order(kind: Kind, payload: &[u8], options: CallOptions) -> Order<'_> {
+    Order { kind, priority: options.priority.level(), payload, until: until(options.timeout) }
+}
+
+/// A call that was sent and is to be waited for. Dropped, it is withdrawn.
+#[derive(Debug)]
+pub struct Pending {
+    /// Taken when the wait is over.
+    link: Option<Arc<Link>>,
+    message_id: u64,
+    until: u64,
+    turn: u32,
+}
+
+impl Pending {
+    /// The call's message id, as the service sees it.
+    pub fn message_id(&self) -> u64 {
+        self.message_id
+    }
+
+    /// Waits for the response.
+    ///
+    /// # Errors
+    /// As for [`Client::call`].
+    pub fn wait(mut self) -> Result<Vec<u8>, CallError> {
+        let mut response = Vec::new();
+        let Some(link) = self.link.take() else { return Err(CallError::Canceled) };
+        link.channel.check_fork()?;
+        let id = self.message_id as u32;
+        link.wait(id, self.until, self.turn, &mut Sink::Vector(&mut response))?;
+        Ok(response)
+    }
+
+    /// Withdraws the call, and tells the service, which may have acted.
+    pub fn cancel(self) {
+        if let Some(link) = &self.link
+            && link.channel.check_fork().is_ok()
+        {
+            link.cancel(self.message_id);
+        }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if let Some(link) = self.link.take()
+            && link.channel.check_fork().is_ok()
+        {
+            link.abandon(self.message_id as u32);
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! A process's place in the runtime: finds services, opens channels, serves names.
+
+mod core;
+mod dial;
+mod warden;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+pub(crate) use self::core::Core;
+
+use crate::{
+    Client, Geometry, ServiceId, Spin,
+    control::{self, Reply, Request},
+    error::{NodeError, Status},
+    fork::Birth,
+    interrupt::Interrupter,
+    server::{Hub, Registration, Server},
+};
+
+/// How long a request to the runtime may take when it waits for nobody else.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Configures a [`Node`]. The default suits most.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Directory of the runtime; by default [`runtime_dir`].
+    pub runtime_dir: Option<PathBuf>,
+    /// Size of the lanes of the channels that this node opens.
+    pub geometry: Geometry,
+    /// How long waiters spin before they sleep.
+    pub spin: Spin,
+    /// Largest payload in bytes, sent or received: 1 to 2^32 - 1. Default 64 MiB.
+    pub max_payload: u64,
+    /// Calls that may be outstanding on one channel: 1 to 65,536. Default 256.
+    pub outstanding: u32,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            runtime_dir: None,
+            geometry: Geometry::default(),
+            spin: Spin::default(),
+            max_payload: 64 << 20,
+            outstanding: 256,
+        }
+    }
+}
+
+impl Config {
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// [`NodeError::Config`] with the rule that is broken.
+    pub fn validate(&self) -> Result<(), NodeError> {
+        if self.max_payload == 0 || self.max_payload > u64::from(u32::MAX) {
+            return Err(NodeError::Config("max_payload must be from 1 to 4294967295".into()));
+        }
+        if self.outstanding == 0 || self.outstanding > 65_536 {
+            return Err(NodeError::Config("outstanding must be from 1 to 65536".into()));
+        }
+        Ok(())
+    }
+}
+
+/// Gives the directory of the runtime: `$IPC_RUNTIME_DIR`, else `$XDG_RUNTIME_DIR/ipc`, else
+/// `/run/ipc`. Empty variables count as unset.
+pub fn runtime_dir() -> PathBuf {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("IPC_RUNTIME_DIR")
+        .or_else(|| set("XDG_RUNTIME_DIR").map(|dir| dir.join("ipc")))
+        .unwrap_or_else(|| PathBuf::from("/run/ipc"))
+}
+
+/// Describes the state of a runtime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KernelState {
+    /// Process that runs it.
+    pub pid: u32,
+    /// Time since it started.
+    pub uptime: Duration,
+    /// Nodes connected.
+    pub nodes: u32,
+    /// Instances registered.
+    pub services: u32,
+    /// Channels introduced since the start.
+    pub channels: u64,
+}
+
+/// A process's connection to the runtime. Clones share it; the last one to go closes it, with all
+/// that was opened through it.
+///
+/// The runtime may die and come back: channels go on meanwhile, and what was registered is
+/// registered again.
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+///
+/// let node = ipc::Node::connect(&ipc::Config::default())?;
+/// let echo = node.client(node.discover("echo")?)?;
+/// let answer = echo.call(b"hello", Duration::from_secs(1))?;
+/// assert_eq!(answer, b"hello");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Node {
+    shared: Arc<Shared>,
+}
+
+/// What a node's handles keep alive.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) core: Arc<Core>,
+    pub(crate) birth: Birth,
+    warden: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Node {
+    /// Connects to the runtime and starts this node's warden thread.
+    ///
+    /// # Errors
+    /// [`NodeError::NoRuntime`] when none answers; [`NodeError::Directory`] when its directory is
+    /// not ours; [`NodeError::Version`]; [`NodeError::Config`].
+    pub fn connect(config: &Config) -> Result<Node, NodeError> {
+        config.validate()?;
+        let birth = Birth::now();
+        let core = Core::connect(config)?;
+        let warden = warden::start(Arc::clone(&core))?;
+        Ok(Node { shared: Arc::new(Shared { core, birth, warden: Some(warden) }) })
+    }
+
+    /// Gives this node's anonymous id: what others see as the source of its messages while it
+    /// serves no name. Never 0.
+    pub fn id(&self) -> ServiceId {
+        self.shared.core.id()
+    }
+
+    /// Tells whether this process is a forked child of the one that connected.
+    pub fn is_forked(&self) -> bool {
+        !self.shared.birth.is_here()
+    }
+
+    /// Finds the id of a name that somebody serves now. It leads to whoever serves the name, also
+    /// after restarts.
+    ///
+    /// # Errors
+    /// [`NodeError::Refused`] with `NOT_FOUND` when nobody does; [`NodeError::Name`].
+    pub fn discover(&self, name: &str) -> Result<ServiceId, NodeError> {
+        control::check_name(name).map_err(NodeError::Name)?;
+        let request = Request::Discover { name: name.to_owned() };
+        found(self.shared.core.request(&request, &[], Some(PATIENCE))?.0)
+    }
+
+    /// Waits until somebody serves a name (`None`: for ever), and gives its id.
+    ///
+    /// # Errors
+    /// [`NodeError::TimedOut`]; [`NodeError::Closed`] when interrupted; [`NodeError::Name`].
+    pub fn wait_service(
+        &self,
+        name: &str,
+        timeout: Option<Duration>,
+    ) -> Result<ServiceId, NodeError> {
+        control::check_name(name).map_err(NodeError::Name)?;
+        let request = Request::Wait { name: name.to_owned() };
+        found(self.shared.core.request(&request, &[], timeout)?.0)
+    }
+
+    /// Lists what is registered, by instance.
+    ///
+    /// # Errors
+    /// Those of a lost runtime.
+    pub fn list(&self) -> Result<Vec<control::Entry>, NodeError> {
+        let mut entries = Vec::new();
+        let mut after = 0;
+        loop {
+            let request = Request::List { after };
+            match self.shared.core.request(&request, &[], Some(PATIENCE))?.0 {
+                Reply::Page { entries: page, next } => {
+                    entries.extend(page);
+                    if next == 0 {
+                        return Ok(entries);
+                    }
+                    after = next;
+                }
+                _ => return Err(NodeError::Malformed("another answer than a page")),
+            }
+        }
+    }
+
+    /// Asks after the runtime's own state.
+    ///
+    /// # Errors
+    /// Those of a lost runtime.
+    pub fn state(&self) -> Result<KernelState, NodeError> {
+        match self.shared.core.request(&Request::Ping, &[], Some(PATIENCE))?.0 {
+            Reply::State { pid, uptime_ms, nodes, services, channels } => Ok(KernelState {
+                pid,
+                uptime: Duration::from_millis(uptime_ms),
+                nodes,
+                services,
+                channels,
+            }),
+            _ => Err(NodeError::Malformed("another answer than the state")),
+        }
+    }
+
+    /// Opens a channel to a name or an instance, or shares the one that this node has already.
+    ///
+    /// # Errors
+    /// [`NodeError::Refused`] with `NOT_FOUND` when nobody serves it, `TIMED_OUT` or `PEER_DIED`
+    /// when the service does not answer, `QUOTA` at a limit; [`NodeError::Forked`].
+    pub fn client(&self, dest: ServiceId) -> Result<Client, NodeError> {
+        if self.is_forked() {
+            return Err(NodeError::Forked);
+        }
+        Client::open(&self.shared, dest)
+    }
+
+    /// Makes a server, which serves names once they are registered with it.
+    ///
+    /// # Errors
+    /// [`NodeError::System`] when descriptors run out.
+    pub fn server(&self) -> Result<Server, NodeError> {
+        if self.is_forked() {
+            return Err(NodeError::Forked);
+        }
+        let core = &self.shared.core;
+        let hub = Hub::new(core.config.spin, Arc::clone(&core.interrupter))?;
+        Ok(Server::new(Arc::clone(&self.shared), hub))
+    }
+
+    /// Gives what ends this node's blocked calls and loops, from a signal handler too.
+    pub fn interrupter(&self) -> Arc<Interrupter> {
+        Arc::clone(&self.shared.core.interrupter)
+    }
+}
+
+impl Shared {
+    pub(crate) fn register(
+        &self,
+        hub: &Arc<Hub>,
+        name: &str,
+        flags: u32,
+    ) -> Result<Registration, NodeError> {
+        control::check_name(name).map_err(NodeError::Name)?;
+        self.core.register(hub, name, flags)
+    }
+
+    pub(crate) fn unregister(&self, hub: &Arc<Hub>, instance: ServiceId) -> Result<(), NodeError> {
+        self.core.unregister(hub, instance)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let warden = self.warden.take();
+        if self.birth.is_here() {
+            self.core.close();
+            if let Some(warden) = warden {
+                let _ = warden.join();
+            }
+        } else {
+            // A forked child has no such thread, and its copies of the descriptors do no harm.
+            std::mem::forget((warden, Arc::clone(&self.core)));
+        }
+    }
+}
+
+fn found(reply: Reply) -> Result<ServiceId, NodeError> {
+    match reply {
+        Reply::Found { name } => Ok(name),
+        Reply::Refused(status) => Err(NodeError::Refused(status)),
+        _ => Err(NodeError::Malformed("another answer than an id")),
+    }
+}
+
+/// What the kernel of this machine gives this process; what it lacks has a fallback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features {
+    /// `membarrier(GLOBAL_EXPEDITED)`: senders pay no fence. Without, both sides do.
+    pub membarrier: bool,
+    /// `futex_waitv`: a sleeper hears answers, deaths and interruptions at once. Without, it looks
+    /// every 5 ms.
+    pub futex_waitv: bool,
+    /// The source of time: `tsc` or `clock_gettime`.
+    pub clock: &'static str,
+}
+
+/// Tells which features of the kernel this process uses.
+pub fn features() -> Features {
+    Features {
+        membarrier: crate::wait::futex::has_membarrier(),
+        futex_waitv: crate::wait::futex::has_waitv(),
+        clock: crate::clock::source(),
+    }
+}
+
+/// The status of a reply that was expected to be another.
+pub(crate) fn refused(reply: &Reply) -> NodeError {
+    match reply {
+        Reply::Refused(status) => NodeError::Refused(*status),
+        _ => NodeError::Malformed("an answer to another question"),
+    }
+}
+
+/// What the runtime's refusal of a channel means to who was refused.
+pub(crate) fn is_gone(error: &NodeError) -> bool {
+    matches!(error, NodeError::Refused(Status::NOT_FOUND | Status::PEER_DIED))
+}

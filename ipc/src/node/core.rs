@@ -1,0 +1,610 @@
+//! What a node's handles and its warden share: the connection, and who is to hear what.
+
+use std::{
+    collections::HashMap,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags},
+        eventfd::{EfdFlags, EventFd},
+    },
+};
+
+use super::{
+    Config, PATIENCE,
+    dial::{Connection, dial},
+    refused, runtime_dir,
+};
+use crate::{
+    ServiceId,
+    channel::{Channel, Fate, Parts},
+    client::ClientState,
+    control::{Introduction, Reply, Request, encode_request, packet},
+    error::{NodeError, Status},
+    frame::Sender,
+    interrupt::Interrupter,
+    lane,
+    life::Roll,
+    link::{Link, time_left, until},
+    server::{Hub, Incoming, Member, Registration},
+    sync::{AtomicBool, AtomicU32, Ordering},
+    wait::futex,
+};
+
+pub(super) const TOKEN_KICK: u64 = u64::MAX;
+pub(super) const TOKEN_SOCKET: u64 = u64::MAX - 1;
+
+/// An answer of the runtime, with its descriptors.
+pub(crate) type Answer = (Reply, Vec<OwnedFd>);
+
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) config: Config,
+    pub(super) directory: PathBuf,
+    pub(crate) interrupter: Arc<Interrupter>,
+    pub(super) roll: Arc<Roll>,
+    /// What the warden sleeps on.
+    pub(super) epoll: Epoll,
+    kick: EventFd,
+    pub(super) closed: AtomicBool,
+    id: AtomicU32,
+    sequence: AtomicU32,
+    connection: Mutex<Option<Arc<OwnedFd>>>,
+    waiting: Mutex<HashMap<u32, Waiter>>,
+    registered: Mutex<Vec<Registered>>,
+    peers: Mutex<HashMap<u32, PeerProcess>>,
+    pub(crate) clients: Mutex<HashMap<ServiceId, Weak<ClientState>>>,
+}
+
+/// What waits for an answer of the runtime.
+#[derive(Debug, Default)]
+struct Waiter {
+    /// Who asked, and sleeps.
+    ticket: Option<Arc<Ticket>>,
+    /// What to note when a name is registered, before anything else is heard: a client may come
+    /// right behind.
+    registering: Option<Registered>,
+}
+
+/// A question to the runtime, while it has no answer.
+#[derive(Debug)]
+struct Ticket {
+    done: AtomicU32,
+    answer: Mutex<Option<Result<Answer, NodeError>>>,
+}
+
+/// A name that this node serves.
+#[derive(Clone, Debug)]
+struct Registered {
+    /// As its user knows it.
+    instance: ServiceId,
+    /// As the runtime knows it; another one after a restart in which the old one was refused.
+    current: ServiceId,
+    name_id: ServiceId,
+    name: String,
+    flags: u32,
+    hub: Weak<Hub>,
+}
+
+impl Registered {
+    /// Asks for the name, and for the ids that it had.
+    fn request(&self) -> Request {
+        Request::Register {
+            flags: self.flags,
+            claim_instance: self.current.get(),
+            claim_name: self.name_id.get(),
+            name: self.name.clone(),
+        }
+    }
+}
+
+/// One end of a channel, for who watches over the other.
+#[derive(Clone, Debug)]
+pub(super) enum End {
+    Link(Weak<Link>),
+    Incoming(Weak<Incoming>),
+}
+
+impl End {
+    /// Ends the channel if it still is; returns whether it was.
+    fn end(&self, fate: Fate) -> bool {
+        match self {
+            End::Link(link) => link.upgrade().map(|link| {
+                link.channel.end(fate);
+                link.pass_on();
+            }),
+            End::Incoming(incoming) => incoming.upgrade().map(|it| it.channel.end(fate)),
+        }
+        .is_some()
+    }
+
+    fn exists(&self) -> bool {
+        match self {
+            End::Link(link) => link.strong_count() > 0,
+            End::Incoming(incoming) => incoming.strong_count() > 0,
+        }
+    }
+
+    fn serves(&self, instance: ServiceId) -> bool {
+        match self {
+            End::Link(_) => false,
+            End::Incoming(incoming) => incoming
+                .upgrade()
+                .is_some_and(|incoming| incoming.channel.introduction.dest == instance),
+        }
+    }
+}
+
+/// A process that we have channels with.
+#[derive(Debug, Default)]
+struct PeerProcess {
+    pidfd: Option<OwnedFd>,
+    ends: Vec<End>,
+}
+
+impl Core {
+    /// Connects, without a warden yet.
+    pub(super) fn connect(config: &Config) -> Result<Arc<Core>, NodeError> {
+        let directory = config.runtime_dir.clone().unwrap_or_else(runtime_dir);
+        let connection = dial(&directory)?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
+            .map_err(NodeError::system("make an epoll instance"))?;
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let kick = EventFd::from_value_and_flags(0, flags)
+            .map_err(NodeError::system("make an eventfd"))?;
+        let edge = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
+        epoll
+            .add(&kick, EpollEvent::new(edge, TOKEN_KICK))
+            .map_err(NodeError::system("watch an eventfd"))?;
+        let core = Core {
+            config: config.clone(),
+            directory,
+            interrupter: Arc::new(Interrupter::new()?),
+            roll: Arc::new(Roll::default()),
+            epoll,
+            kick,
+            closed: AtomicBool::new(false),
+            id: AtomicU32::new(0),
+            sequence: AtomicU32::new(1),
+            connection: Mutex::new(None),
+            waiting: Mutex::default(),
+            registered: Mutex::default(),
+            peers: Mutex::default(),
+            clients: Mutex::default(),
+        };
+        core.adopt(&mut lock(&core.connection), connection)?;
+        Ok(Arc::new(core))
+    }
+
+    pub(crate) fn id(&self) -> ServiceId {
+        ServiceId::new(self.id.load(Ordering::Relaxed))
+    }
+
+    /// Ends the warden.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        let _ = nix::unistd::write(&self.kick, &1_u64.to_ne_bytes());
+    }
+
+    /// Takes a fresh connection into use.
+    fn adopt(
+        &self,
+        slot: &mut Option<Arc<OwnedFd>>,
+        connection: Connection,
+    ) -> Result<(), NodeError> {
+        let Connection { socket, node } = connection;
+        let level = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
+        self.epoll
+            .add(&socket, EpollEvent::new(level, TOKEN_SOCKET))
+            .map_err(NodeError::system("watch the runtime's socket"))?;
+        self.id.store(node.get(), Ordering::Relaxed);
+        *slot = Some(Arc::new(socket));
+        Ok(())
+    }
+
+    /// The connection, made anew if it was lost.
+    fn connection(&self) -> Result<Arc<OwnedFd>, NodeError> {
+        let mut slot = lock(&self.connection);
+        if let Some(socket) = &*slot {
+            return Ok(Arc::clone(socket));
+        }
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(NodeError::Closed);
+        }
+        let connection = dial(&self.directory)?;
+        self.adopt(&mut slot, connection)?;
+        let socket = slot.clone().ok_or(NodeError::Closed)?;
+        drop(slot);
+        self.claim_again();
+        Ok(socket)
+    }
+
+    /// The connection as it stands, for the warden.
+    pub(super) fn current(&self) -> Option<Arc<OwnedFd>> {
+        lock(&self.connection).clone()
+    }
+
+    /// The connection is lost: whoever waits for an answer on it hears so. Nothing happens when it
+    /// has been replaced already.
+    pub(super) fn lose(&self, socket: &Arc<OwnedFd>) {
+        {
+            let mut slot = lock(&self.connection);
+            if !slot.as_ref().is_some_and(|current| Arc::ptr_eq(current, socket)) {
+                return;
+            }
+            let _ = self.epoll.delete(&**socket);
+            *slot = None;
+        }
+        let waiters: Vec<_> = lock(&self.waiting).drain().map(|(_, waiter)| waiter).collect();
+        for ticket in waiters.into_iter().filter_map(|waiter| waiter.ticket) {
+            ticket.settle(Err(self.no_runtime()));
+        }
+    }
+
+    fn no_runtime(&self) -> NodeError {
+        NodeError::NoRuntime { path: self.directory.join("ipcd.sock") }
+    }
+
+    /// Whether anything depends on the runtime's coming back.
+    pub(super) fn serves_names(&self) -> bool {
+        !lock(&self.registered).is_empty()
+    }
+
+    /// Tries to come back to a runtime that was lost.
+    pub(super) fn reconnect(&self) -> bool {
+        self.connection().is_ok()
+    }
+
+    /// Tells a runtime that knows nothing of us what we serve. The warden hears the answers.
+    fn claim_again(&self) {
+        let claims = lock(&self.registered).clone();
+        for registered in claims {
+            let request = registered.request();
+            let sequence = self.next_sequence();
+            let waiter = Waiter { ticket: None, registering: Some(registered) };
+            lock(&self.waiting).insert(sequence, waiter);
+            if self.post(sequence, &request, &[]).is_err() {
+                lock(&self.waiting).remove(&sequence);
+            }
+        }
+    }
+
+    fn next_sequence(&self) -> u32 {
+        // 0 is what the runtime says by itself, 1 the greeting.
+        loop {
+            let sequence = self.sequence.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+            if sequence > 1 {
+                return sequence;
+            }
+        }
+    }
+
+    /// Sends a packet, waiting for room in the socket for a while.
+    pub(super) fn post(
+        &self,
+        sequence: u32,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), NodeError> {
+        let socket = self.connection()?;
+        let bytes = encode_request(sequence, request);
+        loop {
+            match packet::send(socket.as_fd(), &bytes, fds) {
+                Ok(()) => return Ok(()),
+                Err(Errno::EAGAIN) => {
+                    let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
+                    let patience = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::ZERO);
+                    match poll(&mut fds, patience) {
+                        Ok(0) => return Err(NodeError::TimedOut),
+                        Ok(_) | Err(Errno::EINTR) => {}
+                        Err(errno) => return Err(NodeError::system("wait to send")(errno)),
+                    }
+                }
+                Err(Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN) => {
+                    self.lose(&socket);
+                    return Err(self.no_runtime());
+                }
+                Err(errno) => return Err(NodeError::system("send to the runtime")(errno)),
+            }
+        }
+    }
+
+    /// Asks the runtime and waits for its answer. A connection that turns out to be lost is made
+    /// anew, once.
+    ///
+    /// # Errors
+    /// [`NodeError::NoRuntime`], [`NodeError::TimedOut`], [`NodeError::Closed`] when interrupted;
+    /// then the request is withdrawn.
+    pub(crate) fn request(
+        &self,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+        timeout: Option<Duration>,
+    ) -> Result<Answer, NodeError> {
+        self.request_noting(request, fds, timeout, None)
+    }
+
+    fn request_noting(
+        &self,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+        timeout: Option<Duration>,
+        registering: Option<&Registered>,
+    ) -> Result<Answer, NodeError> {
+        let until = until(timeout);
+        match self.ask(request, fds, until, registering) {
+            Err(NodeError::NoRuntime { .. }) => self.ask(request, fds, until, registering),
+            other => other,
+        }
+    }
+
+    fn ask(
+        &self,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+        until: u64,
+        registering: Option<&Registered>,
+    ) -> Result<Answer, NodeError> {
+        let turn = self.interrupter.turn();
+        let sequence = self.next_sequence();
+        let ticket = Arc::new(Ticket { done: AtomicU32::new(0), answer: Mutex::new(None) });
+        let waiter =
+            Waiter { ticket: Some(Arc::clone(&ticket)), registering: registering.cloned() };
+        lock(&self.waiting).insert(sequence, waiter);
+        if let Err(error) = self.post(sequence, request, fds) {
+            lock(&self.waiting).remove(&sequence);
+            return Err(error);
+        }
+        let given_up = loop {
+            if ticket.done.load(Ordering::Acquire) == 1 {
+                return ticket.take();
+            }
+            if self.interrupter.turn() != turn {
+                break NodeError::Closed;
+            }
+            let Ok(left) = time_left(until) else { break NodeError::TimedOut };
+            let done = futex::Word { word: &ticket.done, value: 0, shared: false };
+            futex::wait_words([Some(done), Some(self.interrupter.word(turn)), None, None], left);
+        };
+        if lock(&self.waiting).remove(&sequence).is_none() {
+            // The answer came in this very moment.
+            return ticket.take();
+        }
+        if matches!(request, Request::Wait { .. } | Request::Connect { .. }) {
+            let _ = self.post(0, &Request::Forget { request: sequence }, &[]);
+        }
+        Err(given_up)
+    }
+
+    /// Hands an answer to whoever asked; an answer that nobody waits for is dropped, and its
+    /// descriptors closed.
+    pub(super) fn settle(&self, sequence: u32, answer: Answer) {
+        let Some(waiter) = lock(&self.waiting).remove(&sequence) else { return };
+        if let Reply::Registered { instance, name } = answer.0
+            && let Some(mut registered) = waiter.registering
+        {
+            registered.current = instance;
+            registered.name_id = name;
+            self.note(registered);
+        }
+        if let Some(ticket) = waiter.ticket {
+            ticket.settle(Ok(answer));
+        }
+    }
+
+    fn note(&self, mut fresh: Registered) {
+        let mut registered = lock(&self.registered);
+        let known = registered.iter_mut().find(|it| it.instance == fresh.instance);
+        match known {
+            Some(known) if fresh.instance != ServiceId::NONE => *known = fresh,
+            _ => {
+                fresh.instance = fresh.current;
+                registered.push(fresh);
+            }
+        }
+    }
+
+    /// Serves a name.
+    pub(super) fn register(
+        &self,
+        hub: &Arc<Hub>,
+        name: &str,
+        flags: u32,
+    ) -> Result<Registration, NodeError> {
+        let registered = Registered {
+            instance: ServiceId::NONE,
+            current: ServiceId::NONE,
+            name_id: ServiceId::NONE,
+            name: name.to_owned(),
+            flags,
+            hub: Arc::downgrade(hub),
+        };
+        let request = registered.request();
+        match self.request_noting(&request, &[], Some(PATIENCE), Some(&registered))?.0 {
+            Reply::Registered { instance, name } => Ok(Registration { instance, name }),
+            reply => Err(refused(&reply)),
+        }
+    }
+
+    /// Ends an instance, and its channels with it.
+    pub(super) fn unregister(&self, hub: &Arc<Hub>, instance: ServiceId) -> Result<(), NodeError> {
+        let current = {
+            let mut registered = lock(&self.registered);
+            let mine = |it: &Registered| {
+                it.instance == instance && std::ptr::eq(it.hub.as_ptr(), Arc::as_ptr(hub))
+            };
+            let index = registered.iter().position(mine);
+            let index = index.ok_or(NodeError::Refused(Status::NOT_FOUND))?;
+            registered.swap_remove(index).current
+        };
+        let answer = self.request(&Request::Unregister { instance: current }, &[], Some(PATIENCE));
+        for end in self.ends().iter().filter(|end| end.serves(current)) {
+            end.end(Fate::Closed);
+        }
+        match answer?.0 {
+            Reply::Done => Ok(()),
+            reply => Err(refused(&reply)),
+        }
+    }
+
+    /// Ends every instance of a loop.
+    pub(crate) fn unregister_all(&self, hub: &Arc<Hub>) {
+        let mine: Vec<_> = lock(&self.registered)
+            .iter()
+            .filter(|it| std::ptr::eq(it.hub.as_ptr(), Arc::as_ptr(hub)))
+            .map(|it| it.instance)
+            .collect();
+        for instance in mine {
+            let _ = self.unregister(hub, instance);
+        }
+    }
+
+    /// Opens a channel to a service.
+    pub(crate) fn open(&self, dest: ServiceId) -> Result<Arc<Link>, NodeError> {
+        let geometry = self.config.geometry;
+        let (own, fd) = lane::create(geometry)?;
+        let entry = self.roll.enter(&own)?;
+        let request = Request::Connect { dest, geometry };
+        let (reply, fds) = self.request(&request, &[fd.as_fd()], Some(PATIENCE))?;
+        let Reply::Connected(introduction) = reply else { return Err(refused(&reply)) };
+        if introduction.geometry != geometry {
+            return Err(NodeError::Lane("its geometry is not the one asked for"));
+        }
+        let Descriptors { lane: peer, bell, pidfd } = Descriptors::of(fds)?;
+        let peer = lane::map_peer(peer.as_fd(), geometry)?;
+        let channel = Channel::new(Parts {
+            introduction,
+            role: Sender::Client,
+            own,
+            peer,
+            entry,
+            bell,
+            max_payload: self.config.max_payload,
+            spin: self.config.spin,
+        });
+        let interrupter = Arc::clone(&self.interrupter);
+        let link = Arc::new(Link::new(channel, self.config.outstanding, interrupter));
+        self.watch(introduction.peer_pid, pidfd, End::Link(Arc::downgrade(&link)));
+        Ok(link)
+    }
+
+    /// Takes in a client that the runtime introduces, and answers. The warden's work.
+    pub(super) fn accept(&self, introduction: Introduction, fds: Vec<OwnedFd>) {
+        let channel = introduction.channel;
+        let (status, lane) = match self.admit(introduction, fds) {
+            Ok(lane) => (Status::OK, Some(lane)),
+            Err(error) => (error.status(), None),
+        };
+        let fds: Vec<_> = lane.iter().map(AsFd::as_fd).collect();
+        // Without an answer the runtime gives the client up by itself.
+        let _ = self.post(0, &Request::Accept { channel, status }, &fds);
+    }
+
+    fn admit(&self, introduction: Introduction, fds: Vec<OwnedFd>) -> Result<OwnedFd, NodeError> {
+        let hub = lock(&self.registered)
+            .iter()
+            .find(|it| it.current == introduction.dest)
+            .and_then(|it| it.hub.upgrade())
+            .ok_or(NodeError::Refused(Status::PEER_DIED))?;
+        let Descriptors { lane: peer, bell, pidfd } = Descriptors::of(fds)?;
+        let peer = lane::map_peer(peer.as_fd(), introduction.geometry)?;
+        let (own, fd) = lane::create(introduction.geometry)?;
+        let entry = self.roll.enter(&own)?;
+        let channel = Channel::new(Parts {
+            introduction,
+            role: Sender::Server,
+            own,
+            peer,
+            entry,
+            bell,
+            max_payload: self.config.max_payload,
+            spin: self.config.spin,
+        });
+        let incoming = Arc::new(Incoming::new(channel, Arc::downgrade(&hub)));
+        self.watch(introduction.peer_pid, pidfd, End::Incoming(Arc::downgrade(&incoming)));
+        hub.add(Member::Incoming(incoming));
+        Ok(fd)
+    }
+
+    /// Watches over a peer's process: one descriptor for all channels with it.
+    fn watch(&self, pid: u32, pidfd: Option<OwnedFd>, end: End) {
+        let mut peers = lock(&self.peers);
+        peers.retain(|of, peer| {
+            peer.ends.retain(End::exists);
+            *of == pid || !peer.ends.is_empty()
+        });
+        let peer = peers.entry(pid).or_default();
+        if peer.pidfd.is_none()
+            && let Some(pidfd) = pidfd
+        {
+            let once = EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT;
+            let event = EpollEvent::new(once, u64::from(pid));
+            if self.epoll.add(&pidfd, event).is_ok() {
+                peer.pidfd = Some(pidfd);
+            }
+        }
+        peer.ends.push(end);
+    }
+
+    /// A peer's process ended: so do the channels with it.
+    pub(super) fn bury(&self, pid: u32) {
+        let peer = lock(&self.peers).remove(&pid);
+        for end in peer.into_iter().flat_map(|peer| peer.ends) {
+            end.end(Fate::Died);
+        }
+    }
+
+    fn ends(&self) -> Vec<End> {
+        lock(&self.peers).values().flat_map(|peer| peer.ends.iter().cloned()).collect()
+    }
+}
+
+/// What comes with an introduction.
+struct Descriptors {
+    lane: OwnedFd,
+    bell: OwnedFd,
+    pidfd: Option<OwnedFd>,
+}
+
+impl Descriptors {
+    fn of(fds: Vec<OwnedFd>) -> Result<Descriptors, NodeError> {
+        let mut fds = fds.into_iter();
+        match (fds.next(), fds.next(), fds.next()) {
+            (Some(lane), Some(bell), pidfd) => Ok(Descriptors { lane, bell, pidfd }),
+            _ => Err(NodeError::Malformed("an introduction without its descriptors")),
+        }
+    }
+}
+
+impl Ticket {
+    fn settle(&self, answer: Result<Answer, NodeError>) {
+        *lock(&self.answer) = Some(answer);
+        self.done.store(1, Ordering::Release);
+        futex::wake(&self.done, false, i32::MAX);
+    }
+
+    fn take(&self) -> Result<Answer, NodeError> {
+        loop {
+            if let Some(answer) = lock(&self.answer).take() {
+                return match answer {
+                    Ok((reply @ Reply::Refused(_), _)) => Err(refused(&reply)),
+                    other => other,
+                };
+            }
+            // It is being settled: whoever took it out of the table is about to store it.
+            let done = futex::Word { word: &self.done, value: 0, shared: false };
+            futex::wait(done, None);
+        }
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

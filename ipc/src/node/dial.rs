@@ -1,0 +1,108 @@
+//! Connecting to the runtime's socket and greeting it.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    path::Path,
+};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::socket::{
+        AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt,
+    },
+};
+
+use crate::{
+    ServiceId,
+    control::{
+        self, MAX_PACKET, Malformed, Reply, Request, decode_reply, encode_request,
+        packet::{self, Received},
+    },
+    error::{NodeError, Status},
+    wait::futex,
+};
+
+/// How long the runtime may take to greet back.
+const GREETING_MS: u16 = 2000;
+
+/// A connection that was greeted.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) socket: OwnedFd,
+    pub(super) node: ServiceId,
+}
+
+/// Connects to the runtime in a directory.
+pub(super) fn dial(directory: &Path) -> Result<Connection, NodeError> {
+    let path = directory.join("ipcd.sock");
+    let address = UnixAddr::new(&path).map_err(|_| {
+        NodeError::Config(format!("the path {} is too long for a socket", path.display()))
+    })?;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)
+        .map_err(NodeError::system("make a socket"))?;
+    connect(socket.as_raw_fd(), &address).map_err(|errno| match errno {
+        Errno::ENOENT | Errno::ECONNREFUSED | Errno::ENOTDIR | Errno::EPROTOTYPE => {
+            NodeError::NoRuntime { path: path.clone() }
+        }
+        Errno::EACCES | Errno::EPERM => {
+            NodeError::Directory { path: path.clone(), source: errno.into() }
+        }
+        // Its backlog is full: it lives, and is flooded.
+        Errno::EAGAIN => NodeError::TimedOut,
+        errno => NodeError::system("connect to the runtime")(errno),
+    })?;
+    check_owner(&socket, &path)?;
+    let hello = Request::Hello { asymmetric: futex::has_membarrier() };
+    packet::send(socket.as_fd(), &encode_request(1, &hello), &[])
+        .map_err(|_| NodeError::NoRuntime { path: path.clone() })?;
+    let node = greeted(&socket, &path)?;
+    Ok(Connection { socket, node })
+}
+
+/// A runtime of somebody else could introduce us to anybody.
+fn check_owner(socket: &OwnedFd, path: &Path) -> Result<(), NodeError> {
+    let peer = getsockopt(socket, sockopt::PeerCredentials)
+        .map_err(NodeError::system("ask who runs the runtime"))?;
+    let own = nix::unistd::geteuid().as_raw();
+    if peer.uid() == own || peer.uid() == 0 {
+        return Ok(());
+    }
+    let text = format!("the runtime is run by user {}, this process by user {own}", peer.uid());
+    let source = io::Error::new(io::ErrorKind::PermissionDenied, text);
+    Err(NodeError::Directory { path: path.to_owned(), source })
+}
+
+fn greeted(socket: &OwnedFd, path: &Path) -> Result<ServiceId, NodeError> {
+    let mut buffer = vec![0; MAX_PACKET];
+    loop {
+        match packet::receive(socket.as_fd(), &mut buffer) {
+            Err(Errno::EAGAIN) => {
+                let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+                match poll(&mut fds, PollTimeout::from(GREETING_MS)) {
+                    Ok(0) => return Err(NodeError::TimedOut),
+                    Ok(_) | Err(Errno::EINTR) => {}
+                    Err(errno) => return Err(NodeError::system("wait for the runtime")(errno)),
+                }
+            }
+            Err(errno) => return Err(NodeError::system("hear the runtime")(errno)),
+            Ok(Received::Closed) => return Err(NodeError::NoRuntime { path: path.to_owned() }),
+            Ok(Received::Packet(length, _)) => {
+                return match decode_reply(&buffer[..length]) {
+                    Ok((_, Reply::Welcome { node, .. })) => Ok(node),
+                    Ok((_, Reply::Refused(Status::PROTOCOL))) => {
+                        Err(NodeError::Version { ours: control::VERSION, theirs: 0 })
+                    }
+                    Ok((_, Reply::Refused(status))) => Err(NodeError::Refused(status)),
+                    Err(Malformed::Version(theirs)) => {
+                        Err(NodeError::Version { ours: control::VERSION, theirs })
+                    }
+                    Ok(_) | Err(_) => Err(NodeError::Malformed("no greeting")),
+                };
+            }
+            Ok(_) => return Err(NodeError::Malformed("no greeting")),
+        }
+    }
+}

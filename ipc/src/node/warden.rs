@@ -1,0 +1,104 @@
+//! The one thread of a node: keeps its life words, hears the runtime, and watches its peers.
+//!
+//! It sleeps unless something happens. While the runtime is gone and names are to be registered
+//! again it tries now and then.
+
+use std::{
+    os::fd::AsFd,
+    sync::{Arc, mpsc},
+    thread::JoinHandle,
+};
+
+use nix::{
+    errno::Errno,
+    sys::epoll::{EpollEvent, EpollTimeout},
+};
+
+use super::core::{Core, TOKEN_KICK, TOKEN_SOCKET};
+use crate::{
+    control::{
+        MAX_PACKET, Reply, decode_reply,
+        packet::{self, Received},
+    },
+    error::NodeError,
+    sync::Ordering,
+};
+
+/// First and longest pause between attempts to come back to the runtime, in ms.
+const FIRST_RETRY_MS: u16 = 10;
+const LAST_RETRY_MS: u16 = 2000;
+const STACK: usize = 128 * 1024;
+
+/// Starts the thread, once it keeps the life words.
+pub(super) fn start(core: Arc<Core>) -> Result<JoinHandle<()>, NodeError> {
+    let (tell, told) = mpsc::channel();
+    let thread = std::thread::Builder::new()
+        .name("ipc-warden".into())
+        .stack_size(STACK)
+        .spawn(move || {
+            let kept = core.roll.keep();
+            let keeps = kept.is_ok();
+            let _ = tell.send(kept);
+            drop(tell);
+            if keeps {
+                Warden { core: &core, buffer: vec![0; MAX_PACKET], retry_ms: 0 }.run();
+            }
+        })
+        .map_err(|source| NodeError::System { what: "start the warden", source })?;
+    told.recv().unwrap_or(Err(NodeError::Closed))?;
+    Ok(thread)
+}
+
+struct Warden<'a> {
+    core: &'a Core,
+    buffer: Vec<u8>,
+    /// The pause before the next attempt; 0 while connected.
+    retry_ms: u16,
+}
+
+impl Warden<'_> {
+    fn run(&mut self) {
+        let mut events = [EpollEvent::empty(); 32];
+        while !self.core.closed.load(Ordering::SeqCst) {
+            let timeout = self.plan();
+            let count = self.core.epoll.wait(&mut events, timeout).unwrap_or(0);
+            for event in &events[..count] {
+                match event.data() {
+                    TOKEN_KICK => {}
+                    TOKEN_SOCKET => self.hear(),
+                    pid => self.core.bury(pid as u32),
+                }
+            }
+        }
+    }
+
+    /// Tries to come back if the runtime is missed; says how long to sleep.
+    fn plan(&mut self) -> EpollTimeout {
+        if self.core.current().is_some() || !self.core.serves_names() {
+            self.retry_ms = 0;
+            return EpollTimeout::NONE;
+        }
+        if self.core.reconnect() {
+            self.retry_ms = 0;
+            return EpollTimeout::NONE;
+        }
+        self.retry_ms = (self.retry_ms * 2).clamp(FIRST_RETRY_MS, LAST_RETRY_MS);
+        EpollTimeout::from(self.retry_ms)
+    }
+
+    /// Takes one packet; epoll says if there are more.
+    fn hear(&mut self) {
+        let Some(socket) = self.core.current() else { return };
+        match packet::receive(socket.as_fd(), &mut self.buffer) {
+            Ok(Received::Packet(length, fds)) => match decode_reply(&self.buffer[..length]) {
+                Ok((0, Reply::Incoming(introduction))) => self.core.accept(introduction, fds),
+                Ok((sequence, reply)) => self.core.settle(sequence, (reply, fds)),
+                // A runtime that speaks nonsense is no runtime.
+                Err(_) => self.core.lose(&socket),
+            },
+            Ok(Received::Oversized | Received::Closed) => self.core.lose(&socket),
+            Err(Errno::EAGAIN) => {}
+            Err(_) => self.core.lose(&socket),
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Serving: names, the loop that takes requests from every channel, and their handlers.
+
+mod hub;
+mod incoming;
+mod queue;
+mod request;
+
+use std::{
+    os::fd::BorrowedFd,
+    sync::Arc,
+    time::Duration,
+};
+
+pub use hub::in_handler;
+pub(crate) use hub::{Hub, Member};
+pub(crate) use incoming::{Incoming, Queued};
+pub(crate) use queue::RunQueue;
+pub use request::{Request, Retained};
+
+use crate::{
+    ServiceId,
+    error::{CallError, NodeError},
+    link::until,
+    node::Shared,
+};
+
+/// What [`Server::register`] gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Registration {
+    /// Of this instance; dies with it.
+    pub instance: ServiceId,
+    /// Of the name; leads to whoever serves it.
+    pub name: ServiceId,
+}
+
+/// Serves any number of names with one loop, which any number of threads may run.
+///
+/// Requests of one channel are handled one after another, in their order; with several threads in
+/// [`run`](Server::run), those of different channels at the same time.
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let node = ipc::Node::connect(&ipc::Config::default())?;
+/// let server = node.server()?;
+/// server.register("echo", 0)?;
+/// server.run(|request| {
+///     // A caller that is gone needs no answer.
+///     let _ = request.reply(request.payload());
+/// })?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Server {
+    owner: Arc<Owner>,
+}
+
+/// What the clones of a server share: the last to go ends its instances and channels.
+#[derive(Debug)]
+struct Owner {
+    hub: Arc<Hub>,
+    node: Arc<Shared>,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        if self.node.birth.is_here() {
+            self.node.core.unregister_all(&self.hub);
+        }
+    }
+}
+
+impl Server {
+    pub(crate) fn new(node: Arc<Shared>, hub: Arc<Hub>) -> Server {
+        Server { owner: Arc::new(Owner { hub, node }) }
+    }
+
+    pub(crate) fn hub(&self) -> &Arc<Hub> {
+        &self.owner.hub
+    }
+
+    /// Serves `name` from now on; `flags` are the `SERVICE_*` bits of [`control`](crate::control).
+    ///
+    /// Several processes of one user may serve a name: the first does, the others stand by.
+    ///
+    /// # Errors
+    /// [`NodeError::Name`]; [`NodeError::Refused`] with `EXISTS` when the name is exclusive or
+    /// this node serves it already, with `QUOTA` or `INVALID`; those of a lost runtime.
+    pub fn register(&self, name: &str, flags: u32) -> Result<Registration, NodeError> {
+        self.owner.node.register(&self.owner.hub, name, flags)
+    }
+
+    /// Ends an instance: its channels close once the requests at hand are answered.
+    ///
+    /// # Errors
+    /// [`NodeError::Refused`] with `NOT_FOUND` when it is none of this server's.
+    pub fn unregister(&self, instance: ServiceId) -> Result<(), NodeError> {
+        self.owner.node.unregister(&self.owner.hub, instance)
+    }
+
+    /// Waits for work up to `timeout` (`None`: for ever; zero: not at all), and handles what is
+    /// there: requests by `handler`, completions of asynchronous calls by their own functions.
+    /// Returns how many; 0 when the time is over.
+    ///
+    /// # Errors
+    /// [`CallError::Canceled`] when the node was interrupted; [`CallError::Reentrant`] from within
+    /// a handler; [`CallError::Forked`] in a forked child.
+    pub fn poll(
+        &self,
+        timeout: Option<Duration>,
+        handler: &mut dyn FnMut(Request<'_>),
+    ) -> Result<usize, CallError> {
+        self.owner.hub.serve(until(timeout), true, handler)
+    }
+
+    /// Handles requests until the node is interrupted.
+    ///
+    /// # Errors
+    /// [`CallError::Canceled`] when it was; else as for [`poll`](Server::poll).
+    pub fn run(&self, mut handler: impl FnMut(Request<'_>)) -> Result<(), CallError> {
+        self.owner.hub.serve(crate::link::FOREVER, false, &mut handler).map(|_| ())
+    }
+
+    /// Gives a descriptor that polls readable when `poll` with a zero timeout has work, for use in
+    /// a foreign event loop. Edge cases are on the safe side: it may be readable for nothing.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.owner.hub.be_pollable();
+        self.owner.hub.as_fd()
+    }
+}

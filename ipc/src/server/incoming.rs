@@ -1,0 +1,370 @@
+//! The server's end of a channel: takes requests in their order, and sends the answers.
+
+use std::{
+    cell::Cell,
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use super::{
+    hub::Hub,
+    request::{Meta, Request},
+};
+use crate::{
+    channel::{Channel, Fate, Receive, Taken, check_payload, ring_of},
+    error::{CallError, PeerCorrupt, Status},
+    frame::{Frame, Kind},
+    layout::Ring,
+    ring::{Message, PushError},
+    sync::{AtomicBool, AtomicU32, Ordering},
+};
+
+/// Frames taken from one channel before the others have their turn.
+const BATCH: usize = 64;
+/// Answers that may wait for a caller that does not take them.
+const MOST_ANSWERS: usize = 1024;
+
+/// What a handler is.
+pub(crate) type Handler<'a> = dyn FnMut(Request<'_>) + 'a;
+
+/// A request that was taken before its turn.
+#[derive(Debug)]
+pub(crate) struct Queued {
+    meta: Meta,
+    id: u32,
+    payload: Vec<u8>,
+}
+
+/// An answer, or the rest of one, that found no room.
+#[derive(Debug)]
+struct Answer {
+    kind: Kind,
+    priority: u8,
+    id: u32,
+    payload: Vec<u8>,
+    sent: usize,
+}
+
+#[derive(Debug, Default)]
+struct Outbox {
+    answers: VecDeque<Answer>,
+    bytes: u64,
+    /// The ring that the first answer waits for, and the count of taken frames at which to try.
+    wake_at: Option<(Ring, u64)>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    pub(crate) channel: Channel,
+    hub: Weak<Hub>,
+    /// This channel's number in the loop.
+    pub(crate) token: AtomicU32,
+    /// Whether the outbox has anything; looked at before the lock.
+    backlog: AtomicBool,
+    outbox: Mutex<Outbox>,
+}
+
+/// Gives up the loop's leadership before a handler runs, if another thread waits for it.
+pub(crate) trait Yield {
+    /// Called before each handler.
+    fn before_handler(&mut self);
+}
+
+impl Incoming {
+    pub(crate) fn new(channel: Channel, hub: Weak<Hub>) -> Incoming {
+        Incoming {
+            channel,
+            hub,
+            token: AtomicU32::new(u32::MAX),
+            backlog: AtomicBool::new(false),
+            outbox: Mutex::default(),
+        }
+    }
+
+    /// Serves what is there, up to a batch. Returns the number of requests that were handled, or
+    /// nothing when another thread is serving this channel.
+    #[inline]
+    pub(crate) fn serve(
+        self: &Arc<Self>,
+        now: u64,
+        loop_: &mut dyn Yield,
+        handler: &mut Handler<'_>,
+    ) -> Option<usize> {
+        let mut rx = self.channel.rx.try_claim()?;
+        let mut served = 0;
+        for _ in 0..BATCH {
+            match self.next(&mut rx, now) {
+                Ok(Next::Fresh(meta, length)) => {
+                    loop_.before_handler();
+                    served += self.dispatch(meta, now, &rx.buffer[..length], handler);
+                }
+                Ok(Next::Owned(meta, payload)) => {
+                    loop_.before_handler();
+                    served += self.dispatch(meta, now, &payload, handler);
+                }
+                Ok(Next::Again) => {}
+                Ok(Next::Nothing) => break,
+                Err(lie) => {
+                    self.channel.end(Fate::Poisoned(lie));
+                    break;
+                }
+            }
+        }
+        drop(rx);
+        self.channel.after_take();
+        Some(served)
+    }
+
+    /// Whether requests wait that were taken already. Exact for who holds the receiving claim.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.channel.is_ready()
+    }
+
+    /// Finds what to handle next: fresh from a ring when nothing better waits, else queued.
+    #[inline]
+    fn next(self: &Arc<Self>, rx: &mut Receive, now: u64) -> Result<Next, PeerCorrupt> {
+        let ring = if rx.urgent.is_ready() { Ring::Urgent } else { Ring::Ordinary };
+        if rx.queue.is_full() {
+            return Ok(pop(rx));
+        }
+        match rx.take(ring, self.channel.max_payload)? {
+            None => Ok(pop(rx)),
+            Some(Taken::Fragment) => Ok(Next::Again),
+            Some(Taken::Whole(frame)) => match frame.head.kind {
+                Kind::Request | Kind::OneWay => Ok(self.place_whole(rx, ring, &frame, now)),
+                _ => {
+                    self.control(rx, &frame);
+                    Ok(Next::Again)
+                }
+            },
+            Some(Taken::Long(frame, payload)) => {
+                let meta = self.meta(rx, &frame, now);
+                if self.goes_first(rx, ring, meta.priority) {
+                    return Ok(Next::Owned(meta, payload));
+                }
+                rx.queue.push(meta.priority, Queued { meta, id: frame.head.id, payload });
+                Ok(Next::Again)
+            }
+        }
+    }
+
+    #[inline]
+    fn place_whole(&self, rx: &mut Receive, ring: Ring, frame: &Frame, now: u64) -> Next {
+        let length = frame.head.length as usize;
+        let meta = self.meta(rx, frame, now);
+        if self.goes_first(rx, ring, meta.priority) {
+            return Next::Fresh(meta, length);
+        }
+        let payload = rx.buffer[..length].to_vec();
+        rx.queue.push(meta.priority, Queued { meta, id: frame.head.id, payload });
+        Next::Again
+    }
+
+    /// Whether a fresh request may be handled at once: nothing of its level or above waits, and
+    /// nothing above it can be behind it in its ring.
+    #[inline]
+    fn goes_first(&self, rx: &mut Receive, ring: Ring, priority: u8) -> bool {
+        let is_top_of_its_ring = priority == 0 || priority == 2;
+        let nothing_behind = || match ring {
+            Ring::Urgent => !rx.urgent.is_ready(),
+            Ring::Ordinary => !rx.ordinary.is_ready(),
+        };
+        (is_top_of_its_ring || nothing_behind()) && rx.queue.yields_to(priority)
+    }
+
+    #[inline]
+    fn meta(&self, rx: &mut Receive, frame: &Frame, now: u64) -> Meta {
+        Meta {
+            message_id: rx.extend_id(frame.head.id),
+            kind: frame.head.kind,
+            priority: frame.head.priority,
+            deadline_ns: self.channel.deadline_ns(frame.head.deadline, now),
+            received_ns: now,
+        }
+    }
+
+    /// Handles the frames that are no messages.
+    #[cold]
+    fn control(self: &Arc<Self>, rx: &mut Receive, frame: &Frame) {
+        let id = frame.head.id;
+        match frame.head.kind {
+            Kind::Ping => self.post(Kind::Pong, 0, id, &[]),
+            Kind::Cancel => {
+                rx.forget(id);
+                for request in rx.queue.remove(|queued| queued.id == id) {
+                    if request.meta.kind == Kind::Request {
+                        let _ = self.answer_error(&request.meta, Status::CANCELED);
+                    }
+                }
+            }
+            // `Frame::check` lets no other kind come from a client.
+            Kind::Request
+            | Kind::OneWay
+            | Kind::Response
+            | Kind::Error
+            | Kind::Continue
+            | Kind::Pong => {}
+        }
+    }
+
+    #[inline]
+    fn dispatch(
+        self: &Arc<Self>,
+        meta: Meta,
+        now: u64,
+        payload: &[u8],
+        handler: &mut Handler<'_>,
+    ) -> usize {
+        if meta.deadline_ns.is_some_and(|deadline| deadline < now) {
+            if meta.kind == Kind::Request {
+                let _ = self.answer_error(&meta, Status::TIMED_OUT);
+            }
+            return 0;
+        }
+        self.channel.set_busy(now);
+        handler(Request { incoming: self, meta, payload, answered: Cell::new(false) });
+        self.channel.set_busy(0);
+        1
+    }
+
+    /// Sends a response.
+    #[inline]
+    pub(crate) fn answer(&self, meta: &Meta, payload: &[u8]) -> Result<(), CallError> {
+        check_payload(payload.len(), self.channel.max_payload)?;
+        self.check(meta)?;
+        self.post(Kind::Response, meta.priority, meta.message_id as u32, payload);
+        Ok(())
+    }
+
+    /// Sends a status in place of a response.
+    pub(crate) fn answer_error(&self, meta: &Meta, status: Status) -> Result<(), CallError> {
+        if status.code() >= 0 {
+            return Err(CallError::Invalid("an error status is negative"));
+        }
+        self.check(meta)?;
+        let payload = status.code().to_le_bytes();
+        self.post(Kind::Error, meta.priority, meta.message_id as u32, &payload);
+        Ok(())
+    }
+
+    #[inline]
+    fn check(&self, meta: &Meta) -> Result<(), CallError> {
+        self.channel.check_fork()?;
+        if meta.kind != Kind::Request {
+            return Err(CallError::Invalid("a one-way message has no answer"));
+        }
+        if self.channel.fate() != Fate::Open {
+            return Err(self.channel.ended(false));
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn post(&self, kind: Kind, priority: u8, id: u32, payload: &[u8]) {
+        let message = Message { kind, priority, id, deadline: 0, payload };
+        let mut sent = 0;
+        let pushed = if self.backlog.load(Ordering::Acquire) {
+            Err(PushError::Full { wake_at: 0 })
+        } else {
+            self.channel.tx.claim().push(&message, &mut sent)
+        };
+        match pushed {
+            Ok(()) => self.channel.after_push(),
+            Err(PushError::Corrupt(lie)) => self.channel.end(Fate::Poisoned(lie)),
+            Err(PushError::Full { .. }) => {
+                self.queue(Answer { kind, priority, id, payload: payload.to_vec(), sent })
+            }
+        }
+    }
+
+    /// Keeps an answer until there is room, and has the loop see to it. A caller that takes none
+    /// of its answers loses its channel: nobody waits for it, and nothing else is held up.
+    #[cold]
+    fn queue(&self, answer: Answer) {
+        let quota = self.channel.max_payload.saturating_mul(2);
+        {
+            let mut outbox = self.lock();
+            outbox.bytes += answer.payload.len() as u64;
+            outbox.answers.push_back(answer);
+            if outbox.answers.len() > MOST_ANSWERS || outbox.bytes > quota {
+                outbox.answers.clear();
+                outbox.bytes = 0;
+                self.channel.end(Fate::Closed);
+                return;
+            }
+            self.backlog.store(true, Ordering::Release);
+        }
+        self.flush();
+        if let Some(hub) = self.hub.upgrade() {
+            hub.summon(self.token.load(Ordering::Relaxed));
+        }
+    }
+
+    /// Whether answers wait for room.
+    #[inline]
+    pub(crate) fn has_backlog(&self) -> bool {
+        self.backlog.load(Ordering::Acquire)
+    }
+
+    /// The ring whose room the backlog waits for, and the count of taken frames that makes it.
+    pub(crate) fn wants(&self) -> Option<(Ring, u64)> {
+        self.has_backlog().then(|| self.lock().wake_at)?
+    }
+
+    /// Sends of the backlog what there is room for.
+    pub(crate) fn flush(&self) {
+        let mut outbox = self.lock();
+        let outbox = &mut *outbox;
+        let mut tx = self.channel.tx.claim();
+        outbox.wake_at = None;
+        while let Some(answer) = outbox.answers.front_mut() {
+            let message = Message {
+                kind: answer.kind,
+                priority: answer.priority,
+                id: answer.id,
+                deadline: 0,
+                payload: &answer.payload,
+            };
+            match tx.push(&message, &mut answer.sent) {
+                Ok(()) => {
+                    outbox.bytes -= answer.payload.len() as u64;
+                    outbox.answers.pop_front();
+                }
+                Err(PushError::Full { wake_at }) => {
+                    outbox.wake_at = Some((ring_of(answer.priority), wake_at));
+                    break;
+                }
+                Err(PushError::Corrupt(lie)) => {
+                    self.channel.end(Fate::Poisoned(lie));
+                    break;
+                }
+            }
+        }
+        if outbox.answers.is_empty() {
+            self.backlog.store(false, Ordering::Release);
+        }
+        drop(tx);
+        self.channel.after_push();
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Outbox> {
+        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What [`Incoming::next`] found.
+enum Next {
+    /// Its payload is so much of the receive buffer.
+    Fresh(Meta, usize),
+    Owned(Meta, Vec<u8>),
+    /// Something was taken that needs no handler, or has to wait.
+    Again,
+    Nothing,
+}
+
+fn pop(rx: &mut Receive) -> Next {
+    match rx.queue.pop() {
+        Some(queued) => Next::Owned(queued.meta, queued.payload),
+        None => Next::Nothing,
+    }
+}

@@ -1,0 +1,200 @@
+//! A request in the hands of its handler.
+
+use std::{cell::Cell, sync::Arc};
+
+use super::incoming::Incoming;
+use crate::{
+    Priority, ServiceId,
+    channel::Peer,
+    error::{CallError, Status},
+    frame::Kind,
+    sync::{AtomicBool, Ordering},
+};
+
+/// What is known of a request beside its payload.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Meta {
+    pub(crate) message_id: u64,
+    pub(crate) kind: Kind,
+    pub(crate) priority: u8,
+    pub(crate) deadline_ns: Option<u64>,
+    pub(crate) received_ns: u64,
+}
+
+/// A request, or a one-way message, while its handler runs.
+///
+/// Answer it with [`reply`](Request::reply) or [`reply_error`](Request::reply_error), or
+/// [`retain`](Request::retain) it to answer later. Dropped without any of these, it makes the
+/// caller's call fail with `IPC_ENOREPLY`.
+#[derive(Debug)]
+pub struct Request<'a> {
+    pub(super) incoming: &'a Arc<Incoming>,
+    pub(super) meta: Meta,
+    pub(super) payload: &'a [u8],
+    pub(super) answered: Cell<bool>,
+}
+
+/// A request that outlives its handler: it owns its payload, and may be answered from any thread.
+///
+/// Dropped without an answer, it makes the caller's call fail with `IPC_ENOREPLY`.
+#[derive(Debug)]
+pub struct Retained {
+    incoming: Arc<Incoming>,
+    meta: Meta,
+    payload: Vec<u8>,
+    answered: AtomicBool,
+}
+
+macro_rules! accessors {
+    () => {
+        /// The message id, unique on its channel, and the same to the caller.
+        pub fn message_id(&self) -> u64 {
+            self.meta.message_id
+        }
+
+        /// Who sent it: an instance, or an anonymous id. Proved by the kernel.
+        pub fn source(&self) -> ServiceId {
+            self.peer().id
+        }
+
+        /// The id of the name that the sender serves, or 0.
+        pub fn source_name(&self) -> ServiceId {
+            self.peer().name
+        }
+
+        /// Who sent it, in full.
+        pub fn peer(&self) -> Peer {
+            self.incoming.channel.peer()
+        }
+
+        /// The instance it was sent to.
+        pub fn dest(&self) -> ServiceId {
+            self.incoming.channel.introduction.dest
+        }
+
+        /// The id of the name of that instance.
+        pub fn dest_name(&self) -> ServiceId {
+            self.incoming.channel.introduction.dest_name
+        }
+
+        /// Its priority.
+        pub fn priority(&self) -> Priority {
+            Priority::from_level(u32::from(self.meta.priority)).unwrap_or_default()
+        }
+
+        /// Whether the sender waits for nothing.
+        pub fn is_one_way(&self) -> bool {
+            self.meta.kind == Kind::OneWay
+        }
+
+        /// When the sender gives up: CLOCK_MONOTONIC in ns; nothing when it never does, or later
+        /// than in half an hour.
+        pub fn deadline_ns(&self) -> Option<u64> {
+            self.meta.deadline_ns
+        }
+
+        /// When it was taken from the ring: CLOCK_MONOTONIC in ns, within a few µs.
+        pub fn received_ns(&self) -> u64 {
+            self.meta.received_ns
+        }
+
+        /// A private copy of what was sent: the sender cannot change it any more.
+        pub fn payload(&self) -> &[u8] {
+            &self.payload
+        }
+    };
+}
+
+impl Request<'_> {
+    accessors!();
+
+    /// Sends the response. Never waits: when the caller does not take its answers they are
+    /// queued, up to a quota, and then its channel is cut.
+    ///
+    /// # Errors
+    /// [`CallError::AlreadyAnswered`], [`CallError::Invalid`] for a one-way message,
+    /// [`CallError::TooLarge`] (the request is still unanswered), [`CallError::PeerDied`].
+    #[inline]
+    pub fn reply(&self, payload: &[u8]) -> Result<(), CallError> {
+        if self.answered.get() {
+            return Err(CallError::AlreadyAnswered);
+        }
+        self.incoming.answer(&self.meta, payload)?;
+        self.answered.set(true);
+        Ok(())
+    }
+
+    /// Ends the caller's call with an error: one of the service's own (at most -1000), or one of
+    /// the library's.
+    ///
+    /// # Errors
+    /// As for [`reply`](Request::reply); [`CallError::Invalid`] for a status that is no error.
+    pub fn reply_error(&self, status: Status) -> Result<(), CallError> {
+        if self.answered.get() {
+            return Err(CallError::AlreadyAnswered);
+        }
+        self.incoming.answer_error(&self.meta, status)?;
+        self.answered.set(true);
+        Ok(())
+    }
+
+    /// Keeps the request beyond its handler, with a copy of its payload.
+    pub fn retain(self) -> Retained {
+        let answered = self.answered.replace(true);
+        Retained {
+            incoming: Arc::clone(self.incoming),
+            meta: self.meta,
+            payload: self.payload.to_vec(),
+            answered: AtomicBool::new(answered),
+        }
+    }
+}
+
+impl Drop for Request<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if !self.answered.get() && self.meta.kind == Kind::Request {
+            let _ = self.incoming.answer_error(&self.meta, Status::NO_REPLY);
+        }
+    }
+}
+
+impl Retained {
+    accessors!();
+
+    /// Sends the response. As [`Request::reply`].
+    ///
+    /// # Errors
+    /// As for [`Request::reply`].
+    pub fn reply(&self, payload: &[u8]) -> Result<(), CallError> {
+        self.once(|| self.incoming.answer(&self.meta, payload))
+    }
+
+    /// Ends the caller's call with an error. As [`Request::reply_error`].
+    ///
+    /// # Errors
+    /// As for [`Request::reply_error`].
+    pub fn reply_error(&self, status: Status) -> Result<(), CallError> {
+        self.once(|| self.incoming.answer_error(&self.meta, status))
+    }
+
+    fn once(&self, answer: impl FnOnce() -> Result<(), CallError>) -> Result<(), CallError> {
+        if self.answered.swap(true, Ordering::AcqRel) {
+            return Err(CallError::AlreadyAnswered);
+        }
+        let result = answer();
+        if matches!(result, Err(CallError::TooLarge { .. } | CallError::Invalid(_))) {
+            self.answered.store(false, Ordering::Release);
+        }
+        result
+    }
+}
+
+impl Drop for Retained {
+    fn drop(&mut self) {
+        let answered = self.answered.load(Ordering::Acquire);
+        if !answered && self.meta.kind == Kind::Request {
+            let _ = self.incoming.answer_error(&self.meta, Status::NO_REPLY);
+        }
+    }
+}

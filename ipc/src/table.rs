@@ -1,0 +1,284 @@
+//! The calls of a client that are not answered yet.
+//!
+//! A call's slot is its id modulo the size of the table, so that an answer finds it in one step.
+//! The life of a slot, in its `state` word (id in the high half, phase in the low):
+//!
+//! ```text
+//!            reserve                    fill                       take
+//!   FREE ─────────────▶ WAITING ─────────────────▶ DONE ──────────────────▶ FREE
+//!    ▲                     │    (by who reads the ring)    (by its caller)    ▲
+//!    └─────────────────────┴── give_up: the caller read it itself, or left ───┘
+//! ```
+
+#![allow(unsafe_code)] // the answer is handed over in an UnsafeCell
+
+use std::{cell::UnsafeCell, fmt};
+
+use crate::{
+    error::CallError,
+    layout::Ring,
+    sync::{AtomicU32, AtomicU64, Ordering},
+};
+
+const FREE: u64 = 0;
+const WAITING: u64 = 1;
+/// Somebody who reads the ring is writing the answer into the slot.
+const FILLING: u64 = 2;
+const DONE: u64 = 3;
+
+/// A caller's private wake word.
+pub(crate) mod bed {
+    /// Awake.
+    pub(crate) const EMPTY: u32 = 0;
+    /// Asleep, or about to be.
+    pub(crate) const ASLEEP: u32 = 1;
+    /// Woken.
+    pub(crate) const CALLED: u32 = 2;
+}
+
+/// What ended a call.
+pub(crate) type Outcome = Result<Vec<u8>, CallError>;
+/// What is to happen with an outcome that no thread waits for.
+pub(crate) type Callback = Box<dyn FnOnce(Outcome) + Send>;
+
+/// Who waits for a call.
+pub(crate) enum Waiter {
+    /// A thread, which takes the outcome out of the slot.
+    Thread,
+    /// A function, to be run by the server's loop.
+    Callback(Callback),
+}
+
+impl fmt::Debug for Waiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Waiter::Thread => "Thread",
+            Waiter::Callback(_) => "Callback",
+        })
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Slot {
+    state: AtomicU64,
+    pub(crate) bed: AtomicU32,
+    /// Position of the request's last frame, and in the lowest bit its ring.
+    position: AtomicU64,
+    /// The whole message id; written while FREE, by the holder of the transmitting claim.
+    message_id: AtomicU64,
+    /// When a callback's call times out, in ns; u64::MAX for never.
+    expires: AtomicU64,
+    /// Whether the waiter is a callback: readable in any phase.
+    is_callback: AtomicU32,
+    contents: UnsafeCell<Contents>,
+}
+
+#[derive(Debug)]
+struct Contents {
+    waiter: Waiter,
+    outcome: Option<Outcome>,
+}
+
+// SAFETY: `contents` is touched by one thread at a time: by the reserver before it stores WAITING,
+// by whoever won WAITING → FILLING until it stores DONE or FREE, by the caller after DONE.
+unsafe impl Sync for Slot {}
+
+/// The slots.
+#[derive(Debug)]
+pub(crate) struct Table {
+    slots: Box<[Slot]>,
+}
+
+impl Table {
+    /// `size` is a power of two.
+    pub(crate) fn new(size: u32) -> Table {
+        let slot = |_| Slot {
+            state: AtomicU64::new(FREE),
+            bed: AtomicU32::new(bed::EMPTY),
+            position: AtomicU64::new(u64::MAX),
+            message_id: AtomicU64::new(0),
+            expires: AtomicU64::new(u64::MAX),
+            is_callback: AtomicU32::new(0),
+            contents: UnsafeCell::new(Contents { waiter: Waiter::Thread, outcome: None }),
+        };
+        Table { slots: (0..size.next_power_of_two()).map(slot).collect() }
+    }
+
+    pub(crate) fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    /// The slot that a call of this id has, had, or would have.
+    #[inline]
+    pub(crate) fn slot(&self, id: u32) -> &Slot {
+        &self.slots[id as usize & (self.slots.len() - 1)]
+    }
+
+    /// Finds the first id from `next` on whose slot is free, and takes it. The caller holds the
+    /// claim that serialises reservations. Returns the id, and gives the waiter back when every
+    /// slot is taken.
+    #[inline]
+    pub(crate) fn reserve(&self, next: u64, waiter: Waiter) -> Result<u64, Waiter> {
+        for id in next..next + self.slots.len() as u64 {
+            let slot = self.slot(id as u32);
+            if slot.state.load(Ordering::Acquire) != FREE {
+                continue;
+            }
+            slot.bed.store(bed::EMPTY, Ordering::Relaxed);
+            slot.position.store(u64::MAX, Ordering::Relaxed);
+            slot.message_id.store(id, Ordering::Relaxed);
+            slot.expires.store(u64::MAX, Ordering::Relaxed);
+            let is_callback = u32::from(!matches!(waiter, Waiter::Thread));
+            slot.is_callback.store(is_callback, Ordering::Relaxed);
+            // SAFETY: the slot is FREE and reservations are serialised, so nobody else has it.
+            unsafe { (*slot.contents.get()).waiter = waiter };
+            slot.state.store(id << 32 | WAITING, Ordering::Release);
+            return Ok(id);
+        }
+        Err(waiter)
+    }
+}
+
+impl Slot {
+    /// Notes where the request's last frame lies.
+    #[inline]
+    pub(crate) fn sent(&self, ring: Ring, position: u64) {
+        self.position.store(position << 1 | ring as u64, Ordering::Release);
+    }
+
+    /// Where the request's last frame lies; nothing when it was not sent whole.
+    pub(crate) fn position(&self) -> Option<(Ring, u64)> {
+        let value = self.position.load(Ordering::Acquire);
+        let ring = if value & 1 == 0 { Ring::Urgent } else { Ring::Ordinary };
+        (value != u64::MAX).then_some((ring, value >> 1))
+    }
+
+    pub(crate) fn message_id(&self) -> u64 {
+        self.message_id.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_expiry(&self, at_ns: u64) {
+        self.expires.store(at_ns, Ordering::Relaxed);
+    }
+
+    pub(crate) fn expiry(&self) -> u64 {
+        self.expires.load(Ordering::Relaxed)
+    }
+
+    /// Whether this is a call that a callback waits for, still unanswered.
+    pub(crate) fn awaits_callback(&self) -> bool {
+        self.is_callback.load(Ordering::Relaxed) == 1
+            && self.state.load(Ordering::Acquire) & 0xFFFF_FFFF == WAITING
+    }
+
+    /// Whether call `id` still waits for its answer.
+    #[inline]
+    pub(crate) fn is_waiting(&self, id: u32) -> bool {
+        self.state.load(Ordering::Acquire) == u64::from(id) << 32 | WAITING
+    }
+
+    /// Whether the outcome of call `id` lies here.
+    #[inline]
+    pub(crate) fn is_done(&self, id: u32) -> bool {
+        self.state.load(Ordering::Acquire) == u64::from(id) << 32 | DONE
+    }
+
+    /// Frees the slot of a call that a thread waits for and whose answer did not come through it.
+    /// Returns false when the answer came first, or is coming: then [`Slot::take`] it.
+    #[inline]
+    pub(crate) fn give_up(&self, id: u32) -> bool {
+        let waiting = u64::from(id) << 32 | WAITING;
+        self.state.compare_exchange(waiting, FREE, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Ends call `id` with an outcome, if it still waits. A callback is returned with it, to be
+    /// run; a thread finds it in the slot, and is to be woken by [`Slot::call`].
+    pub(crate) fn fill(&self, id: u32, outcome: Outcome) -> Option<(Callback, Outcome)> {
+        let (waiting, high) = (u64::from(id) << 32 | WAITING, u64::from(id) << 32);
+        self.state
+            .compare_exchange(waiting, high | FILLING, Ordering::AcqRel, Ordering::Acquire)
+            .ok()?;
+        // SAFETY: this thread won WAITING → FILLING.
+        let contents = unsafe { &mut *self.contents.get() };
+        match std::mem::replace(&mut contents.waiter, Waiter::Thread) {
+            Waiter::Thread => {
+                contents.outcome = Some(outcome);
+                self.state.store(high | DONE, Ordering::Release);
+                None
+            }
+            Waiter::Callback(callback) => {
+                self.state.store(FREE, Ordering::Release);
+                Some((callback, outcome))
+            }
+        }
+    }
+
+    /// Takes the outcome of call `id` and frees the slot, once it [`is_done`](Slot::is_done).
+    pub(crate) fn take(&self, id: u32) -> Option<Outcome> {
+        if !self.is_done(id) {
+            return None;
+        }
+        // SAFETY: DONE of this id belongs to its one caller.
+        let outcome = unsafe { (*self.contents.get()).outcome.take() };
+        self.state.store(FREE, Ordering::Release);
+        outcome
+    }
+
+    /// Wakes the thread that sleeps in this slot, if one does.
+    pub(crate) fn call(&self) -> bool {
+        // SeqCst: pairs with the sleeper's store of ASLEEP before its last look.
+        let asleep =
+            self.bed.compare_exchange(bed::ASLEEP, bed::CALLED, Ordering::SeqCst, Ordering::SeqCst);
+        if asleep.is_ok() {
+            #[cfg(not(loom))]
+            crate::wait::futex::wake(&self.bed, false, 1);
+        }
+        asleep.is_ok()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_finds_its_call_and_no_other() {
+        let table = Table::new(4);
+        let id = table.reserve(6, Waiter::Thread).expect("room");
+        assert_eq!(id, 6);
+        let slot = table.slot(6);
+        assert!(slot.fill(2, Ok(vec![])).is_none());
+        assert!(slot.is_waiting(6));
+        assert!(slot.fill(6, Ok(vec![1])).is_none());
+        assert!(!slot.give_up(6));
+        assert_eq!(slot.take(6).expect("done").expect("an answer"), vec![1]);
+        assert!(slot.take(6).is_none());
+    }
+
+    #[test]
+    fn busy_slots_are_passed_over_and_a_full_table_says_so() {
+        let table = Table::new(4);
+        let first = table.reserve(8, Waiter::Thread).expect("room");
+        for id in 9..12 {
+            assert_eq!(table.reserve(id, Waiter::Thread).expect("room"), id);
+        }
+        assert!(table.reserve(12, Waiter::Thread).is_err());
+        assert!(table.slot(9).give_up(9));
+        assert_eq!(table.reserve(12, Waiter::Thread).expect("room"), 13);
+        assert!(table.slot(first as u32).is_waiting(8));
+    }
+
+    #[test]
+    fn a_callback_comes_back_with_its_outcome() {
+        let table = Table::new(4);
+        let (tell, told) = std::sync::mpsc::channel();
+        let waiter = Waiter::Callback(Box::new(move |outcome| tell.send(outcome).expect("told")));
+        let id = table.reserve(1, waiter).expect("room");
+        let slot = table.slot(id as u32);
+        assert!(slot.awaits_callback());
+        let (callback, outcome) = slot.fill(id as u32, Ok(vec![9])).expect("a callback");
+        callback(outcome);
+        assert_eq!(told.recv().expect("told").expect("an answer"), vec![9]);
+        assert!(!slot.awaits_callback());
+    }
+}

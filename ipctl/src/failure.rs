@@ -1,0 +1,91 @@
+//! Why a command failed: a sentence, a status of `ipc.h`, and an exit status for scripts.
+
+use std::{io, time::Duration};
+
+use ipc::{CallError, NodeError, Status};
+
+use crate::units;
+
+/// Ends a command. Each sentence says what can be done, in terms of this program.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error(
+        "no such service: nobody serves {0:?} now; see `ipctl ls`, or wait for it with --wait 10s"
+    )]
+    NoService(String),
+    #[error("nobody served {name:?} within {}", units::show(*waited))]
+    NeverServed { name: String, waited: Duration },
+    #[error("{name:?} did not answer a ping within {}: its loop is busy or stuck", units::show(*timeout))]
+    Silent { name: String, timeout: Duration },
+    #[error("cannot read {path}: {source}")]
+    Read { path: String, source: io::Error },
+    #[error("cannot write the answer: {0}")]
+    Write(io::Error),
+    #[error("cannot keep {what}: {why}")]
+    Histogram { what: &'static str, why: hdrhistogram::CreationError },
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
+
+impl Failure {
+    /// The number by which C knows it.
+    pub(crate) fn status(&self) -> Status {
+        match self {
+            Failure::NoService(_) => Status::NOT_FOUND,
+            Failure::NeverServed { .. } | Failure::Silent { .. } => Status::TIMED_OUT,
+            Failure::Read { .. } | Failure::Write(_) => Status::IO,
+            Failure::Histogram { .. } => Status::INVALID,
+            Failure::Node(error) => error.status(),
+            Failure::Call(error) => error.status(),
+        }
+    }
+
+    /// What the shell sees; `ipctl --help` lists the numbers.
+    pub(crate) fn exit_code(&self) -> u8 {
+        if let Failure::Call(CallError::Remote(status)) = self {
+            // The service's own opinion, except that its side too may find the deadline passed.
+            return if *status == Status::TIMED_OUT { 5 } else { 1 };
+        }
+        match self.status() {
+            Status::NO_RUNTIME => 3,
+            Status::NOT_FOUND => 4,
+            Status::TIMED_OUT => 5,
+            _ => 1,
+        }
+    }
+
+    /// Whether the reader of our output went away.
+    pub(crate) fn is_broken_pipe(&self) -> bool {
+        matches!(self, Failure::Write(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scripts_tell_failures_apart() {
+        let no_runtime = NodeError::NoRuntime { path: "/run/ipc/socket".into() };
+        assert_eq!(Failure::from(no_runtime).exit_code(), 3);
+        assert_eq!(Failure::NoService("echo".to_owned()).exit_code(), 4);
+        assert_eq!(Failure::from(CallError::TimedOut).exit_code(), 5);
+        assert_eq!(Failure::from(CallError::Remote(Status::TIMED_OUT)).exit_code(), 5);
+        assert_eq!(Failure::from(CallError::Full).exit_code(), 1);
+    }
+
+    #[test]
+    fn a_service_that_answers_not_found_is_not_a_missing_service() {
+        let failure = Failure::from(CallError::Remote(Status::NOT_FOUND));
+        assert_eq!(failure.exit_code(), 1);
+        assert_eq!(failure.status(), Status::NOT_FOUND);
+    }
+
+    #[test]
+    fn only_a_broken_pipe_is_forgiven() {
+        assert!(Failure::Write(io::ErrorKind::BrokenPipe.into()).is_broken_pipe());
+        assert!(!Failure::Write(io::ErrorKind::StorageFull.into()).is_broken_pipe());
+    }
+}

@@ -1,0 +1,51 @@
+//! From the name of a service to a channel to it.
+
+use std::time::Duration;
+
+use clap::Args;
+use ipc::{Client, Node, NodeError, Status};
+
+use crate::{failure::Failure, output::Progress, units};
+
+/// How long to be patient with a service.
+#[derive(Args, Debug)]
+pub(crate) struct Patience {
+    /// How long to wait for each answer
+    #[arg(long, value_name = "DURATION", default_value = "5s", requires = "name", value_parser = units::duration)]
+    pub(crate) timeout: Duration,
+    /// If nobody serves the name, wait up to so long until somebody does
+    #[arg(long, value_name = "DURATION", requires = "name", value_parser = units::duration)]
+    wait: Option<Duration>,
+}
+
+impl Patience {
+    /// Opens a channel to whoever serves the name.
+    pub(crate) fn open(&self, node: &Node, name: &str) -> Result<Client, Failure> {
+        let dest = match (node.discover(name), self.wait) {
+            (Err(NodeError::Refused(Status::NOT_FOUND)), Some(wait)) => {
+                let mut progress = Progress::new();
+                progress.show(format_args!("waiting for {name:?}"));
+                node.wait_service(name, Some(wait)).map_err(|error| match error {
+                    NodeError::TimedOut => {
+                        Failure::NeverServed { name: name.to_owned(), waited: wait }
+                    }
+                    error => error.into(),
+                })?
+            }
+            (found, _) => found.map_err(|error| missing(error, name))?,
+        };
+        node.client(dest).map_err(|error| missing(error, name))
+    }
+}
+
+fn missing(error: NodeError, name: &str) -> Failure {
+    match error {
+        NodeError::Refused(Status::NOT_FOUND) => Failure::NoService(name.to_owned()),
+        error => error.into(),
+    }
+}
+
+/// Reads the name of a service.
+pub(crate) fn name(text: &str) -> Result<String, String> {
+    ipc::control::check_name(text).map(|()| text.to_owned()).map_err(str::to_owned)
+}

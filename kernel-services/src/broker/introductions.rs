@@ -1,0 +1,284 @@
+//! Pending introductions: who wants to be introduced to whom, since when, and what comes of it.
+
+use std::{
+    collections::{BTreeMap, HashMap, hash_map::RandomState},
+    hash::BuildHasher,
+};
+
+use ipc::{
+    Geometry, ServiceId, Status,
+    control::{Introduction, Reply},
+};
+
+use super::{Broker, Carried, Effect, Token, Turn};
+
+/// How long a service may take to answer an offer, in nanoseconds.
+const ANSWER_NS: u64 = 2_000_000_000;
+/// Unanswered connects of one node.
+pub(super) const CONNECTS_PER_NODE: usize = 64;
+/// Unanswered offers to one node: each holds three descriptors in flight, and a process has 1024
+/// by default.
+pub(super) const OFFERS_PER_NODE: usize = 256;
+
+/// One connect that awaits the service's answer.
+#[derive(Debug)]
+pub(super) struct Pending {
+    wanted: Wanted,
+    /// Where it is offered now.
+    pub(super) service: Token,
+    pub(super) instance: ServiceId,
+    /// As the service was told.
+    introduction: Introduction,
+}
+
+/// What a client asked for, wherever it is offered.
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    client: Token,
+    sequence: u32,
+    dest: ServiceId,
+    geometry: Geometry,
+    deadline_ns: u64,
+}
+
+/// The table of pending introductions, by ascending ticket, which is by ascending deadline.
+#[derive(Debug)]
+pub(super) struct Introductions {
+    pending: BTreeMap<u64, Pending>,
+    by_channel: HashMap<u64, u64>,
+    connects: HashMap<Token, usize>,
+    offers: HashMap<Token, usize>,
+    tickets: u64,
+    made: u64,
+    /// High half of the channels' ids: an id from the durable counter, so no other run has it.
+    epoch: u32,
+    channels: u32,
+    /// Sessions only have to differ between channels, not to be secret.
+    sessions: RandomState,
+}
+
+impl Introductions {
+    pub(super) fn new(epoch: u32) -> Introductions {
+        Introductions {
+            pending: BTreeMap::new(),
+            by_channel: HashMap::new(),
+            connects: HashMap::new(),
+            offers: HashMap::new(),
+            tickets: 0,
+            made: 0,
+            epoch,
+            channels: 0,
+            sessions: RandomState::new(),
+        }
+    }
+
+    /// Channels introduced since the start.
+    pub(super) fn made(&self) -> u64 {
+        self.made
+    }
+
+    pub(super) fn deadline_ns(&self) -> Option<u64> {
+        self.pending.first_key_value().map(|(_, pending)| pending.wanted.deadline_ns)
+    }
+
+    pub(super) fn overdue(&self, now_ns: u64) -> Option<u64> {
+        let (&ticket, pending) = self.pending.first_key_value()?;
+        (pending.wanted.deadline_ns <= now_ns).then_some(ticket)
+    }
+
+    pub(super) fn of_client(&self, client: Token, sequence: u32) -> Vec<u64> {
+        self.which(|pending| pending.wanted.client == client && pending.wanted.sequence == sequence)
+    }
+
+    pub(super) fn all_of_client(&self, client: Token) -> Vec<u64> {
+        self.which(|pending| pending.wanted.client == client)
+    }
+
+    fn which(&self, is_meant: impl Fn(&Pending) -> bool) -> Vec<u64> {
+        let meant = self.pending.iter().filter(|(_, pending)| is_meant(pending));
+        meant.map(|(&ticket, _)| ticket).collect()
+    }
+
+    pub(super) fn remove(&mut self, ticket: u64) -> Option<Pending> {
+        let pending = self.pending.remove(&ticket)?;
+        self.by_channel.remove(&pending.introduction.channel);
+        count_down(&mut self.connects, pending.wanted.client);
+        count_down(&mut self.offers, pending.service);
+        Some(pending)
+    }
+
+    fn insert(&mut self, ticket: u64, pending: Pending) {
+        self.by_channel.insert(pending.introduction.channel, ticket);
+        *self.connects.entry(pending.wanted.client).or_default() += 1;
+        *self.offers.entry(pending.service).or_default() += 1;
+        self.pending.insert(ticket, pending);
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        let tables = [self.connects.len(), self.offers.len(), self.by_channel.len()];
+        self.pending.is_empty() && tables == [0; 3]
+    }
+}
+
+fn count_down(counts: &mut HashMap<Token, usize>, token: Token) {
+    if let Some(count) = counts.get_mut(&token) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&token);
+        }
+    }
+}
+
+impl Broker {
+    pub(super) fn connect(
+        &mut self,
+        client: Token,
+        sequence: u32,
+        dest: ServiceId,
+        geometry: Geometry,
+        carried: Carried,
+        turn: &mut Turn,
+    ) -> Result<(), Status> {
+        match carried {
+            Carried::One(facts) if facts.fit(geometry) => {}
+            Carried::One(_) | Carried::Nothing | Carried::Many => return Err(Status::INVALID),
+        }
+        let connects = self.introductions.connects.get(&client).copied().unwrap_or(0);
+        if connects >= CONNECTS_PER_NODE {
+            return Err(Status::QUOTA);
+        }
+        let deadline_ns = turn.now_ns.saturating_add(ANSWER_NS);
+        let wanted = Wanted { client, sequence, dest, geometry, deadline_ns };
+        let pending = self.direct(wanted, Status::NOT_FOUND, turn.now_ns)?;
+        self.introductions.tickets += 1;
+        let ticket = self.introductions.tickets;
+        turn.out.push(Effect::Hold { ticket });
+        self.offer(ticket, pending, turn);
+        Ok(())
+    }
+
+    /// Takes a service's answer. One that comes too late, or from somebody else, is nobody's: the
+    /// reactor closes its lane, and the other end of its bell is closed already.
+    pub(super) fn accept(
+        &mut self,
+        service: Token,
+        channel: u64,
+        status: Status,
+        carried: Carried,
+        turn: &mut Turn,
+    ) {
+        let Some(&ticket) = self.introductions.by_channel.get(&channel) else { return };
+        let Some(pending) = self.introductions.pending.get(&ticket) else { return };
+        if pending.service != service {
+            return;
+        }
+        if status.code() < 0 {
+            return self.refuse(ticket, status, turn);
+        }
+        match carried {
+            Carried::One(facts) if facts.fit(pending.introduction.geometry) => {
+                self.deliver(ticket, turn);
+            }
+            Carried::One(_) => self.refuse(ticket, Status::PEER_CORRUPT, turn),
+            Carried::Nothing | Carried::Many => {
+                self.refuse(ticket, Status::PEER_CORRUPT, turn);
+                self.cut(service, 0, Status::PROTOCOL, turn);
+            }
+        }
+    }
+
+    /// Ends a pending connect with a refusal.
+    pub(super) fn refuse(&mut self, ticket: u64, status: Status, turn: &mut Turn) {
+        if let Some(pending) = self.introductions.remove(ticket) {
+            refused(ticket, pending.wanted.client, pending.wanted.sequence, status, turn);
+        }
+    }
+
+    /// Offers the pending connects that `left` names to the next replica, where there is one.
+    pub(super) fn move_on(&mut self, left: impl Fn(&Pending) -> bool, turn: &mut Turn) {
+        for ticket in self.introductions.which(left) {
+            let Some(pending) = self.introductions.remove(ticket) else { continue };
+            match self.direct(pending.wanted, Status::PEER_DIED, turn.now_ns) {
+                Ok(next) => self.offer(ticket, next, turn),
+                Err(status) => {
+                    let Wanted { client, sequence, .. } = pending.wanted;
+                    refused(ticket, client, sequence, status, turn);
+                }
+            }
+        }
+    }
+
+    /// Finds who serves the destination now, and makes the channel's identity.
+    fn direct(&mut self, wanted: Wanted, nobody: Status, now_ns: u64) -> Result<Pending, Status> {
+        let instance = self.registry.resolve(wanted.dest).ok_or(nobody)?;
+        let serving = self.registry.instance(instance).ok_or(nobody)?;
+        let (server, dest_name) = (serving.node, serving.name);
+        let &service = self.tokens.get(&server).ok_or(nobody)?;
+        if self.introductions.offers.get(&service).is_some_and(|&count| count >= OFFERS_PER_NODE) {
+            return Err(Status::FULL);
+        }
+        let channel = self.next_channel()?;
+        let client = self.sessions.get(&wanted.client).ok_or(Status::INVALID)?;
+        let asymmetric =
+            client.asymmetric && self.sessions.get(&service).is_some_and(|it| it.asymmetric);
+        let node = client.node.ok_or(Status::INVALID)?;
+        let (peer, peer_name) = self.registry.appearance(node);
+        let introduction = Introduction {
+            channel,
+            session: self.introductions.sessions.hash_one(channel) as u32,
+            start_ns: now_ns,
+            asymmetric,
+            peer,
+            peer_name,
+            peer_pid: client.pid,
+            peer_uid: client.uid,
+            dest: instance,
+            dest_name,
+            geometry: wanted.geometry,
+        };
+        Ok(Pending { wanted, service, instance, introduction })
+    }
+
+    fn offer(&mut self, ticket: u64, pending: Pending, turn: &mut Turn) {
+        let (to, client, introduction) =
+            (pending.service, pending.wanted.client, pending.introduction);
+        self.introductions.insert(ticket, pending);
+        turn.out.push(Effect::Offer { ticket, to, client, introduction });
+    }
+
+    fn deliver(&mut self, ticket: u64, turn: &mut Turn) {
+        let Some(pending) = self.introductions.remove(ticket) else { return };
+        let Some(server) = self.sessions.get(&pending.service) else { return };
+        self.introductions.made += 1;
+        self.registry.count_channel(pending.instance);
+        let introduction = Introduction {
+            peer: pending.introduction.dest,
+            peer_name: pending.introduction.dest_name,
+            peer_pid: server.pid,
+            peer_uid: server.uid,
+            ..pending.introduction
+        };
+        turn.out.push(Effect::Deliver {
+            ticket,
+            to: pending.wanted.client,
+            service: pending.service,
+            sequence: pending.wanted.sequence,
+            introduction,
+        });
+    }
+
+    fn next_channel(&mut self) -> Result<u64, Status> {
+        let table = &mut self.introductions;
+        table.channels = table.channels.wrapping_add(1);
+        if table.channels == 0 {
+            table.epoch = self.registry.unique()?;
+        }
+        Ok(u64::from(table.epoch) << 32 | u64::from(table.channels))
+    }
+}
+
+fn refused(ticket: u64, to: Token, sequence: u32, status: Status, turn: &mut Turn) {
+    turn.out.push(Effect::Release { ticket });
+    turn.out.push(Effect::Send { to, sequence, reply: Reply::Refused(status) });
+}

@@ -1,0 +1,127 @@
+//! A running runtime, as a value: it runs as long as this lives.
+
+use std::{
+    net::Shutdown,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::net::UnixStream,
+    },
+    path::Path,
+    thread::{Builder, JoinHandle},
+};
+
+use ipc::Status;
+use nix::sys::signal::SigSet;
+
+use crate::{
+    broker::Broker,
+    directory::{Directory, Door},
+    error::KernelError,
+    reactor::{Reactor, monotonic_ns},
+    registry::Registry,
+};
+
+/// Bytes of stack for the runtime's thread: a 4 KiB packet and shallow calls.
+const STACK: usize = 256 * 1024;
+
+/// The runtime, on a thread of this process, until it is stopped or dropped.
+///
+/// Its file descriptor ([`AsFd`]) becomes readable when the thread has ended, which it does by
+/// itself only when epoll fails.
+///
+/// ```
+/// # let directory = tempfile::tempdir().expect("a directory");
+/// let kernel = kernel_services::Kernel::embedded(directory.path())?;
+/// assert!(kernel.socket_path().exists());
+/// kernel.stop();
+/// # Ok::<(), kernel_services::KernelError>(())
+/// ```
+#[derive(Debug)]
+pub struct Kernel {
+    // Dropped in this order: the socket goes before the lock on the directory is given up.
+    door: Door,
+    leash: UnixStream,
+    thread: Option<JoinHandle<()>>,
+    pid: u32,
+    _directory: Directory,
+}
+
+impl Kernel {
+    /// Starts a runtime that serves `runtime_dir`, for processes of this process's effective user.
+    ///
+    /// A missing directory is made, with mode 0700; a socket that a killed runtime left is
+    /// replaced. A child that this process forks does not run the runtime, and dropping its copy
+    /// of the value does nothing.
+    ///
+    /// # Errors
+    /// - the directory cannot be made, opened, locked or written: [`KernelError::Create`],
+    ///   [`KernelError::Open`], [`KernelError::ReadOnly`]
+    /// - it is another user's, or others may write in it: [`KernelError::Owner`],
+    ///   [`KernelError::Shared`]
+    /// - its path is too long for a socket's address: [`KernelError::PathTooLong`]
+    /// - a runtime serves it, in this process or another: [`KernelError::Running`]
+    /// - its file `ids` is damaged: [`KernelError::Ids`]
+    /// - no descriptor is left: [`KernelError::Descriptors`]
+    /// - a system call failed otherwise: [`KernelError::System`]
+    pub fn embedded(runtime_dir: &Path) -> Result<Kernel, KernelError> {
+        let directory = Directory::open(runtime_dir)?;
+        let registry = Registry::new(directory.ids()?);
+        let pid = std::process::id();
+        let uid = nix::unistd::geteuid().as_raw();
+        let broker = Broker::new(registry, pid, uid, monotonic_ns())
+            .map_err(|status| no_ids(runtime_dir, status))?;
+        let (leash, collar) = UnixStream::pair()
+            .map_err(|error| KernelError::system("cannot make a socket pair", error))?;
+        let (door, listener) = directory.listen()?;
+        let mut reactor = Reactor::new(broker, listener, collar)
+            .map_err(|errno| KernelError::system("cannot set up epoll", errno))?;
+        let thread = Builder::new()
+            .name("ipc-kernel".to_owned())
+            .stack_size(STACK)
+            .spawn(move || {
+                // The host program's signals are for its own threads. It cannot fail: the set is
+                // valid.
+                let _ = SigSet::all().thread_block();
+                reactor.run();
+            })
+            .map_err(|error| KernelError::system("cannot start the runtime's thread", error))?;
+        Ok(Kernel { door, leash, thread: Some(thread), pid, _directory: directory })
+    }
+
+    /// Gives the path of the socket to which nodes connect.
+    pub fn socket_path(&self) -> &Path {
+        self.door.path()
+    }
+
+    /// Ends the runtime: its thread, its socket, every control connection. Channels between nodes
+    /// go on.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl AsFd for Kernel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.leash.as_fd()
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        // In a forked child the thread does not exist, and the leash is the parent's.
+        if std::process::id() != self.pid {
+            return;
+        }
+        // Fails only where the thread has ended, and its end of the pair with it.
+        let _ = self.leash.shutdown(Shutdown::Both);
+        if let Some(thread) = self.thread.take() {
+            // A panic there was reported when it happened; its descriptors are closed.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn no_ids(runtime_dir: &Path, status: Status) -> KernelError {
+    let source = std::io::Error::other(status.text());
+    KernelError::ReadOnly { path: runtime_dir.join("ids"), source }
+}

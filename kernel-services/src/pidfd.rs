@@ -1,0 +1,61 @@
+//! A descriptor that stands for the process at the other end of a control connection.
+
+#![allow(unsafe_code)] // adopts the descriptor that pidfd_open returns
+
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::socket::{getsockopt, sockopt::PeerPidfd},
+};
+
+/// Gives a pidfd of the process that connected `socket`, where the kernel has one to give.
+///
+/// `SO_PEERPIDFD` (Linux 6.5) names the process itself. Before that only its number is known, and
+/// `pidfd_open` (Linux 5.3) could meet a later process of that number: hence the look at the
+/// socket, which hangs up when the process that connected it ends.
+pub(crate) fn of_peer(socket: &OwnedFd, pid: u32) -> Option<OwnedFd> {
+    if let Ok(pidfd) = getsockopt(socket, PeerPidfd) {
+        return Some(pidfd);
+    }
+    open(pid).filter(|_| is_connected(socket))
+}
+
+fn open(pid: u32) -> Option<OwnedFd> {
+    let pid = libc::pid_t::try_from(pid).ok().filter(|&pid| pid > 0)?;
+    // SAFETY: pidfd_open takes two integers and touches no memory of ours.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let fd = Errno::result(fd).ok()?;
+    // SAFETY: the kernel made this descriptor just now; nobody else knows its number.
+    Some(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
+}
+
+fn is_connected(socket: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(socket.as_fd(), PollFlags::empty())];
+    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
+    #[test]
+    fn our_own_process_can_be_opened() {
+        assert!(open(std::process::id()).is_some());
+        assert!(open(0).is_none());
+        assert!(open(u32::MAX).is_none());
+    }
+
+    #[test]
+    fn a_hung_up_socket_is_seen() {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let (ours, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).expect("a pair");
+        assert!(is_connected(&ours));
+        assert!(of_peer(&ours, std::process::id()).is_some());
+        drop(theirs);
+        assert!(!is_connected(&ours));
+    }
+}

@@ -1,0 +1,433 @@
+//! The one I/O loop: packets and deaths in, effects out. It never waits for any one node.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::net::{UnixListener, UnixStream},
+    },
+    sync::Arc,
+};
+
+use ipc::{
+    Status,
+    control::{
+        MAX_PACKET, Reply, decode_request, encode_reply,
+        packet::{self, Received},
+    },
+};
+use nix::{
+    errno::Errno,
+    sys::{
+        epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+        socket::{
+            AddressFamily, Shutdown, SockFlag, SockType, getsockopt, shutdown, socketpair, sockopt,
+        },
+    },
+    time::{ClockId, clock_gettime},
+};
+
+use crate::{
+    broker::{Broker, Carried, Effect, Event, Token},
+    lane, pidfd,
+};
+
+/// Packets kept for a node that does not read its socket; beyond, it is cut.
+const BACKLOG: usize = 64;
+/// Packets read from one node before the others have their turn.
+const BATCH: usize = 16;
+/// Connections accepted before the nodes have their turn.
+const ACCEPTS: usize = 64;
+/// How long the listener rests when there is no descriptor for a newcomer.
+const REST_NS: u64 = 100_000_000;
+
+const LISTENER: Token = 0;
+const LEASH: Token = 1;
+/// Nodes have even tokens; the number above is epoll's for the node's pidfd.
+const FIRST_NODE: Token = 2;
+const PER_NODE: Token = 2;
+
+/// The loop's own state: sockets and descriptors. What they mean is the broker's.
+#[derive(Debug)]
+pub(crate) struct Reactor {
+    broker: Broker,
+    epoll: Epoll,
+    listener: UnixListener,
+    /// Until when the listener rests.
+    rests_until_ns: Option<u64>,
+    _leash: UnixStream,
+    nodes: HashMap<Token, Node>,
+    next_token: Token,
+    /// By ticket.
+    held: HashMap<u64, Held>,
+    effects: VecDeque<Effect>,
+}
+
+#[derive(Debug)]
+struct Node {
+    socket: OwnedFd,
+    /// Tells the process's end even where a child that it forked keeps the connection open.
+    pidfd: Option<Arc<OwnedFd>>,
+    backlog: VecDeque<Parcel>,
+}
+
+impl Drop for Node {
+    /// Ends the connection for the peer, though a child that this process forked may have a copy
+    /// of the descriptor. It fails where the peer has left already.
+    fn drop(&mut self) {
+        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
+    }
+}
+
+/// A packet with its descriptors, which live until it is sent.
+#[derive(Debug)]
+struct Parcel {
+    bytes: Vec<u8>,
+    fds: Vec<Arc<OwnedFd>>,
+}
+
+/// Descriptors of a pending connect.
+#[derive(Debug)]
+struct Held {
+    lane: Arc<OwnedFd>,
+    /// The client's end of the doorbell offered last.
+    bell: Option<OwnedFd>,
+}
+
+impl Reactor {
+    /// Watches the listener, and the leash: when its other end goes, [`Reactor::run`] returns.
+    pub(crate) fn new(
+        broker: Broker,
+        listener: UnixListener,
+        leash: UnixStream,
+    ) -> Result<Reactor, Errno> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
+        epoll.add(&leash, EpollEvent::new(EpollFlags::EPOLLIN, LEASH))?;
+        Ok(Reactor {
+            broker,
+            epoll,
+            listener,
+            rests_until_ns: None,
+            _leash: leash,
+            nodes: HashMap::new(),
+            next_token: FIRST_NODE,
+            held: HashMap::new(),
+            effects: VecDeque::new(),
+        })
+    }
+
+    /// Serves until the leash is let go.
+    pub(crate) fn run(&mut self) {
+        let mut ready = [EpollEvent::empty(); 64];
+        loop {
+            let count = match self.epoll.wait(&mut ready, self.timeout()) {
+                Ok(count) => count,
+                Err(Errno::EINTR) => continue,
+                Err(_) => return,
+            };
+            for event in &ready[..count] {
+                match event.data() {
+                    LEASH => return,
+                    LISTENER => self.accept(),
+                    pidfd if pidfd % PER_NODE == 1 => self.lose(pidfd - 1),
+                    token => self.serve(token, event.events()),
+                }
+            }
+            self.wake_listener();
+            self.step(Event::Tick, None);
+        }
+    }
+
+    fn timeout(&self) -> EpollTimeout {
+        let deadlines = [self.broker.deadline_ns(), self.rests_until_ns];
+        let Some(next) = deadlines.into_iter().flatten().min() else { return EpollTimeout::NONE };
+        // Rounded up, so as not to wake before the deadline and spin until it.
+        let ms = next.saturating_sub(monotonic_ns()).div_ceil(1_000_000);
+        EpollTimeout::from(u16::try_from(ms).unwrap_or(u16::MAX))
+    }
+
+    fn accept(&mut self) {
+        for _ in 0..ACCEPTS {
+            // The name is the standard library's; the socket keeps packets as it was made to.
+            match self.listener.accept() {
+                Ok((socket, _)) => self.admit(socket.into()),
+                Err(error) => match error.raw_os_error().map(Errno::from_raw) {
+                    Some(Errno::EAGAIN) => return,
+                    Some(Errno::ECONNABORTED | Errno::EINTR) => {}
+                    _ => return self.rest_listener(),
+                },
+            }
+        }
+    }
+
+    fn admit(&mut self, socket: OwnedFd) {
+        let Ok(peer) = getsockopt(&socket, sockopt::PeerCredentials) else { return };
+        let token = self.next_token;
+        // 0 where the peer lives in a pid namespace that is not ours.
+        let pid = u32::try_from(peer.pid()).unwrap_or(0);
+        let pidfd = pidfd::of_peer(&socket, pid).map(Arc::new);
+        let reads = |token| EpollEvent::new(EpollFlags::EPOLLIN, token);
+        let watched = self.epoll.add(&socket, reads(token)).and_then(|()| match &pidfd {
+            Some(pidfd) => self.epoll.add(pidfd, reads(token + 1)),
+            None => Ok(()),
+        });
+        let node = Node { socket, pidfd, backlog: VecDeque::new() };
+        if watched.is_err() {
+            return self.unwatch(&node);
+        }
+        self.next_token += PER_NODE;
+        self.nodes.insert(token, node);
+        self.step(Event::Accepted { token, pid, uid: peer.uid() }, None);
+    }
+
+    /// Stops listening for a while: without a descriptor for the newcomer, epoll would report it
+    /// again and again.
+    fn rest_listener(&mut self) {
+        self.rests_until_ns = Some(monotonic_ns().saturating_add(REST_NS));
+        self.watch_listener(EpollFlags::empty());
+    }
+
+    fn wake_listener(&mut self) {
+        if self.rests_until_ns.is_some_and(|at| at <= monotonic_ns()) {
+            self.rests_until_ns = None;
+            self.watch_listener(EpollFlags::EPOLLIN);
+        }
+    }
+
+    fn watch_listener(&self, flags: EpollFlags) {
+        // Cannot fail: the listener was added and is open.
+        let _ = self.epoll.modify(&self.listener, &mut EpollEvent::new(flags, LISTENER));
+    }
+
+    fn serve(&mut self, token: Token, events: EpollFlags) {
+        if events.contains(EpollFlags::EPOLLOUT) {
+            self.flush(token);
+        }
+        if !events.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
+            return;
+        }
+        let mut buffer = [0; MAX_PACKET];
+        for _ in 0..BATCH {
+            let Some(node) = self.nodes.get(&token) else { return };
+            match packet::receive(node.socket.as_fd(), &mut buffer) {
+                Ok(Received::Packet(length, fds)) => self.packet(token, &buffer[..length], fds),
+                Ok(Received::Oversized) => self.refuse_and_drop(token),
+                Err(Errno::EAGAIN) => return,
+                Ok(Received::Closed) | Err(_) => self.lose(token),
+            }
+        }
+    }
+
+    fn packet(&mut self, token: Token, bytes: &[u8], mut fds: Vec<OwnedFd>) {
+        let carried = match fds.as_slice() {
+            [] => Carried::Nothing,
+            [fd] => Carried::One(lane::inspect(fd.as_fd())),
+            _ => Carried::Many,
+        };
+        let (sequence, request) = match decode_request(bytes) {
+            Ok((sequence, request)) => (sequence, Ok(request)),
+            Err(malformed) => (sequence_of(bytes), Err(malformed)),
+        };
+        self.step(Event::Packet { token, sequence, request, carried }, fds.pop());
+    }
+
+    fn refuse_and_drop(&mut self, token: Token) {
+        if let Some(node) = self.remove(token) {
+            farewell(&node, 0, Status::PROTOCOL);
+        }
+        self.step(Event::Gone { token }, None);
+    }
+
+    /// Closes a connection that failed, and tells the broker.
+    fn lose(&mut self, token: Token) {
+        if self.remove(token).is_some() {
+            self.step(Event::Gone { token }, None);
+        }
+    }
+
+    /// Asks the broker and carries out what it says; `carried` is the one descriptor that came
+    /// with the packet at hand, closed here unless an effect takes it.
+    fn step(&mut self, event: Event, mut carried: Option<OwnedFd>) {
+        let effects = self.broker.step(event, monotonic_ns());
+        self.effects.extend(effects);
+        while let Some(effect) = self.effects.pop_front() {
+            let consequence = self.perform(effect, &mut carried);
+            if let Some(event) = consequence {
+                let effects = self.broker.step(event, monotonic_ns());
+                self.effects.extend(effects);
+            }
+        }
+    }
+
+    /// Carries out one effect; gives what came of it, if it failed.
+    fn perform(&mut self, effect: Effect, carried: &mut Option<OwnedFd>) -> Option<Event> {
+        match effect {
+            Effect::Send { to, sequence, reply } => self.reply(to, sequence, &reply),
+            Effect::Hold { ticket } => {
+                let lane = Arc::new(carried.take()?);
+                self.held.insert(ticket, Held { lane, bell: None });
+                None
+            }
+            Effect::Offer { ticket, to, client, introduction } => {
+                let offered = self.offer(ticket, client);
+                let failed = |status| Some(Event::Failed { ticket, status });
+                let fds = match offered {
+                    Ok(fds) => fds,
+                    Err(status) => return failed(status),
+                };
+                let bytes = encode_reply(0, &Reply::Incoming(introduction));
+                match self.post(to, Parcel { bytes, fds }) {
+                    Ok(()) => None,
+                    Err(Lost::Introduction) => failed(Status::QUOTA),
+                    Err(Lost::Node) => self.drop_node(to),
+                }
+            }
+            Effect::Deliver { ticket, to, service, sequence, introduction } => {
+                let bell = self.held.remove(&ticket).and_then(|held| held.bell);
+                let mut fds = vec![Arc::new(carried.take()?), Arc::new(bell?)];
+                fds.extend(self.pidfd(service));
+                let bytes = encode_reply(sequence, &Reply::Connected(introduction));
+                match self.post(to, Parcel { bytes, fds }) {
+                    Ok(()) => None,
+                    Err(Lost::Introduction) => {
+                        self.reply(to, sequence, &Reply::Refused(Status::QUOTA))
+                    }
+                    Err(Lost::Node) => self.drop_node(to),
+                }
+            }
+            Effect::Release { ticket } => {
+                self.held.remove(&ticket);
+                None
+            }
+            Effect::Cut { token, last } => {
+                if let (Some(node), Some((sequence, status))) = (self.remove(token), last) {
+                    farewell(&node, sequence, status);
+                }
+                None
+            }
+        }
+    }
+
+    fn reply(&mut self, to: Token, sequence: u32, reply: &Reply) -> Option<Event> {
+        let parcel = Parcel { bytes: encode_reply(sequence, reply), fds: Vec::new() };
+        match self.post(to, parcel) {
+            Ok(()) => None,
+            Err(Lost::Introduction | Lost::Node) => self.drop_node(to),
+        }
+    }
+
+    /// Makes the doorbell; gives what goes to the service.
+    fn offer(&mut self, ticket: u64, client: Token) -> Result<Vec<Arc<OwnedFd>>, Status> {
+        let pidfd = self.pidfd(client);
+        let held = self.held.get_mut(&ticket).ok_or(Status::IO)?;
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
+            .map_err(|errno| match errno {
+                Errno::EMFILE | Errno::ENFILE => Status::QUOTA,
+                Errno::ENOMEM | Errno::ENOBUFS => Status::NO_MEMORY,
+                _ => Status::SYSTEM,
+            })?;
+        held.bell = Some(ours);
+        let mut fds = vec![Arc::clone(&held.lane), Arc::new(theirs)];
+        fds.extend(pidfd);
+        Ok(fds)
+    }
+
+    fn pidfd(&self, token: Token) -> Option<Arc<OwnedFd>> {
+        self.nodes.get(&token)?.pidfd.clone()
+    }
+
+    fn remove(&mut self, token: Token) -> Option<Node> {
+        let node = self.nodes.remove(&token)?;
+        self.unwatch(&node);
+        Some(node)
+    }
+
+    /// Closing a descriptor does not end epoll's watch while a forked child, or a node that got
+    /// the pidfd, has a copy of it.
+    fn unwatch(&self, node: &Node) {
+        // Fails where it was not watched yet.
+        let _ = self.epoll.delete(&node.socket);
+        let _ = node.pidfd.as_ref().map(|pidfd| self.epoll.delete(pidfd));
+    }
+
+    fn drop_node(&mut self, token: Token) -> Option<Event> {
+        self.remove(token).map(|_| Event::Gone { token })
+    }
+
+    /// Sends a parcel, or keeps it behind those that wait already.
+    fn post(&mut self, to: Token, parcel: Parcel) -> Result<(), Lost> {
+        let Some(node) = self.nodes.get_mut(&to) else { return Ok(()) };
+        if node.backlog.is_empty() {
+            match send(&node.socket, &parcel) {
+                Ok(()) => return Ok(()),
+                Err(Errno::EAGAIN) => {
+                    let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT;
+                    self.epoll
+                        .modify(&node.socket, &mut EpollEvent::new(flags, to))
+                        .map_err(|_| Lost::Node)?;
+                }
+                // The system's limit of descriptors in flight, or its memory: not the node's
+                // fault, and nothing was sent.
+                Err(Errno::ETOOMANYREFS | Errno::ENOMEM | Errno::ENOBUFS)
+                    if !parcel.fds.is_empty() =>
+                {
+                    return Err(Lost::Introduction);
+                }
+                Err(_) => return Err(Lost::Node),
+            }
+        }
+        if node.backlog.len() >= BACKLOG {
+            return Err(Lost::Node);
+        }
+        node.backlog.push_back(parcel);
+        Ok(())
+    }
+
+    fn flush(&mut self, token: Token) {
+        let Some(node) = self.nodes.get_mut(&token) else { return };
+        while let Some(parcel) = node.backlog.front() {
+            match send(&node.socket, parcel) {
+                Ok(()) => drop(node.backlog.pop_front()),
+                Err(Errno::EAGAIN) => return,
+                Err(_) => return self.lose(token),
+            }
+        }
+        let mut reads = EpollEvent::new(EpollFlags::EPOLLIN, token);
+        if self.epoll.modify(&node.socket, &mut reads).is_err() {
+            self.lose(token);
+        }
+    }
+}
+
+/// What a parcel that could not be sent costs.
+enum Lost {
+    /// The introduction in it; the node is as it was.
+    Introduction,
+    /// The node: it is gone, or does not read.
+    Node,
+}
+
+/// Reads `CLOCK_MONOTONIC`, in nanoseconds.
+pub(crate) fn monotonic_ns() -> u64 {
+    // It cannot fail for this clock; 0 would only make deadlines late.
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(std::time::Duration::from);
+    now.map_or(0, |now| u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
+}
+
+fn send(socket: &OwnedFd, parcel: &Parcel) -> Result<(), Errno> {
+    let fds: Vec<BorrowedFd<'_>> = parcel.fds.iter().map(|fd| fd.as_fd()).collect();
+    packet::send(socket.as_fd(), &parcel.bytes, &fds)
+}
+
+/// Says why, if the node still listens; it is cut in either case.
+fn farewell(node: &Node, sequence: u32, status: Status) {
+    let bytes = encode_reply(sequence, &Reply::Refused(status));
+    let _ = packet::send(node.socket.as_fd(), &bytes, &[]);
+}
+
+/// Reads the sequence of a packet that cannot be read further, or 0.
+fn sequence_of(bytes: &[u8]) -> u32 {
+    bytes.get(4..8).and_then(|it| it.try_into().ok()).map_or(0, u32::from_le_bytes)
+}

@@ -1,0 +1,7 @@
+//! A whole runtime, spoken to through its socket.
+
+mod daemon;
+mod directory;
+mod introductions;
+mod names;
+mod peer;

@@ -1,0 +1,329 @@
+//! Calls between two nodes over a real runtime: what is promised of each kind of call.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    time::Duration,
+};
+
+use ipc::{CallError, CallOptions, Config, Node, Priority, Request, Spin, Status};
+use kernel_services::Kernel;
+
+const SECOND: Duration = Duration::from_secs(1);
+const LONG: Duration = Duration::from_secs(30);
+
+/// A runtime, a node that serves "echo" in threads, and a node that calls it.
+struct House {
+    client: Node,
+    server: Node,
+    threads: Vec<std::thread::JoinHandle<()>>,
+    _kernel: Kernel,
+    _dir: tempfile::TempDir,
+}
+
+impl House {
+    fn with(config: &Config, threads: usize, handler: fn(Request<'_>)) -> House {
+        let dir = tempfile::tempdir().expect("a directory");
+        let kernel = Kernel::embedded(dir.path()).expect("a runtime");
+        let config =
+            Config { runtime_dir: Some(dir.path().to_owned()), ..config.clone() };
+        let server = Node::connect(&config).expect("a node");
+        let client = Node::connect(&config).expect("a node");
+        let port = server.server().expect("a server");
+        port.register("echo", 0).expect("registered");
+        let threads = (0..threads)
+            .map(|_| {
+                let port = port.clone();
+                std::thread::spawn(move || {
+                    assert!(matches!(port.run(handler), Err(CallError::Canceled)));
+                })
+            })
+            .collect();
+        House { client, server, threads, _kernel: kernel, _dir: dir }
+    }
+
+    fn echo(config: &Config) -> House {
+        House::with(config, 1, |request| request.reply(request.payload()).expect("replied"))
+    }
+
+    fn client(&self) -> ipc::Client {
+        let id = self.client.discover("echo").expect("served");
+        self.client.client(id).expect("a channel")
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        while self.threads.iter().any(|thread| !thread.is_finished()) {
+            self.server.interrupter().fire();
+            std::thread::yield_now();
+        }
+        for thread in self.threads.drain(..) {
+            let ended = thread.join();
+            assert!(ended.is_ok() || std::thread::panicking());
+        }
+    }
+}
+
+fn pattern(size: usize) -> Vec<u8> {
+    (0..size).map(|n| (n * 31 + n / 251) as u8).collect()
+}
+
+#[test]
+fn payloads_of_every_kind_of_size_come_back() {
+    for spin in [Spin::Learned, Spin::Never] {
+        let house = House::echo(&Config { spin, ..Config::default() });
+        let client = house.client();
+        let sizes = [0, 1, 7, 8, 47, 48, 49, 63, 64, 65, 255, 1024, 4095, 4096, 4136, 4137, 8192];
+        for size in sizes.into_iter().chain([20_000, 100_000, 1 << 20, 5 << 20]) {
+            let payload = pattern(size);
+            assert!(client.call(&payload, LONG).expect("answered") == payload, "{size} bytes");
+        }
+        let mut small = [0; 10];
+        assert_eq!(client.call_into(b"0123456789", &mut small, LONG).expect("fits"), 10);
+        let refused = client.call_into(b"0123456789A", &mut small, LONG);
+        assert!(matches!(refused, Err(CallError::TooLarge { size: 11, limit: 10 })));
+        assert_eq!(client.call_into(b"again", &mut small, LONG).expect("goes on"), 5);
+    }
+}
+
+#[test]
+fn every_priority_is_served_at_every_size() {
+    let house = House::echo(&Config::default());
+    let client = house.client();
+    for level in 0..5 {
+        let priority = Priority::from_level(level).expect("a level");
+        for size in [0, 48, 64, 1024, 3000, 50_000] {
+            let options = CallOptions::timeout(LONG).priority(priority);
+            let payload = pattern(size);
+            assert!(client.call(&payload, options).expect("answered") == payload);
+        }
+    }
+    assert!(client.ping(LONG).expect("alive") < LONG);
+}
+
+#[test]
+fn many_calls_are_outstanding_and_answered_in_any_order() {
+    let house = House::echo(&Config::default());
+    let client = house.client();
+    let pending: Vec<_> = (0..200_u64)
+        .map(|n| client.start(&n.to_le_bytes(), LONG).expect("sent"))
+        .collect();
+    for (n, call) in pending.into_iter().enumerate().rev() {
+        assert_eq!(call.wait().expect("answered"), (n as u64).to_le_bytes());
+    }
+    let held: Vec<_> = (0..256).map(|_| client.start(b"", LONG).expect("room")).collect();
+    assert!(matches!(client.start(b"", LONG), Err(CallError::Full)));
+    drop(held);
+    assert!(client.call(b"free again", LONG).is_ok());
+}
+
+#[test]
+fn many_threads_share_a_channel() {
+    for spin in [Spin::Learned, Spin::Never] {
+        let house = House::echo(&Config { spin, ..Config::default() });
+        let client = house.client();
+        let threads: Vec<_> = (0..8_u64)
+            .map(|thread| {
+                let client = client.clone();
+                std::thread::spawn(move || {
+                    for n in 0..500_u64 {
+                        let size = (n % 7 * 40) as usize;
+                        let mut payload = pattern(size + 16);
+                        payload[..8].copy_from_slice(&thread.to_le_bytes());
+                        payload[8..16].copy_from_slice(&n.to_le_bytes());
+                        assert!(client.call(&payload, LONG).expect("answered") == payload);
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+    }
+}
+
+#[test]
+fn many_clients_and_many_serving_threads() {
+    let house =
+        House::with(&Config::default(), 3, |request| request.reply(request.payload()).expect("ok"));
+    let threads: Vec<_> = (0..12)
+        .map(|_| {
+            let directory = house._dir.path().to_owned();
+            std::thread::spawn(move || {
+                let config = Config { runtime_dir: Some(directory), ..Config::default() };
+                let node = Node::connect(&config).expect("a node");
+                let client = node.client(node.discover("echo").expect("served")).expect("opened");
+                for n in 0..200_usize {
+                    let payload = pattern(n);
+                    assert!(client.call(&payload, LONG).expect("answered") == payload);
+                }
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+}
+
+static RECEIVED: AtomicU64 = AtomicU64::new(0);
+
+#[test]
+fn one_way_messages_arrive_in_order_and_none_is_lost() {
+    let house = House::with(&Config::default(), 1, |request| {
+        if request.is_one_way() {
+            let n = u64::from_le_bytes(request.payload()[..8].try_into().expect("8 bytes"));
+            assert_eq!(n, RECEIVED.fetch_add(1, Ordering::Relaxed));
+        } else {
+            request.reply(&RECEIVED.load(Ordering::Relaxed).to_le_bytes()).expect("replied");
+        }
+    });
+    let client = house.client();
+    let mut n = 0_u64;
+    for _ in 0..20 {
+        client
+            .burst(|burst| {
+                for _ in 0..1000 {
+                    burst.send(&pattern_of(n))?;
+                    n += 1;
+                }
+                Ok(())
+            })
+            .expect("sent");
+        client.send(&pattern_of(n), CallOptions::default()).expect("sent");
+        n += 1;
+        let count = client.call(b"", LONG).expect("answered");
+        assert_eq!(count, n.to_le_bytes());
+    }
+}
+
+fn pattern_of(n: u64) -> Vec<u8> {
+    let mut payload = pattern(8 + (n % 90) as usize);
+    payload[..8].copy_from_slice(&n.to_le_bytes());
+    payload
+}
+
+#[test]
+fn a_handler_that_does_not_answer_fails_the_call_at_once() {
+    let house = House::with(&Config::default(), 1, |request| drop(request));
+    let refused = house.client().call(b"hello", LONG);
+    assert!(matches!(refused, Err(CallError::Remote(Status::NO_REPLY))));
+}
+
+#[test]
+fn errors_of_the_service_reach_the_caller_unchanged() {
+    let house = House::with(&Config::default(), 1, |request| {
+        request.reply_error(Status::from_code(-1234)).expect("sent");
+        assert!(matches!(request.reply(b""), Err(CallError::AlreadyAnswered)));
+    });
+    match house.client().call(b"hello", LONG) {
+        Err(CallError::Remote(status)) => assert_eq!(status.code(), -1234),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_retained_request_is_answered_from_another_thread() {
+    let house = House::with(&Config::default(), 1, |request| {
+        let retained = request.retain();
+        std::thread::spawn(move || retained.reply(retained.payload()).expect("replied"));
+    });
+    assert_eq!(house.client().call(b"later", LONG).expect("answered"), b"later");
+}
+
+#[test]
+fn a_deadline_ends_a_call_that_nobody_answers() {
+    let house = House::with(&Config::default(), 1, |request| {
+        let retained = request.retain();
+        if retained.payload() == b"keep" {
+            std::mem::forget(retained);
+        }
+    });
+    let client = house.client();
+    let late = client.call(b"keep", Duration::from_millis(20));
+    assert!(matches!(late, Err(CallError::TimedOut)));
+    let refused = client.call(b"drop", LONG);
+    assert!(matches!(refused, Err(CallError::Remote(Status::NO_REPLY))));
+}
+
+#[test]
+fn callbacks_run_in_the_loop_exactly_once() {
+    let house = House::echo(&Config::default());
+    let client = house.client();
+    let port = house.client.server().expect("a loop");
+    let (tell, told) = mpsc::channel();
+    let tell = Arc::new(tell);
+    for n in 0..100_u64 {
+        let tell = Arc::clone(&tell);
+        client
+            .call_async(&port, &n.to_le_bytes(), LONG, move |outcome| {
+                assert!(ipc::in_handler());
+                tell.send(outcome.expect("answered")).expect("told");
+            })
+            .expect("sent");
+    }
+    let mut done = 0;
+    while done < 100 {
+        done += port.poll(Some(SECOND), &mut |_| unreachable!("no requests here")).expect("polled");
+    }
+    let mut answers: Vec<_> = told.try_iter().collect();
+    answers.sort_unstable();
+    let mut expected: Vec<_> = (0..100_u64).map(|n| n.to_le_bytes().to_vec()).collect();
+    expected.sort_unstable();
+    assert_eq!(answers, expected);
+}
+
+#[test]
+fn a_callback_hears_of_deadlines_and_cancellation() {
+    let house = House::with(&Config::default(), 1, |request| std::mem::forget(request.retain()));
+    let client = house.client();
+    let port = house.client.server().expect("a loop");
+    let (tell, told) = mpsc::channel();
+    let start = |options: CallOptions| {
+        let tell = tell.clone();
+        client
+            .call_async(&port, b"x", options, move |outcome| {
+                tell.send(outcome.expect_err("no answer").status()).expect("told");
+            })
+            .expect("sent")
+    };
+    start(CallOptions::timeout(Duration::from_millis(10)));
+    let forever = start(CallOptions::default());
+    let mut done = 0;
+    while done < 1 {
+        done += port.poll(None, &mut |_| {}).expect("polled");
+    }
+    assert_eq!(told.recv().expect("told"), Status::TIMED_OUT);
+    assert!(client.cancel(forever));
+    assert!(!client.cancel(forever));
+    while done < 2 {
+        done += port.poll(None, &mut |_| {}).expect("polled");
+    }
+    assert_eq!(told.recv().expect("told"), Status::CANCELED);
+}
+
+#[test]
+fn a_server_that_goes_ends_the_calls_waiting_on_it() {
+    let house = House::with(&Config::default(), 1, |request| std::mem::forget(request.retain()));
+    let client = house.client();
+    let waiting = client.clone();
+    let caller = std::thread::spawn(move || waiting.call(b"held", CallOptions::default()));
+    // The call is taken once a later ping is answered.
+    while client.ping(LONG).is_err() {}
+    drop(house);
+    let ended = caller.join().expect("no panic");
+    assert!(matches!(ended, Err(CallError::PeerDied { .. })), "{ended:?}");
+}
+
+#[test]
+fn an_interruption_ends_a_blocked_call() {
+    let house = House::with(&Config::default(), 1, |request| std::mem::forget(request.retain()));
+    let client = house.client();
+    let waiting = client.clone();
+    let caller = std::thread::spawn(move || waiting.call(b"held", CallOptions::default()));
+    let interrupter = house.client.interrupter();
+    while !caller.is_finished() {
+        interrupter.fire();
+        std::thread::yield_now();
+    }
+    assert!(matches!(caller.join().expect("no panic"), Err(CallError::Canceled)));
+}
