@@ -5,29 +5,286 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     ffi::{c_int, c_void},
-    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use ipc_core::{Request, Retained, Status};
-use nix::{
-    errno::Errno,
-    sys::{
-        epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
-        eventfd::{EfdFlags, EventFd},
-        time::TimeSpec,
-    },
-    time::{ClockId, clock_gettime},
-};
+use nix::time::{ClockId, clock_gettime};
 
 use crate::{
     boundary::{UserData, guard},
-    error::{Failure, IPC_OK},
+    error::IPC_OK,
     message::{self, Body, Owned},
     runtime,
     types::{Message, MessageHandler, service_id_t},
+    wake::Wake,
 };
+
+/// Has messages from source handled by handler, with the user_data of ipc_config_t. source is an
+/// instance's id, a name's id, or 0 for anyone; a handler for an instance comes before one for its
+/// name, and both before the one for anyone. A handler replaces the one before for the same
+/// source; NULL removes it, though another thread may still be running it.
+///
+/// Handlers run inside ipc_poll and ipc_run only. Messages that find no handler are held until
+/// there is one, up to 1024 of them and 16 MiB; the callers of more get IPC_EFULL, and one-way
+/// messages beyond that are dropped.
+#[unsafe(no_mangle)]
+pub extern "C" fn ipc_receive_async(
+    source: service_id_t,
+    handler: Option<MessageHandler>,
+) -> c_int {
+    guard(|| {
+        let runtime = runtime::current()?;
+        let user_data = runtime.settings.user_data;
+        let handler = handler.map(|function| Handler { function, user_data });
+        runtime.inbox.set_handler(source, handler);
+        Ok(IPC_OK)
+    })
+}
+
+/// As ipc_receive_async, with a user_data of its own.
+#[unsafe(no_mangle)]
+pub extern "C" fn ipc_receive_async_ex(
+    source: service_id_t,
+    handler: Option<MessageHandler>,
+    user_data: *mut c_void,
+) -> c_int {
+    guard(|| {
+        let user_data = UserData(user_data);
+        let handler = handler.map(|function| Handler { function, user_data });
+        runtime::current()?.inbox.set_handler(source, handler);
+        Ok(IPC_OK)
+    })
+}
+
+/// Most messages that are held for want of a handler.
+const MOST_HELD: usize = 1024;
+/// Most bytes of their payloads.
+const MOST_HELD_BYTES: usize = 16 << 20;
+
+/// A handler with what it is called with.
+#[derive(Clone, Copy, Debug)]
+struct Handler {
+    function: MessageHandler,
+    user_data: UserData,
+}
+
+impl Handler {
+    fn run(self, head: &Message, body: Body<'_>) {
+        message::deliver(head, body, |msg| {
+            // SAFETY: C gave this function for this purpose; `msg` is a message until it returns.
+            unsafe { (self.function)(msg, self.user_data.0) }
+        });
+    }
+}
+
+/// Who handles what. Replaced as a whole, so that a loop reads it without a lock.
+#[derive(Clone, Debug, Default)]
+struct Handlers {
+    anyone: Option<Handler>,
+    by_source: HashMap<u32, Handler>,
+}
+
+impl Handlers {
+    fn find(&self, source: u32, source_name: u32) -> Option<Handler> {
+        if self.by_source.is_empty() {
+            return self.anyone;
+        }
+        let specific = self.by_source.get(&source).or_else(|| self.by_source.get(&source_name));
+        specific.copied().or(self.anyone)
+    }
+}
+
+/// The handlers of a runtime, and the messages that wait for one.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    handlers: RwLock<Arc<Handlers>>,
+    /// Counts the changes of `handlers`.
+    version: AtomicU64,
+    held: Mutex<Held>,
+    /// Messages held, and those of them that are being delivered.
+    held_count: AtomicUsize,
+    wake: Arc<Wake>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    queue: VecDeque<HeldMessage>,
+    bytes: usize,
+    /// Sources of which a held message is being delivered: the next one has to wait for that.
+    busy: HashSet<u32>,
+}
+
+#[derive(Debug)]
+struct HeldMessage {
+    head: Message,
+    source_name: u32,
+    request: Retained,
+}
+
+// SAFETY: the only pointer in it is the payload of `head`, which is NULL until it is delivered.
+unsafe impl Send for HeldMessage {}
+
+/// The handlers as a loop last saw them.
+pub(crate) struct View {
+    handlers: Arc<Handlers>,
+    version: u64,
+}
+
+impl Inbox {
+    pub(crate) fn new() -> Inbox {
+        Inbox {
+            handlers: RwLock::default(),
+            version: AtomicU64::new(0),
+            held: Mutex::default(),
+            held_count: AtomicUsize::new(0),
+            wake: Arc::default(),
+        }
+    }
+
+    pub(crate) fn wake(&self) -> &Arc<Wake> {
+        &self.wake
+    }
+
+    fn set_handler(&self, source: u32, handler: Option<Handler>) {
+        {
+            let mut handlers = self.handlers.write().unwrap_or_else(PoisonError::into_inner);
+            let mut changed = Handlers::clone(&handlers);
+            match (source, handler) {
+                (0, handler) => changed.anyone = handler,
+                (_, Some(handler)) => {
+                    changed.by_source.insert(source, handler);
+                }
+                (_, None) => {
+                    changed.by_source.remove(&source);
+                }
+            }
+            *handlers = Arc::new(changed);
+            self.version.fetch_add(1, Ordering::Release);
+        }
+        if self.holds() {
+            self.wake.ring();
+        }
+    }
+
+    pub(crate) fn view(&self) -> View {
+        let version = self.version.load(Ordering::Acquire);
+        let handlers = self.handlers.read().unwrap_or_else(PoisonError::into_inner);
+        View { handlers: Arc::clone(&handlers), version }
+    }
+
+    /// Whether messages wait here.
+    #[inline]
+    pub(crate) fn holds(&self) -> bool {
+        self.held_count.load(Ordering::Acquire) > 0
+    }
+
+    /// Has a request handled, or keeps it until it can be. Returns whether a handler ran.
+    #[inline]
+    pub(crate) fn take(&self, view: &mut View, request: Request<'_>) -> bool {
+        if view.version != self.version.load(Ordering::Acquire) {
+            *view = self.view();
+        }
+        let head = message::describe(&request);
+        let source_name = request.source_name().get();
+        let handler = view.handlers.find(head.source_service_id, source_name);
+        match handler {
+            Some(handler) if !self.holds() => handler.run(&head, Body::Fresh(request)),
+            _ => return self.take_slowly(handler, head, source_name, request),
+        }
+        true
+    }
+
+    #[cold]
+    fn take_slowly(
+        &self,
+        handler: Option<Handler>,
+        head: Message,
+        source_name: u32,
+        request: Request<'_>,
+    ) -> bool {
+        let mut held = self.held();
+        let source = head.source_service_id;
+        let is_next = !held.busy.contains(&source)
+            && !held.queue.iter().any(|message| message.head.source_service_id == source);
+        if let Some(handler) = handler.filter(|_| is_next) {
+            drop(held);
+            handler.run(&head, Body::Fresh(request));
+            return true;
+        }
+        let size = request.payload().len();
+        if held.queue.len() >= MOST_HELD || held.bytes + size > MOST_HELD_BYTES {
+            drop(held);
+            // Fails for a one-way message, whose sender does not wait, and when the caller is gone.
+            let _ = request.reply_error(Status::FULL);
+            return false;
+        }
+        held.bytes += size;
+        held.queue.push_back(HeldMessage { head, source_name, request: request.retain() });
+        self.held_count.fetch_add(1, Ordering::Release);
+        false
+    }
+
+    /// Delivers the held messages that have a handler by now. Returns how many.
+    pub(crate) fn flush(&self) -> usize {
+        if !self.holds() {
+            return 0;
+        }
+        // Before the look at the handlers: one that comes after it rings again.
+        self.wake.quiet();
+        let mut delivered = 0;
+        while let Some((handler, message)) = self.next_deliverable() {
+            let source = message.head.source_service_id;
+            if is_expired(&message.request) {
+                // Fails when the caller is gone.
+                let _ = message.request.reply_error(Status::TIMED_OUT);
+            } else {
+                handler.run(&message.head, Body::Owned(Owned::Request(message.request)));
+                delivered += 1;
+            }
+            self.held().busy.remove(&source);
+            self.held_count.fetch_sub(1, Ordering::Release);
+        }
+        delivered
+    }
+
+    /// Takes the first message that has a handler and may be delivered now.
+    fn next_deliverable(&self) -> Option<(Handler, HeldMessage)> {
+        let handlers = self.view().handlers;
+        let mut held = self.held();
+        let held = &mut *held;
+        let (place, handler) = held.queue.iter().enumerate().find_map(|(place, message)| {
+            let source = message.head.source_service_id;
+            let handler = handlers.find(source, message.source_name)?;
+            (!held.busy.contains(&source)).then_some((place, handler))
+        })?;
+        let message = held.queue.remove(place)?;
+        held.bytes -= message.request.payload().len();
+        held.busy.insert(message.head.source_service_id);
+        Some((handler, message))
+    }
+
+    /// Forgets the handlers, and the messages that wait: their callers get `NO_REPLY`.
+    pub(crate) fn clear(&self) {
+        *self.handlers.write().unwrap_or_else(PoisonError::into_inner) = Arc::default();
+        self.version.fetch_add(1, Ordering::Release);
+        let waiting = std::mem::take(&mut self.held().queue);
+        self.held_count.fetch_sub(waiting.len(), Ordering::Release);
+        self.held().bytes = 0;
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether nobody waits for the answer any more.
+fn is_expired(request: &Retained) -> bool {
+    let now = || clock_gettime(ClockId::CLOCK_MONOTONIC).ok();
+    request.deadline_ns().zip(now()).is_some_and(|(deadline, now)| {
+        now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64 > deadline
+    })
+}

@@ -39,10 +39,10 @@ impl<T> Claim<T> {
     pub(crate) fn try_claim(&self) -> Option<Claimed<'_, T>> {
         // SeqCst: a waiter that fails here has announced itself before; the holder looks for
         // announcements after its release below. One of the two sees the other.
-        self.state
-            .compare_exchange(FREE, HELD, Ordering::SeqCst, Ordering::SeqCst)
-            .is_ok()
-            .then_some(Claimed { claim: self })
+        let taken =
+            self.state.compare_exchange(FREE, HELD, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+        // Not `then_some`: that would make a guard, and by its drop a release, either way.
+        taken.then(|| Claimed { claim: self })
     }
 
     /// Whether nobody holds the claim at this moment.
@@ -137,6 +137,7 @@ mod tests {
         assert_eq!(*claim.claim(), 80_000);
         let held = claim.claim();
         assert!(claim.try_claim().is_none());
+        assert!(claim.try_claim().is_none(), "a vain try must not release the claim");
         drop(held);
         assert!(claim.try_claim().is_some());
     }

@@ -42,11 +42,6 @@ impl Consumer {
         }
     }
 
-    /// Frames taken so far.
-    pub(crate) fn tail(&self) -> u64 {
-        self.tail
-    }
-
     /// Tells whether a frame is there, without looking into it.
     #[inline]
     pub(crate) fn is_ready(&self) -> bool {
@@ -73,7 +68,6 @@ impl Consumer {
         let frame = Frame::check(cell, self.sender, self.ring, self.max_slab)?;
         let in_slab = frame.slab_length();
         if in_slab > 0 && self.slab.next(in_slab).place != frame.place {
-            eprintln!("DBG {:?} {:?} tail {} slab {:?}", self.sender, frame, self.tail, self.slab);
             return Err(PeerCorrupt::Place);
         }
         Ok(Some(frame))

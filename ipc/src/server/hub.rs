@@ -608,7 +608,9 @@ impl Hub {
             !member.is_ready() && member.channel().check_life() == Fate::Open && !has_room(member)
         });
         if quiet {
-            lead.hot.clear();
+            // Those that another thread serves stay hot, to be looked at when it kicks us.
+            let armed: Vec<u32> = claimed.iter().map(|(token, _, _)| *token).collect();
+            lead.hot.retain(|token| !armed.contains(token));
         } else {
             claimed.iter().for_each(|(_, member, _)| disarm(member.channel()));
         }
