@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use benches::calls;
 use benches::floor::{self, Setting};
 use benches::measure::Plan;
 use benches::report::{Group, Machine, Report, progress_done};
@@ -25,6 +26,12 @@ enum Verb {
     All(Options),
     /// What the hardware and the kernel charge: cache line, futex, memcpy.
     Floor(Options),
+    /// Calls between two polling processes.
+    Call(Options),
+    /// One-way messages.
+    Oneway(Options),
+    /// Calls between processes that sleep, beside the bare futex.
+    Parked(Options),
     /// The second process of a measurement.
     #[command(hide = true, name = pair::SUBCOMMAND)]
     Peer {
@@ -48,7 +55,20 @@ type Measurement = fn(&Setting, &[usize]) -> io::Result<Group>;
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Verb::All(options) | Verb::Floor(options) => run(&options, &[floor::group]),
+        Verb::All(options) => run(
+            &options,
+            &[
+                floor::group,
+                calls::polling,
+                calls::one_ways,
+                calls::parked,
+                calls::parked_unpinned,
+            ],
+        ),
+        Verb::Floor(options) => run(&options, &[floor::group]),
+        Verb::Call(options) => run(&options, &[calls::polling]),
+        Verb::Oneway(options) => run(&options, &[calls::one_ways]),
+        Verb::Parked(options) => run(&options, &[calls::parked, calls::parked_unpinned]),
         Verb::Peer { told } => play(&told),
     };
     match outcome {
@@ -76,7 +96,8 @@ fn run(options: &Options, measurements: &[Measurement]) -> io::Result<()> {
 }
 
 fn play(told: &[String]) -> io::Result<()> {
-    floor::play(pair::enter(told)?)
+    let role = pair::enter(told)?;
+    calls::play(&role).unwrap_or_else(|| floor::play(role))
 }
 
 fn positive(text: &str) -> Result<f64, String> {

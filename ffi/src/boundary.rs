@@ -80,6 +80,13 @@ pub(crate) unsafe fn buffer<'a>(
     Ok(unsafe { std::slice::from_raw_parts_mut(data.cast(), capacity) })
 }
 
+/// Tells whether `lent` has bytes in common with the `size` bytes at `other`.
+#[inline]
+pub(crate) fn overlaps(lent: &[u8], other: *const c_void, size: usize) -> bool {
+    let (lent, other) = (lent.as_ptr_range(), other.cast::<u8>());
+    lent.start < other.wrapping_add(size) && other < lent.end
+}
+
 /// Takes a string that C lends. At most one byte more than the longest name is looked at, so that
 /// a longer one is refused for its length.
 ///
@@ -190,6 +197,18 @@ mod tests {
             assert!(bytes(one.as_ptr().cast(), usize::MAX).is_err());
             assert!(buffer(one.as_ptr().cast_mut().cast(), usize::MAX).is_err());
         }
+    }
+
+    #[test]
+    fn overlap_is_seen_to_the_byte() {
+        let bytes = [0_u8; 16];
+        let at = |offset: usize| bytes.as_ptr().wrapping_add(offset).cast();
+        assert!(overlaps(&bytes[4..8], at(0), 5));
+        assert!(overlaps(&bytes[4..8], at(7), 1));
+        assert!(overlaps(&bytes[4..8], at(5), 1));
+        assert!(!overlaps(&bytes[4..8], at(0), 4));
+        assert!(!overlaps(&bytes[4..8], at(8), 8));
+        assert!(!overlaps(&[], std::ptr::null(), 0));
     }
 
     #[test]

@@ -68,18 +68,131 @@ pub unsafe extern "C" fn ipc_call_into(
     timeout_ms: u32,
 ) -> c_int {
     guard(|| {
-        // SAFETY: clauses 1 and 3 of the boundary; C lends the buffer for the response only, though
-        // the request may overlap it: it has been sent when the response is written.
-        let (request, buffer, resp_size) = unsafe {
-            (
-                boundary::bytes(request, req_size)?,
-                boundary::buffer(buffer, capacity)?,
-                boundary::out(resp_size)?,
-            )
-        };
+        // SAFETY: clauses 1 and 3 of the boundary.
+        let (request, resp_size) =
+            unsafe { (boundary::bytes(request, req_size)?, boundary::out(resp_size)?) };
+        // C may well use one buffer for both.
+        let overlaps = boundary::overlaps(request, buffer, capacity);
+        let copy = overlaps.then(|| request.to_vec());
+        let request = copy.as_deref().unwrap_or(request);
+        // SAFETY: clauses 1 and 3 of the boundary, and the request is elsewhere.
+        let buffer = unsafe { boundary::buffer(buffer, capacity) }?;
         let options = options(timeout_ms)?;
-        let called =
-            with_client(dest, |client| Ok(client.call_into(request, &mut *buffer, options)));
-        todo!()
+        let capacity = buffer.len() as u64;
+        let mut needed = None;
+        let size = with_client(dest, |client| {
+            let called = client.call_into(request, buffer, options);
+            if let Err(CallError::TooLarge { size, limit }) = called
+                && limit == capacity
+            {
+                needed = Some(size);
+            }
+            called
+        });
+        match (size, needed) {
+            (Ok(size), _) => resp_size.set(size),
+            (Err(failure), None) => return Err(failure),
+            (Err(failure), Some(needed)) => {
+                resp_size.set(needed as usize);
+                return Err(failure);
+            }
+        }
+        Ok(IPC_OK)
     })
+}
+
+fn options(timeout_ms: u32) -> Result<CallOptions, Failure> {
+    match timeout_ms {
+        0 => Err(Status::INVALID.into()),
+        _ => Ok(CallOptions { timeout: limit(timeout_ms), ..CallOptions::default() }),
+    }
+}
+
+/// Clients that a thread remembers: a power of two, by the low bits of their destinations.
+const REMEMBERED: usize = 8;
+
+/// A client that this thread used. It holds for one runtime: see [`runtime::generation`].
+#[derive(Debug)]
+struct Remembered {
+    generation: u64,
+    dest: u32,
+    client: Client,
+}
+
+thread_local! {
+    static CLIENTS: RefCell<[Option<Remembered>; REMEMBERED]> =
+        const { RefCell::new([const { None }; REMEMBERED]) };
+}
+
+/// Lends the client of `dest`. What this thread used before is found without a lock.
+#[inline]
+pub(crate) fn with_client<R>(
+    dest: u32,
+    body: impl FnOnce(&Client) -> Result<R, CallError>,
+) -> Result<R, Failure> {
+    let mut body = Some(body);
+    let here = CLIENTS.try_with(|clients| {
+        // Taken only when a signal handler calls, against the rules, what its thread was in.
+        let mut clients = clients.try_borrow_mut().ok()?;
+        let place = &mut clients[dest as usize % REMEMBERED];
+        let known = match place {
+            Some(known) if known.dest == dest && known.generation == runtime::generation() => known,
+            _ => match remember(dest) {
+                Ok(known) => place.insert(known),
+                Err(failure) => return Some(Err(failure)),
+            },
+        };
+        let called = body.take()?(&known.client);
+        if called.as_ref().is_err_and(is_over) {
+            *place = None;
+            forget(dest);
+        }
+        Some(called.map_err(Failure::from))
+    });
+    match (here, body) {
+        (Ok(Some(called)), _) => called,
+        // The thread is ending, and remembers nothing any more.
+        (_, Some(body)) => Ok(body(&runtime::current()?.client(dest)?)?),
+        (_, None) => Err(Status::PANIC.into()),
+    }
+}
+
+#[cold]
+fn remember(dest: u32) -> Result<Remembered, Failure> {
+    let runtime = runtime::current()?;
+    let client = runtime.client(dest)?;
+    Ok(Remembered { generation: runtime.generation, dest, client })
+}
+
+/// Whether the client's channel ended with this error: its destination may never come back, and
+/// if it does, a new client finds it as well.
+fn is_over(error: &CallError) -> bool {
+    match error {
+        CallError::PeerDied { .. } | CallError::PeerCorrupt(_) | CallError::Node(_) => true,
+        CallError::TimedOut
+        | CallError::Full
+        | CallError::TooLarge { .. }
+        | CallError::Canceled
+        | CallError::Invalid(_)
+        | CallError::AlreadyAnswered
+        | CallError::Forked
+        | CallError::Reentrant
+        | CallError::Remote(_) => false,
+    }
+}
+
+#[cold]
+fn forget(dest: u32) {
+    if let Ok(runtime) = runtime::current() {
+        runtime.forget_client(dest);
+    }
+}
+
+/// Lets go of the clients of this thread. Those of other threads go when these call again or end.
+pub(crate) fn forget_clients() {
+    let _ = CLIENTS.try_with(|clients| {
+        if let Ok(mut clients) = clients.try_borrow_mut() {
+            clients.fill_with(|| None);
+        }
+    });
 }

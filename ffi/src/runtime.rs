@@ -53,9 +53,9 @@ pub unsafe extern "C" fn ipc_init(config: *const Config) -> c_int {
             return Ok(IPC_OK);
         }
         let (kernel, node) = connect(&settings)?;
-        let runtime = Arc::new(Runtime::new(settings, node)?);
+        let runtime = Arc::new(Runtime::new(settings, node));
         let interrupter = runtime.node.interrupter();
-        process.stop.install(Brake { interrupter, wake: runtime.inbox.wake() });
+        process.stop.install(Brake { interrupter, wake: Arc::clone(runtime.inbox.wake()) });
         GENERATION.store(runtime.generation, Ordering::Release);
         *process.active_mut() = Some(Active { runtime, kernel, users: 1 });
         Ok(IPC_OK)
@@ -157,18 +157,18 @@ pub(crate) struct Runtime {
 }
 
 impl Runtime {
-    fn new(settings: Settings, node: Node) -> Result<Runtime, Failure> {
+    fn new(settings: Settings, node: Node) -> Runtime {
         static LAST: AtomicU64 = AtomicU64::new(0);
-        Ok(Runtime {
+        Runtime {
             generation: LAST.fetch_add(1, Ordering::Relaxed) + 1,
             settings,
             node,
-            inbox: Inbox::new()?,
+            inbox: Inbox::new(),
             server: OnceLock::new(),
             making_server: Mutex::new(()),
             clients: RwLock::default(),
             instances: Mutex::default(),
-        })
+        }
     }
 
     /// Gives the loop that serves this process, made when first needed: who only calls needs none.

@@ -15,7 +15,7 @@ use std::{
 
 use ipc_core::Interrupter;
 
-use crate::receive::Wake;
+use crate::wake::Wake;
 
 /// What it takes to end every wait of a runtime.
 #[derive(Debug)]
