@@ -34,12 +34,11 @@ use crate::{
 #[unsafe(no_mangle)]
 pub extern "C" fn ipc_receive_async(
     source: service_id_t,
-    handler: Option<MessageHandler>,
+    handler: MessageHandler,
 ) -> c_int {
     guard(|| {
         let runtime = runtime::current()?;
-        let user_data = runtime.settings.user_data;
-        let handler = handler.map(|function| Handler { function, user_data });
+        let handler = Handler::of(handler, runtime.settings.user_data);
         runtime.inbox.set_handler(source, handler);
         Ok(IPC_OK)
     })
@@ -49,12 +48,11 @@ pub extern "C" fn ipc_receive_async(
 #[unsafe(no_mangle)]
 pub extern "C" fn ipc_receive_async_ex(
     source: service_id_t,
-    handler: Option<MessageHandler>,
+    handler: MessageHandler,
     user_data: *mut c_void,
 ) -> c_int {
     guard(|| {
-        let user_data = UserData(user_data);
-        let handler = handler.map(|function| Handler { function, user_data });
+        let handler = Handler::of(handler, UserData(user_data));
         runtime::current()?.inbox.set_handler(source, handler);
         Ok(IPC_OK)
     })
@@ -68,11 +66,15 @@ const MOST_HELD_BYTES: usize = 16 << 20;
 /// A handler with what it is called with.
 #[derive(Clone, Copy, Debug)]
 struct Handler {
-    function: MessageHandler,
+    function: unsafe extern "C" fn(*const Message, *mut c_void),
     user_data: UserData,
 }
 
 impl Handler {
+    fn of(function: MessageHandler, user_data: UserData) -> Option<Handler> {
+        function.map(|function| Handler { function, user_data })
+    }
+
     fn run(self, head: &Message, body: Body<'_>) {
         message::deliver(head, body, |msg| {
             // SAFETY: C gave this function for this purpose; `msg` is a message until it returns.

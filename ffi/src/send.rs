@@ -36,7 +36,7 @@ pub unsafe extern "C" fn ipc_send_async(
     dest: service_id_t,
     data: *const c_void,
     size: usize,
-    callback: Option<MessageCallback>,
+    callback: MessageCallback,
 ) -> c_int {
     guard(|| {
         // SAFETY: clauses 1 and 3 of the boundary.
@@ -67,7 +67,7 @@ pub unsafe extern "C" fn ipc_send_async_ex(
     size: usize,
     priority: PriorityLevel,
     timeout_ms: u32,
-    callback: Option<MessageCallback>,
+    callback: MessageCallback,
     user_data: *mut c_void,
     message_id: *mut u64,
 ) -> c_int {
@@ -108,7 +108,7 @@ pub extern "C" fn ipc_cancel(message_id: u64) -> c_int {
 /// What runs when a call ends.
 #[derive(Clone, Copy, Debug)]
 struct Callback {
-    function: MessageCallback,
+    function: unsafe extern "C" fn(c_int, *const Message, *mut c_void),
     user_data: UserData,
 }
 

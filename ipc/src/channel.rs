@@ -137,8 +137,9 @@ struct Partial {
 /// A whole message out of a ring.
 #[derive(Debug)]
 pub(crate) enum Taken {
-    /// One frame; its payload is the start of `Receive::buffer`.
-    Whole(Frame),
+    /// One frame, and the status if it is an `Error`; its payload is the start of
+    /// `Receive::buffer`.
+    Whole(Frame, i32),
     /// The last of several frames; the first one, and the payload of all.
     Long(Frame, Vec<u8>),
     /// More frames to come.
@@ -458,7 +459,7 @@ impl Transmit {
 
     /// Pushes as much of a message as there is room for. `sent` says how far it got before, and
     /// is brought up to date.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push(
         &mut self,
         message: &Message<'_>,
@@ -508,6 +509,7 @@ impl Receive {
         self.urgent.is_ready() || self.ordinary.is_ready()
     }
 
+    #[inline(always)]
     pub(crate) fn consumer(&mut self, ring: Ring) -> &mut Consumer {
         match ring {
             Ring::Urgent => &mut self.urgent,
@@ -516,23 +518,33 @@ impl Receive {
     }
 
     /// Takes the next frame of a ring into private memory, and puts long messages together.
-    #[inline]
     pub(crate) fn take(
         &mut self,
         ring: Ring,
         max_payload: u64,
     ) -> Result<Option<Taken>, PeerCorrupt> {
+        let Some(frame) = self.consumer(ring).peek()? else { return Ok(None) };
+        if frame.head.kind == Kind::Continue || frame.head.is_first_of_many() {
+            return self.take_fragment(ring, frame, max_payload).map(Some);
+        }
+        let status = match frame.head.kind {
+            Kind::Error => self.consumer(ring).status_code(),
+            _ => 0,
+        };
+        self.take_whole(ring, &frame);
+        Ok(Some(Taken::Whole(frame, status)))
+    }
+
+    /// Takes a frame that was peeked at and is a message by itself; its payload is the start of
+    /// the buffer then.
+    #[inline(always)]
+    pub(crate) fn take_whole(&mut self, ring: Ring, frame: &Frame) {
         let consumer = match ring {
             Ring::Urgent => &mut self.urgent,
             Ring::Ordinary => &mut self.ordinary,
         };
-        let Some(frame) = consumer.peek()? else { return Ok(None) };
-        if frame.head.kind == Kind::Continue || frame.head.is_first_of_many() {
-            return self.take_fragment(ring, frame, max_payload).map(Some);
-        }
-        consumer.copy(&frame, &mut self.buffer);
-        consumer.release(&frame);
-        Ok(Some(Taken::Whole(frame)))
+        consumer.copy(frame, &mut self.buffer);
+        consumer.release(frame);
     }
 
     #[cold]

@@ -321,7 +321,13 @@ pub enum CallError {
     Remote(Status),
     /// A new channel was needed and could not be opened.
     #[error(transparent)]
-    Node(#[from] NodeError),
+    Node(Box<NodeError>),
+}
+
+impl From<NodeError> for CallError {
+    fn from(error: NodeError) -> CallError {
+        CallError::Node(Box::new(error))
+    }
 }
 
 impl CallError {

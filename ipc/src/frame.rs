@@ -42,6 +42,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    #[inline(always)]
     fn from_bits(bits: u32) -> Option<Kind> {
         Some(match bits {
             1 => Kind::Request,
@@ -67,6 +68,7 @@ pub(crate) enum Sender {
 }
 
 impl Sender {
+    #[inline(always)]
     fn may_send(self, kind: Kind) -> bool {
         match kind {
             Kind::Request | Kind::OneWay | Kind::Cancel | Kind::Ping => self == Sender::Client,
@@ -138,7 +140,7 @@ impl Head {
     }
 }
 
-/// A private copy of one cell whose head has been checked.
+/// The checked head of a frame: a private copy, of which no word is read from the cell again.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Frame {
     pub(crate) head: Head,
@@ -146,30 +148,35 @@ pub(crate) struct Frame {
     pub(crate) total: u64,
     /// Alleged position in the slab; the consumer checks it against its own cursor.
     pub(crate) place: u64,
-    words: [u64; 6],
 }
 
 impl Frame {
-    /// Checks the words of a cell whose stamp has opened, as sent by `sender` on `ring`.
+    /// Checks the head of a cell whose stamp has opened, as sent by `sender` on `ring`. `more`
+    /// loads the two words behind it, should they belong to the head.
     ///
     /// `max_slab` is the largest piece that one frame may have in the slab. Costs a few compares
     /// for a small frame.
-    #[inline]
+    // Inlined always: passed through memory, the fields would be stored and loaded at different
+    // widths, and each such load waits for the store to retire.
+    #[inline(always)]
     pub(crate) fn check(
-        cell: [u64; 8],
+        words: [u64; 2],
+        more: impl FnOnce() -> [u64; 2],
         sender: Sender,
         ring: Ring,
         max_slab: u32,
     ) -> Result<Frame, PeerCorrupt> {
-        let meta = (cell[0] >> 32) as u32;
-        let kind = Kind::from_bits(cell[0] as u32 & 0xF).ok_or(PeerCorrupt::Kind)?;
+        let meta = (words[0] >> 32) as u32;
+        let Some(kind) = Kind::from_bits(words[0] as u32 & 0xF) else {
+            return Err(PeerCorrupt::Kind);
+        };
         let head = Head {
             kind,
             flags: meta >> 27,
             priority: (meta >> 24 & 7) as u8,
             length: meta & MAX_FRAME,
-            id: cell[1] as u32,
-            deadline: (cell[1] >> 32) as u32,
+            id: words[1] as u32,
+            deadline: (words[1] >> 32) as u32,
         };
         if !sender.may_send(kind) {
             return Err(PeerCorrupt::Kind);
@@ -181,17 +188,17 @@ impl Frame {
         if !fits_ring {
             return Err(PeerCorrupt::Priority);
         }
-        let words = [cell[2], cell[3], cell[4], cell[5], cell[6], cell[7]];
         if head.flags == 0 {
             if head.length as usize > INLINE {
                 return Err(PeerCorrupt::Length);
             }
-            return Ok(Frame { head, total: u64::from(head.length), place: 0, words });
+            return Ok(Frame { head, total: u64::from(head.length), place: 0 });
         }
-        Frame::check_long(head, words, max_slab)
+        Frame::check_long(head, more(), max_slab)
     }
 
-    fn check_long(head: Head, words: [u64; 6], max_slab: u32) -> Result<Frame, PeerCorrupt> {
+    #[inline(always)]
+    fn check_long(head: Head, more: [u64; 2], max_slab: u32) -> Result<Frame, PeerCorrupt> {
         let carries_payload =
             matches!(head.kind, Kind::Request | Kind::OneWay | Kind::Response | Kind::Continue);
         if head.flags & !(FLAG_SLAB | FLAG_MORE) != 0
@@ -204,11 +211,11 @@ impl Frame {
         if in_slab == 0 || in_slab > max_slab as usize {
             return Err(PeerCorrupt::Length);
         }
-        let total = if head.is_first_of_many() { words[1] } else { u64::from(head.length) };
+        let total = if head.is_first_of_many() { more[1] } else { u64::from(head.length) };
         if head.is_first_of_many() && total <= u64::from(head.length) {
             return Err(PeerCorrupt::Length);
         }
-        Ok(Frame { head, total, place: words[0], words })
+        Ok(Frame { head, total, place: more[0] })
     }
 
     /// Bytes of payload in the slab.
@@ -221,20 +228,22 @@ impl Frame {
         }
     }
 
-    /// Copies the payload bytes that lie in the cell to the front of `target`, and says how many.
-    ///
-    /// `target` is at least as long as the frame.
+    /// Bytes of payload in the cell.
     #[inline]
-    pub(crate) fn copy_inline(&self, target: &mut [u8]) -> usize {
-        let skip = (INLINE - self.head.inline_capacity()) / 8;
-        let length = (self.head.length as usize).min(self.head.inline_capacity());
-        unpack(&self.words[skip..], &mut target[..length]);
-        length
+    pub(crate) fn inline_length(&self) -> usize {
+        (self.head.length as usize).min(self.head.inline_capacity())
     }
 
-    /// The status in an `Error` frame.
-    pub(crate) fn status_code(&self) -> i32 {
-        self.words[0] as u32 as i32
+    /// The first of the cell's words that holds payload.
+    #[inline]
+    pub(crate) fn first_word(&self) -> usize {
+        8 - self.head.inline_capacity() / 8
+    }
+
+    /// Whether the frame is a message by itself that lies in its cell, for a handler.
+    #[inline]
+    pub(crate) fn is_whole_request(&self) -> bool {
+        matches!(self.head.kind, Kind::Request | Kind::OneWay) && self.head.flags & FLAG_MORE == 0
     }
 }
 
@@ -255,14 +264,15 @@ fn tail_word(tail: &[u8]) -> u64 {
     tail.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
 }
 
+/// Stores up to 48 bytes, a word at a time as `word` gives them.
 #[inline]
-fn unpack(words: &[u64], target: &mut [u8]) {
+pub(crate) fn unpack(mut word: impl FnMut(usize) -> u64, target: &mut [u8]) {
     let (chunks, tail) = target.as_chunks_mut::<8>();
-    for (chunk, word) in chunks.iter_mut().zip(words) {
-        *chunk = word.to_le_bytes();
+    for (index, chunk) in chunks.iter_mut().enumerate() {
+        *chunk = word(index).to_le_bytes();
     }
     if !tail.is_empty() {
-        let last = words[chunks.len()].to_le_bytes();
+        let last = word(chunks.len()).to_le_bytes();
         for (byte, from) in tail.iter_mut().zip(last) {
             *byte = from;
         }
@@ -287,10 +297,10 @@ mod tests {
             let head = Head { kind, flags: 0, priority, length, id, deadline };
             let words = head.words(lap);
             prop_assert_eq!(words[0] as u32 >> 4, lap);
-            let cell = [words[0], words[1], 0, 0, 0, 0, 0, 0];
             let ring = if priority < 2 { Ring::Urgent } else { Ring::Ordinary };
             let sender = if Sender::Client.may_send(kind) { Sender::Client } else { Sender::Server };
-            let frame = Frame::check(cell, sender, ring, 4096).expect("as written");
+            let frame =
+                Frame::check(words, || [0; 2], sender, ring, 4096).expect("as written");
             prop_assert_eq!(frame.head, head);
         }
 
@@ -299,21 +309,22 @@ mod tests {
             let mut words = [0_u64; 6];
             pack(&payload, &mut words);
             let mut out = vec![0xAA; payload.len()];
-            unpack(&words, &mut out);
+            unpack(|index| words[index], &mut out);
             prop_assert_eq!(out, payload);
         }
 
         #[test]
-        fn whatever_a_peer_writes_is_refused_or_in_bounds(cell: [u64; 8], urgent: bool) {
+        fn whatever_a_peer_writes_is_refused_or_in_bounds(
+            words: [u64; 2], more: [u64; 2], urgent: bool,
+        ) {
             let ring = if urgent { Ring::Urgent } else { Ring::Ordinary };
             for sender in [Sender::Client, Sender::Server] {
-                if let Ok(frame) = Frame::check(cell, sender, ring, 1024) {
+                if let Ok(frame) = Frame::check(words, || more, sender, ring, 1024) {
                     prop_assert!(frame.slab_length() <= 1024);
-                    prop_assert!(frame.head.length as usize <= 1024 + INLINE);
-                    prop_assert!(frame.total >= u64::from(frame.head.length));
-                    let mut out = vec![0; frame.head.length as usize];
-                    let inline = frame.copy_inline(&mut out);
-                    prop_assert_eq!(inline + frame.slab_length(), frame.head.length as usize);
+                    let length = frame.head.length as usize;
+                    prop_assert_eq!(frame.inline_length() + frame.slab_length(), length);
+                    prop_assert!(frame.total >= length as u64);
+                    prop_assert!(frame.first_word() * 8 + frame.inline_length() <= 64);
                 }
             }
         }

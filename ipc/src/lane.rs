@@ -184,15 +184,10 @@ impl PeerRing {
         stamp >> 4 == lap(position, log2)
     }
 
-    /// Loads the rest of a cell, once each, behind its first word.
+    /// Loads one word of a cell, behind its stamp.
     #[inline]
-    pub(crate) fn load(&self, index: usize, first: u64) -> [u64; 8] {
-        let cell = self.cell(index);
-        let mut words = [first; 8];
-        for (word, from) in words[1..].iter_mut().zip(&cell.0[1..]) {
-            *word = from.load(Ordering::Relaxed);
-        }
-        words
+    pub(crate) fn word(&self, index: usize, word: usize) -> u64 {
+        self.cell(index).0[word].load(Ordering::Relaxed)
     }
 
     /// Copies bytes out of the slab.

@@ -318,10 +318,13 @@ impl Link {
     #[inline]
     fn lead(&self, rx: &mut Receive, id: u32, until: u64, turn: u32, sink: &mut Sink<'_>) -> Ended {
         for _ in 0..EAGER_POLLS {
-            if rx.is_ready() {
-                match self.drain(rx, Some((id, sink))) {
-                    Ok(Some(result)) => return Ended::Answered(result),
-                    Ok(None) => {}
+            if rx.ordinary.is_ready() {
+                match self.take_mine(rx, Ring::Ordinary, id, sink) {
+                    Ok(Some(result)) => {
+                        self.channel.after_take();
+                        return Ended::Answered(result);
+                    }
+                    Ok(None) => break,
                     Err(lie) => return Ended::Failed(self.poison(lie)),
                 }
             }
@@ -431,16 +434,16 @@ impl Link {
             }
             match rx.take(ring, self.channel.max_payload)? {
                 None => break,
-                Some(Taken::Whole(frame)) => {
+                Some(Taken::Whole(frame, status)) => {
                     let bytes = rx.buffer[..frame.head.length as usize].to_vec();
-                    self.deliver(&frame, bytes)?;
+                    self.deliver(&frame, status, bytes)?;
                 }
                 Some(Taken::Long(frame, bytes)) => {
                     let is_mine = mine.as_ref().is_some_and(|(id, _)| *id == frame.head.id);
                     if is_mine && self.table.slot(frame.head.id).give_up(frame.head.id) {
                         answer = mine.as_mut().map(|(_, sink)| sink.accept_bytes(bytes));
                     } else {
-                        self.deliver(&frame, bytes)?;
+                        self.deliver(&frame, 0, bytes)?;
                     }
                 }
                 Some(Taken::Fragment) => {}
@@ -454,7 +457,7 @@ impl Link {
     }
 
     /// Takes the next frame straight to where it goes, if it is the whole answer to call `id`.
-    #[inline]
+    #[inline(always)]
     fn take_mine(
         &self,
         rx: &mut Receive,
@@ -475,14 +478,14 @@ impl Link {
     }
 
     /// Gives an answer to whoever waits for it.
-    fn deliver(&self, frame: &Frame, bytes: Vec<u8>) -> Result<(), PeerCorrupt> {
+    fn deliver(&self, frame: &Frame, status: i32, bytes: Vec<u8>) -> Result<(), PeerCorrupt> {
         let id = frame.head.id;
         let behind = self.issued.load(Ordering::Acquire).wrapping_sub(id);
         if behind > u32::MAX / 2 {
             return Err(PeerCorrupt::Answer);
         }
         let outcome = match frame.head.kind {
-            Kind::Error => Err(CallError::Remote(Status::from_code(frame.status_code()))),
+            Kind::Error => Err(CallError::Remote(Status::from_code(status))),
             _ => Ok(bytes),
         };
         self.finish(id, outcome);

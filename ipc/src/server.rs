@@ -5,11 +5,7 @@ mod incoming;
 mod queue;
 mod request;
 
-use std::{
-    os::fd::BorrowedFd,
-    sync::Arc,
-    time::Duration,
-};
+use std::{os::fd::BorrowedFd, sync::Arc, time::Duration};
 
 pub use hub::in_handler;
 pub(crate) use hub::{Hub, Member};

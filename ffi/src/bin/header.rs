@@ -5,8 +5,7 @@ use std::{env, error::Error, path::Path, process::ExitCode};
 use cbindgen::{Builder, Config};
 
 /// In the order in which the header shows them.
-const SOURCES: [&str; 10] = [
-    "info.rs",
+const SOURCES: [&str; 12] = [
     "error.rs",
     "enums.rs",
     "types.rs",
@@ -16,8 +15,10 @@ const SOURCES: [&str; 10] = [
     "response.rs",
     "send.rs",
     "receive.rs",
+    "message.rs",
+    "poll.rs",
+    "info.rs",
 ];
-const REST: [&str; 2] = ["message.rs", "poll.rs"];
 
 fn main() -> ExitCode {
     match write_header() {
@@ -34,7 +35,7 @@ fn write_header() -> Result<(), Box<dyn Error>> {
     let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
     let config = Config::from_file(crate_dir.join("../cbindgen.toml"))?;
     let mut builder = Builder::new().with_config(config);
-    for source in SOURCES.iter().chain(&REST) {
+    for source in SOURCES {
         builder = builder.with_src(crate_dir.join("src").join(source));
     }
     builder.generate()?.write_to_file(target);

@@ -54,9 +54,10 @@ impl Consumer {
     ///
     /// # Errors
     /// [`PeerCorrupt`] when the cell cannot have been written by an honest producer.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn peek(&self) -> Result<Option<Frame>, PeerCorrupt> {
-        let first = self.peer.stamp(self.index());
+        let index = self.index();
+        let first = self.peer.stamp(index);
         let lap = frame::lap(self.tail, self.cells_log2);
         let alleged = first as u32 >> 4;
         if alleged != lap {
@@ -64,8 +65,9 @@ impl Consumer {
             let before = lap.wrapping_sub(1) & 0x0FFF_FFFF;
             return if alleged == before { Ok(None) } else { Err(PeerCorrupt::Stamp) };
         }
-        let cell = self.peer.load(self.index(), first);
-        let frame = Frame::check(cell, self.sender, self.ring, self.max_slab)?;
+        let words = [first, self.peer.word(index, 1)];
+        let more = || [self.peer.word(index, 2), self.peer.word(index, 3)];
+        let frame = Frame::check(words, more, self.sender, self.ring, self.max_slab)?;
         let in_slab = frame.slab_length();
         if in_slab > 0 && self.slab.next(in_slab).place != frame.place {
             return Err(PeerCorrupt::Place);
@@ -73,19 +75,27 @@ impl Consumer {
         Ok(Some(frame))
     }
 
-    /// Copies the frame's payload to the front of `target`, which is at least as long.
-    #[inline]
+    /// Copies the frame's payload to the front of `target`, which is at least as long. Each byte
+    /// is read once.
+    #[inline(always)]
     pub(crate) fn copy(&self, frame: &Frame, target: &mut [u8]) {
-        let inline = frame.copy_inline(target);
+        let index = self.index();
+        let skip = frame.first_word();
+        let (inline, rest) = target.split_at_mut(frame.inline_length());
+        frame::unpack(|word| self.peer.word(index, skip + word), inline);
         let in_slab = frame.slab_length();
         if in_slab > 0 {
-            let rest = &mut target[inline..inline + in_slab];
-            self.peer.read_slab(self.slab.offset(frame.place), rest);
+            self.peer.read_slab(self.slab.offset(frame.place), &mut rest[..in_slab]);
         }
     }
 
+    /// Reads the status in an `Error` frame.
+    pub(crate) fn status_code(&self) -> i32 {
+        self.peer.word(self.index(), 2) as u32 as i32
+    }
+
     /// Gives the frame's cell and slab back to the producer.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn release(&mut self, frame: &Frame) {
         let in_slab = frame.slab_length();
         if in_slab > 0 {

@@ -93,7 +93,7 @@ impl Producer {
     /// payload, push again.
     ///
     /// One cell store for up to 48 bytes; one `Release` store opens the frame.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push(&mut self, message: &Message<'_>, sent: usize) -> Result<usize, PushError> {
         if message.payload.len() > INLINE {
             return self.push_long(message, sent);
@@ -107,6 +107,7 @@ impl Producer {
         Ok(message.payload.len())
     }
 
+    #[inline(never)]
     fn push_long(&mut self, message: &Message<'_>, sent: usize) -> Result<usize, PushError> {
         let total = message.payload.len();
         let rest = &message.payload[sent..];
@@ -171,7 +172,7 @@ impl Producer {
         if taken >= needed { Ok(()) } else { Err(PushError::Full { wake_at: needed }) }
     }
 
-    #[inline]
+    #[inline(always)]
     fn commit(
         &mut self,
         message: &Message<'_>,
