@@ -26,7 +26,7 @@ use crate::{
     server::{Queued, RunQueue},
     sync::{AtomicU32, Ordering},
     wait::{
-        Fences, Sleep, futex,
+        Fences, Sleep, event, futex,
         spin::{Spin, SpinBudget},
     },
 };
@@ -265,53 +265,25 @@ impl Channel {
     /// one load of a line that changes only around a sleep.
     #[inline]
     pub(crate) fn after_push(&self) {
-        self.fences.light();
-        let parked = self.peer.header().attention.parked.load(Ordering::Relaxed);
-        if parked != 0 {
-            self.ring_parked(parked);
+        if let Some(sleep) = event::to_wake(self.fences, self.peer.header(), &self.rung) {
+            self.ring(sleep);
         }
     }
 
     /// After a batch of frames was taken: wakes the peer if it waits for that much room.
     #[inline]
     pub(crate) fn after_take(&self) {
-        self.fences.light();
-        let header = self.peer.header();
-        let urgent = header.want(Ring::Urgent).load(Ordering::Relaxed);
-        let ordinary = header.want(Ring::Ordinary).load(Ordering::Relaxed);
-        if urgent | ordinary != 0 {
-            self.ring_wanting(Ring::Urgent, urgent);
-            self.ring_wanting(Ring::Ordinary, ordinary);
-        }
-    }
-
-    #[cold]
-    fn ring_parked(&self, parked: u32) {
-        // One wake-up for each sleep: a second would be a system call for nothing. Whoever slept
-        // looks at everything before it sleeps again, under another number.
-        if self.rung.swap(parked, Ordering::Relaxed) != parked
-            && let Some(sleep) = Sleep::of(parked)
-        {
+        let (own, peer) = (self.own.header(), self.peer.header());
+        if let Some(sleep) = event::to_wake_for_room(self.fences, own, peer) {
             self.ring(sleep);
         }
     }
 
     #[cold]
-    fn ring_wanting(&self, ring: Ring, want: u64) {
-        let Some(sleep) = Sleep::of(want as u32) else { return };
-        let taken = self.own.header().taken(ring).load(Ordering::Relaxed);
-        if taken >= want >> 2 {
-            // The peer wants once per count, and clears it when it wakes; ringing again meanwhile
-            // is harmless, and rare.
-            self.ring(sleep);
-        }
-    }
-
     fn ring(&self, sleep: Sleep) {
-        let event = &self.own.header().event;
-        event.fetch_add(1, Ordering::Release);
+        event::signal(self.own.header());
         match sleep {
-            Sleep::Futex => futex::wake(event, true, i32::MAX),
+            Sleep::Futex => futex::wake(&self.own.header().event, true, i32::MAX),
             Sleep::Doorbell => {
                 // EAGAIN: it is ringing already. EPIPE: the peer is gone, which others notice.
                 let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
@@ -357,7 +329,7 @@ impl Channel {
     /// at the rings once more, then sleep. Only the holder of `rx` parks.
     pub(crate) fn park(&self, sleep: Sleep) {
         let number = self.sleeps.fetch_add(1, Ordering::Relaxed) + 1;
-        self.own.header().attention.parked.store(sleep.parked(number), Ordering::Release);
+        event::announce(self.own.header(), sleep.parked(number));
     }
 
     /// Takes the announcement back.
@@ -367,7 +339,7 @@ impl Channel {
 
     /// Announces a sleep that `taken >= count` shall end.
     pub(crate) fn want(&self, ring: Ring, count: u64, sleep: Sleep) {
-        self.own.header().want(ring).store(count << 2 | sleep as u64, Ordering::Release);
+        event::announce_want(self.own.header(), ring, count, sleep);
     }
 
     /// Takes that announcement back.

@@ -111,7 +111,11 @@ impl<T> Drop for Claimed<'_, T> {
             crate::wait::futex::wake(&self.claim.state, false, 1);
         }
         #[cfg(loom)]
-        let _ = before;
+        {
+            let _ = before;
+            // loom takes a SeqCst access for AcqRel; this says what it means.
+            crate::sync::fence(Ordering::SeqCst);
+        }
     }
 }
 

@@ -16,9 +16,9 @@ pub(crate) const CELL: usize = 64;
 /// Bytes of payload that a cell holds by itself.
 pub const INLINE: usize = 48;
 /// Cells of the urgent ring.
-pub(crate) const URGENT_CELLS: u32 = 16;
+pub(crate) const URGENT_CELLS: u32 = if cfg!(loom) { 2 } else { 16 };
 /// Bytes of the urgent slab.
-pub(crate) const URGENT_SLAB: u32 = 2048;
+pub(crate) const URGENT_SLAB: u32 = if cfg!(loom) { 16 } else { 2048 };
 
 /// Set in a life word by its owner, so that the kernel wakes a waiter that could only read it.
 pub(crate) const LIFE_WAITERS: u32 = libc::FUTEX_WAITERS;
@@ -166,6 +166,12 @@ impl Geometry {
         }
         let cells = cells.next_power_of_two().max(*Geometry::CELLS.start());
         Geometry::new(cells, (cells * 128).clamp(*Geometry::SLAB.start(), *Geometry::SLAB.end()))
+    }
+
+    /// The smallest that a ring can work with, for models.
+    #[cfg(loom)]
+    pub(crate) fn tiny() -> Geometry {
+        Geometry { ordinary_cells: 2, ordinary_slab: 32 }
     }
 
     /// Cells of the ordinary ring.

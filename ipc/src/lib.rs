@@ -26,18 +26,18 @@ mod life;
 mod link;
 #[cfg(not(loom))]
 mod node;
+#[cfg(all(test, loom))]
+mod loom_models;
 mod ring;
 #[cfg(not(loom))]
 mod server;
 mod sync;
-#[cfg(not(loom))]
 mod table;
 mod wait;
 
 pub use error::{CallError, NodeError, PeerCorrupt, Status};
 pub use lane::verify as verify_lane;
 pub use layout::Geometry;
-pub use wait::spin::Spin;
 #[cfg(not(loom))]
 pub use {
     channel::Peer,
@@ -45,6 +45,7 @@ pub use {
     interrupt::Interrupter,
     node::{Config, Features, KernelState, Node, features, runtime_dir},
     server::{Registration, Request, Retained, Server, in_handler},
+    wait::spin::Spin,
 };
 
 /// How urgent a message is. CRITICAL and HIGH travel on a ring of their own; a server handles

@@ -19,7 +19,7 @@ use crate::{
     lane::{Lane, NODE_TO_LIFE},
     layout::{LIFE_CLOSED, LIFE_DIED, LIFE_WAITERS},
     sync::Ordering,
-    wait::futex,
+    wait::{event, futex},
 };
 
 /// The kernel walks at most 2048 nodes of a list; the rest would die unnoticed.
@@ -210,7 +210,7 @@ impl Entry {
     pub(crate) fn close(&self) {
         let header = self.lane.header();
         if header.life.swap(LIFE_CLOSED, Ordering::AcqRel) != LIFE_CLOSED {
-            header.event.fetch_add(1, Ordering::Release);
+            event::signal(header);
             futex::wake(&header.life, true, i32::MAX);
             futex::wake(&header.event, true, i32::MAX);
         }

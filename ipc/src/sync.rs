@@ -10,7 +10,8 @@ pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, 
 
 #[cfg(loom)]
 pub(crate) fn compiler_fence(ordering: Ordering) {
-    // Only ever paired with a heavy fence on the other side, which makes it as strong as this.
+    // Always paired with a heavy fence on the other side, which acts for both. That this is so is
+    // not loom's to show: `wait::event::tso` does.
     fence(ordering);
 }
 

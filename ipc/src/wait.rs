@@ -1,7 +1,9 @@
 //! Waiting: spin for a learned budget, then sleep; and the fences that make sure of the wake-up.
 
+pub(crate) mod event;
 #[cfg(not(loom))]
 pub(crate) mod futex;
+#[cfg(not(loom))]
 pub(crate) mod spin;
 
 use crate::sync::{Ordering, compiler_fence, fence};

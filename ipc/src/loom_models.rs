@@ -1,0 +1,313 @@
+//! Models of the shared-memory protocols: every interleaving and every allowed reordering of the
+//! real ring, event-count and claim code, on lanes in ordinary memory.
+
+use loom::{
+    sync::{Arc as LoomArc, Condvar, Mutex},
+    thread,
+};
+use std::sync::Arc;
+
+use crate::{
+    claim::Claim,
+    frame::{Kind, Sender},
+    lane::Lane,
+    layout::{Geometry, LIFE_CLOSED, LIFE_DIED, Ring},
+    ring::{Consumer, Message, Producer, PushError},
+    sync::{AtomicU32, AtomicU64, Ordering},
+    table::{Table, Waiter, bed},
+    wait::{Fences, Sleep, event},
+};
+
+/// The kernel's side of a futex: compares and falls asleep under its own lock.
+#[derive(Default)]
+struct Kernel {
+    lock: Mutex<()>,
+    sleepers: Condvar,
+}
+
+impl Kernel {
+    fn new() -> LoomArc<Kernel> {
+        LoomArc::new(Kernel { lock: Mutex::new(()), sleepers: Condvar::new() })
+    }
+
+    fn wait(&self, still: impl Fn() -> bool) {
+        let guard = self.lock.lock().expect("no panics");
+        if still() {
+            drop(self.sleepers.wait(guard).expect("no panics"));
+        }
+    }
+
+    fn wake(&self) {
+        drop(self.lock.lock().expect("no panics"));
+        self.sleepers.notify_all();
+    }
+}
+
+fn model(check: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(check);
+}
+
+fn lanes() -> (Arc<Lane>, Arc<Lane>) {
+    (Lane::heap(Geometry::tiny()), Lane::heap(Geometry::tiny()))
+}
+
+fn message(id: u32, payload: &[u8]) -> Message<'_> {
+    Message { kind: Kind::OneWay, priority: 2, id, deadline: 0, payload }
+}
+
+/// Takes one frame; its id and payload.
+fn take(consumer: &mut Consumer) -> Option<(u32, Vec<u8>)> {
+    let frame = consumer.peek().expect("an honest peer")?;
+    let mut payload = vec![0; frame.head.length as usize];
+    consumer.copy(&frame, &mut payload);
+    consumer.release(&frame);
+    Some((frame.head.id, payload))
+}
+
+#[test]
+fn loom_a_frame_is_seen_whole_or_not_at_all() {
+    model(|| {
+        let (sender, receiver) = lanes();
+        let mut producer = Producer::new(&sender, &receiver, Ring::Ordinary);
+        let mut consumer = Consumer::new(&receiver, &sender, Ring::Ordinary, Sender::Client);
+        let writer = thread::spawn(move || {
+            producer.push(&message(1, b"one"), 0).expect("room");
+            // One byte in the slab.
+            producer.push(&message(2, &[7; 49]), 0).expect("room");
+        });
+        let mut expected = 1;
+        for _ in 0..2 {
+            if let Some((id, payload)) = take(&mut consumer) {
+                assert_eq!(id, expected);
+                assert_eq!(payload, if id == 1 { b"one".to_vec() } else { vec![7; 49] });
+                expected += 1;
+            }
+        }
+        writer.join().expect("no panics");
+        while let Some((id, _)) = take(&mut consumer) {
+            assert_eq!(id, expected);
+            expected += 1;
+        }
+        assert_eq!(expected, 3);
+    });
+}
+
+#[test]
+fn loom_a_cell_is_written_again_only_after_it_was_read() {
+    model(|| {
+        let (sender, receiver) = lanes();
+        let mut producer = Producer::new(&sender, &receiver, Ring::Ordinary);
+        let mut consumer = Consumer::new(&receiver, &sender, Ring::Ordinary, Sender::Client);
+        // Two cells, full.
+        producer.push(&message(1, b"aa"), 0).expect("room");
+        producer.push(&message(2, b"bb"), 0).expect("room");
+        let writer = thread::spawn(move || match producer.push(&message(3, b"cc"), 0) {
+            Ok(_) => 3,
+            Err(PushError::Full { wake_at }) => {
+                assert_eq!(wake_at, 1);
+                2
+            }
+            Err(PushError::Corrupt(lie)) => panic!("{lie}"),
+        });
+        assert_eq!(take(&mut consumer), Some((1, b"aa".to_vec())));
+        let sent = writer.join().expect("no panics");
+        assert_eq!(take(&mut consumer), Some((2, b"bb".to_vec())));
+        let third = take(&mut consumer);
+        assert_eq!(third, (sent == 3).then(|| (3, b"cc".to_vec())));
+    });
+}
+
+fn parking(fences: Fences) {
+    model(move || {
+        let (sender, receiver) = lanes();
+        let kernel = Kernel::new();
+        let mut producer = Producer::new(&sender, &receiver, Ring::Ordinary);
+        let mut consumer = Consumer::new(&receiver, &sender, Ring::Ordinary, Sender::Client);
+        let writer = {
+            let (sender, receiver, kernel) = (sender.clone(), receiver.clone(), kernel.clone());
+            thread::spawn(move || {
+                let rung = AtomicU32::new(0);
+                for id in 1..=2 {
+                    producer.push(&message(id, b""), 0).expect("room");
+                    if event::to_wake(fences, receiver.header(), &rung).is_some() {
+                        event::signal(sender.header());
+                        kernel.wake();
+                    }
+                }
+            })
+        };
+        let mut received = 0;
+        let mut number = 0;
+        while received < 2 {
+            if take(&mut consumer).is_some() {
+                received += 1;
+                continue;
+            }
+            let seen = sender.header().event.load(Ordering::Acquire);
+            number += 1;
+            event::announce(receiver.header(), Sleep::Futex.parked(number));
+            fences.heavy();
+            if !consumer.is_ready() {
+                kernel.wait(|| sender.header().event.load(Ordering::Acquire) == seen);
+            }
+            receiver.header().attention.parked.store(0, Ordering::Relaxed);
+        }
+        writer.join().expect("no panics");
+    });
+}
+
+#[test]
+fn loom_no_wake_up_is_lost_with_symmetric_fences() {
+    parking(Fences::Symmetric);
+}
+
+#[test]
+fn loom_no_wake_up_is_lost_with_asymmetric_fences() {
+    parking(Fences::Asymmetric);
+}
+
+#[test]
+fn loom_who_waits_for_room_is_woken() {
+    for fences in [Fences::Symmetric, Fences::Asymmetric] {
+        model(move || {
+            let (sender, receiver) = lanes();
+            let kernel = Kernel::new();
+            let mut producer = Producer::new(&sender, &receiver, Ring::Ordinary);
+            let mut consumer = Consumer::new(&receiver, &sender, Ring::Ordinary, Sender::Client);
+            producer.push(&message(1, b""), 0).expect("room");
+            producer.push(&message(2, b""), 0).expect("room");
+            let reader = {
+                let (sender, receiver, kernel) = (sender.clone(), receiver.clone(), kernel.clone());
+                thread::spawn(move || {
+                    assert!(take(&mut consumer).is_some());
+                    let (own, peer) = (receiver.header(), sender.header());
+                    if event::to_wake_for_room(fences, own, peer).is_some() {
+                        event::signal(own);
+                        kernel.wake();
+                    }
+                })
+            };
+            // The reader stays: what wakes the producer must be its progress.
+            while let Err(refusal) = producer.push(&message(3, b""), 0) {
+                let PushError::Full { wake_at } = refusal else { panic!("{refusal:?}") };
+                let seen = receiver.header().event.load(Ordering::Acquire);
+                event::announce_want(sender.header(), Ring::Ordinary, wake_at, Sleep::Futex);
+                fences.heavy();
+                if receiver.header().taken_ordinary.load(Ordering::Acquire) < wake_at {
+                    kernel.wait(|| receiver.header().event.load(Ordering::Acquire) == seen);
+                }
+                sender.header().want(Ring::Ordinary).store(0, Ordering::Relaxed);
+            }
+            reader.join().expect("no panics");
+        });
+    }
+}
+
+/// The last thing that a sleeper looks at, and sleeps on, is the life word: whoever dies or closes
+/// ends the sleep.
+#[test]
+fn loom_a_death_or_a_close_ends_the_sleep() {
+    for end in [LIFE_DIED, LIFE_CLOSED] {
+        model(move || {
+            let (sender, receiver) = lanes();
+            let kernel = Kernel::new();
+            let ending = {
+                let (sender, kernel) = (sender.clone(), kernel.clone());
+                thread::spawn(move || {
+                    sender.header().life.store(end, Ordering::Release);
+                    if end == LIFE_CLOSED {
+                        event::signal(sender.header());
+                    }
+                    kernel.wake();
+                })
+            };
+            let header = sender.header();
+            let seen = header.event.load(Ordering::Acquire);
+            event::announce(receiver.header(), Sleep::Futex.parked(1));
+            Fences::Symmetric.heavy();
+            let life = header.life.load(Ordering::Acquire);
+            if life != end {
+                kernel.wait(|| {
+                    header.event.load(Ordering::Acquire) == seen
+                        && header.life.load(Ordering::Acquire) == life
+                });
+            }
+            assert_eq!(header.life.load(Ordering::Acquire), end);
+            ending.join().expect("no panics");
+        });
+    }
+}
+
+#[test]
+fn loom_a_claim_is_held_by_one() {
+    model(|| {
+        let claim = LoomArc::new(Claim::new(0_u32));
+        let other = claim.clone();
+        let thread = thread::spawn(move || {
+            if let Some(mut claimed) = other.try_claim() {
+                *claimed += 1;
+            }
+        });
+        let mine = claim.try_claim().map(|mut claimed| *claimed += 1).is_some();
+        thread.join().expect("no panics");
+        let total = *claim.try_claim().expect("free");
+        assert!(total == 1 || total == 2 && mine);
+    });
+}
+
+/// A follower announces itself, then looks whether the lead is free; a leader gives the lead up,
+/// then looks for followers. One of them sees the other.
+#[test]
+fn loom_a_leader_that_leaves_calls_a_follower() {
+    model(|| {
+        let kernel = Kernel::new();
+        let shared = LoomArc::new((Claim::new(()), Table::new(1), AtomicU64::new(0)));
+        let id = shared.1.reserve(1, Waiter::Thread).expect("room") as u32;
+        let held = shared.0.try_claim().expect("free");
+        let follower = {
+            let (shared, kernel) = (shared.clone(), kernel.clone());
+            thread::spawn(move || {
+                let (claim, table, followers) = &*shared;
+                let slot = table.slot(id);
+                loop {
+                    if claim.try_claim().is_some() {
+                        break;
+                    }
+                    followers.fetch_add(1, Ordering::SeqCst);
+                    slot.bed.store(bed::ASLEEP, Ordering::SeqCst);
+                    crate::sync::fence(Ordering::SeqCst);
+                    if !claim.is_free() {
+                        kernel.wait(|| slot.bed.load(Ordering::SeqCst) == bed::ASLEEP);
+                    }
+                    slot.bed.swap(bed::EMPTY, Ordering::SeqCst);
+                    followers.fetch_sub(1, Ordering::SeqCst);
+                }
+            })
+        };
+        drop(held);
+        let (_, table, followers) = &*shared;
+        if followers.load(Ordering::SeqCst) > 0 && table.slot(id).call() {
+            kernel.wake();
+        }
+        follower.join().expect("no panics");
+    });
+}
+
+/// An answer and a caller that gives up race for the slot: exactly one of them has it.
+#[test]
+fn loom_a_call_ends_exactly_once() {
+    model(|| {
+        let table = LoomArc::new(Table::new(1));
+        let id = table.reserve(1, Waiter::Thread).expect("room") as u32;
+        let other = table.clone();
+        let answering = thread::spawn(move || {
+            assert!(other.slot(id).fill(id, Ok(vec![1])).is_none());
+        });
+        let gave_up = table.slot(id).give_up(id);
+        answering.join().expect("no panics");
+        assert_eq!(table.slot(id).take(id).is_some(), !gave_up);
+        assert!(table.reserve(2, Waiter::Thread).is_ok(), "the slot is free again");
+    });
+}
