@@ -23,7 +23,7 @@ pub const ONE_WAY_SIZES: [usize; 3] = [8, 64, 1024];
 /// The service of these benchmarks, and the role of its process.
 pub const SERVICE: &str = "bench";
 const SERVE: &str = "serve";
-/// Cells of a lane: a busy route's.
+/// Cells of a busy route's lane.
 const CELLS: u32 = 4096;
 /// One-way messages between two looks at the clock.
 const BURST: u64 = 4096;
@@ -44,7 +44,12 @@ impl Bed {
     ///
     /// # Errors
     /// Those of starting processes and of connecting.
-    pub fn new(setting: &Setting, spin: Spin, cpus: Option<&[usize]>) -> io::Result<Bed> {
+    pub fn new(
+        setting: &Setting,
+        spin: Spin,
+        geometry: Geometry,
+        cpus: Option<&[usize]>,
+    ) -> io::Result<Bed> {
         let directory = tempfile::tempdir()?;
         let kernel = Kernel::embedded(directory.path()).map_err(io::Error::other)?;
         let (_, fd) = Words::create()?;
@@ -54,7 +59,8 @@ impl Bed {
         let peer = Peer::spawn(SERVE, &[&path, told], cpus.unwrap_or(&there), fd)?;
         pin::pin_to(cpus.unwrap_or(&[setting.placement.here]))?;
         peer.line()?;
-        let node = Node::connect(&config(directory.path(), spin)?).map_err(io::Error::other)?;
+        let node =
+            Node::connect(&config(directory.path(), spin, geometry)).map_err(io::Error::other)?;
         Ok(Bed { _peer: peer, node, _kernel: kernel, directory })
     }
 
@@ -73,13 +79,13 @@ impl Bed {
     }
 }
 
-fn config(directory: &Path, spin: Spin) -> io::Result<Config> {
-    Ok(Config {
-        runtime_dir: Some(directory.to_owned()),
-        geometry: Geometry::for_cells(CELLS).map_err(io::Error::other)?,
-        spin,
-        ..Config::default()
-    })
+fn config(directory: &Path, spin: Spin, geometry: Geometry) -> Config {
+    Config { runtime_dir: Some(directory.to_owned()), geometry, spin, ..Config::default() }
+}
+
+/// A busy route's lanes.
+fn wide() -> io::Result<Geometry> {
+    Geometry::for_cells(CELLS).map_err(io::Error::other)
 }
 
 /// Measures the round trip of a call that is answered with its own payload.
@@ -152,7 +158,8 @@ pub fn play(role: &Role) -> Option<io::Result<()>> {
             return Err(io::ErrorKind::InvalidInput.into());
         };
         let spin = if told == "poll" { Spin::Always } else { Spin::Never };
-        let config = config(&PathBuf::from(directory), spin)?;
+        // The geometry is the client's to choose.
+        let config = config(&PathBuf::from(directory), spin, Geometry::default());
         let node = Node::connect(&config).map_err(io::Error::other)?;
         let server = node.server().map_err(io::Error::other)?;
         server.register(SERVICE, 0).map_err(io::Error::other)?;
@@ -170,7 +177,7 @@ pub fn polling(setting: &Setting, _: &[usize]) -> io::Result<Group> {
         "call, polling",
         || setting.beside(),
         || {
-            let bed = Bed::new(setting, Spin::Always, None)?;
+            let bed = Bed::new(setting, Spin::Always, Geometry::default(), None)?;
             let client = bed.client()?;
             CALL_SIZES
                 .into_iter()
@@ -192,7 +199,7 @@ pub fn one_ways(setting: &Setting, _: &[usize]) -> io::Result<Group> {
         "one-way",
         || setting.beside(),
         || {
-            let bed = Bed::new(setting, Spin::Always, None)?;
+            let bed = Bed::new(setting, Spin::Always, wide()?, None)?;
             let client = bed.client()?;
             ONE_WAY_SIZES
                 .into_iter()
@@ -227,7 +234,7 @@ fn parked_on(name: &str, setting: &Setting, cpus: Option<&[usize]>) -> io::Resul
         name,
         || futex_words(setting, cpus),
         || {
-            let bed = Bed::new(setting, Spin::Never, cpus)?;
+            let bed = Bed::new(setting, Spin::Never, Geometry::default(), cpus)?;
             let client = bed.client()?;
             progress(name);
             let measured = call(setting, &client, 48)?;
@@ -238,5 +245,4 @@ fn parked_on(name: &str, setting: &Setting, cpus: Option<&[usize]>) -> io::Resul
 }
 
 /// Calls without a deadline, for those that measure what it costs.
-pub const NO_DEADLINE: CallOptions =
-    CallOptions { priority: ipc::Priority::Normal, timeout: None };
+pub const NO_DEADLINE: CallOptions = CallOptions { priority: ipc::Priority::Normal, timeout: None };

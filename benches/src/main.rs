@@ -57,13 +57,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Verb::All(options) => run(
             &options,
-            &[
-                floor::group,
-                calls::polling,
-                calls::one_ways,
-                calls::parked,
-                calls::parked_unpinned,
-            ],
+            &[floor::group, calls::polling, calls::one_ways, calls::parked, calls::parked_unpinned],
         ),
         Verb::Floor(options) => run(&options, &[floor::group]),
         Verb::Call(options) => run(&options, &[calls::polling]),

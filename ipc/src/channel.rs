@@ -192,6 +192,11 @@ impl Channel {
         Peer { id: it.peer, name: it.peer_name, pid: it.peer_pid, uid: it.peer_uid }
     }
 
+    /// The first message id of the session.
+    pub(crate) fn first_id(&self) -> u64 {
+        u64::from(self.introduction.session) << 32 | 1
+    }
+
     /// Our end of the doorbell.
     pub(crate) fn bell(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()

@@ -73,6 +73,10 @@ pub struct Client {
 #[derive(Debug)]
 pub(crate) struct ClientState {
     dest: ServiceId,
+    /// The channel that was opened first: found without a reference count, as long as it lives.
+    /// Once it is dead it stays, small and useless, as long as this client.
+    first: Arc<Link>,
+    /// The channel now; the first, or one that took its place.
     link: ArcSwap<Link>,
     reopening: Mutex<()>,
 }
@@ -95,8 +99,9 @@ impl Client {
         let mut clients = node.core.clients.lock().unwrap_or_else(PoisonError::into_inner);
         clients.retain(|_, state| state.strong_count() > 0);
         let state = clients.get(&dest).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let first = Arc::clone(&link);
             let link = ArcSwap::new(link);
-            let state = Arc::new(ClientState { dest, link, reopening: Mutex::new(()) });
+            let state = Arc::new(ClientState { dest, first, link, reopening: Mutex::new(()) });
             clients.insert(dest, Arc::downgrade(&state));
             state
         });
@@ -258,12 +263,10 @@ impl Client {
         if !self.node.birth.is_here() {
             return Err(CallError::Forked);
         }
-        let link = self.state.link.load();
-        if link.channel.check_life() == Fate::Open {
-            return act(&link);
+        if self.state.first.channel.check_life() == Fate::Open {
+            return act(&self.state.first);
         }
-        drop(link);
-        act(&*self.reopen()?)
+        act(&*self.link()?)
     }
 
     fn link(&self) -> Result<Arc<Link>, CallError> {
@@ -318,8 +321,7 @@ impl<'a> Burst<'a> {
     pub fn send(&mut self, payload: &[u8]) -> Result<(), CallError> {
         check_payload(payload.len(), self.link.channel.max_payload)?;
         let mut tx = self.tx.take().unwrap_or_else(|| self.link.channel.tx.claim());
-        let id = tx.next_id;
-        tx.next_id = id + 1;
+        let id = self.link.one_way_id(&mut tx);
         let priority = Priority::Normal.level();
         let order = Order { kind: Kind::OneWay, priority, payload, until: FOREVER };
         self.tx = Some(self.link.send_frames(tx, order, id as u32)?);

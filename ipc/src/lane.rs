@@ -142,11 +142,11 @@ impl OwnRing {
     pub(crate) fn write_slab(&mut self, offset: usize, bytes: &[u8]) {
         assert!(offset + bytes.len() <= self.parts.slab_length);
         #[cfg(not(loom))]
-        // SAFETY: inside the slab by the assertion; this lane is our own, nobody else writes it,
-        // and `&mut self` is the only writer here.
+        // SAFETY: (1) inside the slab by the assertion, and a slice of private memory cannot lie
+        // in it; (2) nobody else writes an own lane, and `&mut self` is the only writer here.
         unsafe {
             let target = self.parts.slab.as_ptr().add(offset);
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len());
+            crate::copy::to_shared(bytes.as_ptr(), target, bytes.len());
         }
         #[cfg(loom)]
         for (index, byte) in bytes.iter().enumerate() {

@@ -24,10 +24,10 @@ pub mod layout;
 mod life;
 #[cfg(not(loom))]
 mod link;
-#[cfg(not(loom))]
-mod node;
 #[cfg(all(test, loom))]
 mod loom_models;
+#[cfg(not(loom))]
+mod node;
 mod ring;
 #[cfg(not(loom))]
 mod server;

@@ -29,7 +29,7 @@ pub(crate) const FOREVER: u64 = u64::MAX;
 const POLLS_PER_LOOK: u32 = 64;
 /// Polls without `pause`, and without asking how many others spin: an answer that is on its way
 /// comes within these.
-const EAGER_POLLS: u32 = 256;
+const EAGER_POLLS: u32 = 1000;
 
 /// Where an answer goes.
 #[derive(Debug)]
@@ -97,9 +97,12 @@ pub(crate) struct Link {
 
 impl Link {
     pub(crate) fn new(channel: Channel, outstanding: u32, interrupter: Arc<Interrupter>) -> Link {
+        let table = Table::new(outstanding);
+        // Above the session's number, and a multiple of the stride.
+        channel.tx.claim().next_id = channel.first_id().next_multiple_of(table.stride());
         Link {
             channel,
-            table: Table::new(outstanding),
+            table,
             interrupter,
             issued: AtomicU32::new(0),
             followers: AtomicU32::new(0),
@@ -128,7 +131,7 @@ impl Link {
         let is_callback = matches!(waiter, Waiter::Callback(_));
         let mut tx = self.channel.tx.claim();
         let id = self.table.reserve(tx.next_id, waiter).map_err(|_| CallError::Full)?;
-        tx.next_id = id + 1;
+        tx.next_id += self.table.stride();
         self.issued.store(id as u32, Ordering::Release);
         let slot = self.table.slot(id as u32);
         if is_callback {
@@ -162,11 +165,18 @@ impl Link {
     pub(crate) fn send(&self, order: Order<'_>) -> Result<u64, CallError> {
         check_payload(order.payload.len(), self.channel.max_payload)?;
         let mut tx = self.channel.tx.claim();
-        let id = tx.next_id;
-        tx.next_id = id + 1;
+        let id = self.one_way_id(&mut tx);
         drop(self.send_frames(tx, order, id as u32)?);
         self.channel.after_push();
         Ok(id)
+    }
+
+    /// The id of a message that needs no slot.
+    #[inline]
+    pub(crate) fn one_way_id(&self, tx: &mut Transmit) -> u64 {
+        let id = tx.next_id;
+        tx.next_id += self.table.stride();
+        id
     }
 
     /// Pushes all frames of a message, waiting for room as long as the order allows.
@@ -471,6 +481,7 @@ impl Link {
         if frame.head.id != id || !is_whole || !self.table.slot(id).give_up(id) {
             return Ok(None);
         }
+        self.table.prefer(id);
         let result =
             sink.accept(frame.head.length as usize).map(|target| consumer.copy(&frame, target));
         consumer.release(&frame);

@@ -1,6 +1,9 @@
 //! The calls of a client that are not answered yet.
 //!
-//! A call's slot is its id modulo the size of the table, so that an answer finds it in one step.
+//! The low bits of a call's id are its slot, so that an answer finds it in one step; the bits above
+//! count calls, so that ids ascend. Whoever calls again and again gets the same slot again and
+//! again, whose lines are in its cache.
+//!
 //! The life of a slot, in its `state` word (id in the high half, phase in the low):
 //!
 //! ```text
@@ -87,6 +90,8 @@ unsafe impl Sync for Slot {}
 #[derive(Debug)]
 pub(crate) struct Table {
     slots: Box<[Slot]>,
+    /// The slot that was freed last: the first to try.
+    freed: AtomicU32,
 }
 
 impl Table {
@@ -101,7 +106,8 @@ impl Table {
             is_callback: AtomicU32::new(0),
             contents: UnsafeCell::new(Contents { waiter: Waiter::Thread, outcome: None }),
         };
-        Table { slots: (0..size.next_power_of_two()).map(slot).collect() }
+        let slots = (0..size.next_power_of_two()).map(slot).collect();
+        Table { slots, freed: AtomicU32::new(0) }
     }
 
     pub(crate) fn slots(&self) -> &[Slot] {
@@ -114,16 +120,25 @@ impl Table {
         &self.slots[id as usize & (self.slots.len() - 1)]
     }
 
-    /// Finds the first id from `next` on whose slot is free, and takes it. The caller holds the
-    /// claim that serialises reservations. Returns the id, and gives the waiter back when every
-    /// slot is taken.
+    /// Ids per count: the number of slots.
     #[inline]
-    pub(crate) fn reserve(&self, next: u64, waiter: Waiter) -> Result<u64, Waiter> {
-        for id in next..next + self.slots.len() as u64 {
-            let slot = self.slot(id as u32);
+    pub(crate) fn stride(&self) -> u64 {
+        self.slots.len() as u64
+    }
+
+    /// Takes a free slot. The caller holds the claim that serialises reservations; `base` is a
+    /// multiple of the stride that no id has reached yet. Returns the call's id, or gives the
+    /// waiter back when every slot is taken.
+    #[inline]
+    pub(crate) fn reserve(&self, base: u64, waiter: Waiter) -> Result<u64, Waiter> {
+        let mask = self.slots.len() - 1;
+        let first = self.freed.load(Ordering::Relaxed) as usize;
+        for index in (first..=first + mask).map(|index| index & mask) {
+            let slot = &self.slots[index];
             if slot.state.load(Ordering::Acquire) != FREE {
                 continue;
             }
+            let id = base + index as u64;
             slot.bed.store(bed::EMPTY, Ordering::Relaxed);
             slot.position.store(u64::MAX, Ordering::Relaxed);
             slot.message_id.store(id, Ordering::Relaxed);
@@ -136,6 +151,12 @@ impl Table {
             return Ok(id);
         }
         Err(waiter)
+    }
+
+    /// Has the next reservation try the slot of this call first.
+    #[inline]
+    pub(crate) fn prefer(&self, id: u32) {
+        self.freed.store(id & (self.slots.len() as u32 - 1), Ordering::Relaxed);
     }
 }
 
@@ -244,28 +265,27 @@ mod tests {
     #[test]
     fn an_answer_finds_its_call_and_no_other() {
         let table = Table::new(4);
-        let id = table.reserve(6, Waiter::Thread).expect("room");
-        assert_eq!(id, 6);
-        let slot = table.slot(6);
-        assert!(slot.fill(2, Ok(vec![])).is_none());
-        assert!(slot.is_waiting(6));
-        assert!(slot.fill(6, Ok(vec![1])).is_none());
-        assert!(!slot.give_up(6));
-        assert_eq!(slot.take(6).expect("done").expect("an answer"), vec![1]);
-        assert!(slot.take(6).is_none());
+        let id = table.reserve(8, Waiter::Thread).expect("room");
+        assert_eq!(id, 8);
+        let slot = table.slot(8);
+        assert!(slot.fill(4, Ok(vec![])).is_none());
+        assert!(slot.is_waiting(8));
+        assert!(slot.fill(8, Ok(vec![1])).is_none());
+        assert!(!slot.give_up(8));
+        assert_eq!(slot.take(8).expect("done").expect("an answer"), vec![1]);
+        assert!(slot.take(8).is_none());
     }
 
     #[test]
     fn busy_slots_are_passed_over_and_a_full_table_says_so() {
         let table = Table::new(4);
-        let first = table.reserve(8, Waiter::Thread).expect("room");
-        for id in 9..12 {
-            assert_eq!(table.reserve(id, Waiter::Thread).expect("room"), id);
+        for call in 0..4 {
+            assert_eq!(table.reserve(call * 4, Waiter::Thread).expect("room"), call * 5);
         }
-        assert!(table.reserve(12, Waiter::Thread).is_err());
-        assert!(table.slot(9).give_up(9));
-        assert_eq!(table.reserve(12, Waiter::Thread).expect("room"), 13);
-        assert!(table.slot(first as u32).is_waiting(8));
+        assert!(table.reserve(16, Waiter::Thread).is_err());
+        assert!(table.slot(5).give_up(5));
+        assert_eq!(table.reserve(16, Waiter::Thread).expect("room"), 17);
+        assert!(table.slot(0).is_waiting(0));
     }
 
     #[test]

@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// Polls between looks at the clock, at news and at the peers' lives.
-const POLLS_PER_LOOK: u32 = 32;
+const POLLS_PER_LOOK: u32 = 128;
 /// Events taken from epoll at a time.
 const EVENTS: usize = 64;
 
@@ -347,7 +347,7 @@ impl Hub {
             }
             polls += 1;
             if polls % POLLS_PER_LOOK != 0 && !lead.hot.is_empty() && until != 0 {
-                if polls > 256 {
+                if polls > 1000 {
                     pause();
                 }
                 continue;
