@@ -9,68 +9,10 @@ use std::{
     time::Duration,
 };
 
-use ipc::{CallError, CallOptions, Config, Node, Priority, Request, Spin, Status};
-use kernel_services::Kernel;
+use ipc::{CallError, CallOptions, Config, Node, Priority, Spin, Status};
+use tests::{House, LONG, pattern};
 
 const SECOND: Duration = Duration::from_secs(1);
-const LONG: Duration = Duration::from_secs(30);
-
-/// A runtime, a node that serves "echo" in threads, and a node that calls it.
-struct House {
-    client: Node,
-    server: Node,
-    threads: Vec<std::thread::JoinHandle<()>>,
-    _kernel: Kernel,
-    _dir: tempfile::TempDir,
-}
-
-impl House {
-    fn with(config: &Config, threads: usize, handler: fn(Request<'_>)) -> House {
-        let dir = tempfile::tempdir().expect("a directory");
-        let kernel = Kernel::embedded(dir.path()).expect("a runtime");
-        let config =
-            Config { runtime_dir: Some(dir.path().to_owned()), ..config.clone() };
-        let server = Node::connect(&config).expect("a node");
-        let client = Node::connect(&config).expect("a node");
-        let port = server.server().expect("a server");
-        port.register("echo", 0).expect("registered");
-        let threads = (0..threads)
-            .map(|_| {
-                let port = port.clone();
-                std::thread::spawn(move || {
-                    assert!(matches!(port.run(handler), Err(CallError::Canceled)));
-                })
-            })
-            .collect();
-        House { client, server, threads, _kernel: kernel, _dir: dir }
-    }
-
-    fn echo(config: &Config) -> House {
-        House::with(config, 1, |request| request.reply(request.payload()).expect("replied"))
-    }
-
-    fn client(&self) -> ipc::Client {
-        let id = self.client.discover("echo").expect("served");
-        self.client.client(id).expect("a channel")
-    }
-}
-
-impl Drop for House {
-    fn drop(&mut self) {
-        while self.threads.iter().any(|thread| !thread.is_finished()) {
-            self.server.interrupter().fire();
-            std::thread::yield_now();
-        }
-        for thread in self.threads.drain(..) {
-            let ended = thread.join();
-            assert!(ended.is_ok() || std::thread::panicking());
-        }
-    }
-}
-
-fn pattern(size: usize) -> Vec<u8> {
-    (0..size).map(|n| (n * 31 + n / 251) as u8).collect()
-}
 
 #[test]
 fn payloads_of_every_kind_of_size_come_back() {
@@ -150,7 +92,7 @@ fn many_clients_and_many_serving_threads() {
         House::with(&Config::default(), 3, |request| request.reply(request.payload()).expect("ok"));
     let threads: Vec<_> = (0..12)
         .map(|_| {
-            let directory = house._dir.path().to_owned();
+            let directory = house.directory().to_owned();
             std::thread::spawn(move || {
                 let config = Config { runtime_dir: Some(directory), ..Config::default() };
                 let node = Node::connect(&config).expect("a node");

@@ -136,7 +136,7 @@ impl From<NodeError> for Failure {
 impl From<CallError> for Failure {
     fn from(error: CallError) -> Failure {
         match error {
-            CallError::Node(error) => error.into(),
+            CallError::Node(error) => (*error).into(),
             other => other.status().into(),
         }
     }

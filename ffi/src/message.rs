@@ -20,6 +20,7 @@ use crate::{
     boundary::{self, guard, guard_or},
     error::{Failure, IPC_OK},
     process::Process,
+    runtime,
     types::{CryptoSignature, Message, MessageType, RoutingInfo, SecurityContext},
 };
 
@@ -324,6 +325,7 @@ fn answer(msg: *const Message, answer: Answer<'_>) -> Result<c_int, Failure> {
     match (answered.flatten(), answer) {
         (Some(answered), _) => answered?,
         (None, Some(answer)) => {
+            runtime::current()?;
             let letter = Process::here()?.kept.find(msg).ok_or(Status::INVALID)?;
             letter.owned.answer(answer)?;
         }

@@ -1,4 +1,8 @@
-//! A claim: exclusive use of something among the threads of one process, by one compare-and-swap.
+//! A claim: exclusive use of something among the threads of one process.
+//!
+//! Taking it is one compare-and-swap, giving it up one plain store: a locked instruction there
+//! would wait until everything stored before it, a frame in a line that the peer polls above all,
+//! has reached memory. Who wants to sleep for a claim pays instead, by the asymmetric fence.
 //!
 //! Unlike a mutex it can be tried and passed over, which is how a waiter learns that somebody else
 //! is already reading for it.
@@ -10,12 +14,13 @@ use std::{
     ops::{Deref, DerefMut},
 };
 
-use crate::sync::{AtomicU32, Ordering, pause};
+use crate::{
+    sync::{AtomicU32, Ordering, pause},
+    wait::Fences,
+};
 
 const FREE: u32 = 0;
 const HELD: u32 = 1;
-/// Held, and somebody sleeps until it is free.
-const AWAITED: u32 = 2;
 
 /// Tries before sleeping: about the length of what a holder does without waiting itself.
 const SPINS: u32 = 100;
@@ -23,6 +28,9 @@ const SPINS: u32 = 100;
 #[derive(Debug)]
 pub(crate) struct Claim<T> {
     state: AtomicU32,
+    /// Threads that sleep until it is free, or are about to.
+    waiting: AtomicU32,
+    fences: Fences,
     value: UnsafeCell<T>,
 }
 
@@ -31,23 +39,23 @@ unsafe impl<T: Send> Sync for Claim<T> {}
 
 impl<T> Claim<T> {
     pub(crate) fn new(value: T) -> Claim<T> {
-        Claim { state: AtomicU32::new(FREE), value: UnsafeCell::new(value) }
+        Claim {
+            state: AtomicU32::new(FREE),
+            waiting: AtomicU32::new(0),
+            fences: Fences::within(),
+            value: UnsafeCell::new(value),
+        }
     }
 
     /// Takes the claim if it is free.
     #[inline]
     pub(crate) fn try_claim(&self) -> Option<Claimed<'_, T>> {
-        // SeqCst: a waiter that fails here has announced itself before; the holder looks for
-        // announcements after its release below. One of the two sees the other.
+        // Acquire: what the holder before wrote, up to its Release. An announcement made before
+        // this (`Claimed::drop` looks for some) is ordered by its maker's heavy fence.
         let taken =
-            self.state.compare_exchange(FREE, HELD, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+            self.state.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok();
         // Not `then_some`: that would make a guard, and by its drop a release, either way.
         taken.then(|| Claimed { claim: self })
-    }
-
-    /// Whether nobody holds the claim at this moment.
-    pub(crate) fn is_free(&self) -> bool {
-        self.state.load(Ordering::SeqCst) == FREE
     }
 
     /// Takes the claim, waiting for it. Holders never wait for anything but memory.
@@ -64,20 +72,32 @@ impl<T> Claim<T> {
             }
             pause();
         }
-        while self.state.swap(AWAITED, Ordering::SeqCst) != FREE {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        // Either the holder's release is seen below, or the holder sees that we wait.
+        self.fences.heavy();
+        let claimed = loop {
+            if let Some(claimed) = self.try_claim() {
+                break claimed;
+            }
             #[cfg(not(loom))]
             {
                 use crate::wait::futex::{Word, wait};
-                wait(Word { word: &self.state, value: AWAITED, shared: false }, None);
+                wait(Word { word: &self.state, value: HELD, shared: false }, None);
             }
             #[cfg(loom)]
             loom::thread::yield_now();
-        }
-        Claimed { claim: self }
+        };
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        claimed
+    }
+
+    /// Whether nobody holds the claim at this moment.
+    pub(crate) fn is_free(&self) -> bool {
+        self.state.load(Ordering::Acquire) == FREE
     }
 }
 
-/// The claim, held. Dropping it gives it up, and is a full barrier.
+/// The claim, held; given up when dropped.
 #[derive(Debug)]
 pub(crate) struct Claimed<'a, T> {
     claim: &'a Claim<T>,
@@ -104,18 +124,20 @@ impl<T> DerefMut for Claimed<'_, T> {
 impl<T> Drop for Claimed<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        // SeqCst: see `try_claim`.
-        let before = self.claim.state.swap(FREE, Ordering::SeqCst);
+        self.claim.state.store(FREE, Ordering::Release);
+        // Pairs with the heavy fence of whoever announced, then found the claim held.
+        self.claim.fences.light();
+        if self.claim.waiting.load(Ordering::Relaxed) > 0 {
+            self.claim.wake();
+        }
+    }
+}
+
+impl<T> Claim<T> {
+    #[cold]
+    fn wake(&self) {
         #[cfg(not(loom))]
-        if before == AWAITED {
-            crate::wait::futex::wake(&self.claim.state, false, 1);
-        }
-        #[cfg(loom)]
-        {
-            let _ = before;
-            // loom takes a SeqCst access for AcqRel; this says what it means.
-            crate::sync::fence(Ordering::SeqCst);
-        }
+        crate::wait::futex::wake(&self.state, false, 1);
     }
 }
 

@@ -18,9 +18,9 @@ use crate::{
     layout::Ring,
     ring::{Message, PushError},
     server::Hub,
-    sync::{AtomicU32, AtomicU64, Ordering, fence, pause},
+    sync::{AtomicU32, AtomicU64, Ordering, pause},
     table::{Callback, Outcome, Table, Waiter, bed},
-    wait::{Sleep, futex, spin::SpinPermit},
+    wait::{Fences, Sleep, futex, spin::SpinPermit},
 };
 
 /// No deadline.
@@ -524,9 +524,9 @@ impl Link {
     /// the receiving claim.
     #[inline]
     pub(crate) fn pass_on(&self) {
-        // The release of the claim was a full barrier: a follower that saw it held has announced
-        // itself before, and is seen here.
-        if self.followers.load(Ordering::SeqCst) > 0 {
+        // The release of the claim ended with a light fence: a follower that saw it held has
+        // announced itself before its heavy one, and is seen here.
+        if self.followers.load(Ordering::Relaxed) > 0 {
             self.call_follower();
         }
         if self.callbacks.load(Ordering::Relaxed) > 0
@@ -551,7 +551,7 @@ impl Link {
         let slot = self.table.slot(id);
         self.followers.fetch_add(1, Ordering::SeqCst);
         slot.bed.store(bed::ASLEEP, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
+        Fences::within().heavy();
         let ended = loop {
             if slot.is_done(id) {
                 break Ended::Slot;

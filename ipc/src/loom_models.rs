@@ -277,7 +277,7 @@ fn loom_a_leader_that_leaves_calls_a_follower() {
                     }
                     followers.fetch_add(1, Ordering::SeqCst);
                     slot.bed.store(bed::ASLEEP, Ordering::SeqCst);
-                    crate::sync::fence(Ordering::SeqCst);
+                    Fences::within().heavy();
                     if !claim.is_free() {
                         kernel.wait(|| slot.bed.load(Ordering::SeqCst) == bed::ASLEEP);
                     }

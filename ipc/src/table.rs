@@ -293,7 +293,7 @@ mod tests {
         let table = Table::new(4);
         let (tell, told) = std::sync::mpsc::channel();
         let waiter = Waiter::Callback(Box::new(move |outcome| tell.send(outcome).expect("told")));
-        let id = table.reserve(1, waiter).expect("room");
+        let id = table.reserve(4, waiter).expect("room");
         let slot = table.slot(id as u32);
         assert!(slot.awaits_callback());
         let (callback, outcome) = slot.fill(id as u32, Ok(vec![9])).expect("a callback");

@@ -23,6 +23,15 @@ pub(crate) enum Fences {
 }
 
 impl Fences {
+    /// The pair for words that only this process uses.
+    pub(crate) fn within() -> Fences {
+        #[cfg(not(loom))]
+        if futex::has_membarrier() {
+            return Fences::Asymmetric;
+        }
+        Fences::Symmetric
+    }
+
     /// The sender's barrier, after each batch.
     #[inline]
     pub(crate) fn light(self) {

@@ -2,12 +2,14 @@
 
 use std::{
     fmt,
+    sync::mpsc::{self, RecvTimeoutError, Sender},
+    thread,
     time::{Duration, Instant},
 };
 
 use clap::Args;
 use hdrhistogram::Histogram;
-use ipc::{CallError, Client, Config, Node};
+use ipc::{CallError, Client, Config, Geometry, Node};
 use serde::Serialize;
 
 use crate::{
@@ -46,6 +48,9 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 32, requires = "oneway",
           value_parser = clap::value_parser!(u32).range(1..=4096))]
     batch: u32,
+    /// Cells of the channel's rings: 1 to 65536, rounded up to a power of two
+    #[arg(long = "cells", value_name = "N", value_parser = geometry)]
+    geometry: Option<Geometry>,
     #[command(flatten)]
     patience: Patience,
 }
@@ -58,36 +63,41 @@ Examples:
   ipctl bench echo --json | jq .p95_ns";
 
 pub(crate) fn run(arguments: &Arguments, config: &Config, output: Output) -> Result<(), Failure> {
-    let node = Node::connect(config)?;
+    let config = Config { geometry: arguments.geometry.unwrap_or_default(), ..config.clone() };
+    let node = Node::connect(&config)?;
     let client = arguments.patience.open(&node, &arguments.name)?;
     let bench = Bench {
+        name: arguments.name.clone(),
+        node,
         client,
         payload: vec![0x5a; arguments.size as usize],
         timeout: arguments.patience.timeout,
     };
     if arguments.oneway {
-        bench.stream(arguments.warm_up, arguments.batch)?;
-        output.show(&bench.stream(arguments.seconds, arguments.batch)?)?;
+        bench.stream("warming up", arguments.warm_up, arguments.batch)?;
+        output.show(&bench.stream("measuring", arguments.seconds, arguments.batch)?)?;
     } else {
-        bench.calls(arguments.warm_up)?;
-        output.show(&bench.calls(arguments.seconds)?)?;
+        bench.calls("warming up", arguments.warm_up)?;
+        output.show(&bench.calls("measuring", arguments.seconds)?)?;
     }
     output.remark("(not pinned to cores; for ratios to this machine's floor, run `make bench`)");
     Ok(())
 }
 
 struct Bench {
+    name: String,
+    node: Node,
     client: Client,
     payload: Vec<u8>,
     timeout: Duration,
 }
 
 impl Bench {
-    fn calls(&self, lasting: Duration) -> Result<RoundTrips, Failure> {
+    fn calls(&self, what: &str, lasting: Duration) -> Result<RoundTrips, Failure> {
         let mut times = Histogram::<u64>::new_with_bounds(1, LONGEST_NS, 3)
             .map_err(|why| Failure::Histogram { what: "the times", why })?;
         let mut answer = Vec::with_capacity(self.payload.len());
-        let mut clock = Clock::new(lasting);
+        let mut clock = Clock::new(what, lasting);
         let mut before = clock.started;
         loop {
             self.client.call_into_vec(&self.payload, &mut answer, self.timeout)?;
@@ -113,12 +123,17 @@ impl Bench {
         })
     }
 
-    fn stream(&self, lasting: Duration, batch: u32) -> Result<Stream, Failure> {
-        let mut clock = Clock::new(lasting);
+    fn stream(&self, what: &str, lasting: Duration, batch: u32) -> Result<Stream, Failure> {
+        let watchdog = self.watchdog(lasting + self.timeout);
+        let mut clock = Clock::new(what, lasting);
         let mut messages = 0;
         while !clock.is_over(Instant::now()) {
-            messages += self.burst(batch)?;
+            self.client
+                .burst(|burst| (0..batch).try_for_each(|_| burst.send(&self.payload)))
+                .map_err(|error| self.explain(error))?;
+            messages += u64::from(batch);
         }
+        drop(watchdog);
         // The ring is served in order: when this is answered, all before it were taken.
         match self.client.call(&self.payload, self.timeout) {
             Ok(_) | Err(CallError::Remote(_)) => {}
@@ -138,23 +153,32 @@ impl Bench {
         })
     }
 
-    /// Sends up to a batch with one wake-up; where the ring is full, one message after a wait.
-    fn burst(&self, batch: u32) -> Result<u64, Failure> {
-        let mut sent = 0;
-        let mut burst = self.client.burst()?;
-        while sent < u64::from(batch) {
-            match burst.send(&self.payload) {
-                Ok(()) => sent += 1,
-                Err(CallError::Full) => {
-                    drop(burst);
-                    self.client.send(&self.payload, self.timeout)?;
-                    return Ok(sent + 1);
-                }
-                Err(error) => return Err(error.into()),
+    /// Ends a burst that is still waiting for room after `limit`, which by itself it would do for
+    /// ever. Drop what it returns to call it off.
+    fn watchdog(&self, limit: Duration) -> Sender<()> {
+        let (keep, kept) = mpsc::channel();
+        let interrupter = self.node.interrupter();
+        thread::spawn(move || {
+            if kept.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+                interrupter.fire();
             }
-        }
-        Ok(sent)
+        });
+        keep
     }
+
+    fn explain(&self, error: CallError) -> Failure {
+        match error {
+            CallError::Canceled => {
+                Failure::Stalled { name: self.name.clone(), timeout: self.timeout }
+            }
+            error => error.into(),
+        }
+    }
+}
+
+fn geometry(text: &str) -> Result<Geometry, String> {
+    let cells = text.parse().map_err(|_| "a number from 1 to 65536".to_owned())?;
+    Geometry::for_cells(cells).map_err(str::to_owned)
 }
 
 /// Longest time that is told apart.
@@ -165,26 +189,27 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 /// Knows when to stop, and shows on a terminal how far it is.
-struct Clock {
+struct Clock<'a> {
+    what: &'a str,
     started: Instant,
     lasting: Duration,
     shown: Instant,
     progress: Progress,
 }
 
-impl Clock {
+impl Clock<'_> {
     const SHOW_EVERY: Duration = Duration::from_millis(200);
 
-    fn new(lasting: Duration) -> Clock {
+    fn new(what: &str, lasting: Duration) -> Clock<'_> {
         let started = Instant::now();
-        Clock { started, lasting, shown: started, progress: Progress::new() }
+        Clock { what, started, lasting, shown: started, progress: Progress::new() }
     }
 
     fn is_over(&mut self, now: Instant) -> bool {
         if now - self.shown >= Clock::SHOW_EVERY {
             self.shown = now;
-            let (passed, all) = (now - self.started, self.lasting);
-            let text = format!("{:.1} of {:.1} s", passed.as_secs_f64(), all.as_secs_f64());
+            let (what, passed, all) = (self.what, now - self.started, self.lasting);
+            let text = format!("{what}: {:.1} of {:.1} s", passed.as_secs_f64(), all.as_secs_f64());
             self.progress.show(text);
         }
         now - self.started >= self.lasting

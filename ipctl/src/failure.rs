@@ -15,8 +15,12 @@ pub(crate) enum Failure {
     NoService(String),
     #[error("nobody served {name:?} within {}", units::show(*waited))]
     NeverServed { name: String, waited: Duration },
+    #[error("{0:?} did not accept a channel in time: its process is stopped or stuck")]
+    NeverOpened(String),
     #[error("{name:?} did not answer a ping within {}: its loop is busy or stuck", units::show(*timeout))]
     Silent { name: String, timeout: Duration },
+    #[error("{name:?} took no messages for {}: its loop is busy or stuck", units::show(*timeout))]
+    Stalled { name: String, timeout: Duration },
     #[error("cannot read {path}: {source}")]
     Read { path: String, source: io::Error },
     #[error("cannot write the answer: {0}")]
@@ -34,7 +38,10 @@ impl Failure {
     pub(crate) fn status(&self) -> Status {
         match self {
             Failure::NoService(_) => Status::NOT_FOUND,
-            Failure::NeverServed { .. } | Failure::Silent { .. } => Status::TIMED_OUT,
+            Failure::NeverServed { .. }
+            | Failure::NeverOpened(_)
+            | Failure::Silent { .. }
+            | Failure::Stalled { .. } => Status::TIMED_OUT,
             Failure::Read { .. } | Failure::Write(_) => Status::IO,
             Failure::Histogram { .. } => Status::INVALID,
             Failure::Node(error) => error.status(),

@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/types.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -51,6 +52,8 @@ static inline pid_t spawn(void (*body)(void)) {
     pid = fork();
     CHECK(pid >= 0);
     if (pid == 0) {
+        /* Not left over when a check fails in the first process. */
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
         body();
         exit(0);
     }

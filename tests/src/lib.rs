@@ -1,1 +1,23 @@
-//! What the tests share: a runtime in a directory of its own, and a watchdog.
+//! What the tests share: a runtime in a directory of its own, in-process nodes, real processes
+//! that do as they are told, what `/proc` says of them, and a watchdog.
+#![deny(missing_docs)]
+#![allow(clippy::missing_panics_doc)] // panicking is how a test says that it failed
+
+mod actor;
+mod house;
+pub mod proc;
+mod watchdog;
+mod world;
+
+pub use actor::Actor;
+pub use house::House;
+pub use watchdog::{Watchdog, wait_until};
+pub use world::World;
+
+/// Longer than anything here takes: a deadline that is not the subject of a test.
+pub const LONG: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// Makes a payload in which every byte depends on its place. It never begins with `!`.
+pub fn pattern(size: usize) -> Vec<u8> {
+    (0..size).map(|n| (n * 31 + n / 251) as u8).collect()
+}

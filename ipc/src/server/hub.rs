@@ -32,7 +32,7 @@ use crate::{
     sync::{AtomicBool, AtomicU32, Ordering, pause},
     table::{Callback, Outcome},
     wait::{
-        Sleep, futex,
+        Fences, Sleep, futex,
         spin::{Spin, SpinBudget, SpinPermit},
     },
 };
@@ -643,6 +643,7 @@ impl Hub {
         let baton = self.baton.load(Ordering::SeqCst);
         let turn = self.interrupter.turn();
         self.waiting.fetch_add(1, Ordering::SeqCst);
+        Fences::within().heavy();
         let mut in_time = true;
         if !self.lead.is_free() && turn == self.seen_turn.load(Ordering::Relaxed) {
             let time = left(until);
@@ -659,8 +660,8 @@ impl Hub {
 
     /// After the lead was given up: lets one of the waiting have it.
     fn pass_baton(&self) {
-        // The release of the lead was a full barrier: see `Claim::try_claim`.
-        if self.waiting.load(Ordering::SeqCst) > 0 {
+        // The release of the lead ended with a light fence; who waits has passed a heavy one.
+        if self.waiting.load(Ordering::Relaxed) > 0 {
             self.baton.fetch_add(1, Ordering::SeqCst);
             futex::wake(&self.baton, false, 1);
         }

@@ -3,9 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
-use ipc::{Geometry, Spin};
-
-use crate::Failure;
+use ipc::Spin;
 
 const DIRECTORY: &str = "\
 Directory of the runtime's socket [default: $IPC_RUNTIME_DIR, else $XDG_RUNTIME_DIR/ipc, else /run/ipc]";
@@ -27,19 +25,9 @@ pub(crate) struct Arguments {
     /// Whether to spin before sleeping: always (burns a core), as long as it pays, or never
     #[arg(long, value_enum, default_value_t = Spinning::Learned, value_name = "HOW")]
     pub(crate) spin: Spinning,
-    /// Cells of the rings of channels that this process opens: 1 to 65536
-    #[arg(long, value_name = "N")]
-    cells: Option<u32>,
     /// Pin the serving loop to this CPU
     #[arg(long, value_name = "N")]
     pub(crate) cpu: Option<usize>,
-}
-
-impl Arguments {
-    /// The rings to use, the library's default unless told otherwise.
-    pub(crate) fn geometry(&self) -> Result<Geometry, Failure> {
-        self.cells.map_or(Ok(Geometry::default()), Geometry::for_cells).map_err(Failure::Cells)
-    }
 }
 
 /// [`Spin`], as far as a command line needs it.

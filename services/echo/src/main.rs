@@ -20,8 +20,6 @@ use machine::{Answer, Machine};
 /// Why the service did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    #[error("invalid --cells: {0}")]
-    Cells(&'static str),
     #[error("cannot {what}: {errno}")]
     System { what: &'static str, errno: nix::Error },
     #[error(transparent)]
@@ -49,7 +47,6 @@ fn serve(arguments: &Arguments) -> Result<Machine, Failure> {
     let signals = signals::block()?;
     let config = Config {
         runtime_dir: arguments.runtime_dir.clone(),
-        geometry: arguments.geometry()?,
         spin: arguments.spin.into(),
         ..Config::default()
     };

@@ -1,0 +1,262 @@
+//! What a node can be told to do.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io::BufRead,
+    os::unix::process::CommandExt,
+    process::Command,
+    time::Duration,
+};
+
+use ipc::{CallOptions, Client, Config, Node, Pending, Registration, Server};
+use tests::{LONG, pattern};
+
+use crate::{
+    fork,
+    handler::{self, outcome},
+    raw, say,
+};
+
+/// Warm-up of a trace, so that nothing is done for the first time in it.
+const WARM: u32 = 2000;
+
+/// A node and what was made with it.
+pub(crate) struct Stage {
+    pub(crate) config: Config,
+    pub(crate) node: Node,
+    pub(crate) server: Option<Server>,
+    pub(crate) registrations: Vec<Registration>,
+    pub(crate) clients: HashMap<String, Client>,
+    pub(crate) pending: Vec<Pending>,
+    /// Numbered one-way messages so far, by name.
+    numbered: HashMap<String, u64>,
+}
+
+/// Does what stdin says until it ends, or says `quit`: then everything is closed in order.
+pub(crate) fn obey(config: &Config) {
+    let node = Node::connect(config).expect("a node");
+    let mut stage = Stage {
+        config: config.clone(),
+        node,
+        server: None,
+        registrations: Vec::new(),
+        clients: HashMap::new(),
+        pending: Vec::new(),
+        numbered: HashMap::new(),
+    };
+    for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+        if line == "quit" {
+            return;
+        }
+        stage.act(&line);
+    }
+    // Whoever gave the orders is gone.
+    std::process::exit(1);
+}
+
+impl Stage {
+    /// - `serve NAME THREADS`, `unserve`
+    /// - `find NAME`, `await NAME`: ask the runtime
+    /// - `open NAME`: waits for the name, opens a channel, says the peer's instance and process
+    /// - `ask NAME TIMEOUT_MS TEXT`: calls, and says what came of it
+    /// - `calls NAME THREADS COUNT SIZE,SIZE..`: calls that must come back as they were
+    /// - `number NAME COUNT TIMEOUT_MS`: numbered one-way messages, until one fails; `-` waits
+    ///   for room for ever
+    /// - `long NAME SIZE TIMEOUT_MS`: a one-way message of that size
+    /// - `start NAME COUNT TEXT`: sends requests; `collect` waits for all of them
+    /// - `pump NAME COUNT SIZE WINDOW`: calls, WINDOW of them outstanding
+    /// - `release`: answers held requests
+    /// - `trace NAME COUNT SIZE`: calls between two marks that a trace shows
+    /// - `fork NAME`: tries everything in a child
+    /// - `exec`: becomes another program
+    fn act(&mut self, line: &str) {
+        let mut words = line.splitn(5, ' ');
+        let command = words.next().unwrap_or_default();
+        let words: Vec<&str> = words.collect();
+        match (command, &words[..]) {
+            ("serve", [name, threads]) => self.serve(name, number(threads)),
+            ("unserve", []) => self.unserve(),
+            ("find", [name]) => say(&match self.node.discover(name) {
+                Ok(id) => format!("found {id}"),
+                Err(error) => format!("found {}", error.status().name()),
+            }),
+            ("await", [name]) => {
+                let id = self.node.wait_service(name, None).expect("it comes");
+                say(&format!("found {id}"));
+            }
+            ("open", [name]) => {
+                let peer = self.client(name).peer();
+                say(&format!("opened {} {}", peer.id, peer.pid));
+            }
+            ("ask", [name, timeout, text @ ..]) => {
+                let text = text.join(" ");
+                say(&outcome(self.client(name).call(text.as_bytes(), options(timeout))));
+            }
+            ("calls", [name, threads, count, sizes]) => {
+                let sizes: Vec<usize> = sizes.split(',').map(number).collect();
+                calls(&self.client(name), number(threads), number(count), &sizes);
+            }
+            ("number", [name, count, timeout]) => self.number(name, number(count), timeout),
+            ("long", [name, size, timeout]) => {
+                let sent = self.client(name).send(&pattern(number(size)), options(timeout));
+                say(&match sent {
+                    Ok(_) => "sent".to_owned(),
+                    Err(error) => format!("failed {}", error.status().name()),
+                });
+            }
+            ("start", [name, count, text @ ..]) => {
+                let (client, text) = (self.client(name), text.join(" "));
+                for _ in 0..number::<u32>(count) {
+                    self.pending.push(client.start(text.as_bytes(), LONG).expect("sent"));
+                }
+                say("started");
+            }
+            ("collect", []) => self.collect(),
+            ("pump", [name, count, size, window]) => {
+                pump(&self.client(name), number(count), number(size), number(window));
+            }
+            ("release", []) => handler::release(),
+            ("trace", [name, count, size]) => trace(&self.client(name), number(count), number(size)),
+            ("fork", [name]) => {
+                let client = self.client(name);
+                self.pending.push(client.start(b"before the fork", LONG).expect("sent"));
+                let status = raw::in_child(|| fork::child(self, name));
+                say(&format!("forked {status:?}"));
+            }
+            ("exec", []) => {
+                let program = std::env::current_exe().expect("this program");
+                panic!("{}", Command::new(program).arg("idle").exec());
+            }
+            _ => panic!("no such command: {line}"),
+        }
+    }
+
+    fn serve(&mut self, name: &str, threads: u32) {
+        let server = self.server.get_or_insert_with(|| self.node.server().expect("a server"));
+        let registration = server.register(name, 0).expect("registered");
+        self.registrations.push(registration);
+        for _ in 0..threads {
+            let (server, node) = (server.clone(), self.node.clone());
+            std::thread::spawn(move || server.run(|request| handler::handle(&node, request)));
+        }
+        say(&format!("serving {} {}", registration.instance, registration.name));
+    }
+
+    fn unserve(&mut self) {
+        let registration = self.registrations.pop().expect("something is served");
+        let server = self.server.as_ref().expect("it is served by a server");
+        server.unregister(registration.instance).expect("it was registered");
+        say("unserved");
+    }
+
+    fn client(&mut self, name: &str) -> Client {
+        let node = &self.node;
+        let client = self.clients.entry(name.to_owned()).or_insert_with(|| {
+            let id = node.wait_service(name, None).expect("it comes");
+            node.client(id).expect("a channel")
+        });
+        client.clone()
+    }
+
+    fn number(&mut self, name: &str, count: u64, timeout: &str) {
+        let client = self.client(name);
+        let next = self.numbered.entry(name.to_owned()).or_default();
+        let (mut sent, mut status) = (0, "IPC_OK");
+        while sent < count {
+            // Sizes that fit a cell, and sizes that do not.
+            let mut payload = pattern(8 + (*next % 90) as usize);
+            payload[..8].copy_from_slice(&next.to_le_bytes());
+            match client.send(&payload, options(timeout)) {
+                Ok(_) => (sent, *next) = (sent + 1, *next + 1),
+                Err(error) => {
+                    status = error.status().name();
+                    break;
+                }
+            }
+        }
+        say(&format!("numbered {sent} {status}"));
+    }
+
+    fn collect(&mut self) {
+        let mut ends = BTreeMap::new();
+        for pending in self.pending.drain(..) {
+            let end = pending.wait().map_or_else(|error| error.status().name(), |_| "IPC_OK");
+            *ends.entry(end).or_insert(0_u32) += 1;
+        }
+        let ends: Vec<_> = ends.iter().map(|(end, count)| format!("{end}={count}")).collect();
+        say(&format!("collected {}", ends.join(" ")));
+    }
+}
+
+fn calls(client: &Client, threads: u32, count: u32, sizes: &[usize]) {
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            scope.spawn(move || {
+                for &size in sizes {
+                    let mut payload = pattern(size);
+                    if let Some(last) = payload.last_mut() {
+                        *last = thread as u8;
+                    }
+                    for _ in 0..count {
+                        let answer = client.call(&payload, LONG);
+                        let answer = answer.unwrap_or_else(|error| panic!("{size} bytes: {error}"));
+                        assert!(answer == payload, "{size} bytes came back changed");
+                    }
+                }
+            });
+        }
+    });
+    say("called");
+}
+
+fn pump(client: &Client, count: u32, size: usize, window: usize) {
+    let payload = pattern(size);
+    let mut pending = std::collections::VecDeque::new();
+    for _ in 0..count {
+        if pending.len() >= window {
+            let oldest: Option<Pending> = pending.pop_front();
+            assert!(oldest.is_none_or(|it| it.wait().expect("answered") == payload));
+        }
+        pending.push_back(client.start(&payload, CallOptions::default()).expect("sent"));
+    }
+    for it in pending {
+        assert!(it.wait().expect("answered") == payload);
+    }
+    say("pumped");
+}
+
+/// Makes calls between two marks, of this thread and of the one that serves them: a system call
+/// that the library never makes. Says the two threads, and the allocations of each between.
+fn trace(client: &Client, count: u32, size: usize) {
+    let payload = pattern(size);
+    let mut answer = vec![0; size];
+    let mut call = |times: u32| {
+        for _ in 0..times {
+            client.call_into(&payload, &mut answer, LONG).expect("answered");
+        }
+    };
+    call(WARM);
+    let served_by = client.call(b"!thread", LONG).expect("answered");
+    client.call(b"!mark", LONG).expect("answered");
+    let before = raw::allocations();
+    let _ = nix::unistd::getppid();
+    call(count);
+    let _ = nix::unistd::getppid();
+    let allocations = raw::allocations() - before;
+    let remote = client.call(b"!mark", LONG).expect("answered");
+    say(&format!(
+        "traced {} {} {allocations} {}",
+        nix::unistd::gettid(),
+        String::from_utf8_lossy(&served_by),
+        String::from_utf8_lossy(&remote)
+    ));
+}
+
+fn options(timeout_ms: &str) -> CallOptions {
+    let timeout = (timeout_ms != "-").then(|| Duration::from_millis(number(timeout_ms)));
+    CallOptions::from(timeout)
+}
+
+fn number<N: std::str::FromStr>(word: &str) -> N {
+    word.parse().unwrap_or_else(|_| panic!("no number: {word}"))
+}

@@ -1,0 +1,61 @@
+//! What `/proc` says of a process.
+
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
+/// What a process holds: it must come back to what it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holdings {
+    /// Open descriptors.
+    pub descriptors: usize,
+    /// Mapped lanes, its own and its peers'.
+    pub lanes: usize,
+    /// Threads.
+    pub threads: usize,
+}
+
+/// Counts what a process holds.
+pub fn holdings(pid: u32) -> Holdings {
+    let descriptors = fs::read_dir(of(pid).join("fd")).expect("a process").count();
+    let maps = fs::read_to_string(of(pid).join("maps")).expect("a process");
+    let lanes = maps.lines().filter(|line| line.contains("ipc-lane")).count();
+    Holdings { descriptors, lanes, threads: threads(pid).len() }
+}
+
+/// Lists the threads of a process.
+pub fn threads(pid: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(of(pid).join("task")).expect("a process");
+    let names = tasks.flatten().filter_map(|task| task.file_name().into_string().ok());
+    names.filter_map(|name| name.parse().ok()).collect()
+}
+
+/// Counts how often each thread of a process gave up the processor by itself: how often it slept.
+pub fn sleeps(pid: u32) -> BTreeMap<u32, u64> {
+    threads(pid).into_iter().filter_map(|thread| Some((thread, sleeps_of(pid, thread)?))).collect()
+}
+
+fn sleeps_of(pid: u32, thread: u32) -> Option<u64> {
+    let path = of(pid).join(format!("task/{thread}/status"));
+    let status = fs::read_to_string(path).ok()?;
+    let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Tells whether a thread sleeps now.
+pub fn is_asleep(pid: u32, thread: u32) -> bool {
+    state(pid, thread) == Some('S')
+}
+
+/// Tells whether every thread of a process is stopped.
+pub fn is_stopped(pid: u32) -> bool {
+    threads(pid).into_iter().all(|thread| state(pid, thread) == Some('T'))
+}
+
+fn state(pid: u32, thread: u32) -> Option<char> {
+    let stat = fs::read_to_string(of(pid).join(format!("task/{thread}/stat"))).ok()?;
+    // The name, in parentheses, may hold anything.
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
+fn of(pid: u32) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}"))
+}

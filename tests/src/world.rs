@@ -1,0 +1,84 @@
+//! One test's world: a directory, mostly a runtime in it, and the processes that meet there.
+
+use std::path::Path;
+
+use ipc::{Config, Node, Spin};
+use kernel_services::Kernel;
+
+use crate::{Actor, Watchdog};
+
+/// A runtime directory with, or without, a runtime. Watched over.
+#[derive(Debug)]
+pub struct World {
+    program: &'static str,
+    _kernel: Option<Kernel>,
+    directory: tempfile::TempDir,
+    _watchdog: Watchdog,
+}
+
+impl World {
+    /// Makes a world whose runtime lives in this process. `program` is
+    /// `env!("CARGO_BIN_EXE_actor")`.
+    pub fn new(program: &'static str) -> World {
+        let world = World::without_runtime(program);
+        let kernel = Kernel::embedded(world.directory()).expect("a runtime");
+        World { _kernel: Some(kernel), ..world }
+    }
+
+    /// Makes a world in which [`World::runtime`] is still to be started.
+    pub fn without_runtime(program: &'static str) -> World {
+        let directory = tempfile::tempdir().expect("a directory");
+        World { program, _kernel: None, directory, _watchdog: Watchdog::start() }
+    }
+
+    /// The runtime directory.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Starts a runtime in a process of its own.
+    pub fn runtime(&self) -> Actor {
+        let mut runtime = Actor::start(&[self.program, "kernel", self.place()]);
+        runtime.hear("ready");
+        runtime
+    }
+
+    /// Starts a process that is a node, and does what it is told; `options` are the actor's.
+    pub fn actor(&self, options: &[&str]) -> Actor {
+        self.actor_under(&[], options)
+    }
+
+    /// Starts such a process by way of another program, which is given its command line.
+    pub fn actor_under(&self, wrapper: &[&str], options: &[&str]) -> Actor {
+        let command = [wrapper, &[self.program, "node", self.place()], options].concat();
+        Actor::start(&command)
+    }
+
+    /// Starts a process that serves `name` with one thread.
+    pub fn server(&self, name: &str, options: &[&str]) -> Actor {
+        let mut server = self.actor(options);
+        server.ask(&format!("serve {name} 1"), "serving");
+        server
+    }
+
+    /// Connects this process.
+    pub fn node(&self, spin: Spin) -> Node {
+        Node::connect(&self.config(spin)).expect("a node")
+    }
+
+    /// Connects this process, and opens a channel to who serves `name`.
+    pub fn client(&self, name: &str, spin: Spin) -> (Node, ipc::Client) {
+        let node = self.node(spin);
+        let client = node.client(node.discover(name).expect("served")).expect("a channel");
+        (node, client)
+    }
+
+    /// A configuration for this world.
+    pub fn config(&self, spin: Spin) -> Config {
+        Config { runtime_dir: Some(self.directory().to_owned()), spin, ..Config::default() }
+    }
+
+    fn place(&self) -> &str {
+        self.directory().to_str().expect("temporary directories have plain names")
+    }
+}
