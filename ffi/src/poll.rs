@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipc_core::{Server, Status};
+use ipc_core::Status;
 
 use crate::{
     boundary::guard,
@@ -62,7 +62,7 @@ pub extern "C" fn ipc_stop() -> c_int {
 pub extern "C" fn ipc_fd() -> c_int {
     guard(|| {
         let runtime = runtime::current()?;
-        runtime.inbox.wake().fd(runtime.server()?.fd())
+        runtime.inbox.wake().fd(runtime.server.fd())
     })
 }
 
@@ -78,7 +78,6 @@ impl Runtime {
     /// Runs what is due, waiting for it if need be; returns how many callbacks ran, 0 when the
     /// time is over.
     fn poll(&self, timeout: Option<Duration>) -> Result<usize, Failure> {
-        let server = self.server()?;
         let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
             let delivered = self.inbox.flush();
@@ -86,22 +85,22 @@ impl Runtime {
             // What is held without a handler may get one at any time. That wakes nobody who waits
             // in the core, hence the other wait below.
             let holds = self.inbox.holds();
-            let served = self.serve(server, if holds { Some(Duration::ZERO) } else { left })?;
+            let served = self.serve(if holds { Some(Duration::ZERO) } else { left })?;
             if delivered + served > 0 || left == Some(Duration::ZERO) {
                 return Ok(delivered + served);
             }
             if holds {
-                self.inbox.wake().wait(server.fd(), left)?;
+                self.inbox.wake().wait(self.server.fd(), left)?;
             }
         }
     }
 
     /// Lets the core run what is due; returns how many callbacks ran. Messages without a handler
     /// are held.
-    fn serve(&self, server: &Server, timeout: Option<Duration>) -> Result<usize, Failure> {
+    fn serve(&self, timeout: Option<Duration>) -> Result<usize, Failure> {
         let mut view = self.inbox.view();
         let mut held = 0;
-        let handled = server.poll(timeout, &mut |request| {
+        let handled = self.server.poll(timeout, &mut |request| {
             if !self.inbox.take(&mut view, request) {
                 held += 1;
             }

@@ -6,7 +6,7 @@ use std::{
     collections::{HashMap, hash_map::Entry},
     ffi::c_int,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, RwLock,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -53,7 +53,8 @@ pub unsafe extern "C" fn ipc_init(config: *const Config) -> c_int {
             return Ok(IPC_OK);
         }
         let (kernel, node) = connect(&settings)?;
-        let runtime = Arc::new(Runtime::new(settings, node));
+        let server = node.server()?;
+        let runtime = Arc::new(Runtime::new(settings, node, server));
         let interrupter = runtime.node.interrupter();
         process.stop.install(Brake { interrupter, wake: Arc::clone(runtime.inbox.wake()) });
         GENERATION.store(runtime.generation, Ordering::Release);
@@ -148,8 +149,8 @@ pub(crate) struct Runtime {
     pub(crate) settings: Settings,
     pub(crate) node: Node,
     pub(crate) inbox: Inbox,
-    server: OnceLock<Server>,
-    making_server: Mutex<()>,
+    /// Made at once, though who only calls needs none: an `ipc_stop` is meant for its next loop.
+    pub(crate) server: Server,
     /// Clients by the id that was called. They stay, so that what threads remember is shared.
     clients: RwLock<HashMap<u32, Client>>,
     /// The instances that this process serves.
@@ -157,31 +158,17 @@ pub(crate) struct Runtime {
 }
 
 impl Runtime {
-    fn new(settings: Settings, node: Node) -> Runtime {
+    fn new(settings: Settings, node: Node, server: Server) -> Runtime {
         static LAST: AtomicU64 = AtomicU64::new(0);
         Runtime {
             generation: LAST.fetch_add(1, Ordering::Relaxed) + 1,
             settings,
             node,
             inbox: Inbox::new(),
-            server: OnceLock::new(),
-            making_server: Mutex::new(()),
+            server,
             clients: RwLock::default(),
             instances: Mutex::default(),
         }
-    }
-
-    /// Gives the loop that serves this process, made when first needed: who only calls needs none.
-    pub(crate) fn server(&self) -> Result<&Server, Failure> {
-        if let Some(server) = self.server.get() {
-            return Ok(server);
-        }
-        let _turn = self.making_server.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(server) = self.server.get() {
-            return Ok(server);
-        }
-        let server = self.node.server()?;
-        Ok(self.server.get_or_init(|| server))
     }
 
     /// Gives the client of an id, opened when first needed.
@@ -232,12 +219,9 @@ impl Runtime {
 
     /// Ends everything that does not end by itself when the last thread lets go of the runtime.
     fn end(&self) {
-        let instances = std::mem::take(&mut *self.instances());
-        if let Some(server) = self.server.get() {
-            for instance in instances {
-                // Fails only when the runtime is gone, and then nobody knows the instance.
-                let _ = server.unregister(instance);
-            }
+        for instance in std::mem::take(&mut *self.instances()) {
+            // Fails only when the runtime is gone, and then nobody knows the instance.
+            let _ = self.server.unregister(instance);
         }
         self.inbox.clear();
         self.node.interrupter().fire();

@@ -151,7 +151,6 @@ fn call(
     callback: Callback,
 ) -> Result<u64, Failure> {
     let runtime = runtime::current()?;
-    let server = runtime.server()?;
     let timeout = if timeout_ms == 0 { None } else { limit(timeout_ms) };
     let node = runtime.node.id().get();
     // The callback may run, in another thread's loop, before the id is known here.
@@ -176,7 +175,7 @@ fn call(
     };
     with_client(dest, |client| {
         let options = CallOptions { priority, timeout };
-        let message_id = client.call_async(server, payload, options, done)?;
+        let message_id = client.call_async(&runtime.server, payload, options, done)?;
         id.store(message_id, Ordering::Release);
         Ok(message_id)
     })

@@ -47,7 +47,7 @@ pub unsafe extern "C" fn ipc_register_service_ex(
             return Err(Status::INVALID.into());
         }
         let runtime = runtime::current()?;
-        let registration = runtime.server()?.register(name, flags)?;
+        let registration = runtime.server.register(name, flags)?;
         runtime.add_instance(registration.instance);
         id.set(registration.instance.get());
         Ok(IPC_OK)
@@ -66,7 +66,7 @@ pub extern "C" fn ipc_unregister_service(id: service_id_t) -> c_int {
         if !runtime.remove_instance(instance) {
             return Err(Status::NOT_FOUND.into());
         }
-        runtime.server()?.unregister(instance)?;
+        runtime.server.unregister(instance)?;
         Ok(IPC_OK)
     })
 }

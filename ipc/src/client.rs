@@ -12,7 +12,7 @@ use crate::{
     channel::{Claimed, Fate, Peer, Transmit, check_payload},
     error::{CallError, NodeError},
     frame::Kind,
-    link::{FOREVER, Link, Order, Sink, until},
+    link::{Limit, Link, Order, Sink, until},
     node::{Shared, is_gone},
     server::{Member, Server},
     table::{Outcome, Waiter},
@@ -174,7 +174,10 @@ impl Client {
     /// # Errors
     /// [`CallError::Full`] when there was no room in time: nothing was sent.
     pub fn send(&self, payload: &[u8], options: impl Into<CallOptions>) -> Result<u64, CallError> {
-        self.with_link(|link| link.send(order(Kind::OneWay, payload, options.into())))
+        let CallOptions { priority, timeout } = options.into();
+        let limit = Limit::Room(timeout);
+        let order = Order { kind: Kind::OneWay, priority: priority.level(), payload, limit };
+        self.with_link(|link| link.send(order))
     }
 
     /// Sends many one-way messages with one claim on the channel, and one look for a sleeping peer
@@ -205,10 +208,13 @@ impl Client {
         options: impl Into<CallOptions>,
     ) -> Result<Pending, CallError> {
         let link = self.link()?;
-        let order = order(Kind::Request, payload, options.into());
+        let CallOptions { priority, timeout } = options.into();
+        let until = until(timeout);
+        let (priority, limit) = (priority.level(), Limit::At(until));
+        let order = Order { kind: Kind::Request, priority, payload, limit };
         let turn = self.node.core.interrupter.turn();
         let message_id = link.request(order, Waiter::Thread)?;
-        Ok(Pending { link: Some(link), message_id, until: order.until, turn })
+        Ok(Pending { link: Some(link), message_id, until, turn })
     }
 
     /// Sends a request whose outcome `done` gets, within the loop of `server`, exactly once.
@@ -323,7 +329,8 @@ impl<'a> Burst<'a> {
         let mut tx = self.tx.take().unwrap_or_else(|| self.link.channel.tx.claim());
         let id = self.link.one_way_id(&mut tx);
         let priority = Priority::Normal.level();
-        let order = Order { kind: Kind::OneWay, priority, payload, until: FOREVER };
+        let limit = Limit::Room(None);
+        let order = Order { kind: Kind::OneWay, priority, payload, limit };
         self.tx = Some(self.link.send_frames(tx, order, id as u32)?);
         Ok(())
     }
@@ -337,7 +344,8 @@ impl Drop for Burst<'_> {
 }
 
 fn order(kind: Kind, payload: &[u8], options: CallOptions) -> Order<'_> {
-    Order { kind, priority: options.priority.level(), payload, until: until(options.timeout) }
+    let limit = Limit::At(until(options.timeout));
+    Order { kind, priority: options.priority.level(), payload, limit }
 }
 
 /// A call that was sent and is to be waited for. Dropped, it is withdrawn.

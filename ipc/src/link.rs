@@ -72,8 +72,26 @@ pub(crate) struct Order<'a> {
     pub(crate) kind: Kind,
     pub(crate) priority: u8,
     pub(crate) payload: &'a [u8],
-    /// When to give up, in ns of CLOCK_MONOTONIC.
-    pub(crate) until: u64,
+    pub(crate) limit: Limit,
+}
+
+/// When to give up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Limit {
+    /// The whole call, at this time in ns of CLOCK_MONOTONIC. The service is told.
+    At(u64),
+    /// Waiting for room in the ring, after so long. The clock is read only if there is none.
+    Room(Option<Duration>),
+}
+
+impl Limit {
+    #[inline]
+    fn at(self) -> u64 {
+        match self {
+            Limit::At(at) => at,
+            Limit::Room(timeout) => until(timeout),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -118,7 +136,7 @@ impl Link {
     pub(crate) fn call(&self, order: Order<'_>, sink: &mut Sink<'_>) -> Result<(), CallError> {
         let turn = self.interrupter.turn();
         let id = self.request(order, Waiter::Thread)?;
-        self.wait(id as u32, order.until, turn, sink)
+        self.wait(id as u32, order.limit.at(), turn, sink)
     }
 
     /// Sends a request whose answer its waiter will get. Returns the message id.
@@ -135,9 +153,10 @@ impl Link {
         self.issued.store(id as u32, Ordering::Release);
         let slot = self.table.slot(id as u32);
         if is_callback {
-            slot.set_expiry(order.until);
+            let at = order.limit.at();
+            slot.set_expiry(at);
             self.callbacks.fetch_add(1, Ordering::Relaxed);
-            self.next_expiry.fetch_min(order.until, Ordering::Relaxed);
+            self.next_expiry.fetch_min(at, Ordering::Relaxed);
         }
         let ring = ring_of(order.priority);
         match self.send_frames(tx, order, id as u32) {
@@ -187,8 +206,10 @@ impl Link {
         order: Order<'_>,
         id: u32,
     ) -> Result<Claimed<'a, Transmit>, CallError> {
-        let deadline =
-            if order.until == FOREVER { 0 } else { self.channel.deadline_field(order.until) };
+        let deadline = match order.limit {
+            Limit::At(at) if at != FOREVER => self.channel.deadline_field(at),
+            Limit::At(_) | Limit::Room(_) => 0,
+        };
         let message = Message {
             kind: order.kind,
             priority: order.priority,
@@ -213,6 +234,7 @@ impl Link {
         mut refusal: PushError,
     ) -> Result<Claimed<'a, Transmit>, CallError> {
         let turn = self.interrupter.turn();
+        let until = order.limit.at();
         loop {
             drop(tx);
             let wake_at = match refusal {
@@ -220,7 +242,7 @@ impl Link {
                 PushError::Corrupt(lie) => return Err(self.poison(lie)),
             };
             self.channel.after_push();
-            let waited = self.wait_for_room(ring_of(order.priority), wake_at, order.until, turn);
+            let waited = self.wait_for_room(ring_of(order.priority), wake_at, until, turn);
             tx = self.channel.tx.claim();
             if let Err(error) = waited {
                 if sent > 0 {
@@ -596,7 +618,8 @@ impl Link {
         if let Some((ring, _)) = place {
             let priority = if ring == Ring::Urgent { 0 } else { 2 };
             let payload = &[];
-            let order = Order { kind: Kind::Cancel, priority, payload, until: 0 };
+            let limit = Limit::At(0);
+            let order = Order { kind: Kind::Cancel, priority, payload, limit };
             // When there is no room the service answers for nobody: no harm.
             if let Ok(tx) = self.try_send_frames(order, id) {
                 drop(tx);
