@@ -74,15 +74,15 @@ fn ten_runtimes_die_and_nobody_keeps_anything_of_them() {
     let mut client = world.actor(&[]);
     client.ask("calls echo 1 10 8", "called");
     let id = client.ask("await echo", "found");
-    let held = || (proc::holdings(server.pid()), proc::holdings(client.pid()));
-    let before = held();
+    let pids = [server.pid(), client.pid()];
+    let before = pids.map(proc::holdings);
     for _ in 0..10 {
         runtime.kill();
         client.ask("calls echo 1 10 8", "called");
         runtime = world.runtime();
         assert_eq!(client.ask("await echo", "found"), id);
     }
-    tests::wait_until("it is as before", || held() == before);
+    tests::wait_until("it is as before", || pids.map(proc::holdings) == before);
     runtime.quit();
 }
 

@@ -17,22 +17,19 @@ fn can_trace() -> bool {
     matches!(traced, Ok(status) if status.success())
 }
 
-/// What a thread asked of the kernel between the last two marks in a trace.
-fn between_marks(trace: &str, thread: &str) -> Vec<String> {
+/// What a thread asked of the kernel between each mark of a trace and the next, by twos.
+fn between_marks(trace: &str, thread: &str) -> Vec<Vec<String>> {
     let mine: Vec<&str> = trace
         .lines()
         .filter_map(|line| line.split_once(' '))
         .filter(|(id, _)| *id == thread)
         .map(|(_, call)| call.trim_start())
         .collect();
-    let marks: Vec<usize> = mine
-        .iter()
-        .enumerate()
-        .filter(|(_, call)| call.starts_with("getppid("))
-        .map(|(index, _)| index)
-        .collect();
-    let [.., from, to] = marks[..] else { panic!("{} marks of {thread}", marks.len()) };
-    mine[from + 1..to].iter().map(|call| (*call).to_owned()).collect()
+    let is_mark = |index: &usize| mine[*index].starts_with("getppid(");
+    let marks: Vec<usize> = (0..mine.len()).filter(is_mark).collect();
+    let pairs = marks.chunks_exact(2);
+    assert!(pairs.remainder().is_empty(), "{} marks of {thread}", marks.len());
+    pairs.map(|pair| mine[pair[0] + 1..pair[1]].iter().map(|it| it.to_string()).collect()).collect()
 }
 
 #[test]
@@ -53,20 +50,22 @@ fn calls_that_are_polled_make_no_system_call_and_allocate_nothing() {
     let mut server = traced(&server_trace);
     server.ask("serve echo 1", "serving");
     let mut client = traced(&client_trace);
+    let sizes = [0, 8, 48, 64, 1000];
     let mut threads = Vec::new();
-    for size in [0, 8, 48, 64, 1000] {
+    for size in sizes {
         let said = client.ask(&format!("trace echo {CALLS} {size}"), "traced");
         let said: Vec<_> = said.split(' ').map(str::to_owned).collect();
         assert_eq!(said[2], "0", "allocations of the calling thread, {size} bytes");
         assert_eq!(said[3], "0", "allocations of the serving thread, {size} bytes");
-        // Traces are written before the traced thread goes on, but for what strace buffers.
-        threads.push((size, said[0].clone(), said[1].clone()));
+        threads.push((said[0].clone(), said[1].clone()));
     }
     client.quit();
     server.quit();
-    let read = |path| std::fs::read_to_string(path).expect("a trace");
-    let (server_trace, client_trace) = (read(&server_trace), read(&client_trace));
-    let last = threads.last().expect("some");
-    assert_eq!(between_marks(&client_trace, &last.1), Vec::<String>::new(), "calling");
-    assert_eq!(between_marks(&server_trace, &last.2), Vec::<String>::new(), "serving");
+    threads.dedup();
+    let [(calling, serving)] = &threads[..] else { panic!("other threads: {threads:?}") };
+    let nothing = vec![Vec::<String>::new(); sizes.len()];
+    for (path, thread) in [(client_trace, calling), (server_trace, serving)] {
+        let trace = std::fs::read_to_string(path).expect("a trace");
+        assert_eq!(between_marks(&trace, thread), nothing, "by size: {sizes:?}");
+    }
 }

@@ -14,6 +14,19 @@ const FEW: usize = 128;
 /// Lines asked for ahead: about what a core can have on its way at a time.
 const AHEAD: usize = 2048;
 
+/// Asks for a line of an own lane, for writing, before it is written: it is in the peer's cache.
+#[inline]
+pub(crate) fn ask_for(line: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, without an effect on memory, whatever the address.
+    unsafe {
+        std::arch::asm!("prefetchw [{t}]", t = in(reg) line,
+                        options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
+}
+
 /// Copies `length` bytes from private memory into an own lane.
 ///
 /// The lines are asked for first, all at once and for writing: they are in the peer's cache, and
@@ -24,14 +37,9 @@ const AHEAD: usize = 2048;
 /// 2. No other thread of this process touches `target` meanwhile.
 #[inline]
 pub(crate) unsafe fn to_shared(source: *const u8, target: *mut u8, length: usize) {
-    #[cfg(target_arch = "x86_64")]
     if length >= FEW {
         for line in (0..length.min(AHEAD)).step_by(64) {
-            // SAFETY: a hint about an address inside the target, without an effect on memory.
-            unsafe {
-                std::arch::asm!("prefetchw [{t}]", t = in(reg) target.add(line),
-                                options(nostack, preserves_flags, readonly));
-            }
+            ask_for(target.wrapping_add(line));
         }
     }
     // SAFETY: (1), (2).

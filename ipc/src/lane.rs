@@ -137,6 +137,24 @@ impl OwnRing {
         cell.0[0].store(head[0], Ordering::Release);
     }
 
+    /// Asks for a cell that will be written soon.
+    #[inline]
+    pub(crate) fn ask_for_cell(&self, index: usize) {
+        #[cfg(not(loom))]
+        crate::copy::ask_for(self.parts.cells.as_ptr().wrapping_add(index).cast());
+        #[cfg(loom)]
+        let _ = index;
+    }
+
+    /// Asks for a line of the slab that will be written soon.
+    #[inline]
+    pub(crate) fn ask_for_slab(&self, offset: usize) {
+        #[cfg(not(loom))]
+        crate::copy::ask_for(self.parts.slab.as_ptr().wrapping_add(offset));
+        #[cfg(loom)]
+        let _ = offset;
+    }
+
     /// Copies bytes into the slab.
     #[inline]
     pub(crate) fn write_slab(&mut self, offset: usize, bytes: &[u8]) {

@@ -63,6 +63,9 @@ pub(crate) fn handle(node: &Node, request: Request<'_>) {
         let _ = request.reply(request.payload());
         return;
     }
+    if request.payload() == b"!mark" {
+        return mark(&request);
+    }
     let text = String::from_utf8_lossy(request.payload()).into_owned();
     let mut words = text.splitn(4, ' ');
     let mut word = || words.next().unwrap_or_default();
@@ -83,13 +86,6 @@ pub(crate) fn handle(node: &Node, request: Request<'_>) {
             format!("{} {} {} {}", peer.id, peer.name, peer.pid, peer.uid).into_bytes()
         }
         "!thread" => nix::unistd::gettid().to_string().into_bytes(),
-        "!mark" => {
-            let _ = nix::unistd::getppid();
-            let answer = (raw::allocations() - MARKED.get()).to_string().into_bytes();
-            let _ = request.reply(&answer);
-            MARKED.set(raw::allocations());
-            return;
-        }
         "!relay" => {
             let (name, timeout) = (word(), timeout(word()));
             outcome(client_of(node, name).call(word().as_bytes(), timeout)).into_bytes()
@@ -102,6 +98,13 @@ pub(crate) fn handle(node: &Node, request: Request<'_>) {
         other => panic!("no such request: {other}"),
     };
     let _ = request.reply(&answer);
+}
+
+fn mark(request: &Request<'_>) {
+    let _ = nix::unistd::getppid();
+    let allocations = raw::allocations() - MARKED.get();
+    let _ = request.reply(allocations.to_string().as_bytes());
+    MARKED.set(raw::allocations());
 }
 
 fn count(request: &Request<'_>) {
