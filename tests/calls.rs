@@ -51,9 +51,8 @@ fn every_priority_is_served_at_every_size() {
 fn many_calls_are_outstanding_and_answered_in_any_order() {
     let house = House::echo(&Config::default());
     let client = house.client();
-    let pending: Vec<_> = (0..200_u64)
-        .map(|n| client.start(&n.to_le_bytes(), LONG).expect("sent"))
-        .collect();
+    let pending: Vec<_> =
+        (0..200_u64).map(|n| client.start(&n.to_le_bytes(), LONG).expect("sent")).collect();
     for (n, call) in pending.into_iter().enumerate().rev() {
         assert_eq!(call.wait().expect("answered"), (n as u64).to_le_bytes());
     }
@@ -274,4 +273,149 @@ fn an_interruption_ends_a_blocked_call() {
         std::thread::yield_now();
     }
     assert!(matches!(caller.join().expect("no panic"), Err(CallError::Canceled)));
+}
+
+/// What one batch leaves in the run queue is served without another frame coming.
+#[test]
+fn low_priorities_are_served_to_the_last() {
+    let house = House::echo(&Config::default());
+    let client = house.client();
+    let options = CallOptions::timeout(LONG).priority(Priority::Background);
+    let pending: Vec<_> =
+        (0..200_u64).map(|n| client.start(&n.to_le_bytes(), options).expect("sent")).collect();
+    for (n, call) in pending.into_iter().enumerate() {
+        assert_eq!(call.wait().expect("answered"), (n as u64).to_le_bytes());
+    }
+}
+
+#[test]
+fn the_descriptor_is_readable_when_there_is_work_and_only_then() {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let house = House::with(&Config::default(), 0, |_| {});
+    let port = house.server.server().expect("a server");
+    port.register("foreign", 0).expect("registered");
+    let readable = |timeout: PollTimeout| {
+        let mut fds = [PollFd::new(port.fd(), PollFlags::POLLIN)];
+        poll(&mut fds, timeout).expect("polled") == 1
+    };
+    let clients: Vec<_> = (0..3)
+        .map(|_| {
+            let config =
+                Config { runtime_dir: Some(house.directory().to_owned()), ..Config::default() };
+            std::thread::spawn(move || {
+                let node = Node::connect(&config).expect("a node");
+                let id = node.discover("foreign").expect("served");
+                let client = node.client(id).expect("a channel");
+                for n in 0..200_u32 {
+                    let answer = client.call(&n.to_le_bytes(), LONG).expect("answered");
+                    assert_eq!(answer, n.to_le_bytes());
+                }
+            })
+        })
+        .collect();
+    let mut handled = 0;
+    while handled < 600 {
+        assert!(readable(PollTimeout::NONE));
+        handled += port
+            .poll(Some(Duration::ZERO), &mut |request| {
+                request.reply(request.payload()).expect("replied");
+            })
+            .expect("polled");
+    }
+    clients.into_iter().for_each(|client| client.join().expect("no panic"));
+    // The channels close; once that is taken note of, nothing is left to do.
+    while readable(PollTimeout::ZERO) {
+        assert_eq!(port.poll(Some(Duration::ZERO), &mut |_| {}).expect("polled"), 0);
+    }
+}
+
+#[test]
+fn every_loop_hears_an_interruption() {
+    let house = House::with(&Config::default(), 4, |request| request.reply(b"").expect("replied"));
+    let client = house.client();
+    for _ in 0..100 {
+        client.call(b"x", LONG).expect("answered");
+    }
+    house.server.interrupter().fire();
+    while house.running() > 0 {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_deadline_of_hours_is_no_deadline_of_the_past() {
+    let house = House::echo(&Config::default());
+    let client = house.client();
+    for hours in [1, 2, 24] {
+        let timeout = Duration::from_secs(hours * 3600);
+        assert_eq!(client.call(b"patient", timeout).expect("answered"), b"patient");
+    }
+}
+
+#[test]
+fn what_is_over_the_receivers_limit_is_refused_and_the_channel_goes_on() {
+    let small = Config { max_payload: 1000, ..Config::default() };
+    let house = House::echo(&small);
+    let node = Node::connect(&Config {
+        runtime_dir: Some(house.directory().to_owned()),
+        ..Config::default()
+    })
+    .expect("a node");
+    let client = node.client(node.discover("echo").expect("served")).expect("a channel");
+    for size in [1001, 3000, 100_000] {
+        let refused = client.call(&pattern(size), LONG);
+        assert!(matches!(refused, Err(CallError::Remote(Status::MESSAGE_SIZE))), "{refused:?}");
+        assert_eq!(client.call(b"small", LONG).expect("answered"), b"small");
+    }
+}
+
+/// Two clients that never pause keep neither a third nor an interruption from being heard.
+#[test]
+fn a_steady_load_starves_nobody() {
+    let house = House::with(&Config::default(), 1, |request| {
+        if !request.is_one_way() {
+            request.reply(request.payload()).expect("replied");
+        }
+    });
+    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let flooders: Vec<_> = (0..2)
+        .map(|_| {
+            let (client, done) = (house.other_client(), Arc::clone(&done));
+            std::thread::spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    client
+                        .burst(|burst| (0..200).try_for_each(|_| burst.send(b"more")))
+                        .expect("sent");
+                }
+            })
+        })
+        .collect();
+    for _ in 0..5 {
+        assert_eq!(house.other_client().call(b"heard", LONG).expect("answered"), b"heard");
+    }
+    done.store(true, Ordering::Relaxed);
+    flooders.into_iter().for_each(|flooder| flooder.join().expect("no panic"));
+}
+
+#[test]
+fn callbacks_on_several_channels_keep_their_deadlines() {
+    let house = House::with(&Config::default(), 1, |request| std::mem::forget(request.retain()));
+    let port = house.client.server().expect("a loop");
+    let second = house.server.server().expect("a server");
+    second.register("second", 0).expect("registered");
+    let other = house.client.client(house.client.discover("second").expect("served"));
+    let (tell, told) = mpsc::channel();
+    for (client, ms) in [(house.client(), 30), (other.expect("a channel"), 5)] {
+        let tell = tell.clone();
+        client
+            .call_async(&port, b"x", Duration::from_millis(ms), move |outcome| {
+                tell.send(outcome.expect_err("no answer").status()).expect("told");
+            })
+            .expect("sent");
+    }
+    let mut done = 0;
+    while done < 2 {
+        done += port.poll(None, &mut |_| {}).expect("polled");
+    }
+    assert!(told.try_iter().all(|status| status == Status::TIMED_OUT));
 }

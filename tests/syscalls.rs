@@ -5,7 +5,9 @@ use std::process::{Command, Stdio};
 use tests::World;
 
 const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
-const CALLS: usize = 100_000;
+/// Bytes, and how many calls with so many.
+const CALLS: [(usize, usize); 5] =
+    [(8, 100_000), (0, 20_000), (48, 20_000), (64, 20_000), (1000, 20_000)];
 
 /// Whether programs can be traced here.
 fn can_trace() -> bool {
@@ -50,10 +52,9 @@ fn calls_that_are_polled_make_no_system_call_and_allocate_nothing() {
     let mut server = traced(&server_trace);
     server.ask("serve echo 1", "serving");
     let mut client = traced(&client_trace);
-    let sizes = [0, 8, 48, 64, 1000];
     let mut threads = Vec::new();
-    for size in sizes {
-        let said = client.ask(&format!("trace echo {CALLS} {size}"), "traced");
+    for (size, calls) in CALLS {
+        let said = client.ask(&format!("trace echo {calls} {size}"), "traced");
         let said: Vec<_> = said.split(' ').map(str::to_owned).collect();
         assert_eq!(said[2], "0", "allocations of the calling thread, {size} bytes");
         assert_eq!(said[3], "0", "allocations of the serving thread, {size} bytes");
@@ -63,9 +64,9 @@ fn calls_that_are_polled_make_no_system_call_and_allocate_nothing() {
     server.quit();
     threads.dedup();
     let [(calling, serving)] = &threads[..] else { panic!("other threads: {threads:?}") };
-    let nothing = vec![Vec::<String>::new(); sizes.len()];
+    let nothing = vec![Vec::<String>::new(); CALLS.len()];
     for (path, thread) in [(client_trace, calling), (server_trace, serving)] {
         let trace = std::fs::read_to_string(path).expect("a trace");
-        assert_eq!(between_marks(&trace, thread), nothing, "by size: {sizes:?}");
+        assert_eq!(between_marks(&trace, thread), nothing, "by {CALLS:?}");
     }
 }

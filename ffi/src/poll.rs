@@ -74,6 +74,9 @@ fn runtime_outside_callbacks() -> Result<std::sync::Arc<Runtime>, Failure> {
     Ok(runtime)
 }
 
+/// Longest sleep while messages are held: another thread that polls may hear the bell for us.
+const MOST_WAIT: Duration = Duration::from_millis(100);
+
 impl Runtime {
     /// Runs what is due, waiting for it if need be; returns how many callbacks ran, 0 when the
     /// time is over.
@@ -90,6 +93,7 @@ impl Runtime {
                 return Ok(delivered + served);
             }
             if holds {
+                let left = left.map_or(MOST_WAIT, |left| left.min(MOST_WAIT));
                 self.inbox.wake().wait(self.server.fd(), left)?;
             }
         }

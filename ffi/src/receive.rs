@@ -232,11 +232,11 @@ impl Inbox {
 
     /// Delivers the held messages that have a handler by now. Returns how many.
     pub(crate) fn flush(&self) -> usize {
+        // Before the look at the handlers: one that comes after it rings again.
+        self.wake.quiet();
         if !self.holds() {
             return 0;
         }
-        // Before the look at the handlers: one that comes after it rings again.
-        self.wake.quiet();
         let mut delivered = 0;
         while let Some((handler, message)) = self.next_deliverable() {
             let source = message.head.source_service_id;

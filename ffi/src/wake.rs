@@ -2,7 +2,10 @@
 
 use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -25,6 +28,8 @@ pub(crate) struct Wake(OnceLock<Both>);
 struct Both {
     epoll: Epoll,
     bell: EventFd,
+    /// Whether the bell may ring. Set after it does, so that it never rings unknown for long.
+    rings: AtomicBool,
 }
 
 impl Wake {
@@ -33,12 +38,16 @@ impl Wake {
         if let Some(both) = self.0.get() {
             // EAGAIN: it rings already.
             let _ = nix::unistd::write(&both.bell, &1_u64.to_ne_bytes());
+            both.rings.store(true, Ordering::Release);
         }
     }
 
-    /// Takes the ringing back.
+    /// Takes the ringing back. Costs a load when it does not ring.
     pub(crate) fn quiet(&self) {
-        if let Some(both) = self.0.get() {
+        if let Some(both) = self.0.get()
+            && both.rings.load(Ordering::Relaxed)
+            && both.rings.swap(false, Ordering::Acquire)
+        {
             // EAGAIN: it does not ring.
             let _ = both.bell.read();
         }
@@ -53,14 +62,11 @@ impl Wake {
     pub(crate) fn wait(
         &self,
         server: BorrowedFd<'_>,
-        timeout: Option<Duration>,
+        timeout: Duration,
     ) -> Result<(), Failure> {
-        // Rounded up, so as not to come back too early, and again. What does not fit is waited for
-        // in several turns.
-        let millis = timeout.map(|timeout| timeout.as_nanos().div_ceil(1_000_000));
-        let timeout = millis.map_or(EpollTimeout::NONE, |millis| {
-            EpollTimeout::from(u16::try_from(millis).unwrap_or(u16::MAX))
-        });
+        // Rounded up, so as not to come back too early, and again.
+        let millis = timeout.as_nanos().div_ceil(1_000_000);
+        let timeout = EpollTimeout::from(u16::try_from(millis).unwrap_or(u16::MAX));
         match self.both(server)?.epoll.wait(&mut [EpollEvent::empty(); 2], timeout) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(errno) => Err(errno.into()),
@@ -79,6 +85,6 @@ impl Wake {
             epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
         }
         // Of two threads that come here together one is too late, and closes its own again.
-        Ok(self.0.get_or_init(|| Both { epoll, bell }))
+        Ok(self.0.get_or_init(|| Both { epoll, bell, rings: AtomicBool::new(true) }))
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     ServiceId,
     claim::Claim,
     control::Introduction,
-    error::{CallError, PeerCorrupt},
+    error::{CallError, PeerCorrupt, Status},
     fork::Birth,
     frame::{Frame, Kind, Sender},
     lane::{Lane, PeerRing},
@@ -119,6 +119,8 @@ pub(crate) struct Receive {
     pub(crate) buffer: Vec<u8>,
     /// Messages of which more frames are to come.
     partial: HashMap<u32, Partial>,
+    /// Bytes that these hold.
+    partial_bytes: u64,
     /// The message id of the last request, whole: the others are near it.
     last_id: u64,
     /// Requests that were taken and wait for their turn. Only a server has any.
@@ -132,6 +134,10 @@ pub(crate) struct Receive {
 struct Partial {
     frame: Frame,
     bytes: Vec<u8>,
+    /// Bytes that have come.
+    length: u64,
+    /// Why they are not kept.
+    refused: Option<Status>,
 }
 
 /// A whole message out of a ring.
@@ -144,6 +150,8 @@ pub(crate) enum Taken {
     Long(Frame, Vec<u8>),
     /// More frames to come.
     Fragment,
+    /// The first frame of a message that is over a limit, all of whose frames were passed over.
+    Refused(Frame, Status),
 }
 
 impl Channel {
@@ -170,6 +178,7 @@ impl Channel {
                 ordinary: Consumer::new(&own, &peer, Ring::Ordinary, other),
                 buffer: vec![0; largest],
                 partial: HashMap::new(),
+                partial_bytes: 0,
                 last_id: first_id,
                 queue: RunQueue::new(),
                 spin: SpinBudget::new(spin),
@@ -243,6 +252,11 @@ impl Channel {
         self.fate()
     }
 
+    /// Whether the channel was ended from this side, while the peer lives.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.fate() != Fate::Open && Life::of(&self.peer) == Life::Alive
+    }
+
     /// Refuses in a forked child, where the lanes are not mapped.
     #[inline]
     pub(crate) fn check_fork(&self) -> Result<(), CallError> {
@@ -300,13 +314,15 @@ impl Channel {
     /// Empties our end of the doorbell. Returns false when the peer hung up.
     pub(crate) fn quiet_bell(&self) -> bool {
         let mut byte = [0; 1];
-        loop {
+        // More than a socket holds: a peer that rings without pause keeps nobody here.
+        for _ in 0..1024 {
             match recv(self.bell.as_raw_fd(), &mut byte, MsgFlags::MSG_DONTWAIT) {
                 Ok(0) | Err(Errno::ECONNRESET) => return false,
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(_) => return true,
             }
         }
+        true
     }
 
     /// The event word's value, to be read before [`Channel::park`].
@@ -414,7 +430,7 @@ impl Drop for Channel {
 }
 
 /// The lies, by the number that `Channel::fate` holds.
-const LIES: [PeerCorrupt; 9] = [
+const LIES: [PeerCorrupt; 10] = [
     PeerCorrupt::Stamp,
     PeerCorrupt::Kind,
     PeerCorrupt::Flags,
@@ -424,6 +440,7 @@ const LIES: [PeerCorrupt; 9] = [
     PeerCorrupt::Taken,
     PeerCorrupt::Fragment,
     PeerCorrupt::Answer,
+    PeerCorrupt::Status,
 ];
 
 impl Transmit {
@@ -509,6 +526,9 @@ impl Receive {
             _ => 0,
         };
         self.take_whole(ring, &frame);
+        if u64::from(frame.head.length) > max_payload && frame.head.kind != Kind::Error {
+            return Ok(Some(Taken::Refused(frame, Status::MESSAGE_SIZE)));
+        }
         Ok(Some(Taken::Whole(frame, status)))
     }
 
@@ -536,35 +556,51 @@ impl Receive {
         let mut partial = if frame.head.kind == Kind::Continue {
             self.partial.remove(&id).ok_or(PeerCorrupt::Fragment)?
         } else {
-            if frame.total > max_payload {
-                return Err(PeerCorrupt::Length);
-            }
             if self.partial.len() >= MOST_PARTIAL || self.partial.contains_key(&id) {
                 return Err(PeerCorrupt::Fragment);
             }
-            // Memory grows with what arrives, not with what is claimed.
-            Partial { frame, bytes: Vec::with_capacity((frame.total as usize).min(1 << 20)) }
+            Partial { frame, bytes: Vec::new(), length: 0, refused: None }
         };
-        let begin = partial.bytes.len();
         let is_last = frame.head.flags & crate::frame::FLAG_MORE == 0;
-        let end = begin as u64 + u64::from(frame.head.length);
-        if end > partial.frame.total || is_last != (end == partial.frame.total) {
+        let total = partial.frame.total;
+        partial.length += u64::from(frame.head.length);
+        if partial.length > total || is_last != (partial.length == total) {
             return Err(PeerCorrupt::Fragment);
         }
-        partial.bytes.resize(begin + length, 0);
-        let consumer = self.consumer(ring);
-        consumer.copy(&frame, &mut partial.bytes[begin..]);
-        consumer.release(&frame);
-        if is_last {
-            return Ok(Taken::Long(partial.frame, partial.bytes));
+        // Limits are ours, and a peer may not know them: over them a message is passed over, frame
+        // by frame, and refused in the end. Memory grows with what arrives, not with claims.
+        if total > max_payload {
+            partial.refused = Some(Status::MESSAGE_SIZE);
+        } else if self.partial_bytes + length as u64 > max_payload.saturating_mul(2) {
+            partial.refused = Some(Status::FULL);
         }
-        self.partial.insert(id, partial);
-        Ok(Taken::Fragment)
+        if partial.refused.is_some() {
+            self.partial_bytes -= partial.bytes.len() as u64;
+            partial.bytes = Vec::new();
+        } else {
+            let begin = partial.bytes.len();
+            partial.bytes.resize(begin + length, 0);
+            self.partial_bytes += length as u64;
+            let consumer = self.consumer(ring);
+            consumer.copy(&frame, &mut partial.bytes[begin..]);
+        }
+        self.consumer(ring).release(&frame);
+        if !is_last {
+            self.partial.insert(id, partial);
+            return Ok(Taken::Fragment);
+        }
+        self.partial_bytes -= partial.bytes.len() as u64;
+        Ok(match partial.refused {
+            Some(status) => Taken::Refused(partial.frame, status),
+            None => Taken::Long(partial.frame, partial.bytes),
+        })
     }
 
     /// Drops what arrived of a message that its sender gave up.
     pub(crate) fn forget(&mut self, id: u32) {
-        self.partial.remove(&id);
+        if let Some(partial) = self.partial.remove(&id) {
+            self.partial_bytes -= partial.bytes.len() as u64;
+        }
     }
 
     /// Finds the whole message id of a request from its low half.

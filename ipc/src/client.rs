@@ -12,7 +12,7 @@ use crate::{
     channel::{Claimed, Fate, Peer, Transmit, check_payload},
     error::{CallError, NodeError},
     frame::Kind,
-    link::{Limit, Link, Order, Sink, until},
+    link::{Limit, Link, Order, Sink},
     node::{Shared, is_gone},
     server::{Member, Server},
     table::{Outcome, Waiter},
@@ -209,12 +209,11 @@ impl Client {
     ) -> Result<Pending, CallError> {
         let link = self.link()?;
         let CallOptions { priority, timeout } = options.into();
-        let until = until(timeout);
-        let (priority, limit) = (priority.level(), Limit::At(until));
+        let (priority, limit) = (priority.level(), Limit::after(timeout));
         let order = Order { kind: Kind::Request, priority, payload, limit };
         let turn = self.node.core.interrupter.turn();
         let message_id = link.request(order, Waiter::Thread)?;
-        Ok(Pending { link: Some(link), message_id, until, turn })
+        Ok(Pending { link: Some(link), message_id, until: limit.at(), turn })
     }
 
     /// Sends a request whose outcome `done` gets, within the loop of `server`, exactly once.
@@ -344,7 +343,7 @@ impl Drop for Burst<'_> {
 }
 
 fn order(kind: Kind, payload: &[u8], options: CallOptions) -> Order<'_> {
-    let limit = Limit::At(until(options.timeout));
+    let limit = Limit::after(options.timeout);
     Order { kind, priority: options.priority.level(), payload, limit }
 }
 

@@ -171,6 +171,9 @@ pub enum PeerCorrupt {
     /// An answer to a call that was never made.
     #[error("an answer to a call that was never made")]
     Answer,
+    /// An error that is none: its status is not negative.
+    #[error("an error whose status is no error")]
+    Status,
 }
 
 /// Explains why an operation of the control plane failed.

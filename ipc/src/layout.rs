@@ -81,9 +81,10 @@ pub(crate) struct Attention {
     /// 0: awake. Else a sleep's number, and in the low two bits how to wake it.
     pub(crate) parked: AtomicU32,
     pub(crate) reserved: AtomicU32,
-    /// 0, or 1 + the count of taken urgent frames at which the owner wants to be woken.
+    /// 0, or the count of taken urgent frames at which the owner wants to be woken, and in the
+    /// low two bits how.
     pub(crate) want_urgent: AtomicU64,
-    /// 0, or 1 + the count of taken ordinary frames at which the owner wants to be woken.
+    /// The same of the ordinary ring.
     pub(crate) want_ordinary: AtomicU64,
 }
 

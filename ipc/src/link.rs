@@ -80,15 +80,29 @@ pub(crate) struct Order<'a> {
 pub(crate) enum Limit {
     /// The whole call, at this time in ns of CLOCK_MONOTONIC. The service is told.
     At(u64),
+    /// The same, too late for the deadline field of a frame: the service is not told.
+    Later(u64),
     /// Waiting for room in the ring, after so long. The clock is read only if there is none.
     Room(Option<Duration>),
 }
 
+/// The longest limit that fits the deadline field: 32 bits of µs, of which half are the past.
+const LONGEST_TOLD: Duration = Duration::from_secs(30 * 60);
+
 impl Limit {
+    /// A call's limit, of this length from now.
     #[inline]
-    fn at(self) -> u64 {
+    pub(crate) fn after(timeout: Option<Duration>) -> Limit {
+        match timeout {
+            Some(timeout) if timeout > LONGEST_TOLD => Limit::Later(until(Some(timeout))),
+            timeout => Limit::At(until(timeout)),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn at(self) -> u64 {
         match self {
-            Limit::At(at) => at,
+            Limit::At(at) | Limit::Later(at) => at,
             Limit::Room(timeout) => until(timeout),
         }
     }
@@ -99,8 +113,8 @@ pub(crate) struct Link {
     pub(crate) channel: Channel,
     table: Table,
     interrupter: Arc<Interrupter>,
-    /// Low half of the last id that was issued.
-    issued: AtomicU32,
+    /// The last id that was issued.
+    issued: AtomicU64,
     /// Threads asleep in their slots, or about to be.
     followers: AtomicU32,
     /// Calls that a callback waits for.
@@ -115,14 +129,11 @@ pub(crate) struct Link {
 
 impl Link {
     pub(crate) fn new(channel: Channel, outstanding: u32, interrupter: Arc<Interrupter>) -> Link {
-        let table = Table::new(outstanding);
-        // Above the session's number, and a multiple of the stride.
-        channel.tx.claim().next_id = channel.first_id().next_multiple_of(table.stride());
         Link {
             channel,
-            table,
+            table: Table::new(outstanding),
             interrupter,
-            issued: AtomicU32::new(0),
+            issued: AtomicU64::new(0),
             followers: AtomicU32::new(0),
             callbacks: AtomicU32::new(0),
             next_expiry: AtomicU64::new(FOREVER),
@@ -148,9 +159,10 @@ impl Link {
         check_payload(order.payload.len(), self.channel.max_payload)?;
         let is_callback = matches!(waiter, Waiter::Callback(_));
         let mut tx = self.channel.tx.claim();
-        let id = self.table.reserve(tx.next_id, waiter).map_err(|_| CallError::Full)?;
-        tx.next_id += self.table.stride();
-        self.issued.store(id as u32, Ordering::Release);
+        let base = tx.next_id.next_multiple_of(self.table.stride());
+        let id = self.table.reserve(base, waiter).map_err(|_| CallError::Full)?;
+        tx.next_id = base + self.table.stride();
+        self.issued.store(id, Ordering::Release);
         let slot = self.table.slot(id as u32);
         if is_callback {
             let at = order.limit.at();
@@ -194,7 +206,7 @@ impl Link {
     #[inline]
     pub(crate) fn one_way_id(&self, tx: &mut Transmit) -> u64 {
         let id = tx.next_id;
-        tx.next_id += self.table.stride();
+        tx.next_id += 1;
         id
     }
 
@@ -208,7 +220,7 @@ impl Link {
     ) -> Result<Claimed<'a, Transmit>, CallError> {
         let deadline = match order.limit {
             Limit::At(at) if at != FOREVER => self.channel.deadline_field(at),
-            Limit::At(_) | Limit::Room(_) => 0,
+            Limit::At(_) | Limit::Later(_) | Limit::Room(_) => 0,
         };
         let message = Message {
             kind: order.kind,
@@ -404,13 +416,18 @@ impl Link {
                 spell.in_vain(rx);
             }
             let event = self.channel.event();
+            // The bed is for what comes from within this process: a cancellation, or a death that
+            // the life word did not tell.
+            slot.bed.store(bed::ASLEEP, Ordering::SeqCst);
             self.channel.park(Sleep::Futex);
             self.channel.barrier();
             if !rx.is_ready() && !slot.is_done(id) && self.channel.check_life() == Fate::Open {
                 let left =
                     (until != FOREVER).then(|| Duration::from_nanos(until.saturating_sub(now)));
-                self.channel.sleep(event, [Some(self.interrupter.word(turn)), None], left);
+                let called = futex::Word { word: &slot.bed, value: bed::ASLEEP, shared: false };
+                self.channel.sleep(event, [Some(self.interrupter.word(turn)), Some(called)], left);
             }
+            slot.bed.store(bed::EMPTY, Ordering::SeqCst);
             self.channel.unpark();
         }
     }
@@ -478,6 +495,10 @@ impl Link {
                         self.deliver(&frame, 0, bytes)?;
                     }
                 }
+                Some(Taken::Refused(frame, _)) => {
+                    let (size, limit) = (frame.total, self.channel.max_payload);
+                    self.finish(frame.head.id, Err(CallError::TooLarge { size, limit }));
+                }
                 Some(Taken::Fragment) => {}
             }
             took = true;
@@ -513,9 +534,11 @@ impl Link {
     /// Gives an answer to whoever waits for it.
     fn deliver(&self, frame: &Frame, status: i32, bytes: Vec<u8>) -> Result<(), PeerCorrupt> {
         let id = frame.head.id;
-        let behind = self.issued.load(Ordering::Acquire).wrapping_sub(id);
-        if behind > u32::MAX / 2 {
+        if !self.table.slot(id).is_waiting(id) && !self.was_issued(id) {
             return Err(PeerCorrupt::Answer);
+        }
+        if frame.head.kind == Kind::Error && status >= 0 {
+            return Err(PeerCorrupt::Status);
         }
         let outcome = match frame.head.kind {
             Kind::Error => Err(CallError::Remote(Status::from_code(status))),
@@ -523,6 +546,14 @@ impl Link {
         };
         self.finish(id, outcome);
         Ok(())
+    }
+
+    /// Whether a call of this id was ever made. Once the low halves have gone round, it may be.
+    fn was_issued(&self, id: u32) -> bool {
+        let first = self.channel.first_id();
+        let issued = self.issued.load(Ordering::Acquire).max(first);
+        issued - first > u64::from(u32::MAX)
+            || id.wrapping_sub(first as u32) <= (issued - first) as u32
     }
 
     /// Ends a call, if it still waits: wakes its thread, or hands its callback to the loop.
@@ -554,7 +585,18 @@ impl Link {
         if self.callbacks.load(Ordering::Relaxed) > 0
             && let Some(hub) = self.hub.get().and_then(Weak::upgrade)
         {
-            hub.kick();
+            // The sleep that the loop had announced on this channel was overwritten by ours.
+            hub.summon(self.token.load(Ordering::Relaxed));
+        }
+    }
+
+    /// Wakes every thread that sleeps on this channel, to look again.
+    pub(crate) fn wake_all(&self) {
+        self.table.slots().iter().for_each(|slot| {
+            slot.call();
+        });
+        if let Some(hub) = self.hub.get().and_then(Weak::upgrade) {
+            hub.summon(self.token.load(Ordering::Relaxed));
         }
     }
 
@@ -598,7 +640,8 @@ impl Link {
         };
         let called = slot.bed.swap(bed::EMPTY, Ordering::SeqCst) == bed::CALLED;
         self.followers.fetch_sub(1, Ordering::SeqCst);
-        if called && matches!(ended, Ended::Failed(_)) && self.channel.rx.is_free() {
+        let leaves = matches!(ended, Ended::Failed(_)) || slot.is_done(id);
+        if called && leaves && self.channel.rx.is_free() {
             self.pass_on();
         }
         ended
@@ -613,8 +656,6 @@ impl Link {
         }
         let place = slot.position();
         self.finish(id, Err(CallError::Canceled));
-        // Its thread may be leading, asleep on the event word.
-        self.channel.wake_own();
         if let Some((ring, _)) = place {
             let priority = if ring == Ring::Urgent { 0 } else { 2 };
             let payload = &[];

@@ -86,7 +86,7 @@ impl Server {
         self.owner.node.register(&self.owner.hub, name, flags)
     }
 
-    /// Ends an instance: its channels close once the requests at hand are answered.
+    /// Ends an instance: its channels close, and calls that it holds end with an error.
     ///
     /// # Errors
     /// [`NodeError::Refused`] with `NOT_FOUND` when it is none of this server's.

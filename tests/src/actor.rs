@@ -69,7 +69,7 @@ impl Actor {
             return rest;
         }
         loop {
-            let line = self.lines.recv_timeout(LIMIT / 2).unwrap_or_else(|error| {
+            let line = self.lines.recv_timeout(LIMIT * 3 / 4).unwrap_or_else(|error| {
                 panic!("waited for {word:?} from {}, heard {:?}: {error}", self.pid, self.unheard)
             });
             if let Some(rest) = rest_of(&line) {

@@ -29,12 +29,7 @@ impl House {
     }
 
     /// Gives the client and the server configurations of their own.
-    pub fn of(
-        client: &Config,
-        server: &Config,
-        threads: usize,
-        handler: fn(Request<'_>),
-    ) -> House {
+    pub fn of(client: &Config, server: &Config, threads: usize, handler: fn(Request<'_>)) -> House {
         let directory = tempfile::tempdir().expect("a directory");
         let kernel = Kernel::embedded(directory.path()).expect("a runtime");
         let here = Some(directory.path().to_owned());
@@ -64,6 +59,18 @@ impl House {
     pub fn client(&self) -> ipc::Client {
         let id = self.client.discover("echo").expect("served");
         self.client.client(id).expect("a channel")
+    }
+
+    /// Opens a channel of its own to "echo", as another node.
+    pub fn other_client(&self) -> ipc::Client {
+        let config = Config { runtime_dir: Some(self.directory().to_owned()), ..Config::default() };
+        let node = Node::connect(&config).expect("a node");
+        node.client(node.discover("echo").expect("served")).expect("a channel")
+    }
+
+    /// How many serving threads have not ended.
+    pub fn running(&self) -> usize {
+        self.threads.iter().filter(|thread| !thread.is_finished()).count()
     }
 }
 

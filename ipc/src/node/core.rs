@@ -118,9 +118,12 @@ impl End {
         match self {
             End::Link(link) => link.upgrade().map(|link| {
                 link.channel.end(fate);
-                link.pass_on();
+                link.wake_all();
             }),
-            End::Incoming(incoming) => incoming.upgrade().map(|it| it.channel.end(fate)),
+            End::Incoming(incoming) => incoming.upgrade().map(|incoming| {
+                incoming.channel.end(fate);
+                incoming.summon();
+            }),
         }
         .is_some()
     }
@@ -445,7 +448,8 @@ impl Core {
             registered.swap_remove(index).current
         };
         let answer = self.request(&Request::Unregister { instance: current }, &[], Some(PATIENCE));
-        for end in self.ends().iter().filter(|end| end.serves(current)) {
+        let serves = |end: &&End| end.serves(current) || end.serves(instance);
+        for end in self.ends().iter().filter(serves) {
             end.end(Fate::Closed);
         }
         match answer?.0 {

@@ -11,13 +11,15 @@ use std::{
     cell::Cell,
     collections::VecDeque,
     os::fd::{AsFd, BorrowedFd},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
 use nix::sys::{
     epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
     eventfd::{EfdFlags, EventFd},
+    time::TimeSpec,
+    timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags},
 };
 
 use super::incoming::{Handler, Incoming, Yield};
@@ -37,13 +39,18 @@ use crate::{
     },
 };
 
-/// Polls between looks at the clock, at news and at the peers' lives.
+/// Polls in vain between looks at the clock, at news and at the peers' lives.
 const POLLS_PER_LOOK: u32 = 128;
+/// Polls in vain without `pause`: what is on its way comes within these.
+const EAGER_POLLS: u32 = 1000;
+/// Rounds with work between such looks: a steady load must not keep others from being heard.
+const ROUNDS_PER_LOOK: u32 = 64;
 /// Events taken from epoll at a time.
 const EVENTS: usize = 64;
 
 const TOKEN_KICK: u64 = u64::MAX;
 const TOKEN_INTERRUPT: u64 = u64::MAX - 1;
+const TOKEN_TIMER: u64 = u64::MAX - 2;
 
 /// How the leader sleeps, for those who have news for it.
 mod asleep {
@@ -125,6 +132,9 @@ pub(crate) struct Hub {
     pollable: AtomicBool,
     news: Mutex<News>,
     has_news: AtomicBool,
+    has_completions: AtomicBool,
+    /// For the deadlines of callbacks, while a foreign loop sleeps for us.
+    timer: OnceLock<TimerFd>,
 }
 
 #[derive(Debug, Default)]
@@ -148,6 +158,8 @@ struct Lead {
     members: Vec<Option<Member>>,
     count: usize,
     hot: Vec<u32>,
+    /// Those on which we are the client.
+    outgoing: Vec<u32>,
     spin: SpinBudget,
     events: Vec<EpollEvent>,
 }
@@ -211,6 +223,7 @@ impl Hub {
                 members: Vec::new(),
                 count: 0,
                 hot: Vec::new(),
+                outgoing: Vec::new(),
                 spin: SpinBudget::new(spin),
                 events: vec![EpollEvent::empty(); EVENTS],
             }),
@@ -219,6 +232,8 @@ impl Hub {
             pollable: AtomicBool::new(false),
             news: Mutex::default(),
             has_news: AtomicBool::new(false),
+            has_completions: AtomicBool::new(false),
+            timer: OnceLock::new(),
         }))
     }
 
@@ -229,6 +244,12 @@ impl Hub {
     /// From now on our descriptor is readable whenever there is work.
     pub(crate) fn be_pollable(&self) {
         if !self.pollable.swap(true, Ordering::SeqCst) {
+            let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
+            if let Ok(timer) = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags) {
+                let edge = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
+                let _ = self.epoll.add(timer.as_fd(), EpollEvent::new(edge, TOKEN_TIMER));
+                let _ = self.timer.set(timer);
+            }
             self.asleep.store(asleep::IN_EPOLL, Ordering::SeqCst);
             self.kick();
         }
@@ -254,7 +275,9 @@ impl Hub {
 
     /// Has a completion run.
     pub(crate) fn complete(&self, callback: Callback, outcome: Outcome) {
-        self.tell(|news| news.completions.push_back(Completion(callback, outcome)));
+        self.news().completions.push_back(Completion(callback, outcome));
+        self.has_completions.store(true, Ordering::SeqCst);
+        self.kick();
     }
 
     fn tell(&self, what: impl FnOnce(&mut News)) {
@@ -296,25 +319,27 @@ impl Hub {
         if !self.birth.is_here() {
             return Err(CallError::Forked);
         }
+        // An interruption that nobody has heard yet is this call's.
+        let turn = self.seen_turn.load(Ordering::Relaxed);
         let mut handled = 0;
         loop {
-            self.check_interrupted()?;
+            self.check_interrupted(turn)?;
             let Some(lead) = self.lead.try_claim() else {
-                if !self.wait_for_lead(until) {
+                if !self.wait_for_lead(until, turn) {
                     return Ok(handled);
                 }
                 continue;
             };
             let mut led = Led { hub: self, lead: Some(lead) };
-            let worked = self.work(&mut led, until, once, handler)?;
-            handled += worked;
+            let worked = self.work(&mut led, until, once, turn, handler);
+            handled += *worked.as_ref().unwrap_or(&0);
             // Work stops early when the lead was given up: come back for it.
             let over = until != FOREVER && clock::now_ns() >= until;
-            if (once && worked > 0) || over {
+            if worked.is_err() || (once && handled > 0) || over {
                 if let Some(lead) = led.lead.as_deref_mut() {
                     self.leave_pollable(lead);
                 }
-                return Ok(handled);
+                return worked.map(|_| handled);
             }
         }
     }
@@ -326,53 +351,59 @@ impl Hub {
         led: &mut Led<'_>,
         until: u64,
         once: bool,
+        turn: u32,
         handler: &mut Handler<'_>,
     ) -> Result<usize, CallError> {
         let mut handled = 0;
         let mut now = clock::now_ns();
+        let is_patient = now < until;
+        if let Some(lead) = led.lead.as_deref_mut() {
+            self.collect(lead, EpollTimeout::ZERO);
+        }
         let mut spell = Spell::default();
-        let mut polls = 0;
+        // Polls since something came, and rounds in which something did.
+        let (mut polls, mut rounds) = (0_u32, 0_u32);
         loop {
             let worked = self.round(led, now, handler);
-            let Some(lead) = led.lead.as_deref_mut() else { return Ok(handled + worked) };
+            handled += worked;
+            let Some(lead) = led.lead.as_deref_mut() else { return Ok(handled) };
             if worked > 0 {
-                handled += worked;
                 if once {
                     return Ok(handled);
                 }
                 spell.end(&mut lead.spin, true);
-                polls = 0;
+                (polls, rounds) = (0, rounds + 1);
                 now = clock::now_ns();
-                continue;
-            }
-            polls += 1;
-            if polls % POLLS_PER_LOOK != 0 && !lead.hot.is_empty() && until != 0 {
-                if polls > 1000 {
-                    pause();
+                if !rounds.is_multiple_of(ROUNDS_PER_LOOK) {
+                    continue;
                 }
-                continue;
-            }
-            now = clock::now_ns();
-            self.check_interrupted()?;
-            if self.take_news(lead) {
-                let completed = self.run_completions(led);
-                if completed > 0 {
-                    handled += completed;
-                    if once || led.lead.is_none() {
-                        return Ok(handled);
+            } else {
+                polls += 1;
+                if !polls.is_multiple_of(POLLS_PER_LOOK) && !lead.hot.is_empty() && is_patient {
+                    if polls > EAGER_POLLS {
+                        pause();
                     }
+                    continue;
                 }
-                continue;
+                now = clock::now_ns();
             }
+            self.check_interrupted(turn)?;
+            if rounds.is_multiple_of(ROUNDS_PER_LOOK) && rounds > 0 {
+                self.collect(lead, EpollTimeout::ZERO);
+            }
+            lead.expire(now);
+            let has_news = self.take_news(lead);
             self.check_lives(lead);
-            if now >= until {
+            handled += self.run_completions(led);
+            let Some(lead) = led.lead.as_deref_mut() else { return Ok(handled) };
+            if (once && handled > 0) || now >= until && !has_news {
                 return Ok(handled);
             }
-            if spell.goes_on(&mut lead.spin, now) {
+            if has_news || worked > 0 || spell.goes_on(&mut lead.spin, now) {
                 continue;
             }
             spell.end(&mut lead.spin, false);
-            self.sleep(lead, until);
+            self.sleep(lead, until, turn);
             spell = Spell::default();
             polls = 0;
             now = clock::now_ns();
@@ -406,8 +437,7 @@ impl Hub {
                     }
                 }
                 Member::Outgoing(link) => {
-                    if link.channel.is_ready() || now >= link.next_expiry() {
-                        let link = Arc::clone(link);
+                    if link.channel.is_ready() {
                         link.serve_callbacks(now);
                     }
                 }
@@ -422,7 +452,7 @@ impl Hub {
         }
         let (members, summoned) = {
             let mut news = self.news();
-            self.has_news.store(!news.completions.is_empty(), Ordering::SeqCst);
+            self.has_news.store(false, Ordering::SeqCst);
             (std::mem::take(&mut news.members), std::mem::take(&mut news.summoned))
         };
         members.into_iter().for_each(|member| self.admit(lead, member));
@@ -446,18 +476,29 @@ impl Hub {
             Member::Incoming(incoming) => incoming.token.store(token, Ordering::Relaxed),
             Member::Outgoing(link) => link.token.store(token, Ordering::Relaxed),
         }
+        let is_outgoing = matches!(member, Member::Outgoing(_));
         match free {
             Some(index) => lead.members[index] = Some(member),
             None => lead.members.push(Some(member)),
         }
         lead.count += 1;
+        if is_outgoing {
+            lead.outgoing.push(token);
+        }
         lead.heat(token);
     }
 
     fn run_completions(&self, led: &mut Led<'_>) -> usize {
+        if !self.has_completions.load(Ordering::Acquire) {
+            return 0;
+        }
         let mut run = 0;
         // As many as there are now: a completion that starts another call must not keep us here.
-        let mut most = self.news().completions.len();
+        let mut most = {
+            let news = self.news();
+            self.has_completions.store(false, Ordering::SeqCst);
+            news.completions.len()
+        };
         while most > 0 {
             most -= 1;
             let Some(Completion(callback, outcome)) = self.news().completions.pop_front() else {
@@ -468,6 +509,9 @@ impl Hub {
             callback(outcome);
             run += 1;
         }
+        if !self.news().completions.is_empty() {
+            self.has_completions.store(true, Ordering::SeqCst);
+        }
         run
     }
 
@@ -476,7 +520,13 @@ impl Hub {
         let mut gone = Vec::new();
         for &token in &lead.hot {
             let Some(member) = &lead.members[token as usize] else { continue };
-            if member.channel().check_life() != Fate::Open && !member.is_ready() {
+            let is_over = match member.channel().check_life() {
+                Fate::Open => false,
+                // What it sent before it went counts.
+                Fate::Died | Fate::Closed => !member.is_ready() || member.channel().is_cut(),
+                Fate::Poisoned(_) => true,
+            };
+            if is_over {
                 gone.push(token);
             }
         }
@@ -487,6 +537,7 @@ impl Hub {
 
     fn dismiss(&self, lead: &mut Lead, token: u32) {
         lead.hot.retain(|hot| *hot != token);
+        lead.outgoing.retain(|outgoing| *outgoing != token);
         if let Some(member) = lead.members[token as usize].take() {
             lead.count -= 1;
             let _ = self.epoll.delete(member.channel().bell());
@@ -497,16 +548,14 @@ impl Hub {
     }
 
     /// Arms every hot channel and sleeps until something happens, or until then.
-    fn sleep(&self, lead: &mut Lead, until: u64) {
+    fn sleep(&self, lead: &mut Lead, until: u64, turn: u32) {
         let pollable = self.pollable.load(Ordering::Relaxed);
         // With one channel, the futex: the shortest way to wake.
         let alone = lead.count == 1 && lead.hot.len() == 1 && !pollable && futex::has_waitv();
         let mode = if alone { asleep::IN_FUTEX } else { asleep::IN_EPOLL };
         let kicks = self.kicks.load(Ordering::SeqCst);
-        let turn = self.interrupter.turn();
         self.asleep.store(mode, Ordering::SeqCst);
-        let quiet =
-            !self.has_news.load(Ordering::SeqCst) && turn == self.seen_turn.load(Ordering::Relaxed);
+        let quiet = !self.is_told_something() && turn == self.interrupter.turn();
         let soonest = lead.next_expiry().min(until);
         if alone {
             self.sleep_in_futex(lead, quiet, kicks, turn, soonest);
@@ -555,17 +604,25 @@ impl Hub {
                 EpollTimeout::from(ms)
             }
         };
+        self.collect(lead, timeout);
+    }
+
+    /// Hears the doorbells of armed channels; those that rang are hot again. Without a wait it is
+    /// no system call unless there are armed channels.
+    fn collect(&self, lead: &mut Lead, timeout: EpollTimeout) {
+        let all_hot = lead.hot.len() == lead.count && !self.pollable.load(Ordering::Relaxed);
+        if all_hot && timeout == EpollTimeout::ZERO {
+            return;
+        }
         let mut events = std::mem::take(&mut lead.events);
         let count = self.epoll.wait(&mut events, timeout).unwrap_or(0);
         for event in &events[..count] {
             let Ok(token) = u32::try_from(event.data()) else { continue };
             if let Some(Some(member)) = lead.members.get(token as usize) {
                 let channel = member.channel();
-                if !channel.quiet_bell() {
-                    // The peer is gone, or closed its end: its life word says which, if it can.
-                    if channel.check_life() == Fate::Open {
-                        channel.end(Fate::Closed);
-                    }
+                // Hung up: the peer is gone, or closed. Its life word says which, if it can.
+                if !channel.quiet_bell() && channel.check_life() == Fate::Open {
+                    channel.end(Fate::Closed);
                 }
                 disarm(channel);
                 lead.heat(token);
@@ -623,29 +680,41 @@ impl Hub {
             return;
         }
         self.asleep.store(asleep::IN_EPOLL, Ordering::SeqCst);
-        let quiet = !self.has_news.load(Ordering::SeqCst) && lead.next_expiry() == FOREVER;
-        if !quiet || !self.arm(lead) {
+        if let Some(timer) = self.timer.get() {
+            let expiry = lead.next_expiry();
+            let at = Expiration::OneShot(TimeSpec::from_duration(Duration::from_nanos(expiry)));
+            let _ = if expiry == FOREVER {
+                timer.unset()
+            } else {
+                timer.set(at, TimerSetTimeFlags::TFD_TIMER_ABSTIME)
+            };
+        }
+        if self.is_told_something() || !self.arm(lead) {
             self.ring();
         }
     }
 
-    fn check_interrupted(&self) -> Result<(), CallError> {
-        let turn = self.interrupter.turn();
-        if self.seen_turn.load(Ordering::Relaxed) == turn {
+    fn is_told_something(&self) -> bool {
+        self.has_news.load(Ordering::SeqCst) || self.has_completions.load(Ordering::SeqCst)
+    }
+
+    /// Each call that runs when the node is interrupted hears of it, or the next one does.
+    fn check_interrupted(&self, turn: u32) -> Result<(), CallError> {
+        let now = self.interrupter.turn();
+        if now == turn {
             return Ok(());
         }
-        self.seen_turn.store(turn, Ordering::Relaxed);
+        self.seen_turn.store(now, Ordering::Relaxed);
         Err(CallError::Canceled)
     }
 
     /// Sleeps until the lead may be free. Returns false at `until`.
-    fn wait_for_lead(&self, until: u64) -> bool {
+    fn wait_for_lead(&self, until: u64, turn: u32) -> bool {
         let baton = self.baton.load(Ordering::SeqCst);
-        let turn = self.interrupter.turn();
         self.waiting.fetch_add(1, Ordering::SeqCst);
         Fences::within().heavy();
         let mut in_time = true;
-        if !self.lead.is_free() && turn == self.seen_turn.load(Ordering::Relaxed) {
+        if !self.lead.is_free() && turn == self.interrupter.turn() {
             let time = left(until);
             in_time = time != Some(Duration::ZERO);
             if in_time {
@@ -677,13 +746,23 @@ impl Lead {
         }
     }
 
+    fn links(&self) -> impl Iterator<Item = &Arc<Link>> {
+        self.outgoing.iter().filter_map(|token| match &self.members[*token as usize] {
+            Some(Member::Outgoing(link)) => Some(link),
+            Some(Member::Incoming(_)) | None => None,
+        })
+    }
+
+    /// Ends the calls whose time is over, on armed channels, too.
+    fn expire(&self, now: u64) {
+        self.links().filter(|link| link.next_expiry() <= now).for_each(|link| {
+            link.serve_callbacks(now);
+        });
+    }
+
     /// The earliest time at which some call's callback is due.
     fn next_expiry(&self) -> u64 {
-        let expiry = |member: &Member| match member {
-            Member::Incoming(_) => FOREVER,
-            Member::Outgoing(link) => link.next_expiry(),
-        };
-        self.members.iter().flatten().map(expiry).min().unwrap_or(FOREVER)
+        self.links().map(|link| link.next_expiry()).min().unwrap_or(FOREVER)
     }
 }
 

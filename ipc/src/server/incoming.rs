@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     channel::{Channel, Fate, Receive, Taken, check_payload, ring_of},
+    clock,
     error::{CallError, PeerCorrupt, Status},
     frame::{Frame, Kind},
     layout::Ring,
@@ -59,6 +60,8 @@ pub(crate) struct Incoming {
     hub: Weak<Hub>,
     /// This channel's number in the loop.
     pub(crate) token: AtomicU32,
+    /// Whether requests wait that were taken from the rings already.
+    queued: AtomicBool,
     /// Whether the outbox has anything; looked at before the lock.
     backlog: AtomicBool,
     outbox: Mutex<Outbox>,
@@ -79,6 +82,7 @@ impl Incoming {
             channel,
             hub,
             token: AtomicU32::new(u32::MAX),
+            queued: AtomicBool::new(false),
             backlog: AtomicBool::new(false),
             outbox: Mutex::default(),
         }
@@ -89,13 +93,16 @@ impl Incoming {
     #[inline]
     pub(crate) fn serve(
         self: &Arc<Self>,
-        now: u64,
+        mut now: u64,
         loop_: &mut impl Yield,
         handler: &mut Handler<'_>,
     ) -> Option<usize> {
         let mut rx = self.channel.rx.try_claim()?;
         let mut served = 0;
         let mut streams = false;
+        if let Fate::Poisoned(_) = self.channel.fate() {
+            return Some(0);
+        }
         for _ in 0..BATCH {
             let ring = if rx.urgent.is_ready() { Ring::Urgent } else { Ring::Ordinary };
             // What is first in its ring, of the highest level that can be there, while nothing
@@ -104,7 +111,12 @@ impl Incoming {
                 && let Ok(Some(frame)) = rx.consumer(ring).peek()
                 && matches!(frame.head.priority, 0 | 2)
                 && frame.is_whole_request()
+                && u64::from(frame.head.length) <= self.channel.max_payload
             {
+                if served > 0 && frame.head.deadline != 0 {
+                    // The handlers before it took time of their own.
+                    now = clock::now_ns();
+                }
                 rx.take_whole(ring, &frame);
                 let meta = self.meta(&mut rx, &frame, now);
                 loop_.before_handler();
@@ -112,6 +124,9 @@ impl Incoming {
                 let payload = &rx.buffer[..frame.head.length as usize];
                 served += self.dispatch(meta, now, payload, handler);
                 continue;
+            }
+            if served > 0 {
+                now = clock::now_ns();
             }
             match self.next(&mut rx, ring, now) {
                 Ok(Next::Fresh(meta, length)) => {
@@ -130,6 +145,7 @@ impl Incoming {
                 }
             }
         }
+        self.queued.store(!rx.queue.is_empty(), Ordering::Release);
         drop(rx);
         self.channel.after_take();
         if streams && served < BATCH {
@@ -140,9 +156,11 @@ impl Incoming {
         Some(served)
     }
 
-    /// Whether requests wait that were taken already. Exact for who holds the receiving claim.
+    /// Whether a frame is there, or a request that was taken before its turn. Exact for who holds
+    /// the receiving claim.
+    #[inline]
     pub(crate) fn is_ready(&self) -> bool {
-        self.channel.is_ready()
+        self.channel.is_ready() || self.queued.load(Ordering::Acquire)
     }
 
     /// Finds what to handle next: fresh from a ring when nothing better waits, else queued.
@@ -154,6 +172,13 @@ impl Incoming {
         match rx.take(ring, self.channel.max_payload)? {
             None => Ok(pop(rx)),
             Some(Taken::Fragment) => Ok(Next::Again),
+            Some(Taken::Refused(frame, status)) => {
+                let meta = self.meta(rx, &frame, now);
+                if meta.kind == Kind::Request {
+                    let _ = self.answer_error(&meta, status);
+                }
+                Ok(Next::Again)
+            }
             Some(Taken::Whole(frame, _)) => match frame.head.kind {
                 Kind::Request | Kind::OneWay => Ok(self.place_whole(rx, ring, &frame, now)),
                 _ => {
@@ -317,6 +342,11 @@ impl Incoming {
             self.backlog.store(true, Ordering::Release);
         }
         self.flush();
+        self.summon();
+    }
+
+    /// Has the loop look at this channel.
+    pub(crate) fn summon(&self) {
         if let Some(hub) = self.hub.upgrade() {
             hub.summon(self.token.load(Ordering::Relaxed));
         }

@@ -6,7 +6,7 @@ use std::{ptr, sync::OnceLock, time::Duration};
 
 use nix::errno::Errno;
 
-use crate::sync::AtomicU32;
+use crate::sync::{AtomicU32, Ordering};
 
 /// How a wait ended. Every one of them may be spurious: look at the ring again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +64,11 @@ pub(crate) fn wait_any(words: &[Word<'_>], timeout: Option<Duration>) -> Result<
 /// `futex_waitv` it sleeps on the first, and wakes every few ms to let the caller look at all.
 pub(crate) fn wait_words(words: [Option<Word<'_>>; 4], timeout: Option<Duration>) {
     let first = words[0].expect("at least one word");
+    let tick = Duration::from_millis(5);
+    let timeout = match MEMBARRIER_LOST.load(Ordering::Relaxed) {
+        0 => timeout,
+        _ => Some(timeout.map_or(tick, |timeout| timeout.min(tick))),
+    };
     if has_waitv() {
         let mut some = [first; 4];
         let mut count = 0;
@@ -74,7 +79,6 @@ pub(crate) fn wait_words(words: [Option<Word<'_>>; 4], timeout: Option<Duration>
         // An error is a wait that ended at once: the caller looks, and comes again.
         let _ = wait_any(&some[..count], timeout);
     } else {
-        let tick = Duration::from_millis(5);
         wait(first, Some(timeout.map_or(tick, |timeout| timeout.min(tick))));
     }
 }
@@ -135,8 +139,14 @@ pub(crate) fn membarrier() {
     // SAFETY: takes no pointer.
     let result =
         unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0) };
-    debug_assert_eq!(result, 0, "registered, hence supported");
+    if result != 0 {
+        // Registered, hence supported; but a filter may have come since. Sleeps are short then.
+        MEMBARRIER_LOST.store(1, Ordering::Relaxed);
+    }
 }
+
+/// Whether `membarrier` was taken away after it had been relied on.
+static MEMBARRIER_LOST: AtomicU32 = AtomicU32::new(0);
 
 const FUTEX2_U32: u32 = 2;
 
@@ -169,7 +179,6 @@ fn outcome(result: i64) -> Result<Wake, Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sync::Ordering;
     use std::sync::Arc;
 
     #[test]

@@ -116,7 +116,9 @@ impl Stage {
                 pump(&self.client(name), number(count), number(size), number(window));
             }
             ("release", []) => handler::release(),
-            ("trace", [name, count, size]) => trace(&self.client(name), number(count), number(size)),
+            ("trace", [name, count, size]) => {
+                trace(&self.client(name), number(count), number(size))
+            }
             ("fork", [name]) => {
                 let client = self.client(name);
                 self.pending.push(client.start(b"before the fork", LONG).expect("sent"));

@@ -71,12 +71,10 @@ fn set(config: &mut Config, argument: &str) {
             }
         }
         "cells" => {
-            config.geometry =
-                Geometry::new(number(), geometry.ordinary_slab()).expect("in range");
+            config.geometry = Geometry::new(number(), geometry.ordinary_slab()).expect("in range");
         }
         "slab" => {
-            config.geometry =
-                Geometry::new(geometry.ordinary_cells(), number()).expect("in range");
+            config.geometry = Geometry::new(geometry.ordinary_cells(), number()).expect("in range");
         }
         "max" => config.max_payload = u64::from(number()),
         "outstanding" => config.outstanding = number(),
