@@ -30,8 +30,7 @@ test: setup ## Check everything: format, lints, tests, models, C, fuzz, header, 
 	@scripts/test.sh
 
 bench: setup ## Measure beside the floor of this machine (SECONDS=2 for each figure)
-	cargo run --release -p benches -- all --seconds $(SECONDS)
-	cargo bench -p benches --bench single
+	@SECONDS_EACH=$(SECONDS) scripts/bench.sh
 
 fmt: ## Format the Rust code
 	cargo fmt --all

@@ -28,6 +28,7 @@ need pkg-config command -v pkg-config
 need valgrind command -v valgrind
 need python3 command -v python3
 need git command -v git
+need strace command -v strace
 # Debian's gcc depends on the library; elsewhere a compiler may come without it.
 if command -v cc >/dev/null; then
     need "libgcc-$(cc -dumpversion | cut -d. -f1)-dev" links_with_asan

@@ -159,8 +159,9 @@ fn timeouts_of_zero_and_of_ages_are_kept() {
     });
     let client = house.client();
     let port = house.client.server().expect("a loop");
+    // It may be the service that says so: it got a request that was late already.
     let timed_out = |end: Result<Vec<u8>, CallError>| {
-        assert!(matches!(end, Err(CallError::TimedOut)), "{end:?}");
+        assert_eq!(end.expect_err("it is late").status(), Status::TIMED_OUT);
     };
     timed_out(client.call(b"hold", Duration::ZERO));
     timed_out(client.start(b"hold", Duration::ZERO).expect("sent").wait());

@@ -81,7 +81,9 @@ fn many_threads_share_a_channel() {
                 })
             })
             .collect();
-        threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+        for thread in threads {
+            thread.join().expect("no panic");
+        }
     }
 }
 
@@ -103,7 +105,9 @@ fn many_clients_and_many_serving_threads() {
             })
         })
         .collect();
-    threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+    for thread in threads {
+        thread.join().expect("no panic");
+    }
 }
 
 static RECEIVED: AtomicU64 = AtomicU64::new(0);
@@ -322,7 +326,9 @@ fn the_descriptor_is_readable_when_there_is_work_and_only_then() {
             })
             .expect("polled");
     }
-    clients.into_iter().for_each(|client| client.join().expect("no panic"));
+    for client in clients {
+        client.join().expect("no panic");
+    }
     // The channels close; once that is taken note of, nothing is left to do.
     while readable(PollTimeout::ZERO) {
         assert_eq!(port.poll(Some(Duration::ZERO), &mut |_| {}).expect("polled"), 0);
@@ -394,7 +400,9 @@ fn a_steady_load_starves_nobody() {
         assert_eq!(house.other_client().call(b"heard", LONG).expect("answered"), b"heard");
     }
     done.store(true, Ordering::Relaxed);
-    flooders.into_iter().for_each(|flooder| flooder.join().expect("no panic"));
+    for flooder in flooders {
+        flooder.join().expect("no panic");
+    }
 }
 
 #[test]

@@ -38,8 +38,12 @@ fn ten_client_processes_call_one_server() {
         let mut server = world.actor(&[spin]);
         server.ask(&format!("serve echo {threads}"), "serving");
         let mut clients: Vec<_> = (0..10).map(|_| world.actor(&[spin])).collect();
-        clients.iter_mut().for_each(|client| client.tell("calls echo 2 100 0,48,64,1000,20000"));
-        clients.iter_mut().for_each(|client| drop(client.hear("called")));
+        for client in &mut clients {
+            client.tell("calls echo 2 100 0,48,64,1000,20000");
+        }
+        for client in &mut clients {
+            client.hear("called");
+        }
         clients.into_iter().for_each(tests::Actor::quit);
         server.quit();
     }

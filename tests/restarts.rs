@@ -82,7 +82,7 @@ fn ten_runtimes_die_and_nobody_keeps_anything_of_them() {
         runtime = world.runtime();
         assert_eq!(client.ask("await echo", "found"), id);
     }
-    tests::wait_until("it is as before", || pids.map(proc::holdings) == before);
+    tests::wait_for("it is as before", &before, || pids.map(proc::holdings));
     runtime.quit();
 }
 

@@ -31,7 +31,8 @@ fn between_marks(trace: &str, thread: &str) -> Vec<Vec<String>> {
     let marks: Vec<usize> = (0..mine.len()).filter(is_mark).collect();
     let pairs = marks.chunks_exact(2);
     assert!(pairs.remainder().is_empty(), "{} marks of {thread}", marks.len());
-    pairs.map(|pair| mine[pair[0] + 1..pair[1]].iter().map(|it| it.to_string()).collect()).collect()
+    let between = |pair: &[usize]| &mine[pair[0] + 1..pair[1]];
+    pairs.map(|pair| between(pair).iter().map(ToString::to_string).collect()).collect()
 }
 
 #[test]

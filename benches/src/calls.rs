@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use ipc::{CallOptions, Client, Config, Geometry, Node, Server, Spin};
 use kernel_services::Kernel;
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
+use crate::c;
 use crate::floor::{Setting, futex_words};
 use crate::measure::{Latency, Throughput, latency, throughput};
 use crate::pair::{self, Peer, Role};
 use crate::pin;
-use crate::report::{Group, Row, progress};
+use crate::report::{Group, Ruler};
 use crate::shm::Words;
 
 /// Sizes of the calls' payloads: in the cell up to 48, then in the slab.
@@ -20,8 +22,12 @@ pub const CALL_SIZES: [usize; 4] = [8, 48, 64, 1024];
 /// Sizes of one-way messages.
 pub const ONE_WAY_SIZES: [usize; 3] = [8, 64, 1024];
 
-/// The service of these benchmarks, and the role of its process.
+/// The service of these benchmarks: answers a request with its own payload.
 pub const SERVICE: &str = "bench";
+/// What a service's second name ends in: there any request is answered with the number of one-way
+/// messages so far, 8 bytes, little-endian.
+pub const SINK: &str = ".sink";
+/// The role of the service's process.
 const SERVE: &str = "serve";
 /// Cells of a busy route's lane.
 const CELLS: u32 = 4096;
@@ -32,7 +38,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// A runtime of this process, and the service in another.
 #[derive(Debug)]
 pub struct Bed {
-    _peer: Peer,
+    peer: Peer,
     node: Node,
     _kernel: Kernel,
     directory: TempDir,
@@ -61,16 +67,28 @@ impl Bed {
         peer.line()?;
         let node =
             Node::connect(&config(directory.path(), spin, geometry)).map_err(io::Error::other)?;
-        Ok(Bed { _peer: peer, node, _kernel: kernel, directory })
+        Ok(Bed { peer, node, _kernel: kernel, directory })
     }
 
-    /// Opens the channel.
+    /// Opens a channel to the service.
     ///
     /// # Errors
     /// Those of the runtime.
     pub fn client(&self) -> io::Result<Client> {
-        let id = self.node.discover(SERVICE).map_err(io::Error::other)?;
-        self.node.client(id).map_err(io::Error::other)
+        open(&self.node, SERVICE)
+    }
+
+    /// Opens a channel to the service's sink.
+    ///
+    /// # Errors
+    /// Those of the runtime.
+    pub fn sink(&self) -> io::Result<Client> {
+        open(&self.node, &format!("{SERVICE}{SINK}"))
+    }
+
+    /// The service's process.
+    pub fn service(&self) -> Pid {
+        self.peer.pid()
     }
 
     /// The runtime's directory, for clients in other languages.
@@ -79,12 +97,25 @@ impl Bed {
     }
 }
 
-fn config(directory: &Path, spin: Spin, geometry: Geometry) -> Config {
+/// Opens a channel to a name.
+///
+/// # Errors
+/// Those of the runtime.
+pub fn open(node: &Node, name: &str) -> io::Result<Client> {
+    let id = node.wait_service(name, Some(DEADLINE)).map_err(io::Error::other)?;
+    node.client(id).map_err(io::Error::other)
+}
+
+/// A node's configuration.
+pub fn config(directory: &Path, spin: Spin, geometry: Geometry) -> Config {
     Config { runtime_dir: Some(directory.to_owned()), geometry, spin, ..Config::default() }
 }
 
 /// A busy route's lanes.
-fn wide() -> io::Result<Geometry> {
+///
+/// # Errors
+/// None: the size is a constant.
+pub fn wide() -> io::Result<Geometry> {
     Geometry::for_cells(CELLS).map_err(io::Error::other)
 }
 
@@ -102,7 +133,7 @@ pub fn call(setting: &Setting, client: &Client, size: usize) -> io::Result<Laten
     })
 }
 
-/// Measures one-way messages per second, as counted by their receiver.
+/// Measures one-way messages per second to a sink, as counted by it.
 ///
 /// # Errors
 /// Those of sending; `InvalidData` when one was lost.
@@ -125,12 +156,11 @@ fn counted(client: &Client) -> io::Result<u64> {
     answer.try_into().map(u64::from_le_bytes).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
-/// Serves the benchmarks: a request comes back as it is, an empty one with the count of one-way
-/// messages so far.
-///
-/// # Errors
-/// Those of the runtime.
-pub fn serve(server: &Server) -> io::Result<()> {
+/// Serves the benchmarks.
+fn serve(server: &Server) -> io::Result<()> {
+    server.register(SERVICE, 0).map_err(io::Error::other)?;
+    let sink = server.register(&format!("{SERVICE}{SINK}"), 0).map_err(io::Error::other)?;
+    pair::say("ready")?;
     let mut count = 0_u64;
     server
         .run(|request| {
@@ -138,11 +168,11 @@ pub fn serve(server: &Server) -> io::Result<()> {
                 count += 1;
                 return;
             }
-            let payload = request.payload();
             // A caller that is gone needs no answer.
-            let _ = match payload.len() {
-                0 => request.reply(&count.to_le_bytes()),
-                _ => request.reply(payload),
+            let _ = if request.dest_name() == sink.name {
+                request.reply(&count.to_le_bytes())
+            } else {
+                request.reply(request.payload())
             };
         })
         .map_err(io::Error::other)
@@ -162,8 +192,6 @@ pub fn play(role: &Role) -> Option<io::Result<()>> {
         let config = config(&PathBuf::from(directory), spin, Geometry::default());
         let node = Node::connect(&config).map_err(io::Error::other)?;
         let server = node.server().map_err(io::Error::other)?;
-        server.register(SERVICE, 0).map_err(io::Error::other)?;
-        pair::say("ready")?;
         serve(&server)
     })
 }
@@ -173,21 +201,26 @@ pub fn play(role: &Role) -> Option<io::Result<()>> {
 /// # Errors
 /// Those of the measurements.
 pub fn polling(setting: &Setting, _: &[usize]) -> io::Result<Group> {
+    let bed = Bed::new(setting, Spin::Always, Geometry::default(), None)?;
+    let client = bed.client()?;
     Group::measure(
         "call, polling",
-        || setting.beside(),
-        || {
-            let bed = Bed::new(setting, Spin::Always, Geometry::default(), None)?;
-            let client = bed.client()?;
-            CALL_SIZES
-                .into_iter()
-                .map(|size| {
-                    progress(&format!("call of {size} bytes, polling"));
-                    Ok(Row::latency("call, Rust", Some(size), call(setting, &client, size)?))
-                })
-                .collect()
+        || setting.beside_paused(bed.service()),
+        |ruler| {
+            round_trips(setting, &client, ruler)?;
+            c::calls(setting, bed.directory(), SERVICE, ruler)
         },
     )
+}
+
+/// Measures calls of every size.
+///
+/// # Errors
+/// Those of the measurements.
+pub fn round_trips(setting: &Setting, client: &Client, ruler: &mut Ruler<'_>) -> io::Result<()> {
+    CALL_SIZES.into_iter().try_for_each(|size| {
+        ruler.latency("call, Rust", Some(size), || call(setting, client, size))
+    })
 }
 
 /// Runs the group of one-way messages.
@@ -195,21 +228,26 @@ pub fn polling(setting: &Setting, _: &[usize]) -> io::Result<Group> {
 /// # Errors
 /// Those of the measurements.
 pub fn one_ways(setting: &Setting, _: &[usize]) -> io::Result<Group> {
+    let bed = Bed::new(setting, Spin::Always, wide()?, None)?;
+    let sink = bed.sink()?;
     Group::measure(
         "one-way",
-        || setting.beside(),
-        || {
-            let bed = Bed::new(setting, Spin::Always, wide()?, None)?;
-            let client = bed.client()?;
-            ONE_WAY_SIZES
-                .into_iter()
-                .map(|size| {
-                    progress(&format!("one-way messages of {size} bytes"));
-                    Ok(Row::throughput("one-way", Some(size), one_way(setting, &client, size)?))
-                })
-                .collect()
+        || setting.beside_paused(bed.service()),
+        |ruler| {
+            floods(setting, &sink, ruler)?;
+            c::one_ways(setting, bed.directory(), SERVICE, ruler)
         },
     )
+}
+
+/// Measures one-way messages of every size.
+///
+/// # Errors
+/// Those of the measurements.
+pub fn floods(setting: &Setting, sink: &Client, ruler: &mut Ruler<'_>) -> io::Result<()> {
+    ONE_WAY_SIZES.into_iter().try_for_each(|size| {
+        ruler.throughput("one-way, Rust", Some(size), || one_way(setting, sink, size))
+    })
 }
 
 /// Runs the group of calls between processes that sleep each time, pinned; the floor is the bare
@@ -218,7 +256,7 @@ pub fn one_ways(setting: &Setting, _: &[usize]) -> io::Result<Group> {
 /// # Errors
 /// Those of the measurements.
 pub fn parked(setting: &Setting, _: &[usize]) -> io::Result<Group> {
-    parked_on("call, parked, pinned", setting, None)
+    parked_on("call, parked, pinned; the floor is the bare futex", setting, None)
 }
 
 /// The same, wherever the kernel puts the two.
@@ -226,20 +264,22 @@ pub fn parked(setting: &Setting, _: &[usize]) -> io::Result<Group> {
 /// # Errors
 /// Those of the measurements.
 pub fn parked_unpinned(setting: &Setting, allowed: &[usize]) -> io::Result<Group> {
-    parked_on("call, parked, unpinned", setting, Some(allowed))
+    parked_on("call, parked, unpinned; the floor is the bare futex", setting, Some(allowed))
 }
 
 fn parked_on(name: &str, setting: &Setting, cpus: Option<&[usize]>) -> io::Result<Group> {
+    let bed = Bed::new(setting, Spin::Never, Geometry::default(), cpus)?;
+    let client = bed.client()?;
     Group::measure(
         name,
         || futex_words(setting, cpus),
-        || {
-            let bed = Bed::new(setting, Spin::Never, Geometry::default(), cpus)?;
-            let client = bed.client()?;
-            progress(name);
-            let measured = call(setting, &client, 48)?;
-            pin::pin_to(&[setting.placement.here])?;
-            Ok(vec![Row::latency("call, Rust", Some(48), measured)])
+        |ruler| {
+            ruler.latency("call, Rust", Some(48), || {
+                pin::pin_to(cpus.unwrap_or(&[setting.placement.here]))?;
+                let measured = call(setting, &client, 48);
+                pin::pin_to(&[setting.placement.here])?;
+                measured
+            })
         },
     )
 }

@@ -7,11 +7,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use nix::unistd::Pid;
+
 use crate::futex;
 use crate::measure::{Clock, Latency, Plan, Throughput, latency, throughput};
-use crate::pair::{Peer, Role};
+use crate::pair::{Paused, Peer, Role};
 use crate::pin::{self, Placement, Relation};
-use crate::report::{Group, Row, progress};
+use crate::report::Group;
 use crate::shm::Words;
 
 /// Sizes that `memcpy` is measured at: in the first cache, in the second, beyond both.
@@ -21,7 +23,7 @@ pub const COPIES: [usize; 3] = [1 << 10, 64 << 10, 1 << 20];
 const BATCH_BYTES: usize = 4 << 20;
 
 /// Longest time a floor beside a group takes: it only has to tell where the vCPUs are.
-const BESIDE: Duration = Duration::from_millis(500);
+const BESIDE: Duration = Duration::from_millis(200);
 
 /// The word that the measuring process stores and its peer awaits.
 const PING: usize = 0;
@@ -69,6 +71,15 @@ impl Setting {
     pub fn beside(&self) -> io::Result<Latency> {
         let plan = Plan::lasting(self.plan.measure.min(BESIDE));
         cache_line(&Self { plan, ..*self })
+    }
+
+    /// The same while a process that polls on the second CPU is stopped.
+    ///
+    /// # Errors
+    /// Those of [`cache_line`], and of stopping it.
+    pub fn beside_paused(&self, service: Pid) -> io::Result<Latency> {
+        let _paused = Paused::begin(service)?;
+        self.beside()
     }
 }
 
@@ -156,19 +167,14 @@ pub fn group(setting: &Setting, allowed: &[usize]) -> io::Result<Group> {
     Group::measure(
         "floor",
         || setting.beside(),
-        || {
-            let mut rows = Vec::new();
-            progress("floor: cache line");
-            rows.push(Row::latency("cache line, two ways", None, cache_line(setting)?));
-            progress("floor: futex, pinned");
-            rows.push(Row::latency("futex, pinned", None, futex_words(setting, None)?));
-            progress("floor: futex, unpinned");
-            rows.push(Row::latency("futex, unpinned", None, futex_words(setting, Some(allowed))?));
+        |ruler| {
+            ruler.latency("cache line, two ways", None, || cache_line(setting))?;
+            ruler.latency("futex, pinned", None, || futex_words(setting, None))?;
+            ruler.latency("futex, unpinned", None, || futex_words(setting, Some(allowed)))?;
             for bytes in COPIES {
-                progress(&format!("floor: memcpy of {bytes} bytes"));
-                rows.push(Row::throughput("memcpy", Some(bytes), memcpy(setting, bytes)?));
+                ruler.throughput("memcpy", Some(bytes), || memcpy(setting, bytes))?;
             }
-            Ok(rows)
+            Ok(())
         },
     )
 }

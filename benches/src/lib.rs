@@ -5,6 +5,7 @@
 //! two processes, never two threads: [`pair`] starts the second one, [`pin`] places both,
 //! [`measure`] times every single exchange, [`shm`] and [`futex`] are the bare means of exchange.
 
+pub mod c;
 pub mod calls;
 pub mod floor;
 pub mod futex;
@@ -13,3 +14,4 @@ pub mod pair;
 pub mod pin;
 pub mod report;
 pub mod shm;
+pub mod tour;

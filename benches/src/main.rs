@@ -9,6 +9,7 @@ use benches::calls;
 use benches::floor::{self, Setting};
 use benches::measure::Plan;
 use benches::report::{Group, Machine, Report, progress_done};
+use benches::tour::{self, Tour};
 use benches::{pair, pin};
 use clap::{Args, Parser, Subcommand};
 
@@ -32,6 +33,9 @@ enum Verb {
     Oneway(Options),
     /// Calls between processes that sleep, beside the bare futex.
     Parked(Options),
+    /// A short look at a runtime and a service that run already (`make run`).
+    #[command(hide = true)]
+    Tour(Tour),
     /// The second process of a measurement.
     #[command(hide = true, name = pair::SUBCOMMAND)]
     Peer {
@@ -63,6 +67,7 @@ fn main() -> ExitCode {
         Verb::Call(options) => run(&options, &[calls::polling]),
         Verb::Oneway(options) => run(&options, &[calls::one_ways]),
         Verb::Parked(options) => run(&options, &[calls::parked, calls::parked_unpinned]),
+        Verb::Tour(tour) => tour::run(&tour),
         Verb::Peer { told } => play(&told),
     };
     match outcome {

@@ -19,7 +19,8 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
 use nix::sys::prctl;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::pin;
 
@@ -73,6 +74,11 @@ impl Peer {
         Ok(Self { child, lines, dismissed })
     }
 
+    /// Its process.
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed())
+    }
+
     /// Waits for the next line that the peer [says](say).
     ///
     /// # Errors
@@ -88,6 +94,28 @@ impl Drop for Peer {
         // Both fail only for a process that is gone and reaped, which is what is wanted.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A process that is stopped, so that it does not disturb; it goes on when this is dropped.
+#[derive(Debug)]
+pub struct Paused(Pid);
+
+impl Paused {
+    /// Stops a process.
+    ///
+    /// # Errors
+    /// Those of `kill(2)`.
+    pub fn begin(pid: Pid) -> io::Result<Self> {
+        kill(pid, Signal::SIGSTOP)?;
+        Ok(Self(pid))
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        // Fails only for a process that is gone, which is noticed elsewhere.
+        let _ = kill(self.0, Signal::SIGCONT);
     }
 }
 

@@ -83,7 +83,7 @@ impl Machine {
     }
 }
 
-/// One measurement: a latency, or a rate.
+/// One measurement, a latency or a rate, between two of the floor.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
     /// What was measured.
@@ -98,40 +98,25 @@ pub struct Row {
     pub p99: Option<u64>,
     /// Messages or copies per second.
     pub per_second: Option<f64>,
-    /// This row's p95 over the floor's beside it, filled in when its group is complete.
+    /// The floor just before.
+    pub floor_before: Latency,
+    /// The floor just after.
+    pub floor_after: Latency,
+    /// Where the CPUs were.
+    pub distance: Distance,
+    /// Whether the floor held still enough for a comparison to mean something.
+    pub steady: bool,
+    /// This row's p95 over the mean of the floor's before and after; none if it moved.
     pub ratio_to_floor: Option<f64>,
 }
 
 impl Row {
-    /// Makes the row of a round trip.
-    pub fn latency(name: &str, payload: Option<usize>, latency: Latency) -> Self {
-        Self {
-            name: name.to_owned(),
-            payload,
-            p50: Some(latency.p50),
-            p95: Some(latency.p95),
-            p99: Some(latency.p99),
-            per_second: None,
-            ratio_to_floor: None,
-        }
-    }
-
-    /// Makes the row of a rate.
-    pub fn throughput(name: &str, payload: Option<usize>, throughput: Throughput) -> Self {
-        Self {
-            name: name.to_owned(),
-            payload,
-            p50: None,
-            p95: None,
-            p99: None,
-            per_second: Some(throughput.per_second()),
-            ratio_to_floor: None,
-        }
-    }
-
-    fn cells(&self) -> [String; 8] {
+    fn cells(&self) -> [String; 9] {
         let count = |value: Option<u64>| value.map_or(String::new(), |value| value.to_string());
         let gigabytes = self.payload.zip(self.per_second).map(|(b, n)| b as f64 * n / 1e9);
+        let ratio = self.ratio_to_floor.map_or(String::new(), |ratio| format!("{ratio:.2}"));
+        let floor =
+            format!("{} {}", self.floor_before.p95.midpoint(self.floor_after.p95), self.distance);
         [
             self.name.clone(),
             self.payload.map_or(String::new(), size),
@@ -140,63 +125,116 @@ impl Row {
             count(self.p99),
             self.per_second.map_or(String::new(), rate),
             gigabytes.map_or(String::new(), |rate| format!("{rate:.1}")),
-            self.ratio_to_floor.map_or(String::new(), |ratio| format!("{ratio:.2}")),
+            if self.steady { floor } else { "moved".to_owned() },
+            ratio,
         ]
     }
 }
 
-/// Rows measured together, between two measurements of the floor.
+/// Puts a floor on both sides of every measurement. The host moves virtual CPUs within seconds, so
+/// a floor a minute away says nothing.
+pub struct Ruler<'a> {
+    floor: &'a mut dyn FnMut() -> io::Result<Latency>,
+    before: Latency,
+    rows: Vec<Row>,
+}
+
+impl fmt::Debug for Ruler<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ruler").field("rows", &self.rows).finish_non_exhaustive()
+    }
+}
+
+impl Ruler<'_> {
+    /// Measures a round trip.
+    ///
+    /// # Errors
+    /// The first of `measure` or of the floor.
+    pub fn latency(
+        &mut self,
+        name: &str,
+        payload: Option<usize>,
+        measure: impl FnOnce() -> io::Result<Latency>,
+    ) -> io::Result<()> {
+        self.progress(name, payload);
+        let it = measure()?;
+        self.add(name, payload, Some(it), None)
+    }
+
+    /// Measures a rate.
+    ///
+    /// # Errors
+    /// The first of `measure` or of the floor.
+    pub fn throughput(
+        &mut self,
+        name: &str,
+        payload: Option<usize>,
+        measure: impl FnOnce() -> io::Result<Throughput>,
+    ) -> io::Result<()> {
+        self.progress(name, payload);
+        let it = measure()?;
+        self.add(name, payload, None, Some(it.per_second()))
+    }
+
+    fn progress(&self, name: &str, payload: Option<usize>) {
+        progress(&payload.map_or(name.to_owned(), |bytes| format!("{name}, {}", size(bytes))));
+    }
+
+    fn add(
+        &mut self,
+        name: &str,
+        payload: Option<usize>,
+        latency: Option<Latency>,
+        per_second: Option<f64>,
+    ) -> io::Result<()> {
+        let (before, after) = (self.before, (self.floor)()?);
+        self.before = after;
+        let (low, high) = (before.p95.min(after.p95) as f64, before.p95.max(after.p95) as f64);
+        let distance = Distance::of(&after);
+        let steady = high <= low * STEADY && Distance::of(&before) == distance;
+        self.rows.push(Row {
+            name: name.to_owned(),
+            payload,
+            p50: latency.map(|it| it.p50),
+            p95: latency.map(|it| it.p95),
+            p99: latency.map(|it| it.p99),
+            per_second,
+            floor_before: before,
+            floor_after: after,
+            distance,
+            steady,
+            ratio_to_floor: latency
+                .filter(|_| steady)
+                .map(|it| it.p95 as f64 / f64::midpoint(low, high)),
+        });
+        Ok(())
+    }
+}
+
+/// Rows that belong together.
 #[derive(Clone, Debug, Serialize)]
 pub struct Group {
     /// What the rows have in common.
     pub name: String,
-    /// The floor just before the rows.
-    pub floor_before: Latency,
-    /// The floor just after them.
-    pub floor_after: Latency,
-    /// Where the CPUs were before.
-    pub before: Distance,
-    /// Where they were after.
-    pub after: Distance,
-    /// Whether the floor held still enough for the ratios to mean something.
-    pub steady: bool,
     /// The measurements.
     pub rows: Vec<Row>,
 }
 
 impl Group {
-    /// Measures the floor, then the rows, then the floor again, and relates the rows to the mean
-    /// of the two.
+    /// Runs measurements, each between two of the floor.
     ///
     /// # Errors
-    /// The first that `floor` or `rows` returns.
+    /// The first that `floor` or `measure` returns.
     pub fn measure(
         name: &str,
         mut floor: impl FnMut() -> io::Result<Latency>,
-        rows: impl FnOnce() -> io::Result<Vec<Row>>,
+        measure: impl FnOnce(&mut Ruler<'_>) -> io::Result<()>,
     ) -> io::Result<Self> {
-        progress(&format!("{name}: the floor before"));
+        progress(&format!("{name}: the floor"));
         let before = floor()?;
-        let rows = rows()?;
-        progress(&format!("{name}: the floor after"));
-        Ok(Self::between(name, before, floor()?, rows))
-    }
-
-    fn between(name: &str, before: Latency, after: Latency, mut rows: Vec<Row>) -> Self {
-        let (low, high) = (before.p95.min(after.p95) as f64, before.p95.max(after.p95) as f64);
-        let floor = f64::midpoint(low, high);
-        for row in &mut rows {
-            row.ratio_to_floor = row.p95.map(|p95| p95 as f64 / floor);
-        }
-        Self {
-            name: name.to_owned(),
-            floor_before: before,
-            floor_after: after,
-            before: Distance::of(&before),
-            after: Distance::of(&after),
-            steady: high <= low * STEADY && Distance::of(&before) == Distance::of(&after),
-            rows,
-        }
+        let mut ruler = Ruler { floor: &mut floor, before, rows: Vec::new() };
+        measure(&mut ruler)?;
+        Ok(Self { name: name.to_owned(), rows: ruler.rows })
     }
 }
 
@@ -237,16 +275,11 @@ impl fmt::Display for Report {
 impl fmt::Display for Group {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "== {} ==", self.name)?;
-        for (when, floor, distance) in
-            [("before", &self.floor_before, self.before), ("after", &self.floor_after, self.after)]
-        {
-            let Latency { p50, p95, p99, .. } = floor;
-            writeln!(f, "floor {when:6} p50 {p50} ns, p95 {p95} ns, p99 {p99} ns: {distance}")?;
+        f.write_str(&table(&self.rows))?;
+        if self.rows.iter().any(|row| !row.steady) {
+            writeln!(f, "moved: the host moved the CPUs meanwhile; run it again for these")?;
         }
-        if !self.steady {
-            writeln!(f, "the floor moved: these ratios mean little, run it again")?;
-        }
-        f.write_str(&table(&self.rows))
+        Ok(())
     }
 }
 
@@ -270,11 +303,11 @@ pub fn progress_done() {
 }
 
 fn table(rows: &[Row]) -> String {
-    const HEAD: [&str; 8] =
-        ["", "payload", "p50 ns", "p95 ns", "p99 ns", "per second", "GB/s", "p95 / floor"];
-    let lines: Vec<[String; 8]> =
+    const HEAD: [&str; 9] =
+        ["", "payload", "p50 ns", "p95 ns", "p99 ns", "per second", "GB/s", "floor p95", "ratio"];
+    let lines: Vec<[String; 9]> =
         std::iter::once(HEAD.map(str::to_owned)).chain(rows.iter().map(Row::cells)).collect();
-    let width: [usize; 8] = std::array::from_fn(|column| {
+    let width: [usize; 9] = std::array::from_fn(|column| {
         lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0)
     });
     let mut text = String::new();
@@ -316,40 +349,49 @@ mod tests {
         Latency { p50, p95, p99: p95, min: p50, mean: p50 as f64, n: 1 }
     }
 
+    fn group(floors: &[(u64, u64)], call: (u64, u64)) -> Group {
+        let mut floors = floors.iter().map(|(p50, p95)| floor(*p50, *p95));
+        Group::measure(
+            "call",
+            || floors.next().ok_or_else(|| io::ErrorKind::UnexpectedEof.into()),
+            |ruler| {
+                ruler.latency("call", Some(48), || Ok(floor(call.0, call.1)))?;
+                let rate = Throughput { items: 9000, seconds: 1.0 };
+                ruler.throughput("memcpy", Some(1 << 20), || Ok(rate))
+            },
+        )
+        .expect("measured")
+    }
+
     #[test]
-    fn rows_are_related_to_the_floor_on_both_sides() {
-        let rows = vec![
-            Row::latency("call", Some(48), floor(130, 180)),
-            Row::throughput("one-way", Some(64), Throughput { items: 3, seconds: 1.5 }),
-        ];
-        let group = Group::between("call", floor(110, 115), floor(120, 125), rows);
-        assert!(group.steady);
+    fn each_row_is_related_to_the_floor_on_both_sides_of_it() {
+        let group = group(&[(110, 115), (120, 125), (130, 135)], (130, 180));
+        assert!(group.rows.iter().all(|row| row.steady));
         assert_eq!(group.rows[0].ratio_to_floor, Some(1.5));
-        assert_eq!((group.rows[1].ratio_to_floor, group.rows[1].per_second), (None, Some(2.0)));
+        assert_eq!((group.rows[1].ratio_to_floor, group.rows[1].per_second), (None, Some(9000.0)));
     }
 
     #[test]
     fn a_floor_that_moved_is_said_aloud() {
-        let group = Group::between("call", floor(120, 130), floor(500, 670), Vec::new());
-        assert_eq!((group.before, group.after), (Distance::Near, Distance::Far));
-        assert!(group.to_string().contains("the floor moved"));
+        let group = group(&[(120, 130), (500, 670), (500, 670)], (130, 180));
+        assert_eq!(group.rows[0].ratio_to_floor, None);
+        assert!(group.rows[1].steady);
+        assert!(group.to_string().contains("moved"));
     }
 
     #[test]
     fn columns_line_up() {
-        let rows = [
-            Row::latency("call", Some(48), floor(120, 130)),
-            Row::throughput("memcpy", Some(1 << 20), Throughput { items: 9000, seconds: 1.0 }),
-        ];
-        let expected = "        payload  p50 ns  p95 ns  p99 ns  per second  GB/s  p95 / floor\n\
-                        call       48 B     120     130     130\n\
-                        memcpy    1 MiB                               9.0 k   9.4\n";
-        assert_eq!(table(&rows), expected);
+        let group = group(&[(120, 120), (120, 120), (120, 120)], (120, 150));
+        let text = table(&group.rows);
+        let widths: Vec<_> = text.lines().map(str::len).collect();
+        assert_eq!(widths[0], widths[1], "{text}");
+        assert!(text.contains("120 near") && text.contains("1.25"), "{text}");
     }
 
     #[test]
     fn json_carries_the_row_s_fields() {
-        let row = serde_json::to_value(Row::latency("call", Some(8), floor(1, 2))).expect("JSON");
+        let group = group(&[(1, 2), (1, 2), (1, 2)], (1, 2));
+        let row = serde_json::to_value(&group.rows[0]).expect("JSON");
         for field in ["name", "payload", "p50", "p95", "p99", "per_second", "ratio_to_floor"] {
             assert!(row.get(field).is_some(), "{field}");
         }

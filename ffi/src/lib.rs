@@ -13,8 +13,9 @@
 //! ([`call`]), it keeps response buffers that were freed ([`response`]), and whether the process
 //! was forked is one load ([`fork`]).
 #![deny(missing_docs)]
-// Each function's text in ipc.h is its contract, for C; what all of them share is in `boundary`.
-#![allow(clippy::missing_safety_doc)]
+// The texts go into ipc.h, for readers of C. They are the contract of the unsafe functions, too; what
+// all of these share is in `boundary`.
+#![allow(clippy::missing_safety_doc, clippy::doc_markdown)]
 
 mod boundary;
 pub mod call;

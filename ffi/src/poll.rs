@@ -50,9 +50,7 @@ pub extern "C" fn ipc_run() -> c_int {
 /// the next one does. Async-signal-safe: may be called by a signal handler.
 #[unsafe(no_mangle)]
 pub extern "C" fn ipc_stop() -> c_int {
-    guard(|| {
-        if Process::here()?.stop.pull() { Ok(IPC_OK) } else { Err(Status::NOT_INIT.into()) }
-    })
+    guard(|| if Process::here()?.stop.pull() { Ok(IPC_OK) } else { Err(Status::NOT_INIT.into()) })
 }
 
 /// Gives a file descriptor, for poll, epoll and event loops, that is readable when ipc_poll(0) has

@@ -32,10 +32,7 @@ use crate::{
 /// there is one, up to 1024 of them and 16 MiB; the callers of more get IPC_EFULL, and one-way
 /// messages beyond that are dropped.
 #[unsafe(no_mangle)]
-pub extern "C" fn ipc_receive_async(
-    source: service_id_t,
-    handler: MessageHandler,
-) -> c_int {
+pub extern "C" fn ipc_receive_async(source: service_id_t, handler: MessageHandler) -> c_int {
     guard(|| {
         let runtime = runtime::current()?;
         let handler = Handler::of(handler, runtime.settings.user_data);
@@ -208,24 +205,24 @@ impl Inbox {
         source_name: u32,
         request: Request<'_>,
     ) -> bool {
-        let mut held = self.held();
+        let mut waiting = self.held();
         let source = head.source_service_id;
-        let is_next = !held.busy.contains(&source)
-            && !held.queue.iter().any(|message| message.head.source_service_id == source);
+        let is_next = !waiting.busy.contains(&source)
+            && !waiting.queue.iter().any(|message| message.head.source_service_id == source);
         if let Some(handler) = handler.filter(|_| is_next) {
-            drop(held);
+            drop(waiting);
             handler.run(&head, Body::Fresh(request));
             return true;
         }
         let size = request.payload().len();
-        if held.queue.len() >= MOST_HELD || held.bytes + size > MOST_HELD_BYTES {
-            drop(held);
+        if waiting.queue.len() >= MOST_HELD || waiting.bytes + size > MOST_HELD_BYTES {
+            drop(waiting);
             // Fails for a one-way message, whose sender does not wait, and when the caller is gone.
             let _ = request.reply_error(Status::FULL);
             return false;
         }
-        held.bytes += size;
-        held.queue.push_back(HeldMessage { head, source_name, request: request.retain() });
+        waiting.bytes += size;
+        waiting.queue.push_back(HeldMessage { head, source_name, request: request.retain() });
         self.held_count.fetch_add(1, Ordering::Release);
         false
     }

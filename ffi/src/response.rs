@@ -79,10 +79,12 @@ impl Buffer {
 
     fn of(bytes: &[u8]) -> Buffer {
         let spare = SPARES.try_with(|spares| spares.try_borrow_mut().ok()?.take(bytes.len()));
-        let mut buffer =
-            spare.ok().flatten().unwrap_or_else(|| Buffer::with_capacity(bytes.len()));
+        let mut buffer = spare.ok().flatten().unwrap_or_else(|| Buffer::with_capacity(bytes.len()));
         // SAFETY: so many bytes fit behind the header, and nobody else has them.
-        unsafe { buffer.data().as_ptr().cast::<u8>().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        unsafe {
+            let data = buffer.data().as_ptr().cast::<u8>();
+            data.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+        };
         buffer.size = bytes.len();
         buffer
     }
@@ -90,6 +92,7 @@ impl Buffer {
     fn with_capacity(capacity: usize) -> Buffer {
         let capacity = capacity.max(SMALLEST).next_power_of_two();
         let layout = layout(capacity);
+        #[allow(clippy::cast_ptr_alignment)] // the layout is a header's
         // SAFETY: the layout is not of size 0.
         let memory = unsafe { alloc(layout) }.cast::<Header>();
         let Some(header) = NonNull::new(memory) else { std::alloc::handle_alloc_error(layout) };
@@ -151,7 +154,8 @@ impl Drop for Buffer {
 
 fn layout(capacity: usize) -> Layout {
     // A response has at most 4 GiB, and so much was received into memory already.
-    Layout::from_size_align(HEADER + capacity, align_of::<Header>()).unwrap_or(Layout::new::<Header>())
+    Layout::from_size_align(HEADER + capacity, align_of::<Header>())
+        .unwrap_or(Layout::new::<Header>())
 }
 
 /// The buffers that a thread keeps.
@@ -198,7 +202,7 @@ mod tests {
             let buffer = Buffer::of(&bytes);
             assert_eq!(buffer.size(), size);
             let data = buffer.into_c();
-            assert!(!data.is_null() && data.addr() % 16 == 0);
+            assert!(!data.is_null() && data.addr().is_multiple_of(16));
             // SAFETY: lent, and of this size.
             assert_eq!(unsafe { std::slice::from_raw_parts(data.cast::<u8>(), size) }, bytes);
             // SAFETY: lent, and not used any more.

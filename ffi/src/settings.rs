@@ -81,12 +81,14 @@ impl Settings {
         if config.flags & IPC_ENCRYPT_ALWAYS != 0 {
             return Err(Status::NOT_SUPPORTED.into());
         }
-        let mut settings = Settings::default();
-        settings.embedded = config.flags & IPC_EMBEDDED != 0;
-        settings.user_data = UserData(config.user_data);
+        let mut settings = Settings {
+            embedded: config.flags & IPC_EMBEDDED != 0,
+            user_data: UserData(config.user_data),
+            ..Settings::default()
+        };
         if !config.runtime_dir.is_null() {
             // SAFETY: not NULL, hence a string.
-            settings.runtime_dir = unsafe { boundary::path(config.runtime_dir) }.to_owned();
+            unsafe { boundary::path(config.runtime_dir) }.clone_into(&mut settings.runtime_dir);
             if settings.runtime_dir.as_os_str().is_empty() {
                 return Err(Status::INVALID.into());
             }
@@ -142,6 +144,9 @@ mod tests {
         assert_eq!(read(&blank()), Ok(defaults));
     }
 
+    #[repr(C)]
+    struct Later(Config, [u64; 2]);
+
     #[test]
     fn the_size_tells_versions_apart() {
         for size in [0, 4, SMALLEST as u32 - 1, LARGEST as u32 + 1, u32::MAX] {
@@ -149,8 +154,6 @@ mod tests {
         }
         assert!(read(&Config { size: SMALLEST as u32, ..blank() }).is_ok());
 
-        #[repr(C)]
-        struct Later(Config, [u64; 2]);
         let size = size_of::<Later>() as u32;
         for (tail, expected) in [(0, true), (1, false)] {
             let later = Later(Config { size, ..blank() }, [0, tail]);

@@ -151,8 +151,7 @@ pub struct Config {
 /// ipc_poll, ipc_run and ipc_shutdown, and answers with ipc_reply or ipc_reply_error, now or,
 /// after ipc_message_retain, later. If it returns without any of these, the caller gets
 /// IPC_ENOREPLY. (Nobody waits for the answer to a one-way message, type MSG_EVENT.)
-pub type MessageHandler =
-    Option<unsafe extern "C" fn(msg: *const Message, user_data: *mut c_void)>;
+pub type MessageHandler = Option<unsafe extern "C" fn(msg: *const Message, user_data: *mut c_void)>;
 
 /// Receives the end of a call made with ipc_send_async, exactly once, inside ipc_poll or ipc_run.
 /// status is 0 and reply the answer; or status is negative and reply NULL.

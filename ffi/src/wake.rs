@@ -59,11 +59,7 @@ impl Wake {
     }
 
     /// Waits until the descriptor is readable, at most so long.
-    pub(crate) fn wait(
-        &self,
-        server: BorrowedFd<'_>,
-        timeout: Duration,
-    ) -> Result<(), Failure> {
+    pub(crate) fn wait(&self, server: BorrowedFd<'_>, timeout: Duration) -> Result<(), Failure> {
         // Rounded up, so as not to come back too early, and again.
         let millis = timeout.as_nanos().div_ceil(1_000_000);
         let timeout = EpollTimeout::from(u16::try_from(millis).unwrap_or(u16::MAX));

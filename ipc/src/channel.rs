@@ -1,7 +1,8 @@
 //! A channel: two lanes, one each way, and everything that both of its ends do alike.
 
+mod receive;
+
 use std::{
-    collections::HashMap,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     sync::Arc,
     time::Duration,
@@ -16,25 +17,19 @@ use crate::{
     ServiceId,
     claim::Claim,
     control::Introduction,
-    error::{CallError, PeerCorrupt, Status},
+    error::{CallError, PeerCorrupt},
     fork::Birth,
-    frame::{Frame, Kind, Sender},
+    frame::{Kind, Sender},
     lane::{Lane, PeerRing},
     layout::Ring,
     life::{Entry, Life},
-    ring::{Consumer, Message, Producer, PushError},
-    server::{Queued, RunQueue},
+    ring::{Message, Producer, PushError},
     sync::{AtomicU32, Ordering},
-    wait::{
-        Fences, Sleep, event, futex,
-        spin::{Spin, SpinBudget},
-    },
+    wait::{Fences, Sleep, event, futex, spin::Spin},
 };
 
+pub(crate) use self::receive::{Receive, Taken};
 pub(crate) use crate::claim::Claimed;
-
-/// Messages that may be half received at a time.
-const MOST_PARTIAL: usize = 64;
 
 /// Says who is at the other end of a channel. The kernel proved it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,50 +105,6 @@ pub(crate) struct Transmit {
     aborted: Vec<(u8, u32)>,
 }
 
-/// The receiving side of an end.
-#[derive(Debug)]
-pub(crate) struct Receive {
-    pub(crate) urgent: Consumer,
-    pub(crate) ordinary: Consumer,
-    /// Private copy of the payload last received.
-    pub(crate) buffer: Vec<u8>,
-    /// Messages of which more frames are to come.
-    partial: HashMap<u32, Partial>,
-    /// Bytes that these hold.
-    partial_bytes: u64,
-    /// The message id of the last request, whole: the others are near it.
-    last_id: u64,
-    /// Requests that were taken and wait for their turn. Only a server has any.
-    pub(crate) queue: RunQueue<Queued>,
-    /// How long who waits here may spin.
-    pub(crate) spin: SpinBudget,
-}
-
-/// A message of which more frames are to come.
-#[derive(Debug)]
-struct Partial {
-    frame: Frame,
-    bytes: Vec<u8>,
-    /// Bytes that have come.
-    length: u64,
-    /// Why they are not kept.
-    refused: Option<Status>,
-}
-
-/// A whole message out of a ring.
-#[derive(Debug)]
-pub(crate) enum Taken {
-    /// One frame, and the status if it is an `Error`; its payload is the start of
-    /// `Receive::buffer`.
-    Whole(Frame, i32),
-    /// The last of several frames; the first one, and the payload of all.
-    Long(Frame, Vec<u8>),
-    /// More frames to come.
-    Fragment,
-    /// The first frame of a message that is over a limit, all of whose frames were passed over.
-    Refused(Frame, Status),
-}
-
 impl Channel {
     pub(crate) fn new(parts: Parts) -> Channel {
         let Parts { introduction, role, own, peer, entry, bell, max_payload, spin } = parts;
@@ -162,7 +113,6 @@ impl Channel {
             Sender::Server => Sender::Client,
         };
         let first_id = u64::from(introduction.session) << 32 | 1;
-        let largest = own.geometry().ordinary_slab() as usize / 2 + crate::layout::INLINE;
         Channel {
             birth: Birth::now(),
             max_payload,
@@ -173,16 +123,7 @@ impl Channel {
                 next_id: first_id,
                 aborted: Vec::new(),
             }),
-            rx: Claim::new(Receive {
-                urgent: Consumer::new(&own, &peer, Ring::Urgent, other),
-                ordinary: Consumer::new(&own, &peer, Ring::Ordinary, other),
-                buffer: vec![0; largest],
-                partial: HashMap::new(),
-                partial_bytes: 0,
-                last_id: first_id,
-                queue: RunQueue::new(),
-                spin: SpinBudget::new(spin),
-            }),
+            rx: Claim::new(Receive::new(&own, &peer, other, first_id, spin)),
             alleged: [Ring::Urgent, Ring::Ordinary].map(|ring| peer.peer_ring(ring)),
             fate: AtomicU32::new(0),
             rung: AtomicU32::new(0),
@@ -274,9 +215,9 @@ impl Channel {
         if field == 0 {
             return None;
         }
-        let now_us = now_ns.saturating_sub(self.introduction.start_ns) / 1000;
-        let ahead = field.wrapping_sub(now_us as u32) as i32;
-        let at_us = now_us.saturating_add_signed(i64::from(ahead));
+        let passed = now_ns.saturating_sub(self.introduction.start_ns) / 1000;
+        let ahead = field.wrapping_sub(passed as u32) as i32;
+        let at_us = passed.saturating_add_signed(i64::from(ahead));
         Some(self.introduction.start_ns + at_us * 1000)
     }
 
@@ -391,8 +332,8 @@ impl Channel {
         if Life::from_word(life) != Life::Alive {
             return;
         }
-        let event = futex::Word { word: &header.event, value: event, shared: true };
-        let life = futex::Word { word: &header.life, value: life, shared: true };
+        let event = futex::Word { at: &header.event, value: event, shared: true };
+        let life = futex::Word { at: &header.life, value: life, shared: true };
         futex::wait_words([Some(event), Some(life), more[0], more[1]], timeout);
     }
 
@@ -444,6 +385,14 @@ const LIES: [PeerCorrupt; 10] = [
 ];
 
 impl Transmit {
+    /// The id of a message that needs no slot.
+    #[inline]
+    pub(crate) fn one_way_id(&mut self) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        id
+    }
+
     pub(crate) fn producer(&mut self, ring: Ring) -> &mut Producer {
         match ring {
             Ring::Urgent => &mut self.urgent,
@@ -470,9 +419,7 @@ impl Transmit {
             }
         }
     }
-}
 
-impl Transmit {
     /// Gives up a message of which some frames are sent and others never will be.
     pub(crate) fn abort(&mut self, priority: u8, id: u32) {
         self.aborted.push((priority, id));
@@ -496,143 +443,8 @@ pub(crate) fn ring_of(priority: u8) -> Ring {
     if priority <= 1 { Ring::Urgent } else { Ring::Ordinary }
 }
 
-impl Receive {
-    /// Whether anything is there.
-    #[inline]
-    pub(crate) fn is_ready(&self) -> bool {
-        self.urgent.is_ready() || self.ordinary.is_ready()
-    }
-
-    #[inline(always)]
-    pub(crate) fn consumer(&mut self, ring: Ring) -> &mut Consumer {
-        match ring {
-            Ring::Urgent => &mut self.urgent,
-            Ring::Ordinary => &mut self.ordinary,
-        }
-    }
-
-    /// Takes the next frame of a ring into private memory, and puts long messages together.
-    pub(crate) fn take(
-        &mut self,
-        ring: Ring,
-        max_payload: u64,
-    ) -> Result<Option<Taken>, PeerCorrupt> {
-        let Some(frame) = self.consumer(ring).peek()? else { return Ok(None) };
-        if frame.head.kind == Kind::Continue || frame.head.is_first_of_many() {
-            return self.take_fragment(ring, frame, max_payload).map(Some);
-        }
-        let status = match frame.head.kind {
-            Kind::Error => self.consumer(ring).status_code(),
-            _ => 0,
-        };
-        self.take_whole(ring, &frame);
-        if u64::from(frame.head.length) > max_payload && frame.head.kind != Kind::Error {
-            return Ok(Some(Taken::Refused(frame, Status::MESSAGE_SIZE)));
-        }
-        Ok(Some(Taken::Whole(frame, status)))
-    }
-
-    /// Takes a frame that was peeked at and is a message by itself; its payload is the start of
-    /// the buffer then.
-    #[inline(always)]
-    pub(crate) fn take_whole(&mut self, ring: Ring, frame: &Frame) {
-        let consumer = match ring {
-            Ring::Urgent => &mut self.urgent,
-            Ring::Ordinary => &mut self.ordinary,
-        };
-        consumer.copy(frame, &mut self.buffer);
-        consumer.release(frame);
-    }
-
-    #[cold]
-    fn take_fragment(
-        &mut self,
-        ring: Ring,
-        frame: Frame,
-        max_payload: u64,
-    ) -> Result<Taken, PeerCorrupt> {
-        let length = frame.head.length as usize;
-        let id = frame.head.id;
-        let mut partial = if frame.head.kind == Kind::Continue {
-            self.partial.remove(&id).ok_or(PeerCorrupt::Fragment)?
-        } else {
-            if self.partial.len() >= MOST_PARTIAL || self.partial.contains_key(&id) {
-                return Err(PeerCorrupt::Fragment);
-            }
-            Partial { frame, bytes: Vec::new(), length: 0, refused: None }
-        };
-        let is_last = frame.head.flags & crate::frame::FLAG_MORE == 0;
-        let total = partial.frame.total;
-        partial.length += u64::from(frame.head.length);
-        if partial.length > total || is_last != (partial.length == total) {
-            return Err(PeerCorrupt::Fragment);
-        }
-        // Limits are ours, and a peer may not know them: over them a message is passed over, frame
-        // by frame, and refused in the end. Memory grows with what arrives, not with claims.
-        if total > max_payload {
-            partial.refused = Some(Status::MESSAGE_SIZE);
-        } else if self.partial_bytes + length as u64 > max_payload.saturating_mul(2) {
-            partial.refused = Some(Status::FULL);
-        }
-        if partial.refused.is_some() {
-            self.partial_bytes -= partial.bytes.len() as u64;
-            partial.bytes = Vec::new();
-        } else {
-            let begin = partial.bytes.len();
-            partial.bytes.resize(begin + length, 0);
-            self.partial_bytes += length as u64;
-            let consumer = self.consumer(ring);
-            consumer.copy(&frame, &mut partial.bytes[begin..]);
-        }
-        self.consumer(ring).release(&frame);
-        if !is_last {
-            self.partial.insert(id, partial);
-            return Ok(Taken::Fragment);
-        }
-        self.partial_bytes -= partial.bytes.len() as u64;
-        Ok(match partial.refused {
-            Some(status) => Taken::Refused(partial.frame, status),
-            None => Taken::Long(partial.frame, partial.bytes),
-        })
-    }
-
-    /// Drops what arrived of a message that its sender gave up.
-    pub(crate) fn forget(&mut self, id: u32) {
-        if let Some(partial) = self.partial.remove(&id) {
-            self.partial_bytes -= partial.bytes.len() as u64;
-        }
-    }
-
-    /// Finds the whole message id of a request from its low half.
-    pub(crate) fn extend_id(&mut self, id: u32) -> u64 {
-        let whole = nearest(self.last_id, id);
-        self.last_id = self.last_id.max(whole);
-        whole
-    }
-}
-
-/// The 64-bit number nearest to `near` whose low half is `low`.
-fn nearest(near: u64, low: u32) -> u64 {
-    let ahead = low.wrapping_sub(near as u32) as i32;
-    near.wrapping_add_signed(i64::from(ahead))
-}
-
 /// Refuses a payload over the limit agreed on.
 pub(crate) fn check_payload(size: usize, limit: u64) -> Result<(), CallError> {
     let size = size as u64;
     if size > limit { Err(CallError::TooLarge { size, limit }) } else { Ok(()) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn an_id_is_found_again_from_its_low_half(near: u64, off in -1000_i64..1000) {
-            let whole = near.wrapping_add_signed(off);
-            prop_assert_eq!(nearest(near, whole as u32), whole);
-        }
-    }
 }

@@ -82,10 +82,10 @@ impl<T> Claim<T> {
             #[cfg(not(loom))]
             {
                 use crate::wait::futex::{Word, wait};
-                wait(Word { word: &self.state, value: HELD, shared: false }, None);
+                wait(Word { at: &self.state, value: HELD, shared: false }, None);
             }
             #[cfg(loom)]
-            loom::thread::yield_now();
+            pause();
         };
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         claimed
@@ -128,17 +128,17 @@ impl<T> Drop for Claimed<'_, T> {
         // Pairs with the heavy fence of whoever announced, then found the claim held.
         self.claim.fences.light();
         if self.claim.waiting.load(Ordering::Relaxed) > 0 {
-            self.claim.wake();
+            wake(&self.claim.state);
         }
     }
 }
 
-impl<T> Claim<T> {
-    #[cold]
-    fn wake(&self) {
-        #[cfg(not(loom))]
-        crate::wait::futex::wake(&self.state, false, 1);
-    }
+#[cold]
+fn wake(state: &AtomicU32) {
+    #[cfg(not(loom))]
+    crate::wait::futex::wake(state, false, 1);
+    #[cfg(loom)]
+    let _ = state;
 }
 
 #[cfg(all(test, not(loom)))]
@@ -159,7 +159,9 @@ mod tests {
                 })
             })
             .collect();
-        threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+        for thread in threads {
+            thread.join().expect("no panic");
+        }
         assert_eq!(*claim.claim(), 80_000);
         let held = claim.claim();
         assert!(claim.try_claim().is_none());

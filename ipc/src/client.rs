@@ -326,7 +326,7 @@ impl<'a> Burst<'a> {
     pub fn send(&mut self, payload: &[u8]) -> Result<(), CallError> {
         check_payload(payload.len(), self.link.channel.max_payload)?;
         let mut tx = self.tx.take().unwrap_or_else(|| self.link.channel.tx.claim());
-        let id = self.link.one_way_id(&mut tx);
+        let id = tx.one_way_id();
         let priority = Priority::Normal.level();
         let limit = Limit::Room(None);
         let order = Order { kind: Kind::OneWay, priority, payload, limit };

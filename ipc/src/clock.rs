@@ -1,4 +1,4 @@
-//! Time: the invariant time-stamp counter, calibrated against CLOCK_MONOTONIC, or that clock.
+//! Time: the invariant time-stamp counter, calibrated against `CLOCK_MONOTONIC`, or that clock.
 //!
 //! Reading the counter takes a third of `clock_gettime`. Every second of use it is anchored anew,
 //! so that an error of calibration never grows beyond a few microseconds.
@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use crate::sync::{AtomicU64, Ordering};
 
-/// Reads the time: CLOCK_MONOTONIC in ns, within a few µs. Not monotonic to the nanosecond.
+/// Reads the time: `CLOCK_MONOTONIC` in ns, within a few µs. Not monotonic to the nanosecond.
 #[inline]
 pub(crate) fn now_ns() -> u64 {
     #[cfg(target_arch = "x86_64")]
@@ -22,7 +22,7 @@ pub(crate) fn now_ns() -> u64 {
     monotonic_ns()
 }
 
-/// Reads CLOCK_MONOTONIC in ns.
+/// Reads `CLOCK_MONOTONIC` in ns.
 pub(crate) fn monotonic_ns() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: writes one timespec of ours; this clock always exists.

@@ -147,7 +147,7 @@ unsafe fn short(source: *const u8, target: *mut u8, length: usize) {
 /// The same with relaxed atomic loads, for other processors.
 #[cfg(any(test, not(target_arch = "x86_64")))]
 unsafe fn portable(source: *const u8, target: *mut u8, length: usize) {
-    use std::sync::atomic::{AtomicU8, Ordering};
+    use crate::sync::{AtomicU8, Ordering};
     for index in 0..length {
         // SAFETY: below `length`; an atomic load of shared memory is no data race.
         unsafe {

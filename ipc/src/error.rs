@@ -41,7 +41,8 @@ macro_rules! statuses {
                 match self.0 {
                     $($code => $text,)*
                     code if code <= Status::USER.0 => {
-                        "the service answered with an error of its own; its documentation explains the number"
+                        "the service answered with an error of its own; its documentation explains \
+                         the number"
                     }
                     _ => "unknown status: no function of this library returns this number",
                 }
@@ -54,41 +55,64 @@ statuses! {
     /// Success.
     OK = 0, "IPC_OK", "success";
     /// An argument is wrong.
-    INVALID = -1, "IPC_EINVAL", "invalid argument: a required pointer is NULL, or a value is out of its documented range";
+    INVALID = -1, "IPC_EINVAL",
+        "invalid argument: a required pointer is NULL, or a value is out of its documented \
+         range";
     /// Memory could not be had.
     NO_MEMORY = -2, "IPC_ENOMEM", "out of memory: free some, or lower ring_cells or max_payload";
     /// The deadline passed.
-    TIMED_OUT = -3, "IPC_ETIMEDOUT", "timed out: no answer came before the deadline; the request may still be carried out";
+    TIMED_OUT = -3, "IPC_ETIMEDOUT",
+        "timed out: no answer came before the deadline; the request may still be carried out";
     /// No such service, region or queue.
-    NOT_FOUND = -4, "IPC_ENOENT", "no such service: nobody serves it now; start it, check the name with `ipctl ls`, or use ipc_wait_service";
+    NOT_FOUND = -4, "IPC_ENOENT",
+        "no such service: nobody serves it now; start it, check the name with `ipctl ls`, or \
+         wait for it";
     /// The name is taken.
-    EXISTS = -5, "IPC_EEXIST", "already exists: the name is taken by an exclusive service; choose another, or stop that one";
+    EXISTS = -5, "IPC_EEXIST",
+        "already exists: the name is taken by an exclusive service; choose another, or stop \
+         that one";
     /// The right is missing.
-    ACCESS = -6, "IPC_EACCES", "permission denied: the runtime serves one user id only, or its directory is not yours; run as that user";
+    ACCESS = -6, "IPC_EACCES",
+        "permission denied: the runtime serves one user id only, or its directory is not yours; \
+         run as that user";
     /// Authentication failed.
     AUTH = -7, "IPC_EAUTH", "authentication failed: the token or the handshake was refused";
     /// The peer died or closed the channel before it took the request.
-    PEER_DIED = -8, "IPC_EPEERDIED", "the peer died or left before it took the request: calling again is safe";
+    PEER_DIED = -8, "IPC_EPEERDIED",
+        "the peer died or left before it took the request: calling again is safe";
     /// The peer died holding the request.
-    MAYBE = -9, "IPC_EMAYBE", "the peer died holding the request: it may or may not have acted; ask before repeating";
+    MAYBE = -9, "IPC_EMAYBE",
+        "the peer died holding the request: it may or may not have acted; ask before repeating";
     /// The peer broke the protocol.
-    PEER_CORRUPT = -10, "IPC_EPEERCORRUPT", "the peer broke the protocol: the channel was cut; the next call opens a new one";
+    PEER_CORRUPT = -10, "IPC_EPEERCORRUPT",
+        "the peer broke the protocol: the channel was cut; the next call opens a new one";
     /// A ring or a table is full.
-    FULL = -11, "IPC_EFULL", "full: the receiver does not keep up or too many calls are outstanding; poll, wait, or try later";
+    FULL = -11, "IPC_EFULL",
+        "full: the receiver does not keep up or too many calls are outstanding; poll, wait, or \
+         try later";
     /// The message is too large.
-    MESSAGE_SIZE = -12, "IPC_EMSGSIZE", "message too large: over max_payload, or over the buffer given";
+    MESSAGE_SIZE = -12, "IPC_EMSGSIZE",
+        "message too large: over max_payload, or over the buffer given";
     /// A quota is used up.
     QUOTA = -13, "IPC_EQUOTA", "quota used up: close channels or names, or raise the limit";
     /// No runtime answers.
-    NO_RUNTIME = -14, "IPC_ENORUNTIME", "no runtime: start one with `ipcd`, or pass IPC_EMBEDDED to ipc_init; IPC_RUNTIME_DIR names its directory";
+    NO_RUNTIME = -14, "IPC_ENORUNTIME",
+        "no runtime: start one with `ipcd`, or pass IPC_EMBEDDED to ipc_init; IPC_RUNTIME_DIR \
+         names its directory";
     /// `ipc_init` was not called.
-    NOT_INIT = -15, "IPC_ENOTINIT", "not initialised: call ipc_init first (or again, after the last ipc_shutdown)";
+    NOT_INIT = -15, "IPC_ENOTINIT",
+        "not initialised: call ipc_init first (or again, after the last ipc_shutdown)";
     /// The process is a forked child.
-    FORKED = -16, "IPC_EFORK", "forked child: channels do not survive fork; call ipc_init in the child first";
+    FORKED = -16, "IPC_EFORK",
+        "forked child: channels do not survive fork; call ipc_init in the child first";
     /// Called from inside a callback.
-    REENTRANT = -17, "IPC_EREENTRANT", "not allowed inside a callback: ipc_poll, ipc_run and ipc_shutdown wait until it returns";
+    REENTRANT = -17, "IPC_EREENTRANT",
+        "not allowed inside a callback: ipc_poll, ipc_run and ipc_shutdown wait until it \
+         returns";
     /// The handler returned without an answer.
-    NO_REPLY = -18, "IPC_ENOREPLY", "the handler returned without an answer: it must reply, reply an error, or retain the message";
+    NO_REPLY = -18, "IPC_ENOREPLY",
+        "the handler returned without an answer: it must reply, reply an error, or retain the \
+         message";
     /// The request was already answered.
     ALREADY = -19, "IPC_EALREADY", "already done: this request was answered before";
     /// The call was cancelled.
@@ -98,13 +122,17 @@ statuses! {
     /// A subscriber fell behind.
     LAGGED = -22, "IPC_ELAGGED", "lagged: events were overwritten before they were read";
     /// Not supported.
-    NOT_SUPPORTED = -23, "IPC_ENOTSUP", "not supported: by this version, this kernel, or this configuration";
+    NOT_SUPPORTED = -23, "IPC_ENOTSUP",
+        "not supported: by this version, this kernel, or this configuration";
     /// Input or output failed.
     IO = -24, "IPC_EIO", "input or output failed";
     /// The versions do not fit.
-    PROTOCOL = -25, "IPC_EPROTO", "the versions of the library and of the runtime do not fit: restart ipcd with the installed version";
+    PROTOCOL = -25, "IPC_EPROTO",
+        "the versions of the library and of the runtime do not fit: restart ipcd with the \
+         installed version";
     /// A panic was caught at the C boundary.
-    PANIC = -26, "IPC_EPANIC", "internal error: a panic was caught at the boundary; please report it";
+    PANIC = -26, "IPC_EPANIC",
+        "internal error: a panic was caught at the boundary; please report it";
     /// A system call failed.
     SYSTEM = -27, "IPC_ESYS", "a system call failed: ipc_last_os_error has its errno";
 }
@@ -188,13 +216,20 @@ pub enum NodeError {
     #[error("invalid configuration: {0}")]
     Config(String),
     /// Nobody answers at the socket of the runtime directory. Retry once `ipcd` runs.
-    #[error("no runtime at {}: start one with `ipcd --runtime-dir {}`", path.display(), path.parent().unwrap_or(path).display())]
+    #[error(
+        "no runtime at {}: start one with `ipcd --runtime-dir {}`",
+        path.display(),
+        path.parent().unwrap_or(path).display()
+    )]
     NoRuntime {
         /// The socket that was tried.
         path: PathBuf,
     },
     /// The runtime directory cannot be used by this user.
-    #[error("cannot use {}: {source}; choose a directory of your own with IPC_RUNTIME_DIR", path.display())]
+    #[error(
+        "cannot use {}: {source}; choose a directory of your own with IPC_RUNTIME_DIR",
+        path.display()
+    )]
     Directory {
         /// The path that was tried.
         path: PathBuf,
@@ -203,7 +238,8 @@ pub enum NodeError {
     },
     /// The runtime speaks another version.
     #[error(
-        "the runtime speaks protocol {theirs}, this library {ours}: restart ipcd with the installed version"
+        "the runtime speaks protocol {theirs}, this library {ours}: restart ipcd with the \
+         installed version"
     )]
     Version {
         /// Ours.
@@ -212,10 +248,10 @@ pub enum NodeError {
         theirs: u16,
     },
     /// The runtime refused.
-    #[error("the runtime refused: {0}")]
+    #[error("{}", refusal(*.0))]
     Refused(Status),
     /// No answer before the deadline.
-    #[error("no answer from the runtime in time")]
+    #[error("timed out: nobody served the name, or the runtime did not answer, in time")]
     TimedOut,
     /// The process is a forked child of the one that connected.
     #[error("this process was forked: connect again in the child")]
@@ -276,6 +312,17 @@ impl NodeError {
     }
 }
 
+/// Says what a refusal means to who asked for a name or a channel.
+fn refusal(status: Status) -> String {
+    match status {
+        Status::TIMED_OUT => {
+            "the service did not answer the introduction in time; is it stopped?".into()
+        }
+        Status::NOT_FOUND => status.text().into(),
+        _ => format!("the runtime refused: {status}"),
+    }
+}
+
 /// Explains how a request ended without a response, or why a message was not sent.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
@@ -284,7 +331,11 @@ pub enum CallError {
     TimedOut,
     /// The peer died or closed the channel. With `taken` it held the request and may have acted;
     /// without, it never saw it and repeating is safe.
-    #[error("the peer died {}", if *taken { "holding the request: it may or may not have acted" } else { "before it took the request: repeating is safe" })]
+    #[error("the peer died {}", if *taken {
+        "holding the request: it may or may not have acted"
+    } else {
+        "before it took the request: repeating is safe"
+    })]
     PeerDied {
         /// Whether the peer had taken the request.
         taken: bool,
@@ -367,5 +418,14 @@ mod tests {
         }
         assert_eq!(Status::from_code(-1000).name(), "IPC_EUSER");
         assert_eq!(Status::from_code(-999).name(), "unknown");
+    }
+
+    #[test]
+    fn a_refused_channel_says_what_to_look_at() {
+        let text = |status| NodeError::Refused(status).to_string();
+        assert!(text(Status::TIMED_OUT).contains("introduction"));
+        assert_eq!(text(Status::NOT_FOUND), Status::NOT_FOUND.text());
+        assert!(text(Status::QUOTA).starts_with("the runtime refused: quota"));
+        assert!(!Status::NOT_FOUND.text().contains("ipc_"));
     }
 }

@@ -37,7 +37,8 @@ fn page() -> &'static AtomicU32 {
     PAGE.get_or_init(|| {
         let length = NonZeroUsize::new(4096).expect("a page");
         let writable = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a fresh private mapping, never unmapped, hence 'static; zero is a valid AtomicU32.
+        // SAFETY: a fresh private mapping, never unmapped, hence 'static; zero is a valid
+        // AtomicU32.
         unsafe {
             mmap_anonymous(None, length, writable, MapFlags::MAP_PRIVATE).map_or_else(
                 // No page to be had: a word that children inherit. They then fail by SIGSEGV on

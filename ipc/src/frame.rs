@@ -201,10 +201,8 @@ impl Frame {
     fn check_long(head: Head, more: [u64; 2], max_slab: u32) -> Result<Frame, PeerCorrupt> {
         let carries_payload =
             matches!(head.kind, Kind::Request | Kind::OneWay | Kind::Response | Kind::Continue);
-        if head.flags & !(FLAG_SLAB | FLAG_MORE) != 0
-            || head.flags & FLAG_SLAB == 0
-            || !carries_payload
-        {
+        let refused = FLAG_EXTENSION | !(FLAG_SLAB | FLAG_MORE);
+        if head.flags & refused != 0 || head.flags & FLAG_SLAB == 0 || !carries_payload {
             return Err(PeerCorrupt::Flags);
         }
         let in_slab = (head.length as usize).saturating_sub(head.inline_capacity());
@@ -298,7 +296,8 @@ mod tests {
             let words = head.words(lap);
             prop_assert_eq!(words[0] as u32 >> 4, lap);
             let ring = if priority < 2 { Ring::Urgent } else { Ring::Ordinary };
-            let sender = if Sender::Client.may_send(kind) { Sender::Client } else { Sender::Server };
+            let is_client = Sender::Client.may_send(kind);
+            let sender = if is_client { Sender::Client } else { Sender::Server };
             let frame =
                 Frame::check(words, || [0; 2], sender, ring, 4096).expect("as written");
             prop_assert_eq!(frame.head, head);

@@ -45,7 +45,7 @@ impl Interrupter {
 
     /// The word to sleep on while the turn is this one.
     pub(crate) fn word(&self, turn: u32) -> futex::Word<'_> {
-        futex::Word { word: &self.turn, value: turn, shared: false }
+        futex::Word { at: &self.turn, value: turn, shared: false }
     }
 
     pub(crate) fn bell(&self) -> BorrowedFd<'_> {

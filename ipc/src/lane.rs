@@ -30,10 +30,12 @@ pub(crate) struct Lane {
     geometry: Geometry,
     header: NonNull<Header>,
     parts: [Parts; 2],
-    _memory: Memory,
+    /// Keeps what the pointers point at.
+    #[cfg_attr(loom, allow(dead_code, reason = "keeps the memory alive"))]
+    memory: Memory,
 }
 
-// SAFETY: the memory behind the pointers belongs to `_memory` and stays mapped while the lane
+// SAFETY: the memory behind the pointers belongs to `memory` and stays mapped while the lane
 // lives. Cells and header are atomics; who may touch the slabs is the ring halves' business
 // (`OwnRing`, `PeerRing`).
 unsafe impl Send for Lane {}
@@ -53,14 +55,14 @@ struct Parts {
 type SlabByte = u8;
 /// A model has no bytes that race; each is an atomic of its own.
 #[cfg(loom)]
-type SlabByte = loom::sync::atomic::AtomicU8;
+type SlabByte = crate::sync::AtomicU8;
 
 #[derive(Debug)]
 enum Memory {
     #[cfg(not(loom))]
     Own(map::OwnMap),
     #[cfg(not(loom))]
-    Peer(memmap2::MmapRaw),
+    Peer(#[allow(dead_code, reason = "keeps the mapping alive")] memmap2::MmapRaw),
     /// Ordinary memory, for models and tests of rings within one process.
     #[cfg(any(test, loom))]
     Heap(#[allow(dead_code, reason = "keeps the memory alive")] Heap),
@@ -73,7 +75,7 @@ impl Lane {
 
     #[inline]
     pub(crate) fn header(&self) -> &Header {
-        // SAFETY: `header` points at a Header of atomics inside `_memory`; on a read-only mapping
+        // SAFETY: `header` points at a Header of atomics inside `memory`; on a read-only mapping
         // only loads of at most 8 bytes are made, which are sound there.
         unsafe { self.header.as_ref() }
     }
@@ -93,24 +95,35 @@ impl Lane {
         let parts = [Ring::Urgent, Ring::Ordinary].map(|ring| Parts {
             // SAFETY: the caller's mapping is `geometry.lane_bytes()` long, and these offsets with
             // their lengths lie inside it (tested in `layout`), 64-byte aligned as the base is.
-            cells: unsafe { base.add(geometry.cells_offset(ring)) }.cast(),
+            cells: unsafe { base.add(Geometry::cells_offset(ring)) }.cast(),
             count: geometry.cells(ring) as usize,
             // SAFETY: likewise.
             slab: unsafe { base.add(geometry.slab_offset(ring)) },
             slab_length: geometry.slab(ring) as usize,
         });
-        Lane { geometry, header: base.cast(), parts, _memory: memory }
+        Lane { geometry, header: base.cast(), parts, memory }
     }
 
     /// The private word that the kernel's robust list runs through, at a fixed distance before the
     /// life word of an own lane.
     #[cfg(not(loom))]
     pub(crate) fn robust_node(&self) -> Option<NonNull<u8>> {
-        match &self._memory {
+        match &self.memory {
             Memory::Own(own) => Some(own.node()),
-            _ => None,
+            Memory::Peer(_) => None,
+            #[cfg(test)]
+            Memory::Heap(_) => None,
         }
     }
+}
+
+/// Asks for a line that will be written soon. A model has none.
+#[inline]
+fn ask_for(line: *const u8) {
+    #[cfg(not(loom))]
+    crate::copy::ask_for(line);
+    #[cfg(loom)]
+    let _ = line;
 }
 
 /// The ring of an own lane: this process alone writes it.
@@ -140,19 +153,13 @@ impl OwnRing {
     /// Asks for a cell that will be written soon.
     #[inline]
     pub(crate) fn ask_for_cell(&self, index: usize) {
-        #[cfg(not(loom))]
-        crate::copy::ask_for(self.parts.cells.as_ptr().wrapping_add(index).cast());
-        #[cfg(loom)]
-        let _ = index;
+        ask_for(self.parts.cells.as_ptr().wrapping_add(index).cast());
     }
 
     /// Asks for a line of the slab that will be written soon.
     #[inline]
     pub(crate) fn ask_for_slab(&self, offset: usize) {
-        #[cfg(not(loom))]
-        crate::copy::ask_for(self.parts.slab.as_ptr().wrapping_add(offset));
-        #[cfg(loom)]
-        let _ = offset;
+        ask_for(self.parts.slab.as_ptr().wrapping_add(offset).cast());
     }
 
     /// Copies bytes into the slab.
@@ -274,7 +281,8 @@ impl Lane {
                     .map(|_| Cell(std::array::from_fn(|_| AtomicU64::new(0))))
                     .collect()
             }),
-            slabs: rings.map(|ring| (0..geometry.slab(ring)).map(|_| Default::default()).collect()),
+            slabs: rings
+                .map(|ring| (0..geometry.slab(ring)).map(|_| SlabByte::default()).collect()),
         };
         let parts = rings.map(|ring| {
             let (cells, slab) = (&mut heap.cells[ring as usize], &mut heap.slabs[ring as usize]);
@@ -286,7 +294,7 @@ impl Lane {
             }
         });
         let header = NonNull::from(&mut *heap.header);
-        Arc::new(Lane { geometry, header, parts, _memory: Memory::Heap(heap) })
+        Arc::new(Lane { geometry, header, parts, memory: Memory::Heap(heap) })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Every byte that two processes share: where it lies, who writes it, what it means.
 //!
-//! `docs/layout.md` draws the same; a change here is a change of [`VERSION`].
+//! `docs/layout.md` draws the same; a change here is a change of `VERSION`.
 
 use crossbeam::utils::CachePadded;
 
@@ -57,7 +57,7 @@ pub(crate) struct Header {
     pub(crate) taken_urgent: CachePadded<AtomicU64>,
     /// Frames that the owner has taken from the opposite lane's ordinary ring.
     pub(crate) taken_ordinary: CachePadded<AtomicU64>,
-    /// When the handler now running began: CLOCK_MONOTONIC in ns; 0 when none runs.
+    /// When the handler now running began: `CLOCK_MONOTONIC` in ns; 0 when none runs.
     pub(crate) busy_since: CachePadded<AtomicU64>,
     /// Zero.
     pub(crate) reserved: CachePadded<AtomicU64>,
@@ -204,7 +204,7 @@ impl Geometry {
         }
     }
 
-    pub(crate) fn cells_offset(self, ring: Ring) -> usize {
+    pub(crate) fn cells_offset(ring: Ring) -> usize {
         match ring {
             Ring::Urgent => HEADER,
             Ring::Ordinary => HEADER + URGENT_CELLS as usize * CELL,
@@ -212,7 +212,8 @@ impl Geometry {
     }
 
     pub(crate) fn slab_offset(self, ring: Ring) -> usize {
-        let cells_end = self.cells_offset(Ring::Ordinary) + self.ordinary_cells as usize * CELL;
+        let cells_end =
+            Geometry::cells_offset(Ring::Ordinary) + self.ordinary_cells as usize * CELL;
         match ring {
             Ring::Urgent => cells_end,
             Ring::Ordinary => cells_end + URGENT_SLAB as usize,
@@ -244,8 +245,8 @@ mod tests {
     fn the_parts_of_a_lane_do_not_overlap() {
         for (cells, slab) in [(16, 2048), (64, 8192), (1024, 131_072), (65_536, 16 << 20)] {
             let geometry = Geometry::new(cells, slab).expect("in range");
-            let urgent = geometry.cells_offset(Ring::Urgent);
-            let ordinary = geometry.cells_offset(Ring::Ordinary);
+            let urgent = Geometry::cells_offset(Ring::Urgent);
+            let ordinary = Geometry::cells_offset(Ring::Ordinary);
             let urgent_slab = geometry.slab_offset(Ring::Urgent);
             let ordinary_slab = geometry.slab_offset(Ring::Ordinary);
             assert!(HEADER <= urgent);

@@ -146,8 +146,10 @@ impl Roll {
                 let keeps = kept.is_ok();
                 let _ = tell.send(kept);
                 drop(tell);
-                while keeps {
-                    std::thread::park();
+                if keeps {
+                    loop {
+                        std::thread::park();
+                    }
                 }
             })
             .map_err(|source| NodeError::System { what: "start a keeper", source })?;

@@ -138,11 +138,11 @@ fn parking(fences: Fences) {
                 }
             })
         };
-        let mut received = 0;
+        let mut taken = 0;
         let mut number = 0;
-        while received < 2 {
+        while taken < 2 {
             if take(&mut consumer).is_some() {
-                received += 1;
+                taken += 1;
                 continue;
             }
             let seen = sender.header().event.load(Ordering::Acquire);

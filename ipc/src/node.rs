@@ -2,6 +2,7 @@
 
 mod core;
 mod dial;
+mod peers;
 mod warden;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -150,7 +151,7 @@ impl Node {
     pub fn discover(&self, name: &str) -> Result<ServiceId, NodeError> {
         control::check_name(name).map_err(NodeError::Name)?;
         let request = Request::Discover { name: name.to_owned() };
-        found(self.shared.core.request(&request, &[], Some(PATIENCE))?.0)
+        found(&self.shared.core.request(&request, &[], Some(PATIENCE))?.0)
     }
 
     /// Waits until somebody serves a name (`None`: for ever), and gives its id.
@@ -164,7 +165,7 @@ impl Node {
     ) -> Result<ServiceId, NodeError> {
         control::check_name(name).map_err(NodeError::Name)?;
         let request = Request::Wait { name: name.to_owned() };
-        found(self.shared.core.request(&request, &[], timeout)?.0)
+        found(&self.shared.core.request(&request, &[], timeout)?.0)
     }
 
     /// Lists what is registered, by instance.
@@ -268,10 +269,10 @@ impl Drop for Shared {
     }
 }
 
-fn found(reply: Reply) -> Result<ServiceId, NodeError> {
+fn found(reply: &Reply) -> Result<ServiceId, NodeError> {
     match reply {
-        Reply::Found { name } => Ok(name),
-        Reply::Refused(status) => Err(NodeError::Refused(status)),
+        Reply::Found { name } => Ok(*name),
+        Reply::Refused(status) => Err(NodeError::Refused(*status)),
         _ => Err(NodeError::Malformed("another answer than an id")),
     }
 }

@@ -5,7 +5,7 @@
 //! | store | load | what becomes visible |
 //! |---|---|---|
 //! | stamp, `Release` (producer) | stamp, `Acquire` (consumer) | the cell and its piece of slab |
-//! | `taken`, `Release` (consumer) | `taken`, `Acquire` (producer) | that the consumer has read them, so they may be written again |
+//! | `taken`, `Release` (consumer) | `taken`, `Acquire` (producer) | that both are free again |
 //!
 //! Nobody spins on an index: a frame is opened by the stamp in its own line, and `taken` is read
 //! only by a producer that has used up its credit.

@@ -1,12 +1,15 @@
 //! The only door to atomics: the standard ones, or loom's when a model runs.
 
+/// Bytes that a peer may be writing, where no assembly copies them.
+#[cfg(all(not(loom), any(test, not(target_arch = "x86_64"))))]
+pub(crate) use std::sync::atomic::AtomicU8;
 #[cfg(not(loom))]
 pub(crate) use std::sync::atomic::{
     AtomicBool, AtomicU32, AtomicU64, Ordering, compiler_fence, fence,
 };
 
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+pub(crate) use loom::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
 #[cfg(loom)]
 pub(crate) fn compiler_fence(ordering: Ordering) {

@@ -69,7 +69,7 @@ pub(crate) struct Slot {
     position: AtomicU64,
     /// The whole message id; written while FREE, by the holder of the transmitting claim.
     message_id: AtomicU64,
-    /// When a callback's call times out, in ns; u64::MAX for never.
+    /// When a callback's call times out, in ns; `u64::MAX` for never.
     expires: AtomicU64,
     /// Whether the waiter is a callback: readable in any phase.
     is_callback: AtomicU32,

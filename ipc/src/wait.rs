@@ -43,6 +43,7 @@ impl Fences {
     }
 
     /// The receiver's barrier, before each sleep.
+    #[cfg_attr(loom, allow(clippy::unused_self, reason = "a model has one kind of fence"))]
     pub(crate) fn heavy(self) {
         // SeqCst: orders the store of `parked` before the loads of the stamps.
         fence(Ordering::SeqCst);

@@ -45,7 +45,8 @@
 
 #define OK(call) CHECK_IS(call, IPC_OK)
 
-/* Starts a second process, which must not have called ipc_init. It exits 0 after its body. */
+/* Starts a second process; call it before ipc_init. The process exits 0 after its body. (In a child
+ * of a process with threads, the memory that only those knew counts as lost: see forked.c.) */
 static inline pid_t spawn(void (*body)(void)) {
     pid_t pid;
     fflush(NULL);

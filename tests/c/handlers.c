@@ -3,23 +3,26 @@
 
 #include <poll.h>
 
-static int go[2];
+static int go[2], turn[2];
 
-/* A client that waits for its turn, then makes ten numbered calls in order and one more. */
+/* A client that sends ten numbered messages in order, and calls; twice, the second time when told. */
 static void call_in_order(void) {
     service_id_t service;
     char byte;
     unsigned char number;
+    int round;
     void *response;
     size_t size;
     OK(ipc_init(NULL));
     service = find("handlers");
-    for (number = 0; number < 10; number++)
-        OK(ipc_send_async_ex(service, &number, 1, PRIORITY_NORMAL, SOON_MS, NULL, NULL, NULL));
-    OK(ipc_call(service, &number, 1, &response, &size, SOON_MS));
-    CHECK_IS(size, 1);
-    ipc_free(response);
-    CHECK_IS(read(go[0], &byte, 1), 1);
+    for (round = 0; round < 2; round++) {
+        for (number = 0; number < 10; number++)
+            OK(ipc_send_async_ex(service, &number, 1, PRIORITY_NORMAL, SOON_MS, NULL, NULL, NULL));
+        OK(ipc_call(service, &number, 1, &response, &size, SOON_MS));
+        CHECK_IS(size, 1);
+        ipc_free(response);
+        CHECK_IS(read(turn[0], &byte, 1), 1);
+    }
     OK(ipc_shutdown());
 }
 
@@ -49,8 +52,7 @@ static int is_readable(int timeout_ms) {
 }
 
 /* Without a handler messages are held, in order, and delivered as soon as there is one. */
-static void held_messages(void) {
-    pid_t client = spawn(call_in_order);
+static void held_messages(pid_t client) {
     service_id_t id;
     int rounds;
     OK(ipc_init(NULL));
@@ -64,9 +66,7 @@ static void held_messages(void) {
 
     /* The same, seen from an event loop: a new handler makes the descriptor readable. */
     OK(ipc_receive_async(0, NULL));
-    CHECK_IS(write(go[1], "g", 1), 1);
-    join(client);
-    client = spawn(call_in_order);
+    CHECK_IS(write(turn[1], "t", 1), 1);
     while (ipc_poll(0) == 0 && !is_readable(100)) {}
     for (rounds = 0; rounds < 20; rounds++) CHECK_IS(ipc_poll(10), 0);
     next_number = 0;
@@ -75,7 +75,7 @@ static void held_messages(void) {
     CHECK(is_readable(SOON_MS));
     CHECK(ipc_poll(0) > 0);
     POLL_UNTIL(calls[0] == 11);
-    CHECK_IS(write(go[1], "g", 1), 1);
+    CHECK_IS(write(turn[1], "t", 1), 1);
     join(client);
     OK(ipc_shutdown());
 }
@@ -107,8 +107,7 @@ static void tell_and_serve(void) {
     CHECK_IS(read(answers[0], &byte, 1), 1);
 }
 
-static void specific_before_general(void) {
-    pid_t client = spawn(call_when_told);
+static void specific_before_general(pid_t client) {
     service_id_t id, name, source;
     OK(ipc_init(NULL));
     OK(ipc_register_service("handlers", &id));
@@ -171,8 +170,7 @@ static void flood(void) {
     OK(ipc_shutdown());
 }
 
-static void bounded(void) {
-    pid_t client = spawn(flood);
+static void bounded(pid_t client) {
     service_id_t id;
     int status = 0;
     OK(ipc_init(NULL));
@@ -188,9 +186,10 @@ static void bounded(void) {
 
 int main(void) {
     CHECK_IS(pipe(go), 0);
+    CHECK_IS(pipe(turn), 0);
     CHECK_IS(pipe(answers), 0);
-    held_messages();
-    specific_before_general();
-    bounded();
+    held_messages(spawn(call_in_order));
+    specific_before_general(spawn(call_when_told));
+    bounded(spawn(flood));
     return 0;
 }

@@ -55,7 +55,8 @@ impl Actor {
     /// Tells it to do something.
     pub fn tell(&mut self, command: &str) {
         let input = self.input.as_mut().expect("open until it ends");
-        writeln!(input, "{command}").expect("it listens");
+        // In one piece: it may act on the first half.
+        input.write_all(format!("{command}\n").as_bytes()).expect("it listens");
     }
 
     /// Waits for the next line that begins with `word`; gives the rest of it. Other lines wait.
@@ -77,6 +78,14 @@ impl Actor {
             }
             self.unheard.push(line);
         }
+    }
+
+    /// Takes the lines that begin with `word` and came before the last one that was waited for.
+    pub fn heard(&mut self, word: &str) -> Vec<String> {
+        let (of_word, others) =
+            self.unheard.drain(..).partition(|line| line.split(' ').next() == Some(word));
+        self.unheard = others;
+        of_word
     }
 
     /// Tells it to do something, and waits for the line that begins with `word`.

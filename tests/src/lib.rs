@@ -11,7 +11,7 @@ mod world;
 
 pub use actor::Actor;
 pub use house::House;
-pub use watchdog::{Watchdog, wait_until};
+pub use watchdog::{Watchdog, wait_for, wait_until};
 pub use world::World;
 
 /// Longer than anything here takes: a deadline that is not the subject of a test.

@@ -13,6 +13,15 @@ pub struct Holdings {
     pub threads: usize,
 }
 
+impl Holdings {
+    /// Whether this is no more than that.
+    pub fn is_within(&self, other: &Holdings) -> bool {
+        self.descriptors <= other.descriptors
+            && self.lanes <= other.lanes
+            && self.threads <= other.threads
+    }
+}
+
 /// Counts what a process holds.
 pub fn holdings(pid: u32) -> Holdings {
     let descriptors = fs::read_dir(of(pid).join("fd")).expect("a process").count();

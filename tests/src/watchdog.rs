@@ -1,6 +1,7 @@
 //! Nothing waits for ever, and nothing says how long it may take.
 
 use std::{
+    fmt::Debug,
     sync::mpsc::{self, RecvTimeoutError, Sender},
     time::{Duration, Instant},
 };
@@ -30,10 +31,22 @@ impl Watchdog {
 }
 
 /// Waits until something outside of this process is so. Fails the test when it hangs.
-pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub fn wait_until(what: &str, is_so: impl FnMut() -> bool) {
+    wait_for(what, &true, is_so);
+}
+
+/// Waits until something outside of this process has this value. Fails the test when it hangs.
+pub fn wait_for<T: PartialEq + Debug>(what: &str, expected: &T, mut look: impl FnMut() -> T) {
     let begun = Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < LIMIT / 2, "waited in vain until {what}");
+    loop {
+        let seen = look();
+        if seen == *expected {
+            return;
+        }
+        assert!(
+            begun.elapsed() < LIMIT / 2,
+            "waited in vain until {what}: {expected:?} was awaited, {seen:?} is seen"
+        );
         // Between two looks; nothing depends on its length.
         std::thread::sleep(Duration::from_millis(1));
     }

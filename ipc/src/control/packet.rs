@@ -82,11 +82,14 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Received, Er
         if head.cmsg_level == libc::SOL_SOCKET && head.cmsg_type == libc::SCM_RIGHTS {
             let bytes = head.cmsg_len - size_of::<libc::cmsghdr>();
             // SAFETY: the data of this header follows it, `bytes` long.
-            let data = unsafe { libc::CMSG_DATA(header) }.cast::<RawFd>();
+            let data = unsafe { libc::CMSG_DATA(header) };
             for index in 0..bytes / size_of::<RawFd>() {
                 // SAFETY: within the data; the kernel made this descriptor for this process just
                 // now and nobody else knows its number, so it has this one owner.
-                fds.push(unsafe { OwnedFd::from_raw_fd(data.add(index).read_unaligned()) });
+                fds.push(unsafe {
+                    let at = data.add(index * size_of::<RawFd>());
+                    OwnedFd::from_raw_fd(at.cast::<RawFd>().read_unaligned())
+                });
             }
         }
         // SAFETY: as for CMSG_FIRSTHDR.

@@ -20,6 +20,7 @@ use nix::{
 use super::{
     Config, PATIENCE,
     dial::{Connection, dial},
+    peers::{End, Peers},
     refused, runtime_dir,
 };
 use crate::{
@@ -59,7 +60,7 @@ pub(crate) struct Core {
     connection: Mutex<Option<Arc<OwnedFd>>>,
     waiting: Mutex<HashMap<u32, Waiter>>,
     registered: Mutex<Vec<Registered>>,
-    peers: Mutex<HashMap<u32, PeerProcess>>,
+    pub(super) peers: Peers,
     pub(crate) clients: Mutex<HashMap<ServiceId, Weak<ClientState>>>,
 }
 
@@ -105,53 +106,6 @@ impl Registered {
     }
 }
 
-/// One end of a channel, for who watches over the other.
-#[derive(Clone, Debug)]
-pub(super) enum End {
-    Link(Weak<Link>),
-    Incoming(Weak<Incoming>),
-}
-
-impl End {
-    /// Ends the channel if it still is; returns whether it was.
-    fn end(&self, fate: Fate) -> bool {
-        match self {
-            End::Link(link) => link.upgrade().map(|link| {
-                link.channel.end(fate);
-                link.wake_all();
-            }),
-            End::Incoming(incoming) => incoming.upgrade().map(|incoming| {
-                incoming.channel.end(fate);
-                incoming.summon();
-            }),
-        }
-        .is_some()
-    }
-
-    fn exists(&self) -> bool {
-        match self {
-            End::Link(link) => link.strong_count() > 0,
-            End::Incoming(incoming) => incoming.strong_count() > 0,
-        }
-    }
-
-    fn serves(&self, instance: ServiceId) -> bool {
-        match self {
-            End::Link(_) => false,
-            End::Incoming(incoming) => incoming
-                .upgrade()
-                .is_some_and(|incoming| incoming.channel.introduction.dest == instance),
-        }
-    }
-}
-
-/// A process that we have channels with.
-#[derive(Debug, Default)]
-struct PeerProcess {
-    pidfd: Option<OwnedFd>,
-    ends: Vec<End>,
-}
-
 impl Core {
     /// Connects, without a warden yet.
     pub(super) fn connect(config: &Config) -> Result<Arc<Core>, NodeError> {
@@ -179,7 +133,7 @@ impl Core {
             connection: Mutex::new(None),
             waiting: Mutex::default(),
             registered: Mutex::default(),
-            peers: Mutex::default(),
+            peers: Peers::default(),
             clients: Mutex::default(),
         };
         core.adopt(&mut lock(&core.connection), connection)?;
@@ -373,7 +327,7 @@ impl Core {
                 break NodeError::Closed;
             }
             let Ok(left) = time_left(until) else { break NodeError::TimedOut };
-            let done = futex::Word { word: &ticket.done, value: 0, shared: false };
+            let done = futex::Word { at: &ticket.done, value: 0, shared: false };
             futex::wait_words([Some(done), Some(self.interrupter.word(turn)), None, None], left);
         };
         if lock(&self.waiting).remove(&sequence).is_none() {
@@ -449,7 +403,7 @@ impl Core {
         };
         let answer = self.request(&Request::Unregister { instance: current }, &[], Some(PATIENCE));
         let serves = |end: &&End| end.serves(current) || end.serves(instance);
-        for end in self.ends().iter().filter(serves) {
+        for end in self.peers.ends().iter().filter(serves) {
             end.end(Fate::Closed);
         }
         match answer?.0 {
@@ -495,7 +449,8 @@ impl Core {
         });
         let interrupter = Arc::clone(&self.interrupter);
         let link = Arc::new(Link::new(channel, self.config.outstanding, interrupter));
-        self.watch(introduction.peer_pid, pidfd, End::Link(Arc::downgrade(&link)));
+        let end = End::Link(Arc::downgrade(&link));
+        self.peers.watch(&self.epoll, introduction.peer_pid, pidfd, end);
         Ok(link)
     }
 
@@ -532,41 +487,10 @@ impl Core {
             spin: self.config.spin,
         });
         let incoming = Arc::new(Incoming::new(channel, Arc::downgrade(&hub)));
-        self.watch(introduction.peer_pid, pidfd, End::Incoming(Arc::downgrade(&incoming)));
+        let end = End::Incoming(Arc::downgrade(&incoming));
+        self.peers.watch(&self.epoll, introduction.peer_pid, pidfd, end);
         hub.add(Member::Incoming(incoming));
         Ok(fd)
-    }
-
-    /// Watches over a peer's process: one descriptor for all channels with it.
-    fn watch(&self, pid: u32, pidfd: Option<OwnedFd>, end: End) {
-        let mut peers = lock(&self.peers);
-        peers.retain(|of, peer| {
-            peer.ends.retain(End::exists);
-            *of == pid || !peer.ends.is_empty()
-        });
-        let peer = peers.entry(pid).or_default();
-        if peer.pidfd.is_none()
-            && let Some(pidfd) = pidfd
-        {
-            let once = EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT;
-            let event = EpollEvent::new(once, u64::from(pid));
-            if self.epoll.add(&pidfd, event).is_ok() {
-                peer.pidfd = Some(pidfd);
-            }
-        }
-        peer.ends.push(end);
-    }
-
-    /// A peer's process ended: so do the channels with it.
-    pub(super) fn bury(&self, pid: u32) {
-        let peer = lock(&self.peers).remove(&pid);
-        for end in peer.into_iter().flat_map(|peer| peer.ends) {
-            end.end(Fate::Died);
-        }
-    }
-
-    fn ends(&self) -> Vec<End> {
-        lock(&self.peers).values().flat_map(|peer| peer.ends.iter().cloned()).collect()
     }
 }
 
@@ -603,7 +527,7 @@ impl Ticket {
                 };
             }
             // It is being settled: whoever took it out of the table is about to store it.
-            let done = futex::Word { word: &self.done, value: 0, shared: false };
+            let done = futex::Word { at: &self.done, value: 0, shared: false };
             futex::wait(done, None);
         }
     }

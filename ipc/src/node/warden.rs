@@ -66,7 +66,7 @@ impl Warden<'_> {
                 match event.data() {
                     TOKEN_KICK => {}
                     TOKEN_SOCKET => self.hear(),
-                    pid => self.core.bury(pid as u32),
+                    pid => self.core.peers.bury(pid as u32),
                 }
             }
         }
@@ -96,9 +96,8 @@ impl Warden<'_> {
                 // A runtime that speaks nonsense is no runtime.
                 Err(_) => self.core.lose(&socket),
             },
-            Ok(Received::Oversized | Received::Closed) => self.core.lose(&socket),
             Err(Errno::EAGAIN) => {}
-            Err(_) => self.core.lose(&socket),
+            Ok(Received::Oversized | Received::Closed) | Err(_) => self.core.lose(&socket),
         }
     }
 }

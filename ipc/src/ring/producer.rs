@@ -14,7 +14,7 @@ use crate::{
 /// Cells, and bytes of slab, that are asked for ahead of writing them. In a stream they arrive
 /// meanwhile, so that the stores need not wait for them; a peer that keeps up does not look there.
 const CELLS_AHEAD: usize = 8;
-const SLAB_AHEAD: usize = 512;
+const SLAB_AHEAD: u64 = 512;
 
 /// A message, or what is left of one that travels in several frames.
 #[derive(Clone, Copy, Debug)]
@@ -141,7 +141,9 @@ impl Producer {
         frame::pack(head, &mut words[(INLINE - inline) / 8..]);
         self.own.write_slab(self.slab.offset(piece.place), tail);
         self.slab.advance(piece);
-        self.own.ask_for_slab(self.slab.offset(piece.end + SLAB_AHEAD as u64));
+        if piece.end + SLAB_AHEAD + 64 - self.freed <= u64::from(self.slab_size) {
+            self.own.ask_for_slab(self.slab.offset(piece.end + SLAB_AHEAD));
+        }
         let flags = if whole { FLAG_SLAB } else { FLAG_SLAB | FLAG_MORE };
         self.commit(message, flags, inline + in_slab, words, kind);
         Ok(sent + inline + in_slab)
@@ -199,6 +201,9 @@ impl Producer {
         self.ends[index] = self.slab.position();
         self.own.publish(index, head.words(frame::lap(self.head, self.cells_log2)), words);
         self.head += 1;
-        self.own.ask_for_cell((index + CELLS_AHEAD) & (self.ends.len() - 1));
+        // Only what is free: the peer is about to read the rest.
+        if self.head - self.taken + CELLS_AHEAD as u64 <= self.ends.len() as u64 {
+            self.own.ask_for_cell((index + CELLS_AHEAD) & (self.ends.len() - 1));
+        }
     }
 }

@@ -7,24 +7,27 @@
 //! Channels are *hot* or *armed*. Hot ones are polled in memory. When nothing has come for the
 //! spin budget, all hot ones are armed: each is told how to wake us, and looked at once more.
 
+mod lead;
+mod sleep;
+
 use std::{
     cell::Cell,
     collections::VecDeque,
     os::fd::{AsFd, BorrowedFd},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::Duration,
 };
 
 use nix::sys::{
     epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
     eventfd::{EfdFlags, EventFd},
-    time::TimeSpec,
-    timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags},
+    timerfd::TimerFd,
 };
 
-use super::incoming::{Handler, Incoming, Yield};
+pub(crate) use self::lead::Member;
+use self::lead::{Lead, Led};
+use super::incoming::{Handler, Yield};
 use crate::{
-    channel::{Channel, Claimed, Fate, Receive},
+    channel::Fate,
     claim::Claim,
     clock,
     error::{CallError, NodeError},
@@ -34,8 +37,8 @@ use crate::{
     sync::{AtomicBool, AtomicU32, Ordering, pause},
     table::{Callback, Outcome},
     wait::{
-        Fences, Sleep, futex,
-        spin::{Spin, SpinBudget, SpinPermit},
+        futex,
+        spin::{Spell, Spin},
     },
 };
 
@@ -85,33 +88,6 @@ impl Drop for InHandler {
     }
 }
 
-/// One of the channels that a loop serves.
-#[derive(Clone, Debug)]
-pub(crate) enum Member {
-    /// A client's channel to us.
-    Incoming(Arc<Incoming>),
-    /// Our channel to a service, for the callbacks of its calls.
-    Outgoing(Arc<Link>),
-}
-
-impl Member {
-    fn channel(&self) -> &Channel {
-        match self {
-            Member::Incoming(incoming) => &incoming.channel,
-            Member::Outgoing(link) => &link.channel,
-        }
-    }
-
-    /// Whether there is something to do.
-    #[inline]
-    fn is_ready(&self) -> bool {
-        match self {
-            Member::Incoming(incoming) => incoming.is_ready(),
-            Member::Outgoing(link) => link.channel.is_ready(),
-        }
-    }
-}
-
 #[derive(Debug)]
 pub(crate) struct Hub {
     birth: Birth,
@@ -152,52 +128,6 @@ impl std::fmt::Debug for Completion {
     }
 }
 
-/// What only the leader has.
-#[derive(Debug)]
-struct Lead {
-    members: Vec<Option<Member>>,
-    count: usize,
-    hot: Vec<u32>,
-    /// Those on which we are the client.
-    outgoing: Vec<u32>,
-    spin: SpinBudget,
-    events: Vec<EpollEvent>,
-}
-
-/// The lead, while a thread has it; given up before a handler runs if others wait.
-struct Led<'a> {
-    hub: &'a Hub,
-    lead: Option<Claimed<'a, Lead>>,
-}
-
-impl Yield for Led<'_> {
-    #[inline]
-    fn before_handler(&mut self) {
-        if self.hub.waiting.load(Ordering::Relaxed) > 0 {
-            self.give_up();
-        }
-    }
-}
-
-impl Led<'_> {
-    #[cold]
-    fn give_up(&mut self) {
-        if let Some(lead) = self.lead.take() {
-            drop(lead);
-            self.hub.pass_baton();
-        }
-    }
-}
-
-impl Drop for Led<'_> {
-    fn drop(&mut self) {
-        if let Some(lead) = self.lead.take() {
-            drop(lead);
-            self.hub.pass_baton();
-        }
-    }
-}
-
 impl Hub {
     pub(crate) fn new(spin: Spin, interrupter: Arc<Interrupter>) -> Result<Arc<Hub>, NodeError> {
         let failed = NodeError::system("make an epoll instance");
@@ -219,14 +149,7 @@ impl Hub {
             asleep: AtomicU32::new(asleep::AWAKE),
             seen_turn: AtomicU32::new(interrupter.turn()),
             interrupter,
-            lead: Claim::new(Lead {
-                members: Vec::new(),
-                count: 0,
-                hot: Vec::new(),
-                outgoing: Vec::new(),
-                spin: SpinBudget::new(spin),
-                events: vec![EpollEvent::empty(); EVENTS],
-            }),
+            lead: Claim::new(Lead::new(spin)),
             waiting: AtomicU32::new(0),
             baton: AtomicU32::new(0),
             pollable: AtomicBool::new(false),
@@ -239,20 +162,6 @@ impl Hub {
 
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.0.as_fd()
-    }
-
-    /// From now on our descriptor is readable whenever there is work.
-    pub(crate) fn be_pollable(&self) {
-        if !self.pollable.swap(true, Ordering::SeqCst) {
-            let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
-            if let Ok(timer) = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags) {
-                let edge = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
-                let _ = self.epoll.add(timer.as_fd(), EpollEvent::new(edge, TOKEN_TIMER));
-                let _ = self.timer.set(timer);
-            }
-            self.asleep.store(asleep::IN_EPOLL, Ordering::SeqCst);
-            self.kick();
-        }
     }
 
     /// Adds a channel.
@@ -321,25 +230,25 @@ impl Hub {
         }
         // An interruption that nobody has heard yet is this call's.
         let turn = self.seen_turn.load(Ordering::Relaxed);
-        let mut handled = 0;
+        let mut count = 0;
         loop {
             self.check_interrupted(turn)?;
             let Some(lead) = self.lead.try_claim() else {
                 if !self.wait_for_lead(until, turn) {
-                    return Ok(handled);
+                    return Ok(count);
                 }
                 continue;
             };
-            let mut led = Led { hub: self, lead: Some(lead) };
-            let worked = self.work(&mut led, until, once, turn, handler);
-            handled += *worked.as_ref().unwrap_or(&0);
+            let mut held = Led { hub: self, lead: Some(lead) };
+            let worked = self.work(&mut held, until, once, turn, handler);
+            count += *worked.as_ref().unwrap_or(&0);
             // Work stops early when the lead was given up: come back for it.
             let over = until != FOREVER && clock::now_ns() >= until;
-            if worked.is_err() || (once && handled > 0) || over {
-                if let Some(lead) = led.lead.as_deref_mut() {
+            if worked.is_err() || (once && count > 0) || over {
+                if let Some(lead) = held.lead.as_deref_mut() {
                     self.leave_pollable(lead);
                 }
-                return worked.map(|_| handled);
+                return worked.map(|_| count);
             }
         }
     }
@@ -348,30 +257,32 @@ impl Hub {
     /// over. Returns the number of handlers and completions run.
     fn work(
         &self,
-        led: &mut Led<'_>,
+        held: &mut Led<'_>,
         until: u64,
         once: bool,
         turn: u32,
         handler: &mut Handler<'_>,
     ) -> Result<usize, CallError> {
-        let mut handled = 0;
+        let mut count = 0;
         let mut now = clock::now_ns();
         let is_patient = now < until;
-        if let Some(lead) = led.lead.as_deref_mut() {
+        if let Some(lead) = held.lead.as_deref_mut() {
             self.collect(lead, EpollTimeout::ZERO);
         }
-        let mut spell = Spell::default();
+        let mut spell: Option<Spell> = None;
         // Polls since something came, and rounds in which something did.
         let (mut polls, mut rounds) = (0_u32, 0_u32);
         loop {
-            let worked = self.round(led, now, handler);
-            handled += worked;
-            let Some(lead) = led.lead.as_deref_mut() else { return Ok(handled) };
+            let worked = self.round(held, now, handler);
+            count += worked;
+            let Some(lead) = held.lead.as_deref_mut() else { return Ok(count) };
             if worked > 0 {
                 if once {
-                    return Ok(handled);
+                    return Ok(count);
                 }
-                spell.end(&mut lead.spin, true);
+                if let Some(spell) = spell.take() {
+                    spell.paid(&mut lead.spin);
+                }
                 (polls, rounds) = (0, rounds + 1);
                 now = clock::now_ns();
                 if !rounds.is_multiple_of(ROUNDS_PER_LOOK) {
@@ -394,17 +305,21 @@ impl Hub {
             lead.expire(now);
             let has_news = self.take_news(lead);
             self.check_lives(lead);
-            handled += self.run_completions(led);
-            let Some(lead) = led.lead.as_deref_mut() else { return Ok(handled) };
-            if (once && handled > 0) || now >= until && !has_news {
-                return Ok(handled);
+            count += self.run_completions(held);
+            let Some(lead) = held.lead.as_deref_mut() else { return Ok(count) };
+            if (once && count > 0) || now >= until && !has_news {
+                return Ok(count);
             }
-            if has_news || worked > 0 || spell.goes_on(&mut lead.spin, now) {
+            if has_news || worked > 0 {
                 continue;
             }
-            spell.end(&mut lead.spin, false);
+            if spell.get_or_insert_with(|| Spell::begin(&mut lead.spin, || now)).goes_on(now) {
+                continue;
+            }
+            if let Some(spell) = spell.take() {
+                spell.in_vain(&mut lead.spin);
+            }
             self.sleep(lead, until, turn);
-            spell = Spell::default();
             polls = 0;
             now = clock::now_ns();
         }
@@ -412,11 +327,11 @@ impl Hub {
 
     /// Serves every hot channel that has something. Stops when the lead was given up.
     #[inline]
-    fn round(&self, led: &mut Led<'_>, now: u64, handler: &mut Handler<'_>) -> usize {
+    fn round(&self, held: &mut Led<'_>, now: u64, handler: &mut Handler<'_>) -> usize {
         let mut worked = 0;
         let mut index = 0;
         loop {
-            let Some(lead) = led.lead.as_deref_mut() else { return worked };
+            let Some(lead) = held.lead.as_deref_mut() else { return worked };
             let Some(token) = lead.hot.get(index).copied() else { return worked };
             index += 1;
             let Some(member) = lead.members[token as usize].as_ref() else { continue };
@@ -430,8 +345,8 @@ impl Hub {
                     }
                     let incoming = Arc::clone(incoming);
                     let _in_handler = InHandler::enter();
-                    worked += incoming.serve(now, led, handler).unwrap_or(0);
-                    if led.lead.is_none() {
+                    worked += incoming.serve(now, held, handler).unwrap_or(0);
+                    if held.lead.is_none() {
                         // Whoever leads now could not arm the channel while we served it.
                         self.kick();
                     }
@@ -455,7 +370,9 @@ impl Hub {
             self.has_news.store(false, Ordering::SeqCst);
             (std::mem::take(&mut news.members), std::mem::take(&mut news.summoned))
         };
-        members.into_iter().for_each(|member| self.admit(lead, member));
+        for member in members {
+            self.admit(lead, member);
+        }
         for token in summoned {
             lead.heat(token);
         }
@@ -488,7 +405,7 @@ impl Hub {
         lead.heat(token);
     }
 
-    fn run_completions(&self, led: &mut Led<'_>) -> usize {
+    fn run_completions(&self, held: &mut Led<'_>) -> usize {
         if !self.has_completions.load(Ordering::Acquire) {
             return 0;
         }
@@ -504,7 +421,7 @@ impl Hub {
             let Some(Completion(callback, outcome)) = self.news().completions.pop_front() else {
                 break;
             };
-            led.before_handler();
+            held.before_handler();
             let _in_handler = InHandler::enter();
             callback(outcome);
             run += 1;
@@ -547,153 +464,6 @@ impl Hub {
         }
     }
 
-    /// Arms every hot channel and sleeps until something happens, or until then.
-    fn sleep(&self, lead: &mut Lead, until: u64, turn: u32) {
-        let pollable = self.pollable.load(Ordering::Relaxed);
-        // With one channel, the futex: the shortest way to wake.
-        let alone = lead.count == 1 && lead.hot.len() == 1 && !pollable && futex::has_waitv();
-        let mode = if alone { asleep::IN_FUTEX } else { asleep::IN_EPOLL };
-        let kicks = self.kicks.load(Ordering::SeqCst);
-        self.asleep.store(mode, Ordering::SeqCst);
-        let quiet = !self.is_told_something() && turn == self.interrupter.turn();
-        let soonest = lead.next_expiry().min(until);
-        if alone {
-            self.sleep_in_futex(lead, quiet, kicks, turn, soonest);
-        } else if quiet && self.arm(lead) {
-            self.sleep_in_epoll(lead, soonest);
-        }
-        if !pollable {
-            self.asleep.store(asleep::AWAKE, Ordering::SeqCst);
-        }
-    }
-
-    fn sleep_in_futex(&self, lead: &Lead, quiet: bool, kicks: u32, turn: u32, until: u64) {
-        let member = lead.members.iter().flatten().next().cloned();
-        let Some(member) = member.filter(|_| quiet) else { return };
-        let channel = member.channel();
-        let event = channel.event();
-        {
-            // A thread that leads this link for itself wakes us when it leaves.
-            let Some(_rx) = channel.rx.try_claim() else {
-                let word = futex::Word { word: &self.kicks, value: kicks, shared: false };
-                let turned = self.interrupter.word(turn);
-                futex::wait_words([Some(word), Some(turned), None, None], left(until));
-                return;
-            };
-            channel.park(Sleep::Futex);
-            if let Member::Incoming(incoming) = &member
-                && let Some((ring, count)) = incoming.wants()
-            {
-                channel.want(ring, count, Sleep::Futex);
-            }
-            channel.barrier();
-        }
-        if !member.is_ready() && channel.check_life() == Fate::Open {
-            let word = futex::Word { word: &self.kicks, value: kicks, shared: false };
-            channel.sleep(event, [Some(word), Some(self.interrupter.word(turn))], left(until));
-        }
-        disarm(channel);
-    }
-
-    fn sleep_in_epoll(&self, lead: &mut Lead, until: u64) {
-        let timeout = match left(until) {
-            None => EpollTimeout::NONE,
-            // Rounded up, so as not to come back too early, and again, and again.
-            Some(left) => {
-                let ms = u16::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(u16::MAX);
-                EpollTimeout::from(ms)
-            }
-        };
-        self.collect(lead, timeout);
-    }
-
-    /// Hears the doorbells of armed channels; those that rang are hot again. Without a wait it is
-    /// no system call unless there are armed channels.
-    fn collect(&self, lead: &mut Lead, timeout: EpollTimeout) {
-        let all_hot = lead.hot.len() == lead.count && !self.pollable.load(Ordering::Relaxed);
-        if all_hot && timeout == EpollTimeout::ZERO {
-            return;
-        }
-        let mut events = std::mem::take(&mut lead.events);
-        let count = self.epoll.wait(&mut events, timeout).unwrap_or(0);
-        for event in &events[..count] {
-            let Ok(token) = u32::try_from(event.data()) else { continue };
-            if let Some(Some(member)) = lead.members.get(token as usize) {
-                let channel = member.channel();
-                // Hung up: the peer is gone, or closed. Its life word says which, if it can.
-                if !channel.quiet_bell() && channel.check_life() == Fate::Open {
-                    channel.end(Fate::Closed);
-                }
-                disarm(channel);
-                lead.heat(token);
-            }
-        }
-        lead.events = events;
-    }
-
-    /// Arms every hot channel; they are hot no more. Returns false, with all as it was, when one
-    /// of them has something after all.
-    fn arm(&self, lead: &mut Lead) -> bool {
-        let members: Vec<(u32, Member)> = lead
-            .hot
-            .iter()
-            .filter_map(|token| Some((*token, lead.members[*token as usize].clone()?)))
-            .collect();
-        // Claims are held from the announcement to the last look. One that cannot be had belongs
-        // to a thread that kicks us when it gives it back.
-        let claimed: Vec<(u32, &Member, Claimed<'_, Receive>)> = members
-            .iter()
-            .filter_map(|(token, member)| Some((*token, member, member.channel().rx.try_claim()?)))
-            .collect();
-        for (_, member, _) in &claimed {
-            member.channel().park(Sleep::Doorbell);
-            if let Member::Incoming(incoming) = member
-                && let Some((ring, count)) = incoming.wants()
-            {
-                incoming.channel.want(ring, count, Sleep::Doorbell);
-            }
-        }
-        // One barrier serves all that use the same kind.
-        let mut kinds = Vec::new();
-        for (_, member, _) in &claimed {
-            if !kinds.contains(&member.channel().fences()) {
-                kinds.push(member.channel().fences());
-                member.channel().barrier();
-            }
-        }
-        let quiet = claimed.iter().all(|(_, member, _)| {
-            !member.is_ready() && member.channel().check_life() == Fate::Open && !has_room(member)
-        });
-        if quiet {
-            // Those that another thread serves stay hot, to be looked at when it kicks us.
-            let armed: Vec<u32> = claimed.iter().map(|(token, _, _)| *token).collect();
-            lead.hot.retain(|token| !armed.contains(token));
-        } else {
-            claimed.iter().for_each(|(_, member, _)| disarm(member.channel()));
-        }
-        quiet
-    }
-
-    /// Before a return to a foreign loop: everything armed, or our descriptor readable.
-    fn leave_pollable(&self, lead: &mut Lead) {
-        if !self.pollable.load(Ordering::Relaxed) {
-            return;
-        }
-        self.asleep.store(asleep::IN_EPOLL, Ordering::SeqCst);
-        if let Some(timer) = self.timer.get() {
-            let expiry = lead.next_expiry();
-            let at = Expiration::OneShot(TimeSpec::from_duration(Duration::from_nanos(expiry)));
-            let _ = if expiry == FOREVER {
-                timer.unset()
-            } else {
-                timer.set(at, TimerSetTimeFlags::TFD_TIMER_ABSTIME)
-            };
-        }
-        if self.is_told_something() || !self.arm(lead) {
-            self.ring();
-        }
-    }
-
     fn is_told_something(&self) -> bool {
         self.has_news.load(Ordering::SeqCst) || self.has_completions.load(Ordering::SeqCst)
     }
@@ -707,108 +477,4 @@ impl Hub {
         self.seen_turn.store(now, Ordering::Relaxed);
         Err(CallError::Canceled)
     }
-
-    /// Sleeps until the lead may be free. Returns false at `until`.
-    fn wait_for_lead(&self, until: u64, turn: u32) -> bool {
-        let baton = self.baton.load(Ordering::SeqCst);
-        self.waiting.fetch_add(1, Ordering::SeqCst);
-        Fences::within().heavy();
-        let mut in_time = true;
-        if !self.lead.is_free() && turn == self.interrupter.turn() {
-            let time = left(until);
-            in_time = time != Some(Duration::ZERO);
-            if in_time {
-                let word = futex::Word { word: &self.baton, value: baton, shared: false };
-                let turned = self.interrupter.word(turn);
-                futex::wait_words([Some(word), Some(turned), None, None], time);
-            }
-        }
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
-        in_time
-    }
-
-    /// After the lead was given up: lets one of the waiting have it.
-    fn pass_baton(&self) {
-        // The release of the lead ended with a light fence; who waits has passed a heavy one.
-        if self.waiting.load(Ordering::Relaxed) > 0 {
-            self.baton.fetch_add(1, Ordering::SeqCst);
-            futex::wake(&self.baton, false, 1);
-        }
-    }
-}
-
-impl Lead {
-    /// Polls this channel in memory from now on.
-    fn heat(&mut self, token: u32) {
-        let exists = self.members.get(token as usize).is_some_and(Option::is_some);
-        if exists && !self.hot.contains(&token) {
-            self.hot.push(token);
-        }
-    }
-
-    fn links(&self) -> impl Iterator<Item = &Arc<Link>> {
-        self.outgoing.iter().filter_map(|token| match &self.members[*token as usize] {
-            Some(Member::Outgoing(link)) => Some(link),
-            Some(Member::Incoming(_)) | None => None,
-        })
-    }
-
-    /// Ends the calls whose time is over, on armed channels, too.
-    fn expire(&self, now: u64) {
-        self.links().filter(|link| link.next_expiry() <= now).for_each(|link| {
-            link.serve_callbacks(now);
-        });
-    }
-
-    /// The earliest time at which some call's callback is due.
-    fn next_expiry(&self) -> u64 {
-        self.links().map(|link| link.next_expiry()).min().unwrap_or(FOREVER)
-    }
-}
-
-/// A spin of the leader.
-#[derive(Debug, Default)]
-struct Spell {
-    /// When it ends; nothing before it began.
-    until: Option<u64>,
-    permit: Option<SpinPermit>,
-}
-
-impl Spell {
-    fn goes_on(&mut self, spin: &mut SpinBudget, now: u64) -> bool {
-        let until = *self.until.get_or_insert_with(|| {
-            let budget = spin.next_ns();
-            if budget == 0 || budget == FOREVER {
-                return if budget == 0 { 0 } else { FOREVER };
-            }
-            self.permit = SpinPermit::get();
-            if self.permit.is_some() { now.saturating_add(budget) } else { 0 }
-        });
-        now < until
-    }
-
-    fn end(&mut self, spin: &mut SpinBudget, paid: bool) {
-        match self.until.take() {
-            Some(until) if until > 0 && paid => spin.paid(),
-            Some(until) if until > 0 => spin.in_vain(),
-            _ => {}
-        }
-        self.permit = None;
-    }
-}
-
-fn disarm(channel: &Channel) {
-    channel.unpark();
-    channel.unwant(crate::layout::Ring::Urgent);
-    channel.unwant(crate::layout::Ring::Ordinary);
-}
-
-/// Whether answers that waited for room have it by now.
-fn has_room(member: &Member) -> bool {
-    let Member::Incoming(incoming) = member else { return false };
-    incoming.wants().is_some_and(|(ring, count)| incoming.channel.taken_by_peer(ring) >= count)
-}
-
-fn left(until: u64) -> Option<Duration> {
-    (until != FOREVER).then(|| Duration::from_nanos(until.saturating_sub(clock::now_ns())))
 }

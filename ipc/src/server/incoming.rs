@@ -188,7 +188,7 @@ impl Incoming {
             },
             Some(Taken::Long(frame, payload)) => {
                 let meta = self.meta(rx, &frame, now);
-                if self.goes_first(rx, ring, meta.priority) {
+                if goes_first(rx, ring, meta.priority) {
                     return Ok(Next::Owned(meta, payload));
                 }
                 rx.queue.push(meta.priority, Queued { meta, id: frame.head.id, payload });
@@ -200,23 +200,12 @@ impl Incoming {
     fn place_whole(&self, rx: &mut Receive, ring: Ring, frame: &Frame, now: u64) -> Next {
         let length = frame.head.length as usize;
         let meta = self.meta(rx, frame, now);
-        if self.goes_first(rx, ring, meta.priority) {
+        if goes_first(rx, ring, meta.priority) {
             return Next::Fresh(meta, length);
         }
         let payload = rx.buffer[..length].to_vec();
         rx.queue.push(meta.priority, Queued { meta, id: frame.head.id, payload });
         Next::Again
-    }
-
-    /// Whether a fresh request may be handled at once: nothing of its level or above waits, and
-    /// nothing above it can be behind it in its ring.
-    fn goes_first(&self, rx: &mut Receive, ring: Ring, priority: u8) -> bool {
-        let is_top_of_its_ring = priority == 0 || priority == 2;
-        let nothing_behind = || match ring {
-            Ring::Urgent => !rx.urgent.is_ready(),
-            Ring::Ordinary => !rx.ordinary.is_ready(),
-        };
-        (is_top_of_its_ring || nothing_behind()) && rx.queue.yields_to(priority)
     }
 
     #[inline(always)]
@@ -319,7 +308,7 @@ impl Incoming {
             Ok(()) => self.channel.after_push(),
             Err(PushError::Corrupt(lie)) => self.channel.end(Fate::Poisoned(lie)),
             Err(PushError::Full { .. }) => {
-                self.queue(Answer { kind, priority, id, payload: payload.to_vec(), sent })
+                self.queue(Answer { kind, priority, id, payload: payload.to_vec(), sent });
             }
         }
     }
@@ -412,6 +401,17 @@ enum Next {
     /// Something was taken that needs no handler, or has to wait.
     Again,
     Nothing,
+}
+
+/// Whether a fresh request may be handled at once: nothing of its level or above waits, and
+/// nothing above it can be behind it in its ring.
+fn goes_first(rx: &mut Receive, ring: Ring, priority: u8) -> bool {
+    let is_top_of_its_ring = priority == 0 || priority == 2;
+    let nothing_behind = || match ring {
+        Ring::Urgent => !rx.urgent.is_ready(),
+        Ring::Ordinary => !rx.ordinary.is_ready(),
+    };
+    (is_top_of_its_ring || nothing_behind()) && rx.queue.yields_to(priority)
 }
 
 fn pop(rx: &mut Receive) -> Next {

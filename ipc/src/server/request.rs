@@ -87,13 +87,13 @@ macro_rules! accessors {
             self.meta.kind == Kind::OneWay
         }
 
-        /// When the sender gives up: CLOCK_MONOTONIC in ns; nothing when it never does, or later
+        /// When the sender gives up: `CLOCK_MONOTONIC` in ns; nothing when it never does, or later
         /// than in half an hour.
         pub fn deadline_ns(&self) -> Option<u64> {
             self.meta.deadline_ns
         }
 
-        /// When it was taken from the ring: CLOCK_MONOTONIC in ns, within a few µs.
+        /// When it was taken from the ring: `CLOCK_MONOTONIC` in ns, within a few µs.
         pub fn received_ns(&self) -> u64 {
             self.meta.received_ns
         }

@@ -102,7 +102,7 @@ mod tso {
     }
 
     impl Thread {
-        fn load(&self, memory: &[u8; 3], word: usize) -> u8 {
+        fn load(&self, memory: [u8; 3], word: usize) -> u8 {
             let own = self.buffer.iter().rev().find(|(at, _)| *at == word);
             own.map_or(memory[word], |(_, value)| *value)
         }
@@ -130,12 +130,8 @@ mod tso {
         let mut it = state.clone();
         match it.sender.step {
             0 => it.sender.buffer.push((STAMP, 1)),
-            1 => {
-                // The light fence costs nothing and orders nothing.
-                if it.sender.load(&it.memory, PARKED) == 0 {
-                    it.sender.step = 2;
-                }
-            }
+            // The light fence costs nothing and orders nothing.
+            1 if it.sender.load(it.memory, PARKED) == 0 => it.sender.step = 2,
             2 => {
                 // An atomic increment empties the buffer; the wake follows.
                 let mut memory = it.memory;
@@ -156,7 +152,7 @@ mod tso {
         }
         let mut memory = it.memory;
         match it.receiver.step {
-            0 => it.receiver.seen = it.receiver.load(&it.memory, EVENT),
+            0 => it.receiver.seen = it.receiver.load(it.memory, EVENT),
             1 => it.receiver.buffer.push((PARKED, 1)),
             2 => {
                 it.receiver.drain(&mut memory);
@@ -164,7 +160,7 @@ mod tso {
                     it.sender.drain(&mut memory);
                 }
             }
-            3 => it.done = it.receiver.load(&it.memory, STAMP) == 1,
+            3 => it.done = it.receiver.load(it.memory, STAMP) == 1,
             // The kernel compares under its own lock, then sleeps.
             4 => it.asleep = it.memory[EVENT] == it.receiver.seen,
             _ => it.done = true,

@@ -20,7 +20,7 @@ pub(crate) enum Wake {
 /// One word of a wait: sleep while it has this value.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Word<'a> {
-    pub(crate) word: &'a AtomicU32,
+    pub(crate) at: &'a AtomicU32,
     pub(crate) value: u32,
     /// Whether other processes wake it.
     pub(crate) shared: bool,
@@ -38,7 +38,7 @@ pub(crate) fn wait_any(words: &[Word<'_>], timeout: Option<Duration>) -> Result<
     for (entry, word) in vector.iter_mut().zip(words) {
         *entry = FutexWaitV {
             value: u64::from(word.value),
-            address: ptr::from_ref(word.word).addr() as u64,
+            address: ptr::from_ref(word.at).addr() as u64,
             flags: FUTEX2_U32 | if word.shared { 0 } else { libc::FUTEX_PRIVATE_FLAG as u32 },
             reserved: 0,
         };
@@ -92,7 +92,7 @@ pub(crate) fn wait(word: Word<'_>, timeout: Option<Duration>) -> Wake {
     let result = unsafe {
         libc::syscall(
             libc::SYS_futex,
-            ptr::from_ref(word.word),
+            ptr::from_ref(word.at),
             libc::FUTEX_WAIT_BITSET | private,
             word.value,
             until_ptr,
@@ -118,7 +118,7 @@ pub(crate) fn has_waitv() -> bool {
     *HAS.get_or_init(|| {
         let word = AtomicU32::new(0);
         // The word has another value: a kernel that knows the call answers at once.
-        let probe = wait_any(&[Word { word: &word, value: 1, shared: false }], None);
+        let probe = wait_any(&[Word { at: &word, value: 1, shared: false }], None);
         !matches!(probe, Err(Errno::ENOSYS | Errno::EPERM))
     })
 }
@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn a_changed_word_or_a_time_out_ends_the_wait() {
         let word = AtomicU32::new(5);
-        let word = |value| Word { word: &word, value, shared: false };
+        let word = |value| Word { at: &word, value, shared: false };
         assert_eq!(wait(word(4), None), Wake::Woken);
         assert_eq!(wait(word(5), Some(Duration::from_millis(1))), Wake::TimedOut);
         if has_waitv() {
@@ -200,7 +200,7 @@ mod tests {
         let theirs = Arc::clone(&words);
         let sleeper = std::thread::spawn(move || {
             while theirs[1].load(Ordering::Acquire) == 0 {
-                let of = |index: usize| Word { word: &theirs[index], value: 0, shared: true };
+                let of = |index: usize| Word { at: &theirs[index], value: 0, shared: true };
                 if has_waitv() {
                     wait_any(&[of(0), of(1)], None).expect("futex_waitv");
                 } else {

@@ -39,7 +39,7 @@ impl SpinBudget {
     }
 
     /// How long the coming wait may spin, in ns.
-    pub(crate) fn next_ns(&mut self) -> u64 {
+    fn next_ns(&mut self) -> u64 {
         let limit = match self.policy {
             Spin::Never => return 0,
             Spin::Always => return u64::MAX,
@@ -54,12 +54,12 @@ impl SpinBudget {
     }
 
     /// A spin ended with what it waited for.
-    pub(crate) fn paid(&mut self) {
+    fn paid(&mut self) {
         self.vain = 0;
     }
 
     /// A spin used up its budget.
-    pub(crate) fn in_vain(&mut self) {
+    fn in_vain(&mut self) {
         self.skip = (1 << self.vain) - 1;
         self.vain = (self.vain + 1).min(MOST_DOUBLINGS);
     }
@@ -70,12 +70,12 @@ static SPINNERS: AtomicU32 = AtomicU32::new(0);
 
 /// A place among the spinners, given back on drop.
 #[derive(Debug)]
-pub(crate) struct SpinPermit(());
+struct SpinPermit(());
 
 impl SpinPermit {
     /// Grants a place unless every core but one has a spinner of this process already; on a
     /// single core, where the awaited thread could not run, never.
-    pub(crate) fn get() -> Option<SpinPermit> {
+    fn get() -> Option<SpinPermit> {
         let most = cores().saturating_sub(1);
         let taken = SPINNERS.fetch_add(1, Ordering::Relaxed);
         let permit = SpinPermit(());
@@ -89,6 +89,44 @@ impl Drop for SpinPermit {
     }
 }
 
+/// A spin under way.
+#[derive(Debug)]
+pub(crate) struct Spell {
+    /// When it ends; 0 when this wait does not spin.
+    until: u64,
+    _permit: Option<SpinPermit>,
+}
+
+impl Spell {
+    /// Begins one, if the budget and the other spinners allow it; then asks for the time, in ns.
+    pub(crate) fn begin(budget: &mut SpinBudget, now: impl FnOnce() -> u64) -> Spell {
+        let length = budget.next_ns();
+        // One who said "always" has a core for it, and asks nobody.
+        let permit = (length != u64::MAX && length > 0).then(SpinPermit::get);
+        let denied = matches!(permit, Some(None));
+        let until = if denied || length == 0 { 0 } else { now().saturating_add(length) };
+        Spell { until, _permit: permit.flatten() }
+    }
+
+    pub(crate) fn goes_on(&self, now: u64) -> bool {
+        now < self.until
+    }
+
+    /// It ended with what it waited for.
+    pub(crate) fn paid(self, budget: &mut SpinBudget) {
+        if self.until > 0 {
+            budget.paid();
+        }
+    }
+
+    /// It ended without.
+    pub(crate) fn in_vain(self, budget: &mut SpinBudget) {
+        if self.until > 0 {
+            budget.in_vain();
+        }
+    }
+}
+
 /// Cores of the machine, whatever this process is pinned to: its peer may run on another.
 fn cores() -> u32 {
     static CORES: OnceLock<u32> = OnceLock::new();
@@ -98,7 +136,7 @@ fn cores() -> u32 {
     })
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

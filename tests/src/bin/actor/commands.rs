@@ -117,7 +117,7 @@ impl Stage {
             }
             ("release", []) => handler::release(),
             ("trace", [name, count, size]) => {
-                trace(&self.client(name), number(count), number(size))
+                trace(&self.client(name), number(count), number(size));
             }
             ("fork", [name]) => {
                 let client = self.client(name);

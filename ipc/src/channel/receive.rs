@@ -1,0 +1,215 @@
+//! The receiving side of an end: takes frames into private memory, and puts long messages together.
+
+use std::{collections::HashMap, sync::Arc};
+
+use crate::{
+    error::{PeerCorrupt, Status},
+    frame::{FLAG_MORE, Frame, Kind, Sender},
+    lane::Lane,
+    layout::{INLINE, Ring},
+    ring::Consumer,
+    server::{Queued, RunQueue},
+    wait::spin::{Spin, SpinBudget},
+};
+
+/// Messages that may be half received at a time.
+const MOST_PARTIAL: usize = 64;
+
+/// The receiving side of an end.
+#[derive(Debug)]
+pub(crate) struct Receive {
+    pub(crate) urgent: Consumer,
+    pub(crate) ordinary: Consumer,
+    /// Private copy of the payload last received.
+    pub(crate) buffer: Vec<u8>,
+    /// Messages of which more frames are to come.
+    partial: HashMap<u32, Partial>,
+    /// Bytes that these hold.
+    partial_bytes: u64,
+    /// The message id of the last request, whole: the others are near it.
+    last_id: u64,
+    /// Requests that were taken and wait for their turn. Only a server has any.
+    pub(crate) queue: RunQueue<Queued>,
+    /// How long who waits here may spin.
+    pub(crate) spin: SpinBudget,
+}
+
+/// A message of which more frames are to come.
+#[derive(Debug)]
+struct Partial {
+    frame: Frame,
+    bytes: Vec<u8>,
+    /// Bytes that have come.
+    length: u64,
+    /// Why they are not kept.
+    refused: Option<Status>,
+}
+
+/// A whole message out of a ring.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// One frame, and the status if it is an `Error`; its payload is the start of
+    /// `Receive::buffer`.
+    Whole(Frame, i32),
+    /// The last of several frames; the first one, and the payload of all.
+    Long(Frame, Vec<u8>),
+    /// More frames to come.
+    Fragment,
+    /// The first frame of a message that is over a limit, all of whose frames were passed over.
+    Refused(Frame, Status),
+}
+
+impl Receive {
+    pub(super) fn new(
+        own: &Arc<Lane>,
+        peer: &Arc<Lane>,
+        sender: Sender,
+        first_id: u64,
+        spin: Spin,
+    ) -> Receive {
+        let largest = own.geometry().ordinary_slab() as usize / 2 + INLINE;
+        Receive {
+            urgent: Consumer::new(own, peer, Ring::Urgent, sender),
+            ordinary: Consumer::new(own, peer, Ring::Ordinary, sender),
+            buffer: vec![0; largest],
+            partial: HashMap::new(),
+            partial_bytes: 0,
+            last_id: first_id,
+            queue: RunQueue::new(),
+            spin: SpinBudget::new(spin),
+        }
+    }
+
+    /// Whether anything is there.
+    #[inline]
+    pub(crate) fn is_ready(&self) -> bool {
+        self.urgent.is_ready() || self.ordinary.is_ready()
+    }
+
+    #[inline(always)]
+    pub(crate) fn consumer(&mut self, ring: Ring) -> &mut Consumer {
+        match ring {
+            Ring::Urgent => &mut self.urgent,
+            Ring::Ordinary => &mut self.ordinary,
+        }
+    }
+
+    /// Takes the next frame of a ring into private memory, and puts long messages together.
+    pub(crate) fn take(
+        &mut self,
+        ring: Ring,
+        max_payload: u64,
+    ) -> Result<Option<Taken>, PeerCorrupt> {
+        let Some(frame) = self.consumer(ring).peek()? else { return Ok(None) };
+        if frame.head.kind == Kind::Continue || frame.head.is_first_of_many() {
+            return self.take_fragment(ring, frame, max_payload).map(Some);
+        }
+        let status = match frame.head.kind {
+            Kind::Error => self.consumer(ring).status_code(),
+            _ => 0,
+        };
+        self.take_whole(ring, &frame);
+        if u64::from(frame.head.length) > max_payload && frame.head.kind != Kind::Error {
+            return Ok(Some(Taken::Refused(frame, Status::MESSAGE_SIZE)));
+        }
+        Ok(Some(Taken::Whole(frame, status)))
+    }
+
+    /// Takes a frame that was peeked at and is a message by itself; its payload is the start of
+    /// the buffer then.
+    #[inline(always)]
+    pub(crate) fn take_whole(&mut self, ring: Ring, frame: &Frame) {
+        let consumer = match ring {
+            Ring::Urgent => &mut self.urgent,
+            Ring::Ordinary => &mut self.ordinary,
+        };
+        consumer.copy(frame, &mut self.buffer);
+        consumer.release(frame);
+    }
+
+    #[cold]
+    fn take_fragment(
+        &mut self,
+        ring: Ring,
+        frame: Frame,
+        max_payload: u64,
+    ) -> Result<Taken, PeerCorrupt> {
+        let length = frame.head.length as usize;
+        let id = frame.head.id;
+        let mut partial = if frame.head.kind == Kind::Continue {
+            self.partial.remove(&id).ok_or(PeerCorrupt::Fragment)?
+        } else {
+            if self.partial.len() >= MOST_PARTIAL || self.partial.contains_key(&id) {
+                return Err(PeerCorrupt::Fragment);
+            }
+            Partial { frame, bytes: Vec::new(), length: 0, refused: None }
+        };
+        let is_last = frame.head.flags & FLAG_MORE == 0;
+        let total = partial.frame.total;
+        partial.length += u64::from(frame.head.length);
+        if partial.length > total || is_last != (partial.length == total) {
+            return Err(PeerCorrupt::Fragment);
+        }
+        // Limits are ours, and a peer may not know them: over them a message is passed over, frame
+        // by frame, and refused in the end. Memory grows with what arrives, not with claims.
+        if total > max_payload {
+            partial.refused = Some(Status::MESSAGE_SIZE);
+        } else if self.partial_bytes + length as u64 > max_payload.saturating_mul(2) {
+            partial.refused = Some(Status::FULL);
+        }
+        if partial.refused.is_some() {
+            self.partial_bytes -= partial.bytes.len() as u64;
+            partial.bytes = Vec::new();
+        } else {
+            let begin = partial.bytes.len();
+            partial.bytes.resize(begin + length, 0);
+            self.partial_bytes += length as u64;
+            let consumer = self.consumer(ring);
+            consumer.copy(&frame, &mut partial.bytes[begin..]);
+        }
+        self.consumer(ring).release(&frame);
+        if !is_last {
+            self.partial.insert(id, partial);
+            return Ok(Taken::Fragment);
+        }
+        self.partial_bytes -= partial.bytes.len() as u64;
+        Ok(match partial.refused {
+            Some(status) => Taken::Refused(partial.frame, status),
+            None => Taken::Long(partial.frame, partial.bytes),
+        })
+    }
+
+    /// Drops what arrived of a message that its sender gave up.
+    pub(crate) fn forget(&mut self, id: u32) {
+        if let Some(partial) = self.partial.remove(&id) {
+            self.partial_bytes -= partial.bytes.len() as u64;
+        }
+    }
+
+    /// Finds the whole message id of a request from its low half.
+    pub(crate) fn extend_id(&mut self, id: u32) -> u64 {
+        let whole = nearest(self.last_id, id);
+        self.last_id = self.last_id.max(whole);
+        whole
+    }
+}
+
+/// The 64-bit number nearest to `near` whose low half is `low`.
+fn nearest(near: u64, low: u32) -> u64 {
+    let ahead = low.wrapping_sub(near as u32) as i32;
+    near.wrapping_add_signed(i64::from(ahead))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn an_id_is_found_again_from_its_low_half(near: u64, off in -1000_i64..1000) {
+            let whole = near.wrapping_add_signed(off);
+            prop_assert_eq!(nearest(near, whole as u32), whole);
+        }
+    }
+}

@@ -1,0 +1,137 @@
+use super::*;
+use proptest::prelude::*;
+
+fn names() -> impl Strategy<Value = String> {
+    "[^\\p{Cc}]{1,60}"
+}
+
+fn geometries() -> impl Strategy<Value = Geometry> {
+    (4_u32..15, 11_u32..24)
+        .prop_map(|(cells, slab)| Geometry::new(1 << cells, 1 << slab).expect("in range"))
+}
+
+fn introductions() -> impl Strategy<Value = Introduction> {
+    (any::<[u64; 2]>(), any::<[u32; 7]>(), any::<bool>(), geometries()).prop_map(
+        |(long, id, asymmetric, geometry)| Introduction {
+            channel: long[0],
+            session: id[0],
+            start_ns: long[1],
+            asymmetric,
+            peer: ServiceId::new(id[1]),
+            peer_name: ServiceId::new(id[2]),
+            peer_pid: id[3],
+            peer_uid: id[4],
+            dest: ServiceId::new(id[5]),
+            dest_name: ServiceId::new(id[6]),
+            geometry,
+        },
+    )
+}
+
+fn requests() -> impl Strategy<Value = Request> {
+    prop_oneof![
+        any::<bool>().prop_map(|asymmetric| Request::Hello { asymmetric }),
+        (any::<[u32; 3]>(), names()).prop_map(|(n, name)| Request::Register {
+            flags: n[0],
+            claim_instance: n[1],
+            claim_name: n[2],
+            name
+        }),
+        any::<u32>().prop_map(|id| Request::Unregister { instance: ServiceId::new(id) }),
+        names().prop_map(|name| Request::Discover { name }),
+        names().prop_map(|name| Request::Wait { name }),
+        any::<u32>().prop_map(|request| Request::Forget { request }),
+        (any::<u32>(), geometries())
+            .prop_map(|(id, geometry)| Request::Connect { dest: ServiceId::new(id), geometry }),
+        (any::<u64>(), any::<i32>()).prop_map(|(channel, status)| Request::Accept {
+            channel,
+            status: Status::from_code(status)
+        }),
+        any::<u32>().prop_map(|after| Request::List { after }),
+        Just(Request::Ping),
+    ]
+}
+
+fn entries() -> impl Strategy<Value = Entry> {
+    (any::<[u32; 7]>(), names()).prop_map(|(n, name)| Entry {
+        instance: ServiceId::new(n[0]),
+        name_id: ServiceId::new(n[1]),
+        pid: n[2],
+        uid: n[3],
+        rank: n[4],
+        flags: n[5],
+        channels: n[6],
+        name,
+    })
+}
+
+fn replies() -> impl Strategy<Value = Reply> {
+    prop_oneof![
+        any::<[u32; 2]>()
+            .prop_map(|n| Reply::Welcome { node: ServiceId::new(n[0]), kernel_pid: n[1] }),
+        any::<[u32; 2]>().prop_map(|n| Reply::Registered {
+            instance: ServiceId::new(n[0]),
+            name: ServiceId::new(n[1])
+        }),
+        Just(Reply::Done),
+        any::<u32>().prop_map(|id| Reply::Found { name: ServiceId::new(id) }),
+        introductions().prop_map(Reply::Connected),
+        introductions().prop_map(Reply::Incoming),
+        (prop::collection::vec(entries(), 0..12), any::<u32>())
+            .prop_map(|(entries, next)| Reply::Page { entries, next }),
+        (any::<[u64; 2]>(), any::<[u32; 3]>()).prop_map(|(long, n)| Reply::State {
+            pid: n[0],
+            uptime_ms: long[0],
+            nodes: n[1],
+            services: n[2],
+            channels: long[1]
+        }),
+        any::<i32>().prop_map(|code| Reply::Refused(Status::from_code(code))),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn requests_survive_the_wire(sequence: u32, request in requests()) {
+        let bytes = encode_request(sequence, &request);
+        prop_assert!(bytes.len() <= MAX_PACKET);
+        prop_assert_eq!(decode_request(&bytes), Ok((sequence, request)));
+        for cut in 0..bytes.len() {
+            prop_assert!(decode_request(&bytes[..cut]).is_err());
+        }
+    }
+
+    #[test]
+    fn replies_survive_the_wire(sequence: u32, reply in replies()) {
+        let bytes = encode_reply(sequence, &reply);
+        prop_assert_eq!(decode_reply(&bytes), Ok((sequence, reply)));
+        for cut in 0..bytes.len() {
+            prop_assert!(decode_reply(&bytes[..cut]).is_err());
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_decoded_or_refused(bytes: Vec<u8>) {
+        let _ = decode_request(&bytes);
+        let _ = decode_reply(&bytes);
+    }
+
+    #[test]
+    fn what_fits_a_page_fits_a_packet(entries in prop::collection::vec(entries(), 0..200)) {
+        let fits = page_fits(&entries);
+        let reply = Reply::Page { entries: entries[..fits].to_vec(), next: 0 };
+        prop_assert!(encode_reply(0, &reply).len() <= MAX_PACKET);
+        prop_assert!(entries.is_empty() || fits > 0);
+    }
+}
+
+#[test]
+fn names_are_checked() {
+    assert!(check_name("echo").is_ok());
+    assert!(check_name("été/архив").is_ok());
+    assert!(check_name("").is_err());
+    assert!(check_name("a\0b").is_err());
+    assert!(check_name("a\nb").is_err());
+    assert!(check_name(&"x".repeat(255)).is_ok());
+    assert!(check_name(&"x".repeat(256)).is_err());
+}

@@ -1,0 +1,83 @@
+//! The loop's side of a link: it ends the calls that callbacks wait for.
+
+use std::sync::{Arc, Weak};
+
+use super::{FOREVER, Link};
+use crate::{
+    channel::Fate,
+    error::CallError,
+    server::Hub,
+    sync::Ordering,
+    table::{Callback, Outcome},
+};
+
+impl Link {
+    /// Takes part in a loop, which from now on runs this link's callbacks.
+    pub(crate) fn join(&self, hub: &Arc<Hub>) -> bool {
+        let mut first = false;
+        self.hub.get_or_init(|| {
+            first = true;
+            Arc::downgrade(hub)
+        });
+        first
+    }
+
+    /// Whether that loop is this one.
+    pub(crate) fn is_on(&self, hub: &Arc<Hub>) -> bool {
+        self.hub.get().is_some_and(|of| std::ptr::eq(of.as_ptr(), Arc::as_ptr(hub)))
+    }
+
+    /// The loop's turn: reads what is there unless a thread leads. Returns whether the ring was
+    /// seen empty by this call.
+    pub(crate) fn serve_callbacks(&self, now: u64) -> bool {
+        let Some(mut rx) = self.channel.rx.try_claim() else { return false };
+        let fate = self.channel.check_life();
+        let drained = self.drain(&mut rx, None);
+        drop(rx);
+        if let Err(lie) = drained {
+            self.poison(lie);
+        }
+        if self.followers.load(Ordering::SeqCst) > 0 {
+            self.call_follower();
+        }
+        if fate != Fate::Open {
+            self.fail_callbacks();
+        } else if now >= self.next_expiry.load(Ordering::Relaxed) {
+            self.expire_callbacks(now);
+        }
+        true
+    }
+
+    /// The earliest time at which [`Link::serve_callbacks`] must be called again.
+    pub(crate) fn next_expiry(&self) -> u64 {
+        self.next_expiry.load(Ordering::Relaxed)
+    }
+
+    /// Ends every call that a callback waits for: the peer is gone.
+    pub(crate) fn fail_callbacks(&self) {
+        for slot in self.table.slots().iter().filter(|slot| slot.awaits_callback()) {
+            let taken = slot
+                .position()
+                .is_some_and(|(ring, position)| self.channel.taken_by_peer(ring) > position);
+            self.finish(slot.message_id() as u32, Err(self.channel.ended(taken)));
+        }
+    }
+
+    fn expire_callbacks(&self, now: u64) {
+        self.next_expiry.store(FOREVER, Ordering::Relaxed);
+        for slot in self.table.slots().iter().filter(|slot| slot.awaits_callback()) {
+            if slot.expiry() <= now {
+                self.finish(slot.message_id() as u32, Err(CallError::TimedOut));
+            } else {
+                self.next_expiry.fetch_min(slot.expiry(), Ordering::Relaxed);
+            }
+        }
+    }
+
+    pub(super) fn complete(&self, callback: Callback, outcome: Outcome) {
+        self.callbacks.fetch_sub(1, Ordering::Relaxed);
+        if let Some(hub) = self.hub.get().and_then(Weak::upgrade) {
+            hub.complete(callback, outcome);
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! Leading and following: how the threads that wait on one channel share its receiving end.
+
+use std::{sync::Weak, time::Duration};
+
+use super::{FOREVER, Link, Sink, time_left};
+use crate::{
+    channel::{Fate, Receive, Taken},
+    clock,
+    error::{CallError, PeerCorrupt, Status},
+    frame::{Frame, Kind},
+    layout::Ring,
+    sync::{Ordering, pause},
+    table::bed,
+    wait::{Fences, Sleep, futex, spin::Spell},
+};
+
+/// Polls between looks at the clock, at the peer's life and for interruptions.
+const POLLS_PER_LOOK: u32 = 64;
+/// Polls without `pause`, and without asking how many others spin: an answer that is on its way
+/// comes within these.
+const EAGER_POLLS: u32 = 1000;
+
+/// How a wait ended.
+enum Ended {
+    /// The result is here, and the slot free.
+    Answered(Result<(), CallError>),
+    /// Look into the slot, or lead.
+    Slot,
+    /// It cannot be answered; give the slot up.
+    Failed(CallError),
+}
+
+impl Link {
+    /// Waits until the peer has taken `wake_at` frames; reads for everybody meanwhile, so that two
+    /// full rings never wait for each other.
+    pub(super) fn wait_for_room(
+        &self,
+        ring: Ring,
+        wake_at: u64,
+        until: u64,
+        turn: u32,
+    ) -> Result<(), CallError> {
+        let mut polls = 0_u32;
+        loop {
+            if self.channel.taken_by_peer(ring) >= wake_at {
+                return Ok(());
+            }
+            self.read_for_others();
+            if self.channel.check_life() != Fate::Open {
+                return Err(self.channel.ended(false));
+            }
+            self.check_turn(turn)?;
+            let left = time_left(until)?;
+            polls += 1;
+            if polls < 1000 {
+                (0..8).for_each(|_| pause());
+                continue;
+            }
+            let event = self.channel.event();
+            self.channel.want(ring, wake_at, Sleep::Futex);
+            self.channel.barrier();
+            if self.channel.taken_by_peer(ring) < wake_at {
+                // An answer for a follower wakes nobody here, hence the limit on this sleep when
+                // nobody else leads: the next round reads.
+                let most = Duration::from_millis(10);
+                let left = left.map_or(most, |left| left.min(most));
+                self.channel.sleep(event, [Some(self.interrupter.word(turn)), None], Some(left));
+            }
+            self.channel.unwant(ring);
+        }
+    }
+
+    fn read_for_others(&self) {
+        if let Some(mut rx) = self.channel.rx.try_claim() {
+            let drained = self.drain(&mut rx, None);
+            drop(rx);
+            if let Err(lie) = drained {
+                self.poison(lie);
+            }
+            self.pass_on();
+        }
+    }
+
+    /// Waits for the answer to call `id`, which this thread alone waits for.
+    #[inline]
+    pub(crate) fn wait(
+        &self,
+        id: u32,
+        until: u64,
+        turn: u32,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), CallError> {
+        loop {
+            let ended = match self.channel.rx.try_claim() {
+                Some(mut rx) => {
+                    let ended = self.lead(&mut rx, id, until, turn, sink);
+                    drop(rx);
+                    self.pass_on();
+                    ended
+                }
+                None => self.follow(id, until, turn),
+            };
+            match ended {
+                Ended::Answered(result) => return result,
+                Ended::Slot => {
+                    if let Some(outcome) = self.table.slot(id).take(id) {
+                        return outcome.and_then(|bytes| sink.accept_bytes(bytes));
+                    }
+                }
+                Ended::Failed(error) => {
+                    if self.table.slot(id).give_up(id) {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads the ring until call `id` is answered, or cannot be.
+    #[inline]
+    fn lead(&self, rx: &mut Receive, id: u32, until: u64, turn: u32, sink: &mut Sink<'_>) -> Ended {
+        for _ in 0..EAGER_POLLS {
+            if rx.ordinary.is_ready() {
+                match self.take_mine(rx, Ring::Ordinary, id, sink) {
+                    Ok(Some(result)) => {
+                        self.channel.after_take();
+                        return Ended::Answered(result);
+                    }
+                    Ok(None) => break,
+                    Err(lie) => return Ended::Failed(self.poison(lie)),
+                }
+            }
+        }
+        self.lead_on(rx, id, until, turn, sink)
+    }
+
+    #[inline(never)]
+    fn lead_on(
+        &self,
+        rx: &mut Receive,
+        id: u32,
+        until: u64,
+        turn: u32,
+        sink: &mut Sink<'_>,
+    ) -> Ended {
+        let slot = self.table.slot(id);
+        let mut spin = Some(Spell::begin(&mut rx.spin, clock::now_ns));
+        loop {
+            if rx.is_ready() {
+                if let Some(spell) = spin.take() {
+                    spell.paid(&mut rx.spin);
+                }
+                match self.drain(rx, Some((id, sink))) {
+                    Ok(Some(result)) => return Ended::Answered(result),
+                    Ok(None) => spin = Some(Spell::begin(&mut rx.spin, clock::now_ns)),
+                    Err(lie) => return Ended::Failed(self.poison(lie)),
+                }
+                continue;
+            }
+            let now = clock::now_ns();
+            if let Some(ended) = self.look_up(rx, id, until, turn, now, sink) {
+                return ended;
+            }
+            if spin.as_ref().is_some_and(|spell| spell.goes_on(now)) {
+                for _ in 0..POLLS_PER_LOOK {
+                    pause();
+                    if rx.is_ready() {
+                        break;
+                    }
+                }
+                continue;
+            }
+            if let Some(spell) = spin.take() {
+                spell.in_vain(&mut rx.spin);
+            }
+            let event = self.channel.event();
+            // The bed is for what comes from within this process: a cancellation, or a death that
+            // the life word did not tell.
+            slot.bed.store(bed::ASLEEP, Ordering::SeqCst);
+            self.channel.park(Sleep::Futex);
+            self.channel.barrier();
+            if !rx.is_ready() && !slot.is_done(id) && self.channel.check_life() == Fate::Open {
+                let left =
+                    (until != FOREVER).then(|| Duration::from_nanos(until.saturating_sub(now)));
+                let called = futex::Word { at: &slot.bed, value: bed::ASLEEP, shared: false };
+                self.channel.sleep(event, [Some(self.interrupter.word(turn)), Some(called)], left);
+            }
+            slot.bed.store(bed::EMPTY, Ordering::SeqCst);
+            self.channel.unpark();
+        }
+    }
+
+    /// Looks at everything but the ring: the slot, the peer's life, interruptions, the clock.
+    fn look_up(
+        &self,
+        rx: &mut Receive,
+        id: u32,
+        until: u64,
+        turn: u32,
+        now: u64,
+        sink: &mut Sink<'_>,
+    ) -> Option<Ended> {
+        let slot = self.table.slot(id);
+        if slot.is_done(id) {
+            return Some(Ended::Slot);
+        }
+        if self.channel.check_life() != Fate::Open {
+            // Answers that were published before the end count.
+            if let Ok(Some(result)) = self.drain(rx, Some((id, sink))) {
+                return Some(Ended::Answered(result));
+            }
+            let taken = slot
+                .position()
+                .is_some_and(|(ring, position)| self.channel.taken_by_peer(ring) > position);
+            return Some(Ended::Failed(self.channel.ended(taken)));
+        }
+        if self.interrupter.turn() != turn {
+            return Some(Ended::Failed(CallError::Canceled));
+        }
+        (now >= until).then_some(Ended::Failed(CallError::TimedOut))
+    }
+
+    /// Takes every frame that is there. Returns the result of the call `mine` when its answer was
+    /// among them; that call's slot is free then.
+    #[inline]
+    pub(super) fn drain(
+        &self,
+        rx: &mut Receive,
+        mut mine: Option<(u32, &mut Sink<'_>)>,
+    ) -> Result<Option<Result<(), CallError>>, PeerCorrupt> {
+        let mut answer = None;
+        let mut took = false;
+        while answer.is_none() {
+            let ring = if rx.urgent.is_ready() { Ring::Urgent } else { Ring::Ordinary };
+            if let Some((id, sink)) = &mut mine
+                && let Some(result) = self.take_mine(rx, ring, *id, sink)?
+            {
+                answer = Some(result);
+                took = true;
+                break;
+            }
+            match rx.take(ring, self.channel.max_payload)? {
+                None => break,
+                Some(Taken::Whole(frame, status)) => {
+                    let bytes = rx.buffer[..frame.head.length as usize].to_vec();
+                    self.deliver(&frame, status, bytes)?;
+                }
+                Some(Taken::Long(frame, bytes)) => {
+                    let is_mine = mine.as_ref().is_some_and(|(id, _)| *id == frame.head.id);
+                    if is_mine && self.table.slot(frame.head.id).give_up(frame.head.id) {
+                        answer = mine.as_mut().map(|(_, sink)| sink.accept_bytes(bytes));
+                    } else {
+                        self.deliver(&frame, 0, bytes)?;
+                    }
+                }
+                Some(Taken::Refused(frame, _)) => {
+                    let (size, limit) = (frame.total, self.channel.max_payload);
+                    self.finish(frame.head.id, Err(CallError::TooLarge { size, limit }));
+                }
+                Some(Taken::Fragment) => {}
+            }
+            took = true;
+        }
+        if took {
+            self.channel.after_take();
+        }
+        Ok(answer)
+    }
+
+    /// Takes the next frame straight to where it goes, if it is the whole answer to call `id`.
+    #[inline(always)]
+    fn take_mine(
+        &self,
+        rx: &mut Receive,
+        ring: Ring,
+        id: u32,
+        sink: &mut Sink<'_>,
+    ) -> Result<Option<Result<(), CallError>>, PeerCorrupt> {
+        let consumer = rx.consumer(ring);
+        let Some(frame) = consumer.peek()? else { return Ok(None) };
+        let is_whole = frame.head.kind == Kind::Response && !frame.head.is_first_of_many();
+        if frame.head.id != id || !is_whole || !self.table.slot(id).give_up(id) {
+            return Ok(None);
+        }
+        self.table.prefer(id);
+        let result =
+            sink.accept(frame.head.length as usize).map(|target| consumer.copy(&frame, target));
+        consumer.release(&frame);
+        Ok(Some(result))
+    }
+
+    /// Gives an answer to whoever waits for it.
+    fn deliver(&self, frame: &Frame, status: i32, bytes: Vec<u8>) -> Result<(), PeerCorrupt> {
+        let id = frame.head.id;
+        if !self.table.slot(id).is_waiting(id) && !self.was_issued(id) {
+            return Err(PeerCorrupt::Answer);
+        }
+        if frame.head.kind == Kind::Error && status >= 0 {
+            return Err(PeerCorrupt::Status);
+        }
+        let outcome = match frame.head.kind {
+            Kind::Error => Err(CallError::Remote(Status::from_code(status))),
+            _ => Ok(bytes),
+        };
+        self.finish(id, outcome);
+        Ok(())
+    }
+
+    /// Whether a call of this id was ever made. Once the low halves have gone round, it may be.
+    fn was_issued(&self, id: u32) -> bool {
+        let first = self.channel.first_id();
+        let issued = self.issued.load(Ordering::Acquire).max(first);
+        issued - first > u64::from(u32::MAX)
+            || id.wrapping_sub(first as u32) <= (issued - first) as u32
+    }
+
+    /// Sleeps in the slot of call `id` until it is answered, or somebody must lead.
+    #[cold]
+    fn follow(&self, id: u32, until: u64, turn: u32) -> Ended {
+        let slot = self.table.slot(id);
+        self.followers.fetch_add(1, Ordering::SeqCst);
+        slot.bed.store(bed::ASLEEP, Ordering::SeqCst);
+        Fences::within().heavy();
+        let ended = loop {
+            if slot.is_done(id) {
+                break Ended::Slot;
+            }
+            if self.channel.rx.is_free() {
+                // Nobody leads: go and try.
+                break Ended::Slot;
+            }
+            if self.interrupter.turn() != turn {
+                break Ended::Failed(CallError::Canceled);
+            }
+            let left = match time_left(until) {
+                Ok(left) => left,
+                Err(error) => break Ended::Failed(error),
+            };
+            let word = futex::Word { at: &slot.bed, value: bed::ASLEEP, shared: false };
+            let interrupted = self.interrupter.word(turn);
+            futex::wait_words([Some(word), Some(interrupted), None, None], left);
+            if slot.bed.load(Ordering::SeqCst) == bed::CALLED {
+                break Ended::Slot;
+            }
+        };
+        let called = slot.bed.swap(bed::EMPTY, Ordering::SeqCst) == bed::CALLED;
+        self.followers.fetch_sub(1, Ordering::SeqCst);
+        let leaves = matches!(ended, Ended::Failed(_)) || slot.is_done(id);
+        if called && leaves && self.channel.rx.is_free() {
+            self.pass_on();
+        }
+        ended
+    }
+
+    /// Calls a follower to lead, and tells the loop that it may read again. After every release of
+    /// the receiving claim.
+    #[inline]
+    fn pass_on(&self) {
+        // The release of the claim ended with a light fence: a follower that saw it held has
+        // announced itself before its heavy one, and is seen here.
+        if self.followers.load(Ordering::Relaxed) > 0 {
+            self.call_follower();
+        }
+        if self.callbacks.load(Ordering::Relaxed) > 0
+            && let Some(hub) = self.hub.get().and_then(Weak::upgrade)
+        {
+            // The sleep that the loop had announced on this channel was overwritten by ours.
+            hub.summon(self.token.load(Ordering::Relaxed));
+        }
+    }
+
+    #[cold]
+    pub(super) fn call_follower(&self) {
+        for slot in self.table.slots() {
+            if slot.bed.load(Ordering::SeqCst) == bed::ASLEEP && slot.call() {
+                return;
+            }
+        }
+    }
+
+    /// Withdraws a thread's interest in call `id`.
+    pub(crate) fn abandon(&self, id: u32) {
+        let slot = self.table.slot(id);
+        while !slot.give_up(id) {
+            if slot.take(id).is_some() || !slot.is_waiting(id) {
+                return;
+            }
+        }
+    }
+}

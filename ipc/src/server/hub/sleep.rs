@@ -1,0 +1,205 @@
+//! Sleeping: arming the channels, hearing their doorbells, and a descriptor for foreign loops.
+
+use std::{os::fd::AsFd, time::Duration};
+
+use nix::sys::{
+    epoll::{EpollEvent, EpollFlags, EpollTimeout},
+    time::TimeSpec,
+    timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags},
+};
+
+use super::{
+    Hub, TOKEN_TIMER, asleep,
+    lead::{Lead, Member},
+};
+use crate::{
+    channel::{Channel, Claimed, Fate, Receive},
+    clock,
+    layout::Ring,
+    link::FOREVER,
+    sync::Ordering,
+    wait::{Sleep, futex},
+};
+
+impl Hub {
+    /// From now on our descriptor is readable whenever there is work.
+    pub(crate) fn be_pollable(&self) {
+        if !self.pollable.swap(true, Ordering::SeqCst) {
+            let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
+            if let Ok(timer) = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags) {
+                let edge = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
+                let _ = self.epoll.add(timer.as_fd(), EpollEvent::new(edge, TOKEN_TIMER));
+                let _ = self.timer.set(timer);
+            }
+            self.asleep.store(asleep::IN_EPOLL, Ordering::SeqCst);
+            self.kick();
+        }
+    }
+
+    /// Before a return to a foreign loop: everything armed, or our descriptor readable.
+    pub(super) fn leave_pollable(&self, lead: &mut Lead) {
+        if !self.pollable.load(Ordering::Relaxed) {
+            return;
+        }
+        self.asleep.store(asleep::IN_EPOLL, Ordering::SeqCst);
+        if let Some(timer) = self.timer.get() {
+            let expiry = lead.next_expiry();
+            let at = Expiration::OneShot(TimeSpec::from_duration(Duration::from_nanos(expiry)));
+            let _ = if expiry == FOREVER {
+                timer.unset()
+            } else {
+                timer.set(at, TimerSetTimeFlags::TFD_TIMER_ABSTIME)
+            };
+        }
+        if self.is_told_something() || !lead.arm() {
+            self.ring();
+        }
+    }
+
+    /// Arms every hot channel and sleeps until something happens, or until then.
+    pub(super) fn sleep(&self, lead: &mut Lead, until: u64, turn: u32) {
+        let pollable = self.pollable.load(Ordering::Relaxed);
+        // With one channel, the futex: the shortest way to wake.
+        let alone = lead.count == 1 && lead.hot.len() == 1 && !pollable && futex::has_waitv();
+        let mode = if alone { asleep::IN_FUTEX } else { asleep::IN_EPOLL };
+        let kicks = self.kicks.load(Ordering::SeqCst);
+        self.asleep.store(mode, Ordering::SeqCst);
+        let quiet = !self.is_told_something() && turn == self.interrupter.turn();
+        let soonest = lead.next_expiry().min(until);
+        if alone {
+            self.sleep_in_futex(lead, quiet, kicks, turn, soonest);
+        } else if quiet && lead.arm() {
+            self.sleep_in_epoll(lead, soonest);
+        }
+        if !pollable {
+            self.asleep.store(asleep::AWAKE, Ordering::SeqCst);
+        }
+    }
+
+    fn sleep_in_futex(&self, lead: &Lead, quiet: bool, kicks: u32, turn: u32, until: u64) {
+        let member = lead.members.iter().flatten().next().cloned();
+        let Some(member) = member.filter(|_| quiet) else { return };
+        let channel = member.channel();
+        let event = channel.event();
+        {
+            // A thread that leads this link for itself wakes us when it leaves.
+            let Some(_rx) = channel.rx.try_claim() else {
+                let word = futex::Word { at: &self.kicks, value: kicks, shared: false };
+                let turned = self.interrupter.word(turn);
+                futex::wait_words([Some(word), Some(turned), None, None], left(until));
+                return;
+            };
+            channel.park(Sleep::Futex);
+            if let Member::Incoming(incoming) = &member
+                && let Some((ring, count)) = incoming.wants()
+            {
+                channel.want(ring, count, Sleep::Futex);
+            }
+            channel.barrier();
+        }
+        if !member.is_ready() && channel.check_life() == Fate::Open {
+            let word = futex::Word { at: &self.kicks, value: kicks, shared: false };
+            channel.sleep(event, [Some(word), Some(self.interrupter.word(turn))], left(until));
+        }
+        disarm(channel);
+    }
+
+    fn sleep_in_epoll(&self, lead: &mut Lead, until: u64) {
+        let timeout = match left(until) {
+            None => EpollTimeout::NONE,
+            // Rounded up, so as not to come back too early, and again, and again.
+            Some(left) => {
+                let ms = u16::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(u16::MAX);
+                EpollTimeout::from(ms)
+            }
+        };
+        self.collect(lead, timeout);
+    }
+
+    /// Hears the doorbells of armed channels; those that rang are hot again. Without a wait it is
+    /// no system call unless there are armed channels.
+    pub(super) fn collect(&self, lead: &mut Lead, timeout: EpollTimeout) {
+        let all_hot = lead.hot.len() == lead.count && !self.pollable.load(Ordering::Relaxed);
+        if all_hot && timeout == EpollTimeout::ZERO {
+            return;
+        }
+        let mut events = std::mem::take(&mut lead.events);
+        let count = self.epoll.wait(&mut events, timeout).unwrap_or(0);
+        for event in &events[..count] {
+            let Ok(token) = u32::try_from(event.data()) else { continue };
+            if let Some(Some(member)) = lead.members.get(token as usize) {
+                let channel = member.channel();
+                // Hung up: the peer is gone, or closed. Its life word says which, if it can.
+                if !channel.quiet_bell() && channel.check_life() == Fate::Open {
+                    channel.end(Fate::Closed);
+                }
+                disarm(channel);
+                lead.heat(token);
+            }
+        }
+        lead.events = events;
+    }
+}
+
+impl Lead {
+    /// Arms every hot channel; they are hot no more. Returns false, with all as it was, when one
+    /// of them has something after all.
+    fn arm(&mut self) -> bool {
+        let members: Vec<(u32, Member)> = self
+            .hot
+            .iter()
+            .filter_map(|token| Some((*token, self.members[*token as usize].clone()?)))
+            .collect();
+        // Claims are held from the announcement to the last look. One that cannot be had belongs
+        // to a thread that kicks us when it gives it back.
+        let claimed: Vec<(u32, &Member, Claimed<'_, Receive>)> = members
+            .iter()
+            .filter_map(|(token, member)| Some((*token, member, member.channel().rx.try_claim()?)))
+            .collect();
+        for (_, member, _) in &claimed {
+            member.channel().park(Sleep::Doorbell);
+            if let Member::Incoming(incoming) = member
+                && let Some((ring, count)) = incoming.wants()
+            {
+                incoming.channel.want(ring, count, Sleep::Doorbell);
+            }
+        }
+        // One barrier serves all that use the same kind.
+        let mut kinds = Vec::new();
+        for (_, member, _) in &claimed {
+            if !kinds.contains(&member.channel().fences()) {
+                kinds.push(member.channel().fences());
+                member.channel().barrier();
+            }
+        }
+        let quiet = claimed.iter().all(|(_, member, _)| {
+            !member.is_ready() && member.channel().check_life() == Fate::Open && !has_room(member)
+        });
+        if quiet {
+            // Those that another thread serves stay hot, to be looked at when it kicks us.
+            let armed: Vec<u32> = claimed.iter().map(|(token, _, _)| *token).collect();
+            self.hot.retain(|token| !armed.contains(token));
+        } else {
+            for (_, member, _) in &claimed {
+                disarm(member.channel());
+            }
+        }
+        quiet
+    }
+}
+
+fn disarm(channel: &Channel) {
+    channel.unpark();
+    channel.unwant(Ring::Urgent);
+    channel.unwant(Ring::Ordinary);
+}
+
+/// Whether answers that waited for room have it by now.
+fn has_room(member: &Member) -> bool {
+    let Member::Incoming(incoming) = member else { return false };
+    incoming.wants().is_some_and(|(ring, count)| incoming.channel.taken_by_peer(ring) >= count)
+}
+
+pub(super) fn left(until: u64) -> Option<Duration> {
+    (until != FOREVER).then(|| Duration::from_nanos(until.saturating_sub(clock::now_ns())))
+}
