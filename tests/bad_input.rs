@@ -19,7 +19,8 @@ use nix::sys::socket::{
 use tests::{House, LONG, Watchdog, pattern};
 
 fn refused<T: std::fmt::Debug>(result: Result<T, NodeError>, status: Status) {
-    assert!(matches!(&result, Err(NodeError::Refused(it)) if *it == status), "{result:?}");
+    let error = result.expect_err("it ought to be refused");
+    assert!(matches!(error, NodeError::Refused(it) if it == status), "{error:?}");
 }
 
 fn small(max_payload: u64) -> Config {

@@ -21,7 +21,7 @@ use crate::{
     error::{Failure, IPC_OK},
     process::Process,
     runtime,
-    types::{CryptoSignature, Message, MessageType, RoutingInfo, SecurityContext},
+    types::{CryptoSignature, Message, MessageType, PriorityLevel, RoutingInfo, SecurityContext},
 };
 
 /// Answers a call with size bytes; NULL with size 0 is an empty answer. Never waits: a caller that
@@ -106,29 +106,32 @@ unsafe impl Send for Page {}
 unsafe impl Sync for Page {}
 
 impl Page {
-    /// Takes the page that this thread used last, or a new one.
-    fn take() -> Page {
-        SPARE.try_with(Cell::take).ok().flatten().unwrap_or_else(|| {
-            let sheet = Sheet { message: blank(), inline: [0; INLINE] };
-            Page(NonNull::from(Box::leak(Box::new(sheet))))
-        })
-    }
-
-    /// Keeps the page for this thread's next message.
-    fn put_back(self) {
-        // A thread that is ending drops it.
-        let _ = SPARE.try_with(|spare| spare.set(Some(self)));
+    fn new() -> Page {
+        let sheet = Sheet { message: blank(), inline: [0; INLINE] };
+        Page(NonNull::from(Box::leak(Box::new(sheet))))
     }
 
     fn address(&self) -> *const Message {
         self.0.as_ptr().cast()
     }
 
-    /// Fills in a message. A long payload is pointed at, and has to stay where it is.
-    fn write(&mut self, message: &Message, payload: &[u8]) {
+    /// Fills in a message. A long payload is pointed at, and has to stay where it is. What no
+    /// message of this library has stays zero.
+    #[inline]
+    fn write(&mut self, head: &Head, payload: &[u8]) {
         let sheet = self.0.as_ptr();
-        // SAFETY: the sheet is ours alone: `&mut self`, and no callback has its address yet.
-        unsafe { (*sheet).message = *message };
+        // SAFETY: the sheet is ours alone: `&mut self`, and no callback has its address now.
+        let message = unsafe { &mut (*sheet).message };
+        message.message_id = head.message_id;
+        message.source_service_id = head.source;
+        message.dest_service_id = head.dest;
+        message.r#type = head.kind;
+        message.priority = head.priority;
+        message.timestamp = head.timestamp;
+        message.payload_size = payload.len() as u32;
+        message.security.service_uid = head.uid;
+        message.routing.route_id = (head.message_id >> 32) as u32;
+        message.routing.deadline_ns = head.deadline_ns;
         if payload.len() <= INLINE {
             // SAFETY: as above; so many bytes fit, and the payload is not of this sheet.
             unsafe {
@@ -256,54 +259,88 @@ impl Current<'_> {
 }
 
 thread_local! {
+    /// The page that this thread used last.
     static SPARE: Cell<Option<Page>> = const { Cell::new(None) };
-    /// Points into the stack frame of `deliver` while its callback runs, else NULL.
+    /// Points into the stack frame of whoever runs a callback, it runs, else NULL.
     static CURRENT: Cell<*const Current<'static>> = const { Cell::new(ptr::null()) };
-    static IN_CALLBACK: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Tells whether a callback runs on this thread.
 pub(crate) fn in_callback() -> bool {
-    IN_CALLBACK.try_with(Cell::get).unwrap_or(false)
+    CURRENT.try_with(|current| !current.get().is_null()).unwrap_or(false)
 }
 
 /// Runs a callback that gets no message.
 pub(crate) fn run_callback(callback: impl FnOnce()) {
-    struct Leave;
-    impl Drop for Leave {
-        fn drop(&mut self) {
-            let _ = IN_CALLBACK.try_with(|inside| inside.set(false));
-            let _ = CURRENT.try_with(|current| current.set(ptr::null()));
-        }
-    }
-    let _leave = Leave;
-    let _ = IN_CALLBACK.try_with(|inside| inside.set(true));
-    callback();
+    let nothing = Current {
+        address: ptr::null(),
+        page: Cell::new(None),
+        body: RefCell::new(Body::Moving),
+    };
+    run_with(&nothing, callback);
 }
 
-/// Runs a callback with a message. An unanswered request that was not retained is answered with
-/// `NO_REPLY` when it is dropped here.
-pub(crate) fn deliver(head: &Message, body: Body<'_>, callback: impl FnOnce(*const Message)) {
-    let mut page = Page::take();
-    page.write(head, body.payload());
-    let address = page.address();
-    let current = Current { address, page: Cell::new(Some(page)), body: RefCell::new(body) };
-    run_callback(|| {
-        let erased = (&raw const current).cast::<Current<'static>>();
-        let _ = CURRENT.try_with(|place| place.set(erased));
-        callback(address);
-    });
-    if let Some(page) = current.page.take() {
-        page.put_back();
-    } else if let Ok(process) = Process::here() {
-        process.kept.release(address);
+#[inline]
+fn run_with(current: &Current<'_>, callback: impl FnOnce()) {
+    struct Leave<'a>(&'a Cell<*const Current<'static>>);
+    impl Drop for Leave<'_> {
+        fn drop(&mut self) {
+            self.0.set(ptr::null());
+        }
     }
+    CURRENT.with(|place| {
+        let _leave = Leave(place);
+        place.set(ptr::from_ref(current).cast());
+        callback();
+    });
+}
+
+/// Room for one message after another. Where there is none at hand, this thread's last is taken.
+#[derive(Debug, Default)]
+pub(crate) struct Desk(Option<Page>);
+
+impl Desk {
+    /// Runs a callback with a message. An unanswered request that was not retained is answered
+    /// with `NO_REPLY` when it is dropped here.
+    #[inline]
+    pub(crate) fn deliver(
+        &mut self,
+        head: &Head,
+        body: Body<'_>,
+        callback: impl FnOnce(*const Message),
+    ) {
+        let mut page = self.0.take().unwrap_or_else(spare_page);
+        page.write(head, body.payload());
+        let address = page.address();
+        let current = Current { address, page: Cell::new(Some(page)), body: RefCell::new(body) };
+        run_with(&current, || callback(address));
+        self.0 = current.page.take();
+        if self.0.is_none()
+            && let Ok(process) = Process::here()
+        {
+            process.kept.release(address);
+        }
+    }
+}
+
+impl Drop for Desk {
+    fn drop(&mut self) {
+        if let Some(page) = self.0.take() {
+            // A thread that is ending drops it.
+            let _ = SPARE.try_with(|spare| spare.set(Some(page)));
+        }
+    }
+}
+
+#[cold]
+fn spare_page() -> Page {
+    SPARE.try_with(Cell::take).ok().flatten().unwrap_or_else(Page::new)
 }
 
 /// Runs `body` with the current message of this thread, if `msg` is it.
 fn with_current<R>(msg: *const Message, body: impl FnOnce(&Current<'_>) -> R) -> Option<R> {
     let current = CURRENT.try_with(Cell::get).unwrap_or(ptr::null());
-    // SAFETY: not NULL only while `deliver`, further up this thread's stack, runs its callback;
+    // SAFETY: not NULL only while `run_with`, further up this thread's stack, runs its callback;
     // its `Current` lives until after that. The lifetime that was erased covers this call, and
     // `body` cannot keep what it is lent: it is generic over that lifetime.
     let current = unsafe { current.as_ref() }?;
@@ -380,30 +417,41 @@ impl Kept {
     }
 }
 
-/// Describes a request that was received, but for where its payload lies.
-pub(crate) fn describe(request: &Request<'_>) -> Message {
-    let peer = request.peer();
-    let id = request.message_id();
-    Message {
-        message_id: id,
-        source_service_id: peer.id.get(),
-        dest_service_id: request.dest().get(),
-        r#type: if request.is_one_way() { MessageType::EVENT } else { MessageType::REQUEST },
-        priority: request.priority().into(),
-        timestamp: request.received_ns(),
-        payload_size: request.payload().len() as u32,
-        security: SecurityContext { service_uid: peer.uid, ..blank().security },
-        routing: RoutingInfo {
-            route_id: (id >> 32) as u32,
+/// What differs from message to message, beside the payload.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Head {
+    pub(crate) message_id: u64,
+    pub(crate) source: u32,
+    pub(crate) dest: u32,
+    pub(crate) kind: MessageType,
+    pub(crate) priority: PriorityLevel,
+    pub(crate) timestamp: u64,
+    pub(crate) deadline_ns: u64,
+    pub(crate) uid: u32,
+}
+
+impl Head {
+    /// Describes a request that was received.
+    #[inline]
+    pub(crate) fn of(request: &Request<'_>) -> Head {
+        let peer = request.peer();
+        let kind =
+            if request.is_one_way() { MessageType::EVENT } else { MessageType::REQUEST };
+        Head {
+            message_id: request.message_id(),
+            source: peer.id.get(),
+            dest: request.dest().get(),
+            kind,
+            priority: request.priority().into(),
+            timestamp: request.received_ns(),
             deadline_ns: request.deadline_ns().unwrap_or(0),
-            ..blank().routing
-        },
-        ..blank()
+            uid: peer.uid,
+        }
     }
 }
 
 /// A message without anything in it.
-pub(crate) fn blank() -> Message {
+fn blank() -> Message {
     Message {
         message_id: 0,
         source_service_id: 0,
@@ -437,9 +485,19 @@ pub(crate) fn blank() -> Message {
 mod tests {
     use super::*;
 
-    fn response(payload: &[u8]) -> (Message, Body<'static>) {
-        let head = Message { payload_size: payload.len() as u32, ..blank() };
-        (head, Body::Owned(Owned::Response(payload.to_vec())))
+    fn deliver(payload: &[u8], callback: impl FnOnce(*const Message)) {
+        let head = Head {
+            message_id: 1,
+            source: 2,
+            dest: 3,
+            kind: MessageType::RESPONSE,
+            priority: ipc_core::Priority::Normal.into(),
+            timestamp: 4,
+            deadline_ns: 5,
+            uid: 6,
+        };
+        let body = Body::Owned(Owned::Response(payload.to_vec()));
+        Desk::default().deliver(&head, body, callback);
     }
 
     fn bytes_of(msg: *const Message) -> Vec<u8> {
@@ -454,10 +512,9 @@ mod tests {
     fn a_callback_sees_its_message_and_is_known_to_run() {
         for size in [0, 1, INLINE, INLINE + 1, 5000] {
             let payload: Vec<u8> = (0..size).map(|at| at as u8).collect();
-            let (head, body) = response(&payload);
             let mut seen = None;
             assert!(!in_callback());
-            deliver(&head, body, |msg| {
+            deliver(&payload, |msg| {
                 assert!(in_callback());
                 seen = Some(bytes_of(msg));
             });
@@ -469,8 +526,7 @@ mod tests {
     #[test]
     fn a_response_is_no_request_and_a_copy_no_message() {
         let _process = Process::here_or_new();
-        let (head, body) = response(b"pong");
-        deliver(&head, body, |msg| {
+        deliver(b"pong", |msg| {
             // SAFETY: lent to this callback.
             let copy = unsafe { *msg };
             assert_eq!(ipc_reply_error(msg, -1000), Status::INVALID.code());
@@ -484,9 +540,8 @@ mod tests {
     fn a_retained_message_stays_until_its_last_release() {
         let process = Process::here_or_new();
         let payload = vec![7; 300];
-        let (head, body) = response(&payload);
         let mut kept = ptr::null();
-        deliver(&head, body, |msg| {
+        deliver(&payload, |msg| {
             kept = ipc_message_retain(msg);
             assert_eq!(kept, msg);
             assert_eq!(ipc_message_retain(msg), msg);
@@ -502,8 +557,7 @@ mod tests {
     #[test]
     fn releasing_too_often_inside_the_callback_does_no_harm_there() {
         let _process = Process::here_or_new();
-        let (head, body) = response(b"still here");
-        deliver(&head, body, |msg| {
+        deliver(b"still here", |msg| {
             ipc_message_retain(msg);
             for _ in 0..5 {
                 ipc_message_release(msg);

@@ -17,7 +17,7 @@ use nix::time::{ClockId, clock_gettime};
 use crate::{
     boundary::{UserData, guard},
     error::IPC_OK,
-    message::{self, Body, Owned},
+    message::{Body, Desk, Head, Owned},
     runtime,
     types::{Message, MessageHandler, service_id_t},
     wake::Wake,
@@ -72,8 +72,9 @@ impl Handler {
         function.map(|function| Handler { function, user_data })
     }
 
-    fn run(self, head: &Message, body: Body<'_>) {
-        message::deliver(head, body, |msg| {
+    #[inline]
+    fn run(self, desk: &mut Desk, head: &Head, body: Body<'_>) {
+        desk.deliver(head, body, |msg| {
             // SAFETY: C gave this function for this purpose; `msg` is a message until it returns.
             unsafe { (self.function)(msg, self.user_data.0) }
         });
@@ -119,18 +120,16 @@ struct Held {
 
 #[derive(Debug)]
 struct HeldMessage {
-    head: Message,
+    head: Head,
     source_name: u32,
     request: Retained,
 }
 
-// SAFETY: the only pointer in it is the payload of `head`, which is NULL until it is delivered.
-unsafe impl Send for HeldMessage {}
-
-/// The handlers as a loop last saw them.
+/// What a loop has at hand: the handlers as it last saw them, and room for their messages.
 pub(crate) struct View {
     handlers: Arc<Handlers>,
     version: u64,
+    desk: Desk,
 }
 
 impl Inbox {
@@ -172,7 +171,7 @@ impl Inbox {
     pub(crate) fn view(&self) -> View {
         let version = self.version.load(Ordering::Acquire);
         let handlers = self.handlers.read().unwrap_or_else(PoisonError::into_inner);
-        View { handlers: Arc::clone(&handlers), version }
+        View { handlers: Arc::clone(&handlers), version, desk: Desk::default() }
     }
 
     /// Whether messages wait here.
@@ -187,31 +186,34 @@ impl Inbox {
         if view.version != self.version.load(Ordering::Acquire) {
             *view = self.view();
         }
-        let head = message::describe(&request);
+        let head = Head::of(&request);
         let source_name = request.source_name().get();
-        let handler = view.handlers.find(head.source_service_id, source_name);
+        let handler = view.handlers.find(head.source, source_name);
         match handler {
-            Some(handler) if !self.holds() => handler.run(&head, Body::Fresh(request)),
-            _ => return self.take_slowly(handler, head, source_name, request),
+            Some(handler) if !self.holds() => {
+                handler.run(&mut view.desk, &head, Body::Fresh(request));
+                true
+            }
+            _ => self.take_slowly(view, handler, head, source_name, request),
         }
-        true
     }
 
     #[cold]
     fn take_slowly(
         &self,
+        view: &mut View,
         handler: Option<Handler>,
-        head: Message,
+        head: Head,
         source_name: u32,
         request: Request<'_>,
     ) -> bool {
         let mut waiting = self.held();
-        let source = head.source_service_id;
+        let source = head.source;
         let is_next = !waiting.busy.contains(&source)
-            && !waiting.queue.iter().any(|message| message.head.source_service_id == source);
+            && !waiting.queue.iter().any(|message| message.head.source == source);
         if let Some(handler) = handler.filter(|_| is_next) {
             drop(waiting);
-            handler.run(&head, Body::Fresh(request));
+            handler.run(&mut view.desk, &head, Body::Fresh(request));
             return true;
         }
         let size = request.payload().len();
@@ -234,14 +236,16 @@ impl Inbox {
         if !self.holds() {
             return 0;
         }
+        let mut desk = Desk::default();
         let mut delivered = 0;
         while let Some((handler, message)) = self.next_deliverable() {
-            let source = message.head.source_service_id;
+            let source = message.head.source;
             if is_expired(&message.request) {
                 // Fails when the caller is gone.
                 let _ = message.request.reply_error(Status::TIMED_OUT);
             } else {
-                handler.run(&message.head, Body::Owned(Owned::Request(message.request)));
+                let body = Body::Owned(Owned::Request(message.request));
+                handler.run(&mut desk, &message.head, body);
                 delivered += 1;
             }
             self.held().busy.remove(&source);
@@ -256,13 +260,13 @@ impl Inbox {
         let mut held = self.held();
         let held = &mut *held;
         let (place, handler) = held.queue.iter().enumerate().find_map(|(place, message)| {
-            let source = message.head.source_service_id;
+            let source = message.head.source;
             let handler = handlers.find(source, message.source_name)?;
             (!held.busy.contains(&source)).then_some((place, handler))
         })?;
         let message = held.queue.remove(place)?;
         held.bytes -= message.request.payload().len();
-        held.busy.insert(message.head.source_service_id);
+        held.busy.insert(message.head.source);
         Some((handler, message))
     }
 

@@ -18,7 +18,7 @@ use crate::{
     boundary::{self, UserData, guard},
     call::with_client,
     error::{Failure, IPC_OK},
-    message::{self, Body, Owned, blank},
+    message::{self, Body, Desk, Head, Owned},
     runtime,
     service::limit,
     types::{Message, MessageCallback, MessageType, PriorityLevel, service_id_t},
@@ -113,15 +113,11 @@ struct Callback {
 }
 
 impl Callback {
-    fn run(self, outcome: Result<Vec<u8>, CallError>, head: &Message) {
+    fn run(self, outcome: Result<Vec<u8>, CallError>, head: &Head) {
         match outcome {
             Ok(payload) => {
-                let head = Message {
-                    timestamp: monotonic_ns(),
-                    payload_size: payload.len() as u32,
-                    ..*head
-                };
-                message::deliver(&head, Body::Owned(Owned::Response(payload)), |reply| {
+                let body = Body::Owned(Owned::Response(payload));
+                Desk::default().deliver(head, body, |reply| {
                     // SAFETY: C gave this function for this purpose; `reply` is a message until
                     // it returns.
                     unsafe { (self.function)(IPC_OK, reply, self.user_data.0) }
@@ -152,28 +148,31 @@ fn call(
 ) -> Result<u64, Failure> {
     let runtime = runtime::current()?;
     let timeout = if timeout_ms == 0 { None } else { limit(timeout_ms) };
-    let node = runtime.node.id().get();
+    let dest_id = runtime.node.id().get();
     // The callback may run, in another thread's loop, before the id is known here.
     let id = Arc::new(AtomicU64::new(0));
     let told = Arc::clone(&id);
-    let done = move |outcome| {
-        let message_id = loop {
-            match told.load(Ordering::Acquire) {
-                0 => std::thread::yield_now(),
-                id => break id,
-            }
-        };
-        let head = Message {
-            message_id,
-            source_service_id: dest,
-            dest_service_id: node,
-            r#type: MessageType::RESPONSE,
-            priority: priority.into(),
-            ..blank()
-        };
-        callback.run(outcome, &head);
-    };
     with_client(dest, |client| {
+        let uid = client.peer().uid;
+        let done = move |outcome| {
+            let message_id = loop {
+                match told.load(Ordering::Acquire) {
+                    0 => std::thread::yield_now(),
+                    id => break id,
+                }
+            };
+            let head = Head {
+                message_id,
+                source: dest,
+                dest: dest_id,
+                kind: MessageType::RESPONSE,
+                priority: priority.into(),
+                timestamp: monotonic_ns(),
+                deadline_ns: 0,
+                uid,
+            };
+            callback.run(outcome, &head);
+        };
         let options = CallOptions { priority, timeout };
         let message_id = client.call_async(&runtime.server, payload, options, done)?;
         id.store(message_id, Ordering::Release);

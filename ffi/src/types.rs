@@ -101,8 +101,8 @@ pub struct RoutingInfo {
 pub struct Message {
     /// The same at both ends; never reused. Of a response: that of its request.
     pub message_id: u64,
-    /// Who sent it: an instance's id, or the anonymous id of a process that serves nothing. Filled
-    /// in by the receiving library, not by the sender.
+    /// Who sent it: an instance's id, or the anonymous id of a process that serves nothing; of a
+    /// response, the id that was called. Filled in by the receiving library, not by the sender.
     pub source_service_id: service_id_t,
     /// Which instance it was sent to.
     pub dest_service_id: service_id_t,

@@ -65,6 +65,7 @@ static void on_end(int status, const ipc_message_t *reply, void *user_data) {
         CHECK_IS(reply->type, MSG_RESPONSE);
         CHECK_IS(reply->source_service_id, service);
         CHECK(reply->dest_service_id != 0);
+        CHECK(reply->security.service_uid == (uint32_t)getuid());
         CHECK(reply->payload != NULL);
         CHECK(reply->timestamp != 0 && reply->timestamp <= now_ns());
         CHECK(reply->payload_size > 0 && reply->payload[reply->payload_size - 1] == (uint8_t)*tag);
