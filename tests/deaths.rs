@@ -10,12 +10,14 @@ use tests::{Actor, LONG, World, proc, wait_for, wait_until};
 
 const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
 
+type Outcome = Result<Vec<u8>, CallError>;
+
 /// Calls of every kind, all waiting for the same service.
 struct Waiting {
     /// The threads that wait in a call each, by their ids.
-    threads: Vec<(u32, JoinHandle<Result<Vec<u8>, CallError>>)>,
+    threads: Vec<(u32, JoinHandle<Outcome>)>,
     pending: Vec<ipc::Pending>,
-    completions: Receiver<Result<Vec<u8>, CallError>>,
+    completions: Receiver<Outcome>,
     port: Server,
     callbacks: usize,
 }
@@ -55,7 +57,7 @@ impl Waiting {
     /// Waits for the end of all; each must have heard of the death, and rightly whether its
     /// request was taken.
     fn died(self, was_taken: bool) {
-        let check = |outcome: Result<Vec<u8>, CallError>| match outcome {
+        let check = |outcome: Outcome| match outcome {
             Err(CallError::PeerDied { taken }) => assert_eq!(taken, was_taken),
             other => panic!("{other:?}"),
         };

@@ -272,11 +272,8 @@ pub(crate) fn in_callback() -> bool {
 
 /// Runs a callback that gets no message.
 pub(crate) fn run_callback(callback: impl FnOnce()) {
-    let nothing = Current {
-        address: ptr::null(),
-        page: Cell::new(None),
-        body: RefCell::new(Body::Moving),
-    };
+    let nothing =
+        Current { address: ptr::null(), page: Cell::new(None), body: RefCell::new(Body::Moving) };
     run_with(&nothing, callback);
 }
 
@@ -435,8 +432,7 @@ impl Head {
     #[inline]
     pub(crate) fn of(request: &Request<'_>) -> Head {
         let peer = request.peer();
-        let kind =
-            if request.is_one_way() { MessageType::EVENT } else { MessageType::REQUEST };
+        let kind = if request.is_one_way() { MessageType::EVENT } else { MessageType::REQUEST };
         Head {
             message_id: request.message_id(),
             source: peer.id.get(),

@@ -181,7 +181,7 @@ impl Client {
     }
 
     /// Sends many one-way messages with one claim on the channel, and one look for a sleeping peer
-    /// at the end. Other threads' requests wait meanwhile.
+    /// at the end. Other threads' requests wait meanwhile; `send` must not use this client itself.
     ///
     /// ```no_run
     /// # fn of(client: &ipc::Client) -> Result<(), ipc::CallError> {
@@ -238,6 +238,10 @@ impl Client {
         let order = order(Kind::Request, payload, options.into());
         let message_id = link.request(order, Waiter::Callback(Box::new(done)))?;
         server.hub().attend(&link);
+        if link.channel.check_life() != Fate::Open {
+            // The loop may have let go of the channel before this call was in its table.
+            link.fail_callbacks();
+        }
         Ok(message_id)
     }
 

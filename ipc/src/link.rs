@@ -156,9 +156,11 @@ impl Link {
         check_payload(order.payload.len(), self.channel.max_payload)?;
         let is_callback = matches!(waiter, Waiter::Callback(_));
         let mut tx = self.channel.tx.claim();
-        let base = tx.next_id.next_multiple_of(self.table.stride());
+        // A power of two: a division would cost more than all the rest of this.
+        let stride = self.table.stride();
+        let base = (tx.next_id + (stride - 1)) & !(stride - 1);
         let id = self.table.reserve(base, waiter).map_err(|_| CallError::Full)?;
-        tx.next_id = base + self.table.stride();
+        tx.next_id = base + stride;
         self.issued.store(id, Ordering::Release);
         let slot = self.table.slot(id as u32);
         if is_callback {
@@ -176,13 +178,16 @@ impl Link {
                 Ok(id)
             }
             Err(error) => {
-                if is_callback {
-                    // Nothing was sent whole, so nothing will answer; the waiter is dropped here.
-                    drop(slot.fill(id as u32, Err(CallError::Canceled)));
-                    self.callbacks.fetch_sub(1, Ordering::Relaxed);
-                } else if !slot.give_up(id as u32) {
-                    slot.take(id as u32);
+                if !is_callback {
+                    self.abandon(id as u32);
+                    return Err(error);
                 }
+                // Nothing was sent whole, so nothing will answer, and the callback is dropped here;
+                // unless it was ended meanwhile, and runs with that.
+                if slot.fill(id as u32, Err(CallError::Canceled)).is_none() {
+                    return Ok(id);
+                }
+                self.callbacks.fetch_sub(1, Ordering::Relaxed);
                 Err(error)
             }
         }

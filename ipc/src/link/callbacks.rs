@@ -64,7 +64,8 @@ impl Link {
     }
 
     fn expire_callbacks(&self, now: u64) {
-        self.next_expiry.store(FOREVER, Ordering::Relaxed);
+        // A read-modify-write, so that it is not seen after a `fetch_min` that follows it.
+        self.next_expiry.swap(FOREVER, Ordering::SeqCst);
         for slot in self.table.slots().iter().filter(|slot| slot.awaits_callback()) {
             if slot.expiry() <= now {
                 self.finish(slot.message_id() as u32, Err(CallError::TimedOut));

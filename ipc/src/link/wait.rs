@@ -278,7 +278,9 @@ impl Link {
     ) -> Result<Option<Result<(), CallError>>, PeerCorrupt> {
         let consumer = rx.consumer(ring);
         let Some(frame) = consumer.peek()? else { return Ok(None) };
-        let is_whole = frame.head.kind == Kind::Response && !frame.head.is_first_of_many();
+        let is_whole = frame.head.kind == Kind::Response
+            && !frame.head.is_first_of_many()
+            && u64::from(frame.head.length) <= self.channel.max_payload;
         if frame.head.id != id || !is_whole || !self.table.slot(id).give_up(id) {
             return Ok(None);
         }

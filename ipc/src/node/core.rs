@@ -29,6 +29,7 @@ use crate::{
     client::ClientState,
     control::{Introduction, Reply, Request, encode_request, packet},
     error::{NodeError, Status},
+    fork::Birth,
     frame::Sender,
     interrupt::Interrupter,
     lane,
@@ -55,6 +56,7 @@ pub(crate) struct Core {
     pub(super) epoll: Epoll,
     kick: EventFd,
     pub(super) closed: AtomicBool,
+    birth: Birth,
     id: AtomicU32,
     sequence: AtomicU32,
     connection: Mutex<Option<Arc<OwnedFd>>>,
@@ -128,6 +130,7 @@ impl Core {
             epoll,
             kick,
             closed: AtomicBool::new(false),
+            birth: Birth::now(),
             id: AtomicU32::new(0),
             sequence: AtomicU32::new(1),
             connection: Mutex::new(None),
@@ -295,6 +298,7 @@ impl Core {
         timeout: Option<Duration>,
         registering: Option<&Registered>,
     ) -> Result<Answer, NodeError> {
+        self.check_fork()?;
         let until = until(timeout);
         match self.ask(request, fds, until, registering) {
             Err(NodeError::NoRuntime { .. }) => self.ask(request, fds, until, registering),
@@ -392,6 +396,7 @@ impl Core {
 
     /// Ends an instance, and its channels with it.
     pub(super) fn unregister(&self, hub: &Arc<Hub>, instance: ServiceId) -> Result<(), NodeError> {
+        self.check_fork()?;
         let current = {
             let mut registered = lock(&self.registered);
             let mine = |it: &Registered| {
@@ -410,6 +415,11 @@ impl Core {
             Reply::Done => Ok(()),
             reply => Err(refused(&reply)),
         }
+    }
+
+    /// Refuses in a forked child: the connection and the lanes are its parent's.
+    fn check_fork(&self) -> Result<(), NodeError> {
+        if self.birth.is_here() { Ok(()) } else { Err(NodeError::Forked) }
     }
 
     /// Ends every instance of a loop.

@@ -73,7 +73,10 @@ impl Peers {
             *of == pid || !peer.ends.is_empty()
         });
         let peer = peers.entry(pid).or_default();
-        if peer.pidfd.is_none()
+        // Processes of foreign pid namespaces are all 0: one's end says nothing of the others.
+        // Life words and hang-ups tell of these.
+        if pid != 0
+            && peer.pidfd.is_none()
             && let Some(pidfd) = pidfd
         {
             let once = EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT;

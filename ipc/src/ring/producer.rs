@@ -141,7 +141,9 @@ impl Producer {
         frame::pack(head, &mut words[(INLINE - inline) / 8..]);
         self.own.write_slab(self.slab.offset(piece.place), tail);
         self.slab.advance(piece);
-        if piece.end + SLAB_AHEAD + 64 - self.freed <= u64::from(self.slab_size) {
+        if message.kind == Kind::OneWay
+            && piece.end + SLAB_AHEAD + 64 - self.freed <= u64::from(self.slab_size)
+        {
             self.own.ask_for_slab(self.slab.offset(piece.end + SLAB_AHEAD));
         }
         let flags = if whole { FLAG_SLAB } else { FLAG_SLAB | FLAG_MORE };
@@ -201,8 +203,10 @@ impl Producer {
         self.ends[index] = self.slab.position();
         self.own.publish(index, head.words(frame::lap(self.head, self.cells_log2)), words);
         self.head += 1;
-        // Only what is free: the peer is about to read the rest.
-        if self.head - self.taken + CELLS_AHEAD as u64 <= self.ends.len() as u64 {
+        // Only in a stream, and only what is free: the peer is about to read the rest.
+        if message.kind == Kind::OneWay
+            && self.head - self.taken + CELLS_AHEAD as u64 <= self.ends.len() as u64
+        {
             self.own.ask_for_cell((index + CELLS_AHEAD) & (self.ends.len() - 1));
         }
     }

@@ -169,12 +169,10 @@ impl Hub {
         self.tell(|news| news.members.push(member));
     }
 
-    /// Has the leader watch over a call that a callback waits for.
+    /// Has the leader watch over a call that a callback waits for: a thread that called on the same
+    /// channel may have overwritten the sleep that was announced there.
     pub(crate) fn attend(&self, link: &Link) {
-        // Awake, it polls the channel anyway, or is about to arm it.
-        if self.asleep.load(Ordering::SeqCst) != asleep::AWAKE {
-            self.summon(link.token.load(Ordering::Relaxed));
-        }
+        self.summon(link.token.load(Ordering::Relaxed));
     }
 
     /// Has the leader look at a channel.
@@ -232,7 +230,7 @@ impl Hub {
         let turn = self.seen_turn.load(Ordering::Relaxed);
         let mut count = 0;
         loop {
-            self.check_interrupted(turn)?;
+            self.check_interrupted(turn).inspect_err(|_| self.pass_baton())?;
             let Some(lead) = self.lead.try_claim() else {
                 if !self.wait_for_lead(until, turn) {
                     return Ok(count);

@@ -64,11 +64,7 @@ pub(crate) fn wait_any(words: &[Word<'_>], timeout: Option<Duration>) -> Result<
 /// `futex_waitv` it sleeps on the first, and wakes every few ms to let the caller look at all.
 pub(crate) fn wait_words(words: [Option<Word<'_>>; 4], timeout: Option<Duration>) {
     let first = words[0].expect("at least one word");
-    let tick = Duration::from_millis(5);
-    let timeout = match MEMBARRIER_LOST.load(Ordering::Relaxed) {
-        0 => timeout,
-        _ => Some(timeout.map_or(tick, |timeout| timeout.min(tick))),
-    };
+    let timeout = bounded(timeout);
     if has_waitv() {
         let mut some = [first; 4];
         let mut count = 0;
@@ -79,14 +75,25 @@ pub(crate) fn wait_words(words: [Option<Word<'_>>; 4], timeout: Option<Duration>
         // An error is a wait that ended at once: the caller looks, and comes again.
         let _ = wait_any(&some[..count], timeout);
     } else {
-        wait(first, Some(timeout.map_or(tick, |timeout| timeout.min(tick))));
+        wait(first, Some(timeout.map_or(TICK, |timeout| timeout.min(TICK))));
+    }
+}
+
+/// How long a sleeper sleeps at most where nobody can be relied on to wake it.
+const TICK: Duration = Duration::from_millis(5);
+
+/// The timeout, or less once `membarrier` was taken away.
+fn bounded(timeout: Option<Duration>) -> Option<Duration> {
+    match MEMBARRIER_LOST.load(Ordering::Relaxed) {
+        0 => timeout,
+        _ => Some(timeout.map_or(TICK, |timeout| timeout.min(TICK))),
     }
 }
 
 /// Sleeps while a single word has a value.
 pub(crate) fn wait(word: Word<'_>, timeout: Option<Duration>) -> Wake {
     let private = if word.shared { 0 } else { libc::FUTEX_PRIVATE_FLAG };
-    let until = timeout.map(deadline);
+    let until = bounded(timeout).map(deadline);
     let until_ptr = until.as_ref().map_or(ptr::null(), ptr::from_ref);
     // SAFETY: FUTEX_WAIT_BITSET reads one live word and an absolute time.
     let result = unsafe {

@@ -150,7 +150,7 @@ impl Hub {
     }
 
     /// After the lead was given up: lets one of the waiting have it.
-    fn pass_baton(&self) {
+    pub(super) fn pass_baton(&self) {
         // The release of the lead ended with a light fence; who waits has passed a heavy one.
         if self.waiting.load(Ordering::Relaxed) > 0 {
             self.baton.fetch_add(1, Ordering::SeqCst);

@@ -97,11 +97,13 @@ impl Hub {
             }
             channel.barrier();
         }
-        if !member.is_ready() && channel.check_life() == Fate::Open {
+        if !member.is_ready() && !has_room(&member) && channel.check_life() == Fate::Open {
             let word = futex::Word { at: &self.kicks, value: kicks, shared: false };
             channel.sleep(event, [Some(word), Some(self.interrupter.word(turn))], left(until));
         }
-        disarm(channel);
+        if let Some(_rx) = channel.rx.try_claim() {
+            disarm(channel);
+        }
     }
 
     fn sleep_in_epoll(&self, lead: &mut Lead, until: u64) {
@@ -133,7 +135,10 @@ impl Hub {
                 if !channel.quiet_bell() && channel.check_life() == Fate::Open {
                     channel.end(Fate::Closed);
                 }
-                disarm(channel);
+                // A thread that leads this channel has announced a sleep of its own meanwhile.
+                if let Some(_rx) = channel.rx.try_claim() {
+                    disarm(channel);
+                }
                 lead.heat(token);
             }
         }
