@@ -156,7 +156,7 @@ impl Ruler<'_> {
         payload: Option<usize>,
         measure: impl FnOnce() -> io::Result<Latency>,
     ) -> io::Result<()> {
-        self.progress(name, payload);
+        progress(&described(name, payload));
         let it = measure()?;
         self.add(name, payload, Some(it), None)
     }
@@ -171,13 +171,9 @@ impl Ruler<'_> {
         payload: Option<usize>,
         measure: impl FnOnce() -> io::Result<Throughput>,
     ) -> io::Result<()> {
-        self.progress(name, payload);
+        progress(&described(name, payload));
         let it = measure()?;
         self.add(name, payload, None, Some(it.per_second()))
-    }
-
-    fn progress(&self, name: &str, payload: Option<usize>) {
-        progress(&payload.map_or(name.to_owned(), |bytes| format!("{name}, {}", size(bytes))));
     }
 
     fn add(
@@ -321,6 +317,10 @@ fn table(rows: &[Row]) -> String {
         text.push('\n');
     }
     text
+}
+
+fn described(name: &str, payload: Option<usize>) -> String {
+    payload.map_or(name.to_owned(), |bytes| format!("{name}, {}", size(bytes)))
 }
 
 fn size(bytes: usize) -> String {

@@ -8,7 +8,6 @@
 use std::{os::fd::BorrowedFd, ptr::NonNull, sync::Arc};
 
 use crate::{
-    error::NodeError,
     frame::lap,
     layout::{Cell, Geometry, Header, Ring},
     sync::Ordering,
@@ -309,28 +308,65 @@ fn identity(geometry: Geometry) -> Identity {
     }
 }
 
-/// Checks that a descriptor is a lane of this geometry that can never fault or change under a
-/// reader: a memfd with its seals, its size, and all its pages there.
-///
-/// # Errors
-/// [`NodeError::Lane`] with the rule that is broken.
-pub fn verify(fd: BorrowedFd<'_>, geometry: Geometry) -> Result<(), NodeError> {
-    use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-    let seals = fcntl(fd, FcntlArg::F_GET_SEALS)
-        .map_err(|_| NodeError::Lane("the descriptor is no sealed memfd"))?;
-    let due = SealFlag::F_SEAL_SHRINK
-        | SealFlag::F_SEAL_GROW
-        | SealFlag::F_SEAL_SEAL
-        | SealFlag::from_bits_retain(libc::F_SEAL_FUTURE_WRITE);
-    if !SealFlag::from_bits_retain(seals).contains(due) {
-        return Err(NodeError::Lane("its seals are not SHRINK, GROW, FUTURE_WRITE and SEAL"));
+/// What can be known of a lane from its descriptor alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaneFacts {
+    /// A memfd that nobody can resize and nobody else can write.
+    pub sealed: bool,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// How many bytes of it have memory: a hole would be allocated by whoever reads it.
+    pub allocated: u64,
+}
+
+impl LaneFacts {
+    /// Looks at a descriptor, whatever it is. What is no memfd has no such seals.
+    pub fn inspect(fd: BorrowedFd<'_>) -> LaneFacts {
+        use nix::{
+            fcntl::{FcntlArg, SealFlag, fcntl},
+            sys::stat::fstat,
+        };
+        const NOTHING: LaneFacts = LaneFacts { sealed: false, bytes: 0, allocated: 0 };
+        let due = SealFlag::F_SEAL_SHRINK
+            | SealFlag::F_SEAL_GROW
+            | SealFlag::F_SEAL_FUTURE_WRITE
+            | SealFlag::F_SEAL_SEAL;
+        let Ok(seals) = fcntl(fd, FcntlArg::F_GET_SEALS) else { return NOTHING };
+        let Ok(stat) = fstat(fd) else { return NOTHING };
+        LaneFacts {
+            sealed: SealFlag::from_bits_retain(seals).contains(due),
+            bytes: u64::try_from(stat.st_size).unwrap_or(0),
+            // st_blocks counts 512 bytes each, whatever the file system's own blocks are.
+            allocated: u64::try_from(stat.st_blocks).unwrap_or(0) * 512,
+        }
     }
-    let stat = nix::sys::stat::fstat(fd).map_err(NodeError::system("fstat of a lane"))?;
-    if stat.st_size != geometry.lane_bytes() as i64 {
-        return Err(NodeError::Lane("its size is not that of the geometry agreed on"));
+
+    /// Tells whether this is a whole lane of that geometry, which can neither fault under a reader
+    /// nor make it pay for memory.
+    pub fn fit(self, geometry: Geometry) -> bool {
+        self.sealed && self.bytes == geometry.lane_bytes() as u64 && self.allocated >= self.bytes
     }
-    if stat.st_blocks * 512 < stat.st_size {
-        return Err(NodeError::Lane("it has holes"));
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_sealed_full_lane_of_that_size_fits() {
+        let geometry = Geometry::default();
+        let bytes = geometry.lane_bytes() as u64;
+        let good = LaneFacts { sealed: true, bytes, allocated: bytes };
+        assert!(good.fit(geometry));
+        assert!(!LaneFacts { sealed: false, ..good }.fit(geometry));
+        assert!(!LaneFacts { bytes: bytes - 1, ..good }.fit(geometry));
+        assert!(!LaneFacts { bytes: bytes + 1, allocated: bytes + 1, ..good }.fit(geometry));
+        assert!(!LaneFacts { allocated: bytes - 4096, ..good }.fit(geometry));
     }
-    Ok(())
+
+    #[test]
+    fn the_largest_lane_is_bounded() {
+        let largest = Geometry::new(*Geometry::CELLS.end(), *Geometry::SLAB.end());
+        assert!(largest.expect("in range").lane_bytes() <= 64 << 20);
+    }
 }

@@ -40,7 +40,7 @@ mod table;
 mod wait;
 
 pub use error::{CallError, NodeError, PeerCorrupt, Status};
-pub use lane::verify as verify_lane;
+pub use lane::LaneFacts;
 pub use layout::Geometry;
 #[cfg(not(loom))]
 pub use {

@@ -49,8 +49,8 @@ Examples:
   ipctl call echo.sink --one-way tick
   ipctl call echo hello --json | jq .micros
 
-With --json the answer is {\"bytes\":N,\"text\":\"…\",\"hex\":\"…\",\"micros\":F}, without text where it
-is not printable; with --one-way {\"bytes\":N,\"message_id\":\"…\"}, of what was sent.";
+With --json the answer is an object of \"bytes\", \"text\", \"hex\" and \"micros\", without text
+where it is not printable; with --one-way {\"bytes\":N,\"message_id\":\"…\"}, of what was sent.";
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Urgency {

@@ -17,7 +17,10 @@ pub(crate) enum Failure {
     NeverServed { name: String, waited: Duration },
     #[error("{0:?} did not accept a channel in time: its process is stopped or stuck")]
     NeverOpened(String),
-    #[error("{name:?} did not answer a ping within {}: its loop is busy or stuck", units::show(*timeout))]
+    #[error(
+        "{name:?} did not answer a ping within {}: its loop is busy or stuck",
+        units::show(*timeout)
+    )]
     Silent { name: String, timeout: Duration },
     #[error("{name:?} took no messages for {}: its loop is busy or stuck", units::show(*timeout))]
     Stalled { name: String, timeout: Duration },

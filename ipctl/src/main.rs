@@ -53,7 +53,8 @@ With --json everything is on stdout, one object or array to a line; a failure is
 Durations are a number and a unit: 500us, 20ms, 1.5s, 2m, 1h.";
 
 const DIRECTORY: &str = "\
-Directory of the runtime's socket [default: $IPC_RUNTIME_DIR, else $XDG_RUNTIME_DIR/ipc, else /run/ipc]";
+Directory of the runtime's socket \
+[default: $IPC_RUNTIME_DIR, else $XDG_RUNTIME_DIR/ipc, else /run/ipc]";
 
 #[derive(Args)]
 struct Global {

@@ -11,7 +11,13 @@ use crate::{failure::Failure, output::Progress, units};
 #[derive(Args, Debug)]
 pub(crate) struct Patience {
     /// How long to wait for each answer
-    #[arg(long, value_name = "DURATION", default_value = "5s", requires = "name", value_parser = units::duration)]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "5s",
+        requires = "name",
+        value_parser = units::duration
+    )]
     pub(crate) timeout: Duration,
     /// If nobody serves the name, wait up to so long until somebody does
     #[arg(long, value_name = "DURATION", requires = "name", value_parser = units::duration)]

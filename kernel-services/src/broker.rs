@@ -15,14 +15,11 @@ mod introductions;
 use std::collections::{BTreeMap, HashMap};
 
 use ipc::{
-    ServiceId, Status,
+    LaneFacts, ServiceId, Status,
     control::{Malformed, Reply, Request},
 };
 
-use crate::{
-    lane::LaneFacts,
-    registry::{Claims, NODES, Registry},
-};
+use crate::registry::{Claims, NODES, Registry};
 use introductions::Introductions;
 
 /// Names a control connection; given by the reactor and never reused.

@@ -8,7 +8,10 @@ use nix::errno::Errno;
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
     /// The runtime directory is missing and cannot be created.
-    #[error("cannot create the runtime directory {}: {source}; create it yourself (mode 0700), or choose another with IPC_RUNTIME_DIR", path.display())]
+    #[error(
+        "cannot create the runtime directory {}: {source}; create it yourself (mode 0700), or \
+         choose another with IPC_RUNTIME_DIR", path.display()
+    )]
     Create {
         /// The directory.
         path: PathBuf,
@@ -16,7 +19,10 @@ pub enum KernelError {
         source: io::Error,
     },
     /// The runtime directory cannot be opened.
-    #[error("cannot open the runtime directory {}: {source}; give a directory of your own with IPC_RUNTIME_DIR", path.display())]
+    #[error(
+        "cannot open the runtime directory {}: {source}; give a directory of your own with \
+         IPC_RUNTIME_DIR", path.display()
+    )]
     Open {
         /// The directory.
         path: PathBuf,
@@ -24,7 +30,10 @@ pub enum KernelError {
         source: io::Error,
     },
     /// The runtime directory belongs to another user, who could replace what is in it.
-    #[error("the runtime directory {} belongs to user {owner}, not to you (user {us}): run as that user, or choose a directory of your own with IPC_RUNTIME_DIR", path.display())]
+    #[error(
+        "the runtime directory {} belongs to user {owner}, not to you (user {us}): run as that \
+         user, or choose a directory of your own with IPC_RUNTIME_DIR", path.display()
+    )]
     Owner {
         /// The directory.
         path: PathBuf,
@@ -34,7 +43,10 @@ pub enum KernelError {
         us: u32,
     },
     /// Other users may write in the runtime directory.
-    #[error("other users may write in the runtime directory {} (mode {mode:04o}): run `chmod go-w` on it, or choose another with IPC_RUNTIME_DIR", path.display())]
+    #[error(
+        "other users may write in the runtime directory {} (mode {mode:04o}): run `chmod go-w` on \
+         it, or choose another with IPC_RUNTIME_DIR", path.display()
+    )]
     Shared {
         /// The directory.
         path: PathBuf,
@@ -42,7 +54,10 @@ pub enum KernelError {
         mode: u32,
     },
     /// Nothing can be written in the runtime directory.
-    #[error("cannot write {}: {source}; make the runtime directory writable for you (mode 0700), or choose another with IPC_RUNTIME_DIR", path.display())]
+    #[error(
+        "cannot write {}: {source}; make the runtime directory writable for you (mode 0700), or \
+         choose another with IPC_RUNTIME_DIR", path.display()
+    )]
     ReadOnly {
         /// The file that was to be written.
         path: PathBuf,
@@ -50,7 +65,10 @@ pub enum KernelError {
         source: io::Error,
     },
     /// The path of the socket is longer than a Unix socket's address can hold.
-    #[error("the socket path {} has {length} bytes, a Unix socket takes at most {limit}: choose a shorter runtime directory with IPC_RUNTIME_DIR", path.display())]
+    #[error(
+        "the socket path {} has {length} bytes, a Unix socket takes at most {limit}: choose a \
+         shorter runtime directory with IPC_RUNTIME_DIR", path.display()
+    )]
     PathTooLong {
         /// The socket's path.
         path: PathBuf,
@@ -60,7 +78,10 @@ pub enum KernelError {
         limit: usize,
     },
     /// A runtime serves this directory already. It goes on undisturbed.
-    #[error("a runtime already serves {} (pid {pid}): use that one, stop it with `kill {pid}`, or choose another directory with IPC_RUNTIME_DIR", path.display())]
+    #[error(
+        "a runtime already serves {} (pid {pid}): use that one, stop it with `kill {pid}`, or \
+         choose another directory with IPC_RUNTIME_DIR", path.display()
+    )]
     Running {
         /// The directory.
         path: PathBuf,
@@ -68,7 +89,10 @@ pub enum KernelError {
         pid: u32,
     },
     /// The file that says which ids were given is damaged.
-    #[error("{} is damaged (it should hold one number): stop every service of the former runtime, then remove it", path.display())]
+    #[error(
+        "{} is damaged (it should hold one number): stop every service of the former runtime, \
+         then remove it", path.display()
+    )]
     Ids {
         /// The file.
         path: PathBuf,

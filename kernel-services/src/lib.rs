@@ -18,7 +18,6 @@ mod directory;
 mod error;
 mod ids;
 mod kernel;
-mod lane;
 mod pidfd;
 mod reactor;
 mod registry;

@@ -29,7 +29,7 @@ use nix::{
 
 use crate::{
     broker::{Broker, Carried, Effect, Event, Token},
-    lane, pidfd,
+    pidfd,
 };
 
 /// Packets kept for a node that does not read its socket; beyond, it is cut.
@@ -222,7 +222,7 @@ impl Reactor {
     fn packet(&mut self, token: Token, bytes: &[u8], mut fds: Vec<OwnedFd>) {
         let carried = match fds.as_slice() {
             [] => Carried::Nothing,
-            [fd] => Carried::One(lane::inspect(fd.as_fd())),
+            [fd] => Carried::One(ipc::LaneFacts::inspect(fd.as_fd())),
             _ => Carried::Many,
         };
         let (sequence, request) = match decode_request(bytes) {

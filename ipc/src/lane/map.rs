@@ -21,7 +21,7 @@ use nix::{
     unistd::ftruncate,
 };
 
-use super::{Lane, Memory, verify};
+use super::{Lane, LaneFacts, Memory};
 use crate::{
     error::NodeError,
     layout::{self, Geometry},
@@ -127,7 +127,9 @@ fn guard(base: NonNull<c_void>, length: usize) -> Result<(), NodeError> {
 /// # Errors
 /// [`NodeError::Lane`] when it is no proper lane of that geometry.
 pub(crate) fn map_peer(fd: BorrowedFd<'_>, geometry: Geometry) -> Result<Arc<Lane>, NodeError> {
-    verify(fd, geometry)?;
+    if !LaneFacts::inspect(fd).fit(geometry) {
+        return Err(NodeError::Lane("it is no sealed, allocated memfd of the size agreed on"));
+    }
     let bytes = geometry.lane_bytes();
     let fd = fd.as_fd();
     let mut options = memmap2::MmapOptions::new();

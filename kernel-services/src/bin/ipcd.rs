@@ -1,7 +1,6 @@
 //! The runtime as a program: arguments, signals, one line when ready.
 
 use std::{
-    env,
     io::Write,
     os::fd::AsFd,
     path::{Path, PathBuf},
@@ -50,7 +49,7 @@ Exit codes:
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match run(&arguments.runtime_dir.unwrap_or_else(default_runtime_dir)) {
+    match run(&arguments.runtime_dir.unwrap_or_else(ipc::runtime_dir)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(&error.to_string());
@@ -117,17 +116,6 @@ fn raise_descriptor_limit() {
         && soft < hard
     {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-    }
-}
-
-/// Finds the runtime directory where none is given.
-// To be replaced by `ipc::runtime_dir()`, the one home of this rule.
-fn default_runtime_dir() -> PathBuf {
-    let named = |variable| env::var_os(variable).filter(|value| !value.is_empty());
-    match (named("IPC_RUNTIME_DIR"), named("XDG_RUNTIME_DIR")) {
-        (Some(directory), _) => directory.into(),
-        (None, Some(parent)) => PathBuf::from(parent).join("ipc"),
-        (None, None) => PathBuf::from("/run/ipc"),
     }
 }
 

@@ -6,7 +6,8 @@ use clap::{Parser, ValueEnum};
 use ipc::Spin;
 
 const DIRECTORY: &str = "\
-Directory of the runtime's socket [default: $IPC_RUNTIME_DIR, else $XDG_RUNTIME_DIR/ipc, else /run/ipc]";
+Directory of the runtime's socket \
+[default: $IPC_RUNTIME_DIR, else $XDG_RUNTIME_DIR/ipc, else /run/ipc]";
 
 /// Serves NAME, answering each request with its own payload, and NAME.sink, counting one-way
 /// messages.
