@@ -5,7 +5,7 @@
 
 /* The service: echoes; holds back what begins with 'h' until "go"; answers 'e' with an error; counts
  * one-way messages and tells the count when asked. */
-static const ipc_message_t *withheld[64];
+static const ipc_message_t *withheld[512];
 static int withheld_count, one_way_count;
 
 static void on_message(const ipc_message_t *msg, void *user_data) {
@@ -46,7 +46,7 @@ static void serve_async(void) { serve("async", on_message); }
 
 /* What callbacks saw. */
 static int ended, last_status;
-static char order[64];
+static char order[512];
 static uint64_t last_id;
 static service_id_t service;
 
@@ -154,6 +154,27 @@ static void deadlines_and_cancelling(void) {
     CHECK_IS(ended, 3);
 }
 
+/* As many calls may be outstanding as the table holds: the next one is refused, and none is lost. */
+static void too_many_calls(void) {
+    int sent = 0, status;
+    uint64_t id = 0, last = 0;
+    ended = 0;
+    for (;;) {
+        status = ipc_send_async_ex(service, "h", 1, PRIORITY_NORMAL, SOON_MS, on_end, (void *)"h", &id);
+        if (status != IPC_OK) break;
+        last = id;
+        CHECK(++sent < 500);
+    }
+    CHECK_IS(status, IPC_EFULL);
+    CHECK(id == last && sent >= 64);
+    OK(ipc_cancel(last));
+    POLL_UNTIL(ended == 1);
+    CHECK_IS(last_status, IPC_ECANCELED);
+    ask(service, "go", "");
+    POLL_UNTIL(ended == sent);
+    OK(last_status);
+}
+
 static void retained_replies(void) {
     unsigned char big[5000];
     memset(big, 'b', sizeof big);
@@ -230,6 +251,7 @@ int main(void) {
     service = find("async");
     calls_and_fields();
     deadlines_and_cancelling();
+    too_many_calls();
     retained_replies();
     one_way();
     dismiss(server);

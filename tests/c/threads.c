@@ -94,6 +94,19 @@ static void *send_calls(void *argument) {
     return NULL;
 }
 
+/* --- the runtime comes and goes under the feet of the others --- */
+
+static void *init_call_shutdown(void *unused) {
+    int i;
+    (void)unused;
+    for (i = 0; i < 5; i++) {
+        OK(ipc_init(NULL));
+        ask(service, "here", "here");
+        OK(ipc_shutdown());
+    }
+    return NULL;
+}
+
 int main(void) {
     pid_t server = spawn(serve_by_threads);
     pthread_t threads[THREADS];
@@ -119,6 +132,9 @@ int main(void) {
         CHECK_IS(ipc_poll(0), 0);
         OK(ipc_shutdown());
     }
+    for (i = 0; i < THREADS; i++) CHECK_IS(pthread_create(&threads[i], NULL, init_call_shutdown, NULL), 0);
+    for (i = 0; i < THREADS; i++) CHECK_IS(pthread_join(threads[i], NULL), 0);
+    CHECK_IS(ipc_shutdown(), IPC_ENOTINIT);
     dismiss(server);
     return 0;
 }

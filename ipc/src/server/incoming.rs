@@ -126,6 +126,9 @@ impl Incoming {
                 continue;
             }
             if served > 0 {
+                if rx.queue.is_empty() && !rx.is_ready() {
+                    break;
+                }
                 now = clock::now_ns();
             }
             match self.next(&mut rx, ring, now) {
