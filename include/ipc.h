@@ -407,8 +407,8 @@ typedef struct ipc_message_t {
      */
     uint64_t message_id;
     /**
-     * Who sent it: an instance's id, or the anonymous id of a process that serves nothing. Filled
-     * in by the receiving library, not by the sender.
+     * Who sent it: an instance's id, or the anonymous id of a process that serves nothing; of a
+     * response, the id that was called. Filled in by the receiving library, not by the sender.
      */
     service_id_t source_service_id;
     /**

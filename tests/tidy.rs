@@ -48,6 +48,7 @@ const UNSAFE_FILES: &[&str] = &[
     "ffi/src/service.rs",
     "ffi/src/settings.rs",
     "ffi/src/stop.rs",
+    "ffi/src/types.rs",
     "ipc/src/claim.rs",
     "ipc/src/clock.rs",
     "ipc/src/control/packet.rs",

@@ -213,7 +213,8 @@ mod tests {
 
     #[test]
     fn a_name_is_read_no_further_than_needed() {
-        let long = vec![b'a'; MAX_NAME + 1]; // without a NUL: one read past it would be one too many
+        // Without a NUL: one read past it would be one too many.
+        let long = vec![b'a'; MAX_NAME + 1];
         // SAFETY: the bytes that strnlen looks at are there.
         let read = unsafe { name(long.as_ptr().cast()) };
         assert!(read.is_ok_and(|name| name.len() == MAX_NAME + 1));

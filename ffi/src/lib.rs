@@ -13,8 +13,8 @@
 //! ([`call`]), it keeps response buffers that were freed ([`response`]), and whether the process
 //! was forked is one load ([`fork`]).
 #![deny(missing_docs)]
-// The texts go into ipc.h, for readers of C. They are the contract of the unsafe functions, too; what
-// all of these share is in `boundary`.
+// The texts go into ipc.h, for readers of C. They are the contract of the unsafe functions, too;
+// what all of these share is in `boundary`.
 #![allow(clippy::missing_safety_doc, clippy::doc_markdown)]
 
 mod boundary;

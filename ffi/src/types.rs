@@ -1,5 +1,7 @@
 //! The types of `ipc.h`, byte for byte.
 
+#![allow(unsafe_code)] // names the types of C functions
+
 use std::ffi::{c_char, c_int, c_void};
 
 use ipc_core::Priority;
