@@ -97,7 +97,7 @@ impl Roll {
     /// # Errors
     /// [`NodeError::System`] when the kernel refuses the list.
     pub(crate) fn keep(&self) -> Result<(), NodeError> {
-        // Leaked: the kernel reads it when this thread ends, whenever that is.
+        // The kernel reads it when this thread ends, whenever that is: only `retire` frees it.
         let head = Box::leak(Box::new(ListHead {
             first: ptr::null_mut(),
             futex_offset: NODE_TO_LIFE as isize,
@@ -115,6 +115,25 @@ impl Roll {
         let thread = nix::unistd::gettid().as_raw() as u32;
         self.lock().push(Keeper { thread, head, count: 0 });
         Ok(())
+    }
+
+    /// Ends the calling keeper's duty, at the end of its thread. While lanes are still entered with
+    /// it the list stays, and the end of the thread marks them dead.
+    pub(crate) fn retire(&self) {
+        let thread = nix::unistd::gettid().as_raw() as u32;
+        let mut keepers = self.lock();
+        let idle = |keeper: &Keeper| keeper.thread == thread && keeper.count == 0;
+        let Some(index) = keepers.iter().position(idle) else { return };
+        // SAFETY: no list, of the size that the kernel knows: it reads none when the thread ends.
+        let result = unsafe {
+            libc::syscall(libc::SYS_set_robust_list, ptr::null::<ListHead>(), size_of::<ListHead>())
+        };
+        if result == 0 {
+            let head = keepers.swap_remove(index).head;
+            // SAFETY: made by `keep` from a box; neither the kernel, told just now, nor anybody
+            // here, since the keeper is off the roll, has it any more.
+            drop(unsafe { Box::from_raw(head.as_ptr()) });
+        }
     }
 
     /// Enters a fresh own lane: from now on its life word tells of this process's death.

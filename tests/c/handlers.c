@@ -67,13 +67,13 @@ static void held_messages(pid_t client) {
     /* The same, seen from an event loop: a new handler makes the descriptor readable. */
     OK(ipc_receive_async(0, NULL));
     CHECK_IS(write(turn[1], "t", 1), 1);
-    while (ipc_poll(0) == 0 && !is_readable(100)) {}
     for (rounds = 0; rounds < 20; rounds++) CHECK_IS(ipc_poll(10), 0);
     next_number = 0;
     calls[0] = 0;
     OK(ipc_receive_async_ex(0, count_in_order, &calls[0]));
-    CHECK(is_readable(SOON_MS));
-    CHECK(ipc_poll(0) > 0);
+    do {
+        CHECK(is_readable(SOON_MS));
+    } while (ipc_poll(0) == 0);
     POLL_UNTIL(calls[0] == 11);
     CHECK_IS(write(turn[1], "t", 1), 1);
     join(client);

@@ -42,6 +42,7 @@ pub(super) fn start(core: Arc<Core>) -> Result<JoinHandle<()>, NodeError> {
             drop(tell);
             if keeps {
                 Warden { core: &core, buffer: vec![0; MAX_PACKET], retry_ms: 0 }.run();
+                core.roll.retire();
             }
         })
         .map_err(|source| NodeError::System { what: "start the warden", source })?;
