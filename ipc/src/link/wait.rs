@@ -119,7 +119,8 @@ impl Link {
     /// Reads the ring until call `id` is answered, or cannot be.
     #[inline]
     fn lead(&self, rx: &mut Receive, id: u32, until: u64, turn: u32, sink: &mut Sink<'_>) -> Ended {
-        for _ in 0..EAGER_POLLS {
+        let polls = if rx.spin.may_poll() { EAGER_POLLS } else { 1 };
+        for _ in 0..polls {
             if rx.ordinary.is_ready() {
                 match self.take_mine(rx, Ring::Ordinary, id, sink) {
                     Ok(Some(result)) => {

@@ -263,8 +263,9 @@ impl Hub {
     ) -> Result<usize, CallError> {
         let mut count = 0;
         let mut now = clock::now_ns();
-        let is_patient = now < until;
+        let mut may_poll = now < until;
         if let Some(lead) = held.lead.as_deref_mut() {
+            may_poll &= lead.spin.may_poll();
             self.collect(lead, EpollTimeout::ZERO);
         }
         let mut spell: Option<Spell> = None;
@@ -288,7 +289,7 @@ impl Hub {
                 }
             } else {
                 polls += 1;
-                if !polls.is_multiple_of(POLLS_PER_LOOK) && !lead.hot.is_empty() && is_patient {
+                if !polls.is_multiple_of(POLLS_PER_LOOK) && !lead.hot.is_empty() && may_poll {
                     if polls > EAGER_POLLS {
                         pause();
                     }

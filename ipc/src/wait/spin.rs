@@ -38,6 +38,12 @@ impl SpinBudget {
         SpinBudget { policy, vain: 0, skip: 0 }
     }
 
+    /// Whether a wait may poll at all before it sleeps.
+    #[inline]
+    pub(crate) fn may_poll(&self) -> bool {
+        self.policy != Spin::Never
+    }
+
     /// How long the coming wait may spin, in ns.
     fn next_ns(&mut self) -> u64 {
         let limit = match self.policy {
