@@ -15,7 +15,7 @@ use crate::{
     clock,
     error::{CallError, PeerCorrupt, Status},
     frame::{Frame, Kind},
-    layout::Ring,
+    layout::{INLINE, Ring},
     ring::{Message, PushError},
     sync::{AtomicBool, AtomicU32, Ordering, pause},
 };
@@ -100,9 +100,6 @@ impl Incoming {
         let mut rx = self.channel.rx.try_claim()?;
         let mut served = 0;
         let mut streams = false;
-        if let Fate::Poisoned(_) = self.channel.fate() {
-            return Some(0);
-        }
         for _ in 0..BATCH {
             let ring = if rx.urgent.is_ready() { Ring::Urgent } else { Ring::Ordinary };
             // What is first in its ring, of the highest level that can be there, while nothing
@@ -111,7 +108,7 @@ impl Incoming {
                 && let Ok(Some(frame)) = rx.consumer(ring).peek()
                 && matches!(frame.head.priority, 0 | 2)
                 && frame.is_whole_request()
-                && u64::from(frame.head.length) <= self.channel.max_payload
+                && self.is_allowed(&frame)
             {
                 if served > 0 && frame.head.deadline != 0 {
                     // The handlers before it took time of their own.
@@ -164,6 +161,14 @@ impl Incoming {
     #[inline]
     pub(crate) fn is_ready(&self) -> bool {
         self.channel.is_ready() || self.queued.load(Ordering::Acquire)
+    }
+
+    /// Whether a frame's payload is within the limit. What fits a cell always is: no load for the
+    /// smallest messages.
+    #[inline(always)]
+    fn is_allowed(&self, frame: &Frame) -> bool {
+        let length = frame.head.length as usize;
+        length <= INLINE || length as u64 <= self.channel.max_payload
     }
 
     /// Finds what to handle next: fresh from a ring when nothing better waits, else queued.
