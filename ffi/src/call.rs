@@ -3,7 +3,7 @@
 #![allow(unsafe_code)] // exports
 
 use std::{
-    cell::RefCell,
+    cell::{RefCell, RefMut},
     ffi::{c_int, c_void},
 };
 
@@ -125,35 +125,53 @@ thread_local! {
 }
 
 /// Lends the client of `dest`. What this thread used before is found without a lock.
-#[inline]
+// All of it is inlined, always, down to the ring: a closure or a message that is passed through
+// memory is stored by the word and loaded by the pair, and such a load waits until the stores, and
+// with them those into the peer's lines before them, are done.
+#[inline(always)]
 pub(crate) fn with_client<R>(
     dest: u32,
     body: impl FnOnce(&Client) -> Result<R, CallError>,
 ) -> Result<R, Failure> {
-    let mut body = Some(body);
-    let here = CLIENTS.try_with(|clients| {
-        // Taken only when a signal handler calls, against the rules, what its thread was in.
-        let mut clients = clients.try_borrow_mut().ok()?;
-        let place = &mut clients[dest as usize % REMEMBERED];
-        let known = match place {
-            Some(known) if known.dest == dest && known.generation == runtime::generation() => known,
-            _ => match remember(dest) {
-                Ok(known) => place.insert(known),
-                Err(failure) => return Some(Err(failure)),
-            },
-        };
-        let called = body.take()?(&known.client);
-        if called.as_ref().is_err_and(is_over) {
-            *place = None;
-            forget(dest);
+    let mut place = place_of(dest);
+    if let Some(place) = &mut place
+        && !place.as_ref().is_some_and(|known| known.is_for(dest))
+    {
+        **place = Some(remember(dest)?);
+    }
+    let fresh;
+    let client = match place.as_deref().and_then(Option::as_ref) {
+        Some(known) => &known.client,
+        None => {
+            fresh = runtime::current()?.client(dest)?;
+            &fresh
         }
-        Some(called.map_err(Failure::from))
-    });
-    match (here, body) {
-        (Ok(Some(called)), _) => called,
-        // The thread is ending, and remembers nothing any more.
-        (_, Some(body)) => Ok(body(&runtime::current()?.client(dest)?)?),
-        (_, None) => Err(Status::PANIC.into()),
+    };
+    let called = body(client);
+    if called.as_ref().is_err_and(is_over) {
+        if let Some(place) = &mut place {
+            **place = None;
+        }
+        forget(dest);
+    }
+    called.map_err(Failure::from)
+}
+
+/// Where this thread remembers the client of `dest`. Nowhere when the thread is ending, or when a
+/// signal handler calls, against the rules, what its thread was in.
+#[inline(always)]
+fn place_of<'a>(dest: u32) -> Option<RefMut<'a, Option<Remembered>>> {
+    let clients = CLIENTS.try_with(std::ptr::from_ref).ok()?;
+    // SAFETY: the value is there until the thread's destructors run, and the borrow is let go of
+    // before the C function returns. No other thread has it, and the cell sees to the rest.
+    let clients = unsafe { &*clients }.try_borrow_mut().ok()?;
+    Some(RefMut::map(clients, |clients| &mut clients[dest as usize % REMEMBERED]))
+}
+
+impl Remembered {
+    #[inline]
+    fn is_for(&self, dest: u32) -> bool {
+        self.dest == dest && self.generation == runtime::generation()
     }
 }
 

@@ -173,6 +173,10 @@ impl Client {
     ///
     /// # Errors
     /// [`CallError::Full`] when there was no room in time: nothing was sent.
+    // Inlined always, like all that it calls up to the ring: a message that is passed through
+    // memory is stored by the word and loaded by the pair, and such a load waits until the stores,
+    // and with them those into the peer's lines before them, are done.
+    #[inline(always)]
     pub fn send(&self, payload: &[u8], options: impl Into<CallOptions>) -> Result<u64, CallError> {
         let CallOptions { priority, timeout } = options.into();
         let limit = Limit::Room(timeout);
@@ -264,7 +268,7 @@ impl Client {
         Ok(Duration::from_nanos(crate::clock::monotonic_ns() - begun))
     }
 
-    #[inline]
+    #[inline(always)]
     fn with_link<R>(
         &self,
         act: impl FnOnce(&Link) -> Result<R, CallError>,
@@ -272,10 +276,14 @@ impl Client {
         if !self.node.birth.is_here() {
             return Err(CallError::Forked);
         }
-        if self.state.first.channel.check_life() == Fate::Open {
-            return act(&self.state.first);
-        }
-        act(&*self.link()?)
+        let reopened;
+        let link = if self.state.first.channel.check_life() == Fate::Open {
+            &*self.state.first
+        } else {
+            reopened = self.link()?;
+            &*reopened
+        };
+        act(link)
     }
 
     fn link(&self) -> Result<Arc<Link>, CallError> {
@@ -313,12 +321,12 @@ impl Client {
 pub struct Burst<'a> {
     link: &'a Link,
     /// Given up only while waiting for room.
-    tx: Option<Claimed<'a, Transmit>>,
+    tx: Claimed<'a, Transmit>,
 }
 
 impl<'a> Burst<'a> {
     fn begin(link: &'a Link) -> Burst<'a> {
-        Burst { link, tx: Some(link.channel.tx.claim()) }
+        Burst { link, tx: link.channel.tx.claim() }
     }
 
     /// Sends one message, waiting for room as long as it takes.
@@ -326,22 +334,20 @@ impl<'a> Burst<'a> {
     /// # Errors
     /// [`CallError::TooLarge`]: it was not sent, the burst goes on. [`CallError::PeerDied`],
     /// [`CallError::PeerCorrupt`], [`CallError::Canceled`].
-    #[inline]
+    #[inline(always)]
     pub fn send(&mut self, payload: &[u8]) -> Result<(), CallError> {
         check_payload(payload.len(), self.link.channel.max_payload)?;
-        let mut tx = self.tx.take().unwrap_or_else(|| self.link.channel.tx.claim());
-        let id = tx.one_way_id();
+        let id = self.tx.one_way_id();
         let priority = Priority::Normal.level();
         let limit = Limit::Room(None);
         let order = Order { kind: Kind::OneWay, priority, payload, limit };
-        self.tx = Some(self.link.send_frames(tx, order, id as u32)?);
-        Ok(())
+        self.link.send_frames(&mut self.tx, order, id as u32)
     }
 }
 
 impl Drop for Burst<'_> {
     fn drop(&mut self) {
-        drop(self.tx.take());
+        // Under the claim: nothing waits here, and a peer is woken at most once.
         self.link.channel.after_push();
     }
 }

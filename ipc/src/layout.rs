@@ -116,6 +116,17 @@ pub(crate) enum Ring {
     Ordinary,
 }
 
+impl Ring {
+    /// The highest of the priorities that travel on it.
+    #[inline(always)]
+    pub(crate) fn first_level(self) -> u8 {
+        match self {
+            Ring::Urgent => 0,
+            Ring::Ordinary => 2,
+        }
+    }
+}
+
 /// Sizes a lane: the cells of its ordinary ring and the bytes of that ring's slab.
 ///
 /// ```

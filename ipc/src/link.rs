@@ -170,14 +170,15 @@ impl Link {
             self.next_expiry.fetch_min(at, Ordering::Relaxed);
         }
         let ring = ring_of(order.priority);
-        match self.send_frames(tx, order, id as u32) {
-            Ok(mut tx) => {
+        match self.send_frames(&mut tx, order, id as u32) {
+            Ok(()) => {
                 slot.sent(ring, tx.producer(ring).head() - 1);
                 drop(tx);
                 self.channel.after_push();
                 Ok(id)
             }
             Err(error) => {
+                drop(tx);
                 if !is_callback {
                     self.abandon(id as u32);
                     return Err(error);
@@ -194,74 +195,69 @@ impl Link {
     }
 
     /// Sends a message that nobody answers. Returns its id.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn send(&self, order: Order<'_>) -> Result<u64, CallError> {
         check_payload(order.payload.len(), self.channel.max_payload)?;
         let mut tx = self.channel.tx.claim();
         let id = tx.one_way_id();
-        drop(self.send_frames(tx, order, id as u32)?);
+        self.send_frames(&mut tx, order, id as u32)?;
+        drop(tx);
         self.channel.after_push();
         Ok(id)
     }
 
     /// Pushes all frames of a message, waiting for room as long as the order allows.
-    #[inline]
-    pub(crate) fn send_frames<'a>(
-        &'a self,
-        mut tx: Claimed<'a, Transmit>,
+    #[inline(always)]
+    pub(crate) fn send_frames(
+        &self,
+        tx: &mut Claimed<'_, Transmit>,
         order: Order<'_>,
         id: u32,
-    ) -> Result<Claimed<'a, Transmit>, CallError> {
+    ) -> Result<(), CallError> {
         let deadline = match order.limit {
             Limit::At(at) if at != FOREVER => self.channel.deadline_field(at),
             Limit::At(_) | Limit::Later(_) | Limit::Room(_) => 0,
         };
-        let message = Message {
-            kind: order.kind,
-            priority: order.priority,
-            id,
-            deadline,
-            payload: order.payload,
-        };
+        let Order { kind, priority, payload, limit } = order;
+        let message = Message { kind, priority, id, deadline, payload };
         let mut sent = 0;
         match tx.push(&message, &mut sent) {
-            Ok(()) => Ok(tx),
-            Err(refusal) => self.send_slowly(tx, order, &message, sent, refusal),
+            Ok(()) => Ok(()),
+            Err(refusal) => self.send_slowly(tx, message, limit, sent, refusal),
         }
     }
 
     #[cold]
-    fn send_slowly<'a>(
-        &'a self,
-        mut tx: Claimed<'a, Transmit>,
-        order: Order<'_>,
-        message: &Message<'_>,
+    fn send_slowly(
+        &self,
+        tx: &mut Claimed<'_, Transmit>,
+        message: Message<'_>,
+        limit: Limit,
         mut sent: usize,
         mut refusal: PushError,
-    ) -> Result<Claimed<'a, Transmit>, CallError> {
+    ) -> Result<(), CallError> {
         let turn = self.interrupter.turn();
-        let until = order.limit.at();
+        let until = limit.at();
         loop {
-            drop(tx);
             let wake_at = match refusal {
                 PushError::Full { wake_at } => wake_at,
                 PushError::Corrupt(lie) => return Err(self.poison(lie)),
             };
-            self.channel.after_push();
-            let waited = self.wait_for_room(ring_of(order.priority), wake_at, until, turn);
-            tx = self.channel.tx.claim();
+            let waited = tx.give_up_while(|| {
+                self.channel.after_push();
+                self.wait_for_room(ring_of(message.priority), wake_at, until, turn)
+            });
             if let Err(error) = waited {
                 if sent > 0 {
-                    tx.abort(order.priority, message.id);
-                    drop(tx);
-                    self.channel.after_push();
+                    tx.abort(message.priority, message.id);
+                    tx.give_up_while(|| self.channel.after_push());
                 }
                 let gave_up = matches!(error, CallError::TimedOut);
-                let full = gave_up && order.kind == Kind::OneWay;
+                let full = gave_up && message.kind == Kind::OneWay;
                 return Err(if full { CallError::Full } else { error });
             }
-            match tx.push(message, &mut sent) {
-                Ok(()) => return Ok(tx),
+            match tx.push(&message, &mut sent) {
+                Ok(()) => return Ok(()),
                 Err(again) => refusal = again,
             }
         }

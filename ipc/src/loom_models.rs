@@ -257,6 +257,49 @@ fn loom_a_claim_is_held_by_one() {
     });
 }
 
+/// Takes a claim, if it is free, and makes sure that nobody else has it.
+fn enter(claim: &Claim<(AtomicU32, u32)>) -> bool {
+    let Some(mut claimed) = claim.try_claim() else { return false };
+    assert_eq!(claimed.0.swap(1, Ordering::Relaxed), 0, "two hold it");
+    claimed.1 += 1;
+    claimed.0.store(0, Ordering::Relaxed);
+    true
+}
+
+/// One thread has a turn, and takes the claim with plain stores; two others end the turn.
+#[test]
+fn loom_a_turn_ends_before_another_holds_the_claim() {
+    model(|| {
+        let claim = LoomArc::new(Claim::new((AtomicU32::new(0), 0)));
+        // Often enough to have a turn.
+        let mut entered = (0..3).filter(|_| enter(&claim)).count() as u32;
+        let others = [(); 2].map(|()| {
+            let claim = claim.clone();
+            thread::spawn(move || u32::from(enter(&claim)))
+        });
+        entered += (0..2).filter(|_| enter(&claim)).count() as u32;
+        for other in others {
+            entered += other.join().expect("no panics");
+        }
+        assert_eq!(claim.try_claim().expect("free").1, entered);
+    });
+}
+
+/// Who insists gets the claim, though its owner takes it again and again.
+#[test]
+fn loom_who_waits_for_a_claim_gets_it() {
+    model(|| {
+        let claim = LoomArc::new(Claim::new((AtomicU32::new(0), 0)));
+        (0..3).for_each(|_| assert!(enter(&claim)));
+        let other = claim.clone();
+        let other = thread::spawn(move || other.claim().1 += 1);
+        let held = claim.try_claim();
+        let mine = held.map(|mut held| held.1 += 1).is_some();
+        other.join().expect("no panics");
+        assert_eq!(claim.try_claim().expect("free").1, 4 + u32::from(mine));
+    });
+}
+
 /// A follower announces itself, then looks whether the lead is free; a leader gives the lead up,
 /// then looks for followers. One of them sees the other.
 #[test]

@@ -32,6 +32,11 @@ impl Fences {
         Fences::Symmetric
     }
 
+    /// Whether the light fence costs less than a locked instruction.
+    pub(crate) fn are_cheap(self) -> bool {
+        cfg!(loom) || self == Fences::Asymmetric
+    }
+
     /// The sender's barrier, after each batch.
     #[inline]
     pub(crate) fn light(self) {

@@ -127,6 +127,20 @@ impl Receive {
         consumer.release(frame);
     }
 
+    /// Takes the next frame of a ring, if it is a [plain](Frame::plain) request of at most
+    /// `max_payload` bytes, whose payload is the start of the buffer then.
+    #[inline(always)]
+    pub(crate) fn take_plain(&mut self, ring: Ring, max_payload: u64) -> Option<Frame> {
+        let frame = self.consumer(ring).peek_plain([Kind::Request, Kind::OneWay])?;
+        // What fits a cell is within every limit.
+        let length = frame.head.length as usize;
+        if length > INLINE && length as u64 > max_payload {
+            return None;
+        }
+        self.take_whole(ring, &frame);
+        Some(frame)
+    }
+
     #[cold]
     fn take_fragment(
         &mut self,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::cursor::{SlabCursor, max_piece};
 use crate::{
     error::PeerCorrupt,
-    frame::{self, Frame, Sender},
+    frame::{self, Frame, Kind, Sender},
     lane::{Lane, PeerRing},
     layout::Ring,
     sync::Ordering,
@@ -75,6 +75,21 @@ impl Consumer {
         Ok(Some(frame))
     }
 
+    /// The next frame, if it is there and [plain](Frame::plain).
+    #[inline(always)]
+    pub(crate) fn peek_plain(&self, kinds: [Kind; 2]) -> Option<Frame> {
+        let index = self.index();
+        let first = self.peer.stamp(index);
+        if first as u32 >> 4 != frame::lap(self.tail, self.cells_log2) {
+            return None;
+        }
+        let words = [first, self.peer.word(index, 1)];
+        let place = || self.peer.word(index, 2);
+        let frame = Frame::plain(words, place, kinds, self.ring, self.max_slab)?;
+        let in_slab = frame.slab_length();
+        (in_slab == 0 || self.slab.next(in_slab).place == frame.place).then_some(frame)
+    }
+
     /// Copies the frame's payload to the front of `target`, which is at least as long. Each byte
     /// is read once.
     #[inline(always)]
@@ -102,6 +117,11 @@ impl Consumer {
             let piece = self.slab.next(in_slab);
             self.slab.advance(piece);
         }
+        self.advance();
+    }
+
+    #[inline(always)]
+    fn advance(&mut self) {
         self.tail += 1;
         self.own.header().taken(self.ring).store(self.tail, Ordering::Release);
     }

@@ -100,69 +100,85 @@ impl Producer {
     /// One cell store for up to 48 bytes; one `Release` store opens the frame.
     #[inline(always)]
     pub(crate) fn push(&mut self, message: &Message<'_>, sent: usize) -> Result<usize, PushError> {
-        if message.payload.len() > INLINE {
-            return self.push_long(message, sent);
-        }
-        if self.head - self.taken > self.ends.len() as u64 - 1 {
-            self.gain_credit(self.head + 1 - self.ends.len() as u64)?;
-        }
-        let mut words = [0_u64; 6];
-        frame::pack(message.payload, &mut words);
-        self.commit(message, 0, message.payload.len(), words, message.kind);
-        Ok(message.payload.len())
-    }
-
-    #[inline(never)]
-    fn push_long(&mut self, message: &Message<'_>, sent: usize) -> Result<usize, PushError> {
         let total = message.payload.len();
-        let rest = &message.payload[sent..];
-        let first = sent == 0;
-        let kind = if first { message.kind } else { Kind::Continue };
-        if rest.len() <= INLINE {
-            if self.head - self.taken >= self.ends.len() as u64 {
-                self.gain_credit(self.head + 1 - self.ends.len() as u64)?;
-            }
-            let mut words = [0_u64; 6];
-            frame::pack(rest, &mut words);
-            self.commit(message, 0, rest.len(), words, kind);
+        if total <= INLINE {
+            self.need_cell()?;
+            self.commit(message, message.kind, 0, total, frame::pack(message.payload));
             return Ok(total);
         }
-        let whole = rest.len() - INLINE_SLAB <= max_piece(self.slab_size) as usize;
-        let inline = if whole || !first { INLINE_SLAB } else { INLINE_FIRST };
-        let in_slab =
-            if whole { rest.len() - inline } else { stream_piece(self.slab_size) as usize };
-        let piece = self.reserve(in_slab)?;
-        let (head, tail) = rest[..inline + in_slab].split_at(inline);
-        let mut words = [0_u64; 6];
-        words[0] = piece.place;
-        if !whole && first {
-            words[1] = total as u64;
+        if sent > 0 || total - INLINE_SLAB > max_piece(self.slab_size) as usize {
+            return self.push_part(message, sent);
         }
-        frame::pack(head, &mut words[(INLINE - inline) / 8..]);
-        self.own.write_slab(self.slab.offset(piece.place), tail);
+        let (inline, in_slab) = message.payload.split_at(INLINE_SLAB);
+        let place = self.put_in_slab(in_slab, message.kind)?;
+        let [a, b, c, d, e] = frame::pack(inline);
+        self.commit(message, message.kind, FLAG_SLAB, total, [place, a, b, c, d, e]);
+        Ok(total)
+    }
+
+    /// Pushes one of several frames.
+    #[inline(never)]
+    fn push_part(&mut self, message: &Message<'_>, sent: usize) -> Result<usize, PushError> {
+        let rest = &message.payload[sent..];
+        if sent > 0 && rest.len() <= INLINE {
+            self.need_cell()?;
+            self.commit(message, Kind::Continue, 0, rest.len(), frame::pack(rest));
+            return Ok(message.payload.len());
+        }
+        let is_last = sent > 0 && rest.len() - INLINE_SLAB <= max_piece(self.slab_size) as usize;
+        let (kind, inline) =
+            if sent > 0 { (Kind::Continue, INLINE_SLAB) } else { (message.kind, INLINE_FIRST) };
+        let length =
+            if is_last { rest.len() } else { inline + stream_piece(self.slab_size) as usize };
+        let (inline, in_slab) = rest[..length].split_at(inline);
+        let place = self.put_in_slab(in_slab, message.kind)?;
+        let words = if sent > 0 {
+            let [a, b, c, d, e] = frame::pack(inline);
+            [place, a, b, c, d, e]
+        } else {
+            let [a, b, c, d] = frame::pack(inline);
+            [place, message.payload.len() as u64, a, b, c, d]
+        };
+        let flags = if is_last { FLAG_SLAB } else { FLAG_SLAB | FLAG_MORE };
+        self.commit(message, kind, flags, length, words);
+        Ok(sent + length)
+    }
+
+    /// Copies bytes into the next piece of the slab, once there is a cell for its frame, too.
+    /// Returns its place.
+    #[inline(always)]
+    fn put_in_slab(&mut self, bytes: &[u8], kind: Kind) -> Result<u64, PushError> {
+        let piece = self.reserve(bytes.len())?;
+        self.own.write_slab(self.slab.offset(piece.place), bytes);
         self.slab.advance(piece);
-        if message.kind == Kind::OneWay
+        if kind == Kind::OneWay
             && piece.end + SLAB_AHEAD + 64 - self.freed <= u64::from(self.slab_size)
         {
             self.own.ask_for_slab(self.slab.offset(piece.end + SLAB_AHEAD));
         }
-        let flags = if whole { FLAG_SLAB } else { FLAG_SLAB | FLAG_MORE };
-        self.commit(message, flags, inline + in_slab, words, kind);
-        Ok(sent + inline + in_slab)
+        Ok(piece.place)
     }
 
-    /// Finds a free cell and a free piece of slab.
+    /// Finds a free piece of slab, and a free cell.
+    #[inline(always)]
     fn reserve(&mut self, length: usize) -> Result<Piece, PushError> {
         let piece = self.slab.next(length);
-        let cells = self.ends.len() as u64;
-        let has_room = |p: &Producer| p.head - p.taken < cells && p.slab.fits(piece, p.freed);
-        if !has_room(self) {
-            self.refresh_taken().map_err(PushError::Corrupt)?;
-            if !has_room(self) {
-                return Err(PushError::Full { wake_at: self.wake_at(piece) });
-            }
+        if self.has_room(piece) { Ok(piece) } else { self.gain_room(piece) }
+    }
+
+    #[inline(always)]
+    fn has_room(&self, piece: Piece) -> bool {
+        self.head - self.taken < self.ends.len() as u64 && self.slab.fits(piece, self.freed)
+    }
+
+    #[cold]
+    fn gain_room(&mut self, piece: Piece) -> Result<Piece, PushError> {
+        self.refresh_taken().map_err(PushError::Corrupt)?;
+        if self.has_room(piece) {
+            Ok(piece)
+        } else {
+            Err(PushError::Full { wake_at: self.wake_at(piece) })
         }
-        Ok(piece)
     }
 
     /// The count of taken frames at which `piece` fits.
@@ -176,20 +192,28 @@ impl Producer {
             .max(by_cells)
     }
 
-    #[cold]
-    fn gain_credit(&mut self, needed: u64) -> Result<(), PushError> {
-        let taken = self.refresh_taken().map_err(PushError::Corrupt)?;
-        if taken >= needed { Ok(()) } else { Err(PushError::Full { wake_at: needed }) }
+    /// Makes sure of a free cell.
+    #[inline(always)]
+    fn need_cell(&mut self) -> Result<(), PushError> {
+        if self.head - self.taken < self.ends.len() as u64 { Ok(()) } else { self.gain_cell() }
     }
 
+    #[cold]
+    fn gain_cell(&mut self) -> Result<(), PushError> {
+        let taken = self.refresh_taken().map_err(PushError::Corrupt)?;
+        let wake_at = self.head + 1 - self.ends.len() as u64;
+        if taken >= wake_at { Ok(()) } else { Err(PushError::Full { wake_at }) }
+    }
+
+    /// Writes the cell, its stamp last.
     #[inline(always)]
     fn commit(
         &mut self,
         message: &Message<'_>,
+        kind: Kind,
         flags: u32,
         length: usize,
         words: [u64; 6],
-        kind: Kind,
     ) {
         let head = Head {
             kind,

@@ -14,8 +14,8 @@ use crate::{
     channel::{Channel, Fate, Receive, Taken, check_payload, ring_of},
     clock,
     error::{CallError, PeerCorrupt, Status},
-    frame::{Frame, Kind},
-    layout::{INLINE, Ring},
+    frame::{Frame, Head, Kind},
+    layout::Ring,
     ring::{Message, PushError},
     sync::{AtomicBool, AtomicU32, Ordering, pause},
 };
@@ -101,21 +101,20 @@ impl Incoming {
         let mut served = 0;
         let mut streams = false;
         for _ in 0..BATCH {
-            let ring = if rx.urgent.is_ready() { Ring::Urgent } else { Ring::Ordinary };
             // What is first in its ring, of the highest level that can be there, while nothing
             // waits, is next: the usual case, without a detour.
+            let ring = if rx.urgent.is_ready() { Ring::Urgent } else { Ring::Ordinary };
             if rx.queue.is_empty()
-                && let Ok(Some(frame)) = rx.consumer(ring).peek()
-                && matches!(frame.head.priority, 0 | 2)
-                && frame.is_whole_request()
-                && self.is_allowed(&frame)
+                && let Some(frame) = match ring {
+                    Ring::Urgent => rx.take_plain(Ring::Urgent, self.channel.max_payload),
+                    Ring::Ordinary => rx.take_plain(Ring::Ordinary, self.channel.max_payload),
+                }
             {
                 if served > 0 && frame.head.deadline != 0 {
                     // The handlers before it took time of their own.
                     now = clock::now_ns();
                 }
-                rx.take_whole(ring, &frame);
-                let meta = self.meta(&mut rx, &frame, now);
+                let meta = self.meta(&mut rx, &frame.head, now);
                 loop_.before_handler();
                 streams = meta.kind == Kind::OneWay;
                 let payload = &rx.buffer[..frame.head.length as usize];
@@ -163,14 +162,6 @@ impl Incoming {
         self.channel.is_ready() || self.queued.load(Ordering::Acquire)
     }
 
-    /// Whether a frame's payload is within the limit. What fits a cell always is: no load for the
-    /// smallest messages.
-    #[inline(always)]
-    fn is_allowed(&self, frame: &Frame) -> bool {
-        let length = frame.head.length as usize;
-        length <= INLINE || length as u64 <= self.channel.max_payload
-    }
-
     /// Finds what to handle next: fresh from a ring when nothing better waits, else queued.
     #[inline(never)]
     fn next(self: &Arc<Self>, rx: &mut Receive, ring: Ring, now: u64) -> Result<Next, PeerCorrupt> {
@@ -181,7 +172,7 @@ impl Incoming {
             None => Ok(pop(rx)),
             Some(Taken::Fragment) => Ok(Next::Again),
             Some(Taken::Refused(frame, status)) => {
-                let meta = self.meta(rx, &frame, now);
+                let meta = self.meta(rx, &frame.head, now);
                 if meta.kind == Kind::Request {
                     let _ = self.answer_error(&meta, status);
                 }
@@ -195,7 +186,7 @@ impl Incoming {
                 }
             },
             Some(Taken::Long(frame, payload)) => {
-                let meta = self.meta(rx, &frame, now);
+                let meta = self.meta(rx, &frame.head, now);
                 if goes_first(rx, ring, meta.priority) {
                     return Ok(Next::Owned(meta, payload));
                 }
@@ -207,7 +198,7 @@ impl Incoming {
 
     fn place_whole(&self, rx: &mut Receive, ring: Ring, frame: &Frame, now: u64) -> Next {
         let length = frame.head.length as usize;
-        let meta = self.meta(rx, frame, now);
+        let meta = self.meta(rx, &frame.head, now);
         if goes_first(rx, ring, meta.priority) {
             return Next::Fresh(meta, length);
         }
@@ -217,12 +208,12 @@ impl Incoming {
     }
 
     #[inline(always)]
-    fn meta(&self, rx: &mut Receive, frame: &Frame, now: u64) -> Meta {
+    fn meta(&self, rx: &mut Receive, head: &Head, now: u64) -> Meta {
         Meta {
-            message_id: rx.extend_id(frame.head.id),
-            kind: frame.head.kind,
-            priority: frame.head.priority,
-            deadline_ns: self.channel.deadline_ns(frame.head.deadline, now),
+            message_id: rx.extend_id(head.id),
+            kind: head.kind,
+            priority: head.priority,
+            deadline_ns: self.channel.deadline_ns(head.deadline, now),
             received_ns: now,
         }
     }
