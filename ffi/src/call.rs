@@ -125,27 +125,25 @@ thread_local! {
 }
 
 /// Lends the client of `dest`. What this thread used before is found without a lock.
-// All of it is inlined, always, down to the ring: a closure or a message that is passed through
-// memory is stored by the word and loaded by the pair, and such a load waits until the stores, and
-// with them those into the peer's lines before them, are done.
+// Inlined always, with its body and all that this calls up to the ring: an argument that passes
+// through memory is stored by the word and loaded by the pair, and such a load waits until the
+// stores before it, those into the peer's lines too, are done.
 #[inline(always)]
 pub(crate) fn with_client<R>(
     dest: u32,
     body: impl FnOnce(&Client) -> Result<R, CallError>,
 ) -> Result<R, Failure> {
     let mut place = place_of(dest);
-    if let Some(place) = &mut place
-        && !place.as_ref().is_some_and(|known| known.is_for(dest))
-    {
-        **place = Some(remember(dest)?);
-    }
     let fresh;
-    let client = match place.as_deref().and_then(Option::as_ref) {
-        Some(known) => &known.client,
-        None => {
-            fresh = runtime::current()?.client(dest)?;
-            &fresh
-        }
+    let client = match place.as_deref() {
+        Some(Some(known)) if known.is_for(dest) => &known.client,
+        _ => match &mut place {
+            Some(place) => &place.insert(remember(dest)?).client,
+            None => {
+                fresh = runtime::current()?.client(dest)?;
+                &fresh
+            }
+        },
     };
     let called = body(client);
     if called.as_ref().is_err_and(is_over) {

@@ -134,7 +134,8 @@ impl Callback {
     }
 }
 
-#[inline(always)]
+// One function for both of its callers, so that everything in it is inlined.
+#[inline(never)]
 fn one_way(dest: u32, payload: &[u8], priority: Priority, timeout_ms: u32) -> Result<u64, Failure> {
     let options = CallOptions { priority, timeout: limit(timeout_ms) };
     with_client(dest, |client| client.send(payload, options))

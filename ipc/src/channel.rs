@@ -19,11 +19,11 @@ use crate::{
     control::Introduction,
     error::{CallError, PeerCorrupt},
     fork::Birth,
-    frame::{Kind, Sender},
+    frame::{Kind, Label, Sender},
     lane::{Lane, PeerRing},
     layout::Ring,
     life::{Entry, Life},
-    ring::{Message, Producer, PushError},
+    ring::{Producer, PushError},
     sync::{AtomicU32, Ordering},
     wait::{Fences, Sleep, event, futex, spin::Spin},
 };
@@ -102,7 +102,7 @@ pub(crate) struct Transmit {
     /// The next message's id, all 64 bits of it.
     pub(crate) next_id: u64,
     /// Long messages that were given up half sent; the peer is told before anything else.
-    aborted: Vec<(u8, u32)>,
+    aborted: Vec<Label>,
 }
 
 impl Channel {
@@ -405,32 +405,32 @@ impl Transmit {
     #[inline(always)]
     pub(crate) fn push(
         &mut self,
-        message: &Message<'_>,
+        label: Label,
+        payload: &[u8],
         sent: &mut usize,
     ) -> Result<(), PushError> {
         if !self.aborted.is_empty() {
             self.tell_aborted()?;
         }
-        let producer = self.producer(ring_of(message.priority));
+        let producer = self.producer(ring_of(label.priority()));
         loop {
-            *sent = producer.push(message, *sent)?;
-            if *sent >= message.payload.len() {
+            *sent = producer.push(label, payload, *sent)?;
+            if *sent >= payload.len() {
                 return Ok(());
             }
         }
     }
 
     /// Gives up a message of which some frames are sent and others never will be.
-    pub(crate) fn abort(&mut self, priority: u8, id: u32) {
-        self.aborted.push((priority, id));
+    pub(crate) fn abort(&mut self, label: Label) {
+        self.aborted.push(Label::new(Kind::Cancel, label.priority()).with_id(label.id()));
         let _ = self.tell_aborted();
     }
 
     #[cold]
     fn tell_aborted(&mut self) -> Result<(), PushError> {
-        while let Some((priority, id)) = self.aborted.last().copied() {
-            let cancel = Message { kind: Kind::Cancel, priority, id, deadline: 0, payload: &[] };
-            self.producer(ring_of(priority)).push(&cancel, 0)?;
+        while let Some(cancel) = self.aborted.last().copied() {
+            self.producer(ring_of(cancel.priority())).push(cancel, &[], 0)?;
             self.aborted.pop();
         }
         Ok(())
@@ -439,7 +439,7 @@ impl Transmit {
 
 /// The ring on which a priority travels.
 #[inline]
-pub(crate) fn ring_of(priority: u8) -> Ring {
+pub(crate) fn ring_of(priority: u32) -> Ring {
     if priority <= 1 { Ring::Urgent } else { Ring::Ordinary }
 }
 

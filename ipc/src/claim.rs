@@ -94,7 +94,7 @@ impl<T> Claim<T> {
     }
 
     /// Takes the claim if it is free.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn try_claim(&self) -> Option<Claimed<'_, T>> {
         let me = this_thread();
         let now = self.turn.load(Ordering::Relaxed);
@@ -115,7 +115,7 @@ impl<T> Claim<T> {
     }
 
     /// Takes the claim, waiting for it. Holders never wait for anything but memory.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn claim(&self) -> Claimed<'_, T> {
         self.try_claim().unwrap_or_else(|| self.claim_slowly())
     }
@@ -128,7 +128,7 @@ impl<T> Claim<T> {
 
     /// Takes the claim as every thread can, if it is free. Who `insists` has a turn closed even
     /// while its owner holds the claim, to get it by and by.
-    #[cfg_attr(not(loom), inline)]
+    #[inline(never)]
     fn try_without_turn(&self, me: u64, insists: bool) -> Option<Claimed<'_, T>> {
         // Acquire: what the holder before wrote, up to its Release. An announcement made before
         // this (`Claim::let_go` looks for some) is ordered by its maker's heavy fence.

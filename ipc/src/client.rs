@@ -11,8 +11,8 @@ use crate::{
     Priority, ServiceId,
     channel::{Claimed, Fate, Peer, Transmit, check_payload},
     error::{CallError, NodeError},
-    frame::Kind,
-    link::{Limit, Link, Order, Sink},
+    frame::{Kind, Label},
+    link::{FOREVER, Limit, Link, Sink},
     node::{Shared, is_gone},
     server::{Member, Server},
     table::{Outcome, Waiter},
@@ -145,7 +145,11 @@ impl Client {
         options: impl Into<CallOptions>,
     ) -> Result<usize, CallError> {
         let mut sink = Sink::Slice(buffer, 0);
-        self.with_link(|link| link.call(order(Kind::Request, payload, options.into()), &mut sink))?;
+        let options = options.into();
+        let mut reopened = None;
+        let link = self.live(&mut reopened)?;
+        let limit = Limit::after(options.timeout);
+        link.call(label(Kind::Request, options), payload, limit, &mut sink)?;
         match sink {
             Sink::Slice(_, length) => Ok(length),
             Sink::Vector(_) => Ok(0),
@@ -165,7 +169,11 @@ impl Client {
     ) -> Result<(), CallError> {
         response.clear();
         let mut sink = Sink::Vector(response);
-        self.with_link(|link| link.call(order(Kind::Request, payload, options.into()), &mut sink))
+        let options = options.into();
+        let mut reopened = None;
+        let link = self.live(&mut reopened)?;
+        let limit = Limit::after(options.timeout);
+        link.call(label(Kind::Request, options), payload, limit, &mut sink)
     }
 
     /// Sends a message that nobody answers; returns its id. The timeout is for room in the ring:
@@ -179,9 +187,10 @@ impl Client {
     #[inline(always)]
     pub fn send(&self, payload: &[u8], options: impl Into<CallOptions>) -> Result<u64, CallError> {
         let CallOptions { priority, timeout } = options.into();
-        let limit = Limit::Room(timeout);
-        let order = Order { kind: Kind::OneWay, priority: priority.level(), payload, limit };
-        self.with_link(|link| link.send(order))
+        let limit = Limit::room(timeout);
+        let label = Label::new(Kind::OneWay, priority.level());
+        let mut reopened = None;
+        self.live(&mut reopened)?.send(label, payload, limit)
     }
 
     /// Sends many one-way messages with one claim on the channel, and one look for a sleeping peer
@@ -199,7 +208,8 @@ impl Client {
         &self,
         send: impl FnOnce(&mut Burst<'_>) -> Result<R, CallError>,
     ) -> Result<R, CallError> {
-        self.with_link(|link| send(&mut Burst::begin(link)))
+        let mut reopened = None;
+        send(&mut Burst::begin(self.live(&mut reopened)?))
     }
 
     /// Sends a request; the response is waited for later, so that many calls are outstanding.
@@ -212,11 +222,11 @@ impl Client {
         options: impl Into<CallOptions>,
     ) -> Result<Pending, CallError> {
         let link = self.link()?;
-        let CallOptions { priority, timeout } = options.into();
-        let (priority, limit) = (priority.level(), Limit::after(timeout));
-        let order = Order { kind: Kind::Request, priority, payload, limit };
+        let options = options.into();
+        let limit = Limit::after(options.timeout);
         let turn = self.node.core.interrupter.turn();
-        let message_id = link.request(order, Waiter::Thread)?;
+        let label = label(Kind::Request, options);
+        let message_id = link.request(label, payload, limit, Waiter::Thread)?;
         Ok(Pending { link: Some(link), message_id, until: limit.at(), turn })
     }
 
@@ -239,8 +249,9 @@ impl Client {
         } else if !link.is_on(server.hub()) {
             return Err(CallError::Invalid("this client's completions run in another server"));
         }
-        let order = order(Kind::Request, payload, options.into());
-        let message_id = link.request(order, Waiter::Callback(Box::new(done)))?;
+        let options = options.into();
+        let (label, limit) = (label(Kind::Request, options), Limit::after(options.timeout));
+        let message_id = link.request(label, payload, limit, Waiter::Callback(Box::new(done)))?;
         server.hub().attend(&link);
         if link.channel.check_life() != Fate::Open {
             // The loop may have let go of the channel before this call was in its table.
@@ -264,26 +275,22 @@ impl Client {
         let begun = crate::clock::monotonic_ns();
         let options = CallOptions::timeout(timeout).priority(Priority::Critical);
         let mut sink = Sink::Slice(&mut [], 0);
-        self.with_link(|link| link.call(order(Kind::Ping, &[], options), &mut sink))?;
+        let mut reopened = None;
+        let link = self.live(&mut reopened)?;
+        link.call(label(Kind::Ping, options), &[], Limit::after(options.timeout), &mut sink)?;
         Ok(Duration::from_nanos(crate::clock::monotonic_ns() - begun))
     }
 
+    /// The channel now: the first, without a reference count, or else the one in `reopened`.
     #[inline(always)]
-    fn with_link<R>(
-        &self,
-        act: impl FnOnce(&Link) -> Result<R, CallError>,
-    ) -> Result<R, CallError> {
+    fn live<'a>(&'a self, reopened: &'a mut Option<Arc<Link>>) -> Result<&'a Link, CallError> {
         if !self.node.birth.is_here() {
             return Err(CallError::Forked);
         }
-        let reopened;
-        let link = if self.state.first.channel.check_life() == Fate::Open {
-            &*self.state.first
-        } else {
-            reopened = self.link()?;
-            &*reopened
-        };
-        act(link)
+        if self.state.first.channel.check_life() == Fate::Open {
+            return Ok(&self.state.first);
+        }
+        Ok(reopened.insert(self.link()?))
     }
 
     fn link(&self) -> Result<Arc<Link>, CallError> {
@@ -338,10 +345,8 @@ impl<'a> Burst<'a> {
     pub fn send(&mut self, payload: &[u8]) -> Result<(), CallError> {
         check_payload(payload.len(), self.link.channel.max_payload)?;
         let id = self.tx.one_way_id();
-        let priority = Priority::Normal.level();
-        let limit = Limit::Room(None);
-        let order = Order { kind: Kind::OneWay, priority, payload, limit };
-        self.link.send_frames(&mut self.tx, order, id as u32)
+        let label = Label::new(Kind::OneWay, Priority::Normal.level()).with_id(id as u32);
+        self.link.send_frames(&mut self.tx, label, payload, Limit::Room(FOREVER))
     }
 }
 
@@ -352,9 +357,9 @@ impl Drop for Burst<'_> {
     }
 }
 
-fn order(kind: Kind, payload: &[u8], options: CallOptions) -> Order<'_> {
-    let limit = Limit::after(options.timeout);
-    Order { kind, priority: options.priority.level(), payload, limit }
+#[inline(always)]
+fn label(kind: Kind, options: CallOptions) -> Label {
+    Label::new(kind, options.priority.level())
 }
 
 /// A call that was sent and is to be waited for. Dropped, it is withdrawn.

@@ -21,7 +21,7 @@ pub(crate) const MAX_FRAME: u32 = (1 << 24) - 1;
 
 /// What a frame is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
+#[repr(u32)]
 pub(crate) enum Kind {
     /// Wants exactly one `Response` or `Error` with its id.
     Request = 1,
@@ -96,12 +96,72 @@ pub(crate) fn lap(position: u64, cells_log2: u32) -> u32 {
     ((position >> cells_log2) as u32).wrapping_add(1) & 0x0FFF_FFFF
 }
 
+/// What the heads of a message's frames say of it, as it lies in them: kind and priority in one
+/// word, id and deadline in the other.
+// Two words, and no more: a larger value is passed through memory, stored by the word and loaded by
+// the pair, and such a load waits until the stores before it, those into the peer's lines too, are
+// done. That made one-way messages twice as slow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Label {
+    first: u64,
+    second: u64,
+}
+
+impl Label {
+    /// Without id and deadline. `priority` is at most 4.
+    #[inline(always)]
+    pub(crate) fn new(kind: Kind, priority: u32) -> Label {
+        Label { first: u64::from(priority) << 56 | kind as u64, second: 0 }
+    }
+
+    /// With an id, the first it has.
+    #[inline(always)]
+    pub(crate) fn with_id(self, id: u32) -> Label {
+        Label { second: self.second | u64::from(id), ..self }
+    }
+
+    /// With a deadline, the first it has: µs since the channel's start; 0 for none.
+    #[inline(always)]
+    pub(crate) fn with_deadline(self, deadline: u32) -> Label {
+        Label { second: self.second | u64::from(deadline) << 32, ..self }
+    }
+
+    /// Of the same message, but of another kind.
+    #[inline(always)]
+    pub(crate) fn with_kind(self, kind: Kind) -> Label {
+        Label { first: self.first & !0xF | kind as u64, ..self }
+    }
+
+    /// Whether this is its kind.
+    #[inline(always)]
+    pub(crate) fn is(self, kind: Kind) -> bool {
+        self.first & 0xF == kind as u64
+    }
+
+    #[inline(always)]
+    pub(crate) fn priority(self) -> u32 {
+        (self.first >> 56) as u32
+    }
+
+    #[inline(always)]
+    pub(crate) fn id(self) -> u32 {
+        self.second as u32
+    }
+
+    /// The two words of a frame's head.
+    #[inline(always)]
+    pub(crate) fn head(self, flags: u32, length: usize, lap: u32) -> [u64; 2] {
+        let frame = u64::from(flags) << 59 | (length as u64) << 32 | u64::from(lap) << 4;
+        [self.first | frame, self.second]
+    }
+}
+
 /// The fields of a frame's head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Head {
     pub(crate) kind: Kind,
     pub(crate) flags: u32,
-    pub(crate) priority: u8,
+    pub(crate) priority: u32,
     /// Bytes of payload in this frame.
     pub(crate) length: u32,
     pub(crate) id: u32,
@@ -110,17 +170,6 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    /// Lays out the two words of the head.
-    #[inline]
-    pub(crate) fn words(&self, lap: u32) -> [u64; 2] {
-        let stamp = lap << 4 | self.kind as u32;
-        let meta = self.flags << 27 | u32::from(self.priority) << 24 | self.length;
-        [
-            u64::from(meta) << 32 | u64::from(stamp),
-            u64::from(self.deadline) << 32 | u64::from(self.id),
-        ]
-    }
-
     /// Whether this is the first frame of a message of several.
     #[inline]
     pub(crate) fn is_first_of_many(&self) -> bool {
@@ -173,7 +222,7 @@ impl Frame {
         let head = Head {
             kind,
             flags: meta >> 27,
-            priority: (meta >> 24 & 7) as u8,
+            priority: meta >> 24 & 7,
             length: meta & MAX_FRAME,
             id: words[1] as u32,
             deadline: (words[1] >> 32) as u32,
@@ -212,7 +261,7 @@ impl Frame {
         let priority = ring.first_level();
         let (id, deadline) = (words[1] as u32, (words[1] >> 32) as u32);
         // Without a flag and the priority, the rest is the length: one comparison for three.
-        let meta = ((words[0] >> 32) as u32).wrapping_sub(u32::from(priority) << 24);
+        let meta = ((words[0] >> 32) as u32).wrapping_sub(priority << 24);
         if meta <= INLINE as u32 {
             let head = Head { kind, flags: 0, priority, length: meta, id, deadline };
             return Some(Frame { head, total: u64::from(meta), place: 0 });
@@ -323,11 +372,14 @@ mod tests {
     proptest! {
         #[test]
         fn a_head_survives_its_words(
-            kind in kinds(), priority in 0_u8..=4, length in 0_u32..=48, id: u32, deadline: u32,
+            kind in kinds(), priority in 0_u32..=4, length in 0_u32..=48, id: u32, deadline: u32,
             lap in 0_u32..1 << 28,
         ) {
             let head = Head { kind, flags: 0, priority, length, id, deadline };
-            let words = head.words(lap);
+            let label = Label::new(kind, priority).with_id(id).with_deadline(deadline);
+            prop_assert!(label.is(kind) && label.with_kind(Kind::Continue).is(Kind::Continue));
+            prop_assert_eq!((label.priority(), label.id()), (priority, id));
+            let words = label.head(0, length as usize, lap);
             prop_assert_eq!(words[0] as u32 >> 4, lap);
             let ring = if priority < 2 { Ring::Urgent } else { Ring::Ordinary };
             let is_client = Sender::Client.may_send(kind);

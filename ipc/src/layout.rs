@@ -119,7 +119,7 @@ pub(crate) enum Ring {
 impl Ring {
     /// The highest of the priorities that travel on it.
     #[inline(always)]
-    pub(crate) fn first_level(self) -> u8 {
+    pub(crate) fn first_level(self) -> u32 {
         match self {
             Ring::Urgent => 0,
             Ring::Ordinary => 2,

@@ -72,8 +72,8 @@ pub enum Priority {
 
 impl Priority {
     /// Gives the level: 0 to 4.
-    pub const fn level(self) -> u8 {
-        self as u8
+    pub const fn level(self) -> u32 {
+        self as u32
     }
 
     /// Finds the priority of a level; none above 4.

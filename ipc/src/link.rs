@@ -16,10 +16,9 @@ use crate::{
     channel::{Channel, Claimed, Fate, Transmit, check_payload, ring_of},
     clock,
     error::{CallError, PeerCorrupt},
-    frame::Kind,
+    frame::{Kind, Label},
     interrupt::Interrupter,
-    layout::Ring,
-    ring::{Message, PushError},
+    ring::PushError,
     server::Hub,
     sync::{AtomicU32, AtomicU64, Ordering},
     table::{Outcome, Table, Waiter},
@@ -63,15 +62,6 @@ impl Sink<'_> {
     }
 }
 
-/// What is asked of [`Link::request`].
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Order<'a> {
-    pub(crate) kind: Kind,
-    pub(crate) priority: u8,
-    pub(crate) payload: &'a [u8],
-    pub(crate) limit: Limit,
-}
-
 /// When to give up.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Limit {
@@ -79,8 +69,8 @@ pub(crate) enum Limit {
     At(u64),
     /// The same, too late for the deadline field of a frame: the service is not told.
     Later(u64),
-    /// Waiting for room in the ring, after so long. The clock is read only if there is none.
-    Room(Option<Duration>),
+    /// Waiting for room in the ring, after so many ns. The clock is read only if there is none.
+    Room(u64),
 }
 
 /// The longest limit that fits the deadline field: 32 bits of µs, of which half are the past.
@@ -96,11 +86,18 @@ impl Limit {
         }
     }
 
+    /// A wait for room, of this length at most.
+    #[inline(always)]
+    pub(crate) fn room(timeout: Option<Duration>) -> Limit {
+        Limit::Room(timeout.map_or(FOREVER, whole_ns))
+    }
+
     #[inline]
     pub(crate) fn at(self) -> u64 {
         match self {
             Limit::At(at) | Limit::Later(at) => at,
-            Limit::Room(timeout) => until(timeout),
+            Limit::Room(FOREVER) => FOREVER,
+            Limit::Room(length) => clock::now_ns().saturating_add(length),
         }
     }
 }
@@ -140,20 +137,32 @@ impl Link {
     }
 
     /// Sends a request and waits for its answer.
-    #[inline]
-    pub(crate) fn call(&self, order: Order<'_>, sink: &mut Sink<'_>) -> Result<(), CallError> {
+    #[inline(always)]
+    pub(crate) fn call(
+        &self,
+        label: Label,
+        payload: &[u8],
+        limit: Limit,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), CallError> {
         let turn = self.interrupter.turn();
-        let id = self.request(order, Waiter::Thread)?;
-        self.wait(id as u32, order.limit.at(), turn, sink)
+        let id = self.request(label, payload, limit, Waiter::Thread)?;
+        self.wait(id as u32, limit.at(), turn, sink)
     }
 
     /// Sends a request whose answer its waiter will get. Returns the message id.
     ///
     /// # Errors
     /// [`CallError`]; then nothing will come, and a callback was dropped.
-    #[inline]
-    pub(crate) fn request(&self, order: Order<'_>, waiter: Waiter) -> Result<u64, CallError> {
-        check_payload(order.payload.len(), self.channel.max_payload)?;
+    #[inline(always)]
+    pub(crate) fn request(
+        &self,
+        label: Label,
+        payload: &[u8],
+        limit: Limit,
+        waiter: Waiter,
+    ) -> Result<u64, CallError> {
+        check_payload(payload.len(), self.channel.max_payload)?;
         let is_callback = matches!(waiter, Waiter::Callback(_));
         let mut tx = self.channel.tx.claim();
         // A power of two: a division would cost more than all the rest of this.
@@ -164,13 +173,13 @@ impl Link {
         self.issued.store(id, Ordering::Release);
         let slot = self.table.slot(id as u32);
         if is_callback {
-            let at = order.limit.at();
+            let at = limit.at();
             slot.set_expiry(at);
             self.callbacks.fetch_add(1, Ordering::Relaxed);
             self.next_expiry.fetch_min(at, Ordering::Relaxed);
         }
-        let ring = ring_of(order.priority);
-        match self.send_frames(&mut tx, order, id as u32) {
+        let ring = ring_of(label.priority());
+        match self.send_frames(&mut tx, label.with_id(id as u32), payload, limit) {
             Ok(()) => {
                 slot.sent(ring, tx.producer(ring).head() - 1);
                 drop(tx);
@@ -196,34 +205,38 @@ impl Link {
 
     /// Sends a message that nobody answers. Returns its id.
     #[inline(always)]
-    pub(crate) fn send(&self, order: Order<'_>) -> Result<u64, CallError> {
-        check_payload(order.payload.len(), self.channel.max_payload)?;
+    pub(crate) fn send(
+        &self,
+        label: Label,
+        payload: &[u8],
+        limit: Limit,
+    ) -> Result<u64, CallError> {
+        check_payload(payload.len(), self.channel.max_payload)?;
         let mut tx = self.channel.tx.claim();
         let id = tx.one_way_id();
-        self.send_frames(&mut tx, order, id as u32)?;
+        self.send_frames(&mut tx, label.with_id(id as u32), payload, limit)?;
         drop(tx);
         self.channel.after_push();
         Ok(id)
     }
 
-    /// Pushes all frames of a message, waiting for room as long as the order allows.
+    /// Pushes all frames of a message, waiting for room as long as the limit allows.
     #[inline(always)]
     pub(crate) fn send_frames(
         &self,
         tx: &mut Claimed<'_, Transmit>,
-        order: Order<'_>,
-        id: u32,
+        label: Label,
+        payload: &[u8],
+        limit: Limit,
     ) -> Result<(), CallError> {
-        let deadline = match order.limit {
-            Limit::At(at) if at != FOREVER => self.channel.deadline_field(at),
-            Limit::At(_) | Limit::Later(_) | Limit::Room(_) => 0,
+        let label = match limit {
+            Limit::At(at) if at != FOREVER => label.with_deadline(self.channel.deadline_field(at)),
+            Limit::At(_) | Limit::Later(_) | Limit::Room(_) => label,
         };
-        let Order { kind, priority, payload, limit } = order;
-        let message = Message { kind, priority, id, deadline, payload };
         let mut sent = 0;
-        match tx.push(&message, &mut sent) {
+        match tx.push(label, payload, &mut sent) {
             Ok(()) => Ok(()),
-            Err(refusal) => self.send_slowly(tx, message, limit, sent, refusal),
+            Err(refusal) => self.send_slowly(tx, label, payload, limit, sent, refusal),
         }
     }
 
@@ -231,7 +244,8 @@ impl Link {
     fn send_slowly(
         &self,
         tx: &mut Claimed<'_, Transmit>,
-        message: Message<'_>,
+        label: Label,
+        payload: &[u8],
         limit: Limit,
         mut sent: usize,
         mut refusal: PushError,
@@ -245,18 +259,18 @@ impl Link {
             };
             let waited = tx.give_up_while(|| {
                 self.channel.after_push();
-                self.wait_for_room(ring_of(message.priority), wake_at, until, turn)
+                self.wait_for_room(ring_of(label.priority()), wake_at, until, turn)
             });
             if let Err(error) = waited {
                 if sent > 0 {
-                    tx.abort(message.priority, message.id);
+                    tx.abort(label);
                     tx.give_up_while(|| self.channel.after_push());
                 }
                 let gave_up = matches!(error, CallError::TimedOut);
-                let full = gave_up && message.kind == Kind::OneWay;
+                let full = gave_up && label.is(Kind::OneWay);
                 return Err(if full { CallError::Full } else { error });
             }
-            match tx.push(&message, &mut sent) {
+            match tx.push(label, payload, &mut sent) {
                 Ok(()) => return Ok(()),
                 Err(again) => refusal = again,
             }
@@ -293,35 +307,14 @@ impl Link {
         let place = slot.position();
         self.finish(id, Err(CallError::Canceled));
         if let Some((ring, _)) = place {
-            let priority = if ring == Ring::Urgent { 0 } else { 2 };
-            let payload = &[];
-            let limit = Limit::At(0);
-            let order = Order { kind: Kind::Cancel, priority, payload, limit };
+            let label = Label::new(Kind::Cancel, ring.first_level()).with_id(id);
             // When there is no room the service answers for nobody: no harm.
-            if let Ok(tx) = self.try_send_frames(order, id) {
-                drop(tx);
+            let told = self.channel.tx.claim().push(label, &[], &mut 0);
+            if told.is_ok() {
                 self.channel.after_push();
             }
         }
         true
-    }
-
-    fn try_send_frames(
-        &self,
-        order: Order<'_>,
-        id: u32,
-    ) -> Result<Claimed<'_, Transmit>, PushError> {
-        let mut tx = self.channel.tx.claim();
-        let message = Message {
-            kind: order.kind,
-            priority: order.priority,
-            id,
-            deadline: 0,
-            payload: order.payload,
-        };
-        let mut sent = 0;
-        tx.push(&message, &mut sent)?;
-        Ok(tx)
     }
 
     /// Cuts the channel of a peer that was caught in a lie.
@@ -350,8 +343,11 @@ pub(crate) fn time_left(until: u64) -> Result<Option<Duration>, CallError> {
 
 /// The time at which a wait of this length, begun now, is over.
 pub(crate) fn until(timeout: Option<Duration>) -> u64 {
-    timeout.map_or(FOREVER, |timeout| {
-        let length = u64::try_from(timeout.as_nanos()).unwrap_or(FOREVER);
-        clock::now_ns().saturating_add(length)
-    })
+    timeout.map_or(FOREVER, |timeout| clock::now_ns().saturating_add(whole_ns(timeout)))
+}
+
+#[inline(always)]
+fn whole_ns(time: Duration) -> u64 {
+    let seconds = time.as_secs().saturating_mul(1_000_000_000);
+    seconds.saturating_add(u64::from(time.subsec_nanos()))
 }

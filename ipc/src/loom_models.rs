@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use crate::{
     claim::Claim,
-    frame::{Kind, Sender},
+    frame::{Kind, Label, Sender},
     lane::Lane,
     layout::{Geometry, LIFE_CLOSED, LIFE_DIED, Ring},
-    ring::{Consumer, Message, Producer, PushError},
+    ring::{Consumer, Producer, PushError},
     sync::{AtomicU32, AtomicU64, Ordering},
     table::{Table, Waiter, bed},
     wait::{Fences, Sleep, event},
@@ -53,8 +53,8 @@ fn lanes() -> (Arc<Lane>, Arc<Lane>) {
     (Lane::heap(Geometry::tiny()), Lane::heap(Geometry::tiny()))
 }
 
-fn message(id: u32, payload: &[u8]) -> Message<'_> {
-    Message { kind: Kind::OneWay, priority: 2, id, deadline: 0, payload }
+fn label(id: u32) -> Label {
+    Label::new(Kind::OneWay, 2).with_id(id)
 }
 
 /// Takes one frame; its id and payload.
@@ -73,9 +73,9 @@ fn loom_a_frame_is_seen_whole_or_not_at_all() {
         let mut producer = Producer::new(&sender, &receiver, Ring::Ordinary);
         let mut consumer = Consumer::new(&receiver, &sender, Ring::Ordinary, Sender::Client);
         let writer = thread::spawn(move || {
-            producer.push(&message(1, b"one"), 0).expect("room");
+            producer.push(label(1), b"one", 0).expect("room");
             // One byte in the slab.
-            producer.push(&message(2, &[7; 49]), 0).expect("room");
+            producer.push(label(2), &[7; 49], 0).expect("room");
         });
         let mut expected = 1;
         for _ in 0..2 {
@@ -101,9 +101,9 @@ fn loom_a_cell_is_written_again_only_after_it_was_read() {
         let mut producer = Producer::new(&sender, &receiver, Ring::Ordinary);
         let mut consumer = Consumer::new(&receiver, &sender, Ring::Ordinary, Sender::Client);
         // Two cells, full.
-        producer.push(&message(1, b"aa"), 0).expect("room");
-        producer.push(&message(2, b"bb"), 0).expect("room");
-        let writer = thread::spawn(move || match producer.push(&message(3, b"cc"), 0) {
+        producer.push(label(1), b"aa", 0).expect("room");
+        producer.push(label(2), b"bb", 0).expect("room");
+        let writer = thread::spawn(move || match producer.push(label(3), b"cc", 0) {
             Ok(_) => 3,
             Err(PushError::Full { wake_at }) => {
                 assert_eq!(wake_at, 1);
@@ -130,7 +130,7 @@ fn parking(fences: Fences) {
             thread::spawn(move || {
                 let rung = AtomicU32::new(0);
                 for id in 1..=2 {
-                    producer.push(&message(id, b""), 0).expect("room");
+                    producer.push(label(id), b"", 0).expect("room");
                     if event::to_wake(fences, receiver.header(), &rung).is_some() {
                         event::signal(sender.header());
                         kernel.wake();
@@ -176,8 +176,8 @@ fn loom_who_waits_for_room_is_woken() {
             let kernel = Kernel::new();
             let mut producer = Producer::new(&sender, &receiver, Ring::Ordinary);
             let mut consumer = Consumer::new(&receiver, &sender, Ring::Ordinary, Sender::Client);
-            producer.push(&message(1, b""), 0).expect("room");
-            producer.push(&message(2, b""), 0).expect("room");
+            producer.push(label(1), b"", 0).expect("room");
+            producer.push(label(2), b"", 0).expect("room");
             let reader = {
                 let (sender, receiver, kernel) = (sender.clone(), receiver.clone(), kernel.clone());
                 thread::spawn(move || {
@@ -190,7 +190,7 @@ fn loom_who_waits_for_room_is_woken() {
                 })
             };
             // The reader stays: what wakes the producer must be its progress.
-            while let Err(refusal) = producer.push(&message(3, b""), 0) {
+            while let Err(refusal) = producer.push(label(3), b"", 0) {
                 let PushError::Full { wake_at } = refusal else { panic!("{refusal:?}") };
                 let seen = receiver.header().event.load(Ordering::Acquire);
                 event::announce_want(sender.header(), Ring::Ordinary, wake_at, Sleep::Futex);

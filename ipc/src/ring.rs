@@ -15,7 +15,7 @@ mod cursor;
 mod producer;
 
 pub(crate) use consumer::Consumer;
-pub(crate) use producer::{Message, Producer, PushError};
+pub(crate) use producer::{Producer, PushError};
 
 #[cfg(all(test, not(loom)))]
 mod tests;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::cursor::{Piece, SlabCursor, max_piece, stream_piece};
 use crate::{
     error::PeerCorrupt,
-    frame::{self, FLAG_MORE, FLAG_SLAB, Head, INLINE_FIRST, INLINE_SLAB, Kind},
+    frame::{self, FLAG_MORE, FLAG_SLAB, INLINE_FIRST, INLINE_SLAB, Kind, Label},
     lane::{Lane, OwnRing},
     layout::{INLINE, Ring},
     sync::Ordering,
@@ -15,17 +15,6 @@ use crate::{
 /// meanwhile, so that the stores need not wait for them; a peer that keeps up does not look there.
 const CELLS_AHEAD: usize = 8;
 const SLAB_AHEAD: u64 = 512;
-
-/// A message, or what is left of one that travels in several frames.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Message<'a> {
-    pub(crate) kind: Kind,
-    pub(crate) priority: u8,
-    pub(crate) id: u32,
-    /// µs since the channel's start; 0 for none.
-    pub(crate) deadline: u32,
-    pub(crate) payload: &'a [u8],
-}
 
 /// Why a message did not go in.
 #[derive(Debug, PartialEq, Eq)]
@@ -99,83 +88,101 @@ impl Producer {
     ///
     /// One cell store for up to 48 bytes; one `Release` store opens the frame.
     #[inline(always)]
-    pub(crate) fn push(&mut self, message: &Message<'_>, sent: usize) -> Result<usize, PushError> {
-        let total = message.payload.len();
+    pub(crate) fn push(
+        &mut self,
+        label: Label,
+        payload: &[u8],
+        sent: usize,
+    ) -> Result<usize, PushError> {
+        let total = payload.len();
         if total <= INLINE {
-            self.need_cell()?;
-            self.commit(message, message.kind, 0, total, frame::pack(message.payload));
+            if !self.has_cell() {
+                self.gain_cell()?;
+            }
+            self.commit(label, 0, total, frame::pack(payload));
             return Ok(total);
         }
         if sent > 0 || total - INLINE_SLAB > max_piece(self.slab_size) as usize {
-            return self.push_part(message, sent);
+            return self.push_part(label, payload, sent);
         }
-        let (inline, in_slab) = message.payload.split_at(INLINE_SLAB);
-        let place = self.put_in_slab(in_slab, message.kind)?;
-        let [a, b, c, d, e] = frame::pack(inline);
-        self.commit(message, message.kind, FLAG_SLAB, total, [place, a, b, c, d, e]);
+        let (inline, in_slab) = payload.split_at(INLINE_SLAB);
+        let piece = self.slab.next(in_slab.len());
+        if !self.has_room(piece) {
+            self.gain_room(piece)?;
+        }
+        self.put_in_slab(piece, in_slab, label);
+        self.commit(label, FLAG_SLAB, total, after([piece.place], inline));
         Ok(total)
     }
 
     /// Pushes one of several frames.
     #[inline(never)]
-    fn push_part(&mut self, message: &Message<'_>, sent: usize) -> Result<usize, PushError> {
-        let rest = &message.payload[sent..];
+    fn push_part(&mut self, label: Label, payload: &[u8], sent: usize) -> Result<usize, PushError> {
+        let rest = &payload[sent..];
+        let label = if sent > 0 { label.with_kind(Kind::Continue) } else { label };
         if sent > 0 && rest.len() <= INLINE {
-            self.need_cell()?;
-            self.commit(message, Kind::Continue, 0, rest.len(), frame::pack(rest));
-            return Ok(message.payload.len());
+            if !self.has_cell() {
+                self.gain_cell()?;
+            }
+            self.commit(label, 0, rest.len(), frame::pack(rest));
+            return Ok(payload.len());
         }
         let is_last = sent > 0 && rest.len() - INLINE_SLAB <= max_piece(self.slab_size) as usize;
-        let (kind, inline) =
-            if sent > 0 { (Kind::Continue, INLINE_SLAB) } else { (message.kind, INLINE_FIRST) };
+        let inline = if sent > 0 { INLINE_SLAB } else { INLINE_FIRST };
         let length =
             if is_last { rest.len() } else { inline + stream_piece(self.slab_size) as usize };
         let (inline, in_slab) = rest[..length].split_at(inline);
-        let place = self.put_in_slab(in_slab, message.kind)?;
+        let piece = self.slab.next(in_slab.len());
+        if !self.has_room(piece) {
+            self.gain_room(piece)?;
+        }
+        self.put_in_slab(piece, in_slab, label);
         let words = if sent > 0 {
-            let [a, b, c, d, e] = frame::pack(inline);
-            [place, a, b, c, d, e]
+            after([piece.place], inline)
         } else {
-            let [a, b, c, d] = frame::pack(inline);
-            [place, message.payload.len() as u64, a, b, c, d]
+            after([piece.place, payload.len() as u64], inline)
         };
         let flags = if is_last { FLAG_SLAB } else { FLAG_SLAB | FLAG_MORE };
-        self.commit(message, kind, flags, length, words);
+        self.commit(label, flags, length, words);
         Ok(sent + length)
     }
 
-    /// Copies bytes into the next piece of the slab, once there is a cell for its frame, too.
-    /// Returns its place.
+    /// Copies bytes into the next piece of the slab.
     #[inline(always)]
-    fn put_in_slab(&mut self, bytes: &[u8], kind: Kind) -> Result<u64, PushError> {
-        let piece = self.reserve(bytes.len())?;
+    fn put_in_slab(&mut self, piece: Piece, bytes: &[u8], label: Label) {
         self.own.write_slab(self.slab.offset(piece.place), bytes);
         self.slab.advance(piece);
-        if kind == Kind::OneWay
+        if label.is(Kind::OneWay)
             && piece.end + SLAB_AHEAD + 64 - self.freed <= u64::from(self.slab_size)
         {
             self.own.ask_for_slab(self.slab.offset(piece.end + SLAB_AHEAD));
         }
-        Ok(piece.place)
     }
 
-    /// Finds a free piece of slab, and a free cell.
     #[inline(always)]
-    fn reserve(&mut self, length: usize) -> Result<Piece, PushError> {
-        let piece = self.slab.next(length);
-        if self.has_room(piece) { Ok(piece) } else { self.gain_room(piece) }
+    fn has_cell(&self) -> bool {
+        self.head - self.taken < self.ends.len() as u64
     }
 
     #[inline(always)]
     fn has_room(&self, piece: Piece) -> bool {
-        self.head - self.taken < self.ends.len() as u64 && self.slab.fits(piece, self.freed)
+        self.has_cell() && self.slab.fits(piece, self.freed)
     }
 
+    /// Makes sure of a free cell.
     #[cold]
-    fn gain_room(&mut self, piece: Piece) -> Result<Piece, PushError> {
+    fn gain_cell(&mut self) -> Result<(), PushError> {
+        self.refresh_taken().map_err(PushError::Corrupt)?;
+        let wake_at = self.head + 1 - self.ends.len() as u64;
+        if self.has_cell() { Ok(()) } else { Err(PushError::Full { wake_at }) }
+    }
+
+    /// Makes sure of a free cell, and of that piece of the slab.
+    #[cold]
+    fn gain_room(&mut self, piece: Piece) -> Result<(), PushError> {
         self.refresh_taken().map_err(PushError::Corrupt)?;
         if self.has_room(piece) {
-            Ok(piece)
+            Ok(())
         } else {
             Err(PushError::Full { wake_at: self.wake_at(piece) })
         }
@@ -192,46 +199,26 @@ impl Producer {
             .max(by_cells)
     }
 
-    /// Makes sure of a free cell.
-    #[inline(always)]
-    fn need_cell(&mut self) -> Result<(), PushError> {
-        if self.head - self.taken < self.ends.len() as u64 { Ok(()) } else { self.gain_cell() }
-    }
-
-    #[cold]
-    fn gain_cell(&mut self) -> Result<(), PushError> {
-        let taken = self.refresh_taken().map_err(PushError::Corrupt)?;
-        let wake_at = self.head + 1 - self.ends.len() as u64;
-        if taken >= wake_at { Ok(()) } else { Err(PushError::Full { wake_at }) }
-    }
-
     /// Writes the cell, its stamp last.
     #[inline(always)]
-    fn commit(
-        &mut self,
-        message: &Message<'_>,
-        kind: Kind,
-        flags: u32,
-        length: usize,
-        words: [u64; 6],
-    ) {
-        let head = Head {
-            kind,
-            flags,
-            priority: message.priority,
-            length: length as u32,
-            id: message.id,
-            deadline: message.deadline,
-        };
+    fn commit(&mut self, label: Label, flags: u32, length: usize, words: [u64; 6]) {
         let index = self.head as usize & (self.ends.len() - 1);
         self.ends[index] = self.slab.position();
-        self.own.publish(index, head.words(frame::lap(self.head, self.cells_log2)), words);
+        let lap = frame::lap(self.head, self.cells_log2);
+        self.own.publish(index, label.head(flags, length, lap), words);
         self.head += 1;
         // Only in a stream, and only what is free: the peer is about to read the rest.
-        if message.kind == Kind::OneWay
+        if label.is(Kind::OneWay)
             && self.head - self.taken + CELLS_AHEAD as u64 <= self.ends.len() as u64
         {
             self.own.ask_for_cell((index + CELLS_AHEAD) & (self.ends.len() - 1));
         }
     }
+}
+
+/// The words of a cell: `N` of the head, then payload.
+#[inline(always)]
+fn after<const N: usize>(first: [u64; N], payload: &[u8]) -> [u64; 6] {
+    let rest = frame::pack::<6>(payload);
+    std::array::from_fn(|index| if index < N { first[index] } else { rest[index - N] })
 }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    frame::{self, Kind, Sender},
+    frame::{self, Kind, Label, Sender},
     lane::Lane,
     layout::{Geometry, Ring},
     sync::Ordering,
@@ -31,8 +31,8 @@ fn small() -> Geometry {
     Geometry::new(16, 2048).expect("in range")
 }
 
-fn message(id: u32, payload: &[u8]) -> Message<'_> {
-    Message { kind: Kind::Request, priority: 2, id, deadline: 9, payload }
+fn label(id: u32) -> Label {
+    Label::new(Kind::Request, 2).with_id(id).with_deadline(9)
 }
 
 /// Takes one frame; its id and payload.
@@ -48,7 +48,7 @@ fn take(consumer: &mut Consumer) -> Option<(u32, Vec<u8>)> {
 fn transfer(pair: &mut Pair, id: u32, payload: &[u8]) -> Vec<u8> {
     let (mut sent, mut received) = (0, Vec::new());
     loop {
-        match pair.producer.push(&message(id, payload), sent) {
+        match pair.producer.push(label(id), payload, sent) {
             Ok(now) => sent = now,
             Err(PushError::Full { wake_at }) => {
                 let (from, piece) = take(&mut pair.consumer).expect("full, so not empty");
@@ -96,7 +96,7 @@ proptest! {
             let first = id;
             for size in &burst {
                 let payload = vec![id as u8; *size];
-                let sent = pair.producer.push(&message(id, &payload), 0);
+                let sent = pair.producer.push(label(id), &payload, 0);
                 prop_assert_eq!(sent, Ok(*size));
                 id += 1;
             }
@@ -125,7 +125,7 @@ fn payloads_made_of_every_next_stamp_open_nothing() {
                     let payload: Vec<u8> =
                         stamp.to_le_bytes().into_iter().cycle().take(size).collect();
                     let id = (round * 8) as u32 + kind;
-                    assert!(pair.producer.push(&message(id, &payload), 0).is_ok());
+                    assert!(pair.producer.push(label(id), &payload, 0).is_ok());
                     assert_eq!(take(&mut pair.consumer), Some((id, payload)));
                     assert!(take(&mut pair.consumer).is_none());
                     assert!(!pair.consumer.is_ready());
@@ -139,20 +139,20 @@ fn payloads_made_of_every_next_stamp_open_nothing() {
 fn a_full_ring_says_when_to_come_back() {
     let mut pair = pair(small(), Ring::Ordinary);
     for id in 0..16 {
-        assert_eq!(pair.producer.push(&message(id, b"x"), 0), Ok(1));
+        assert_eq!(pair.producer.push(label(id), b"x", 0), Ok(1));
     }
-    assert_eq!(pair.producer.push(&message(16, b"x"), 0), Err(PushError::Full { wake_at: 1 }));
+    assert_eq!(pair.producer.push(label(16), b"x", 0), Err(PushError::Full { wake_at: 1 }));
     take(&mut pair.consumer).expect("one");
-    assert_eq!(pair.producer.push(&message(16, b"x"), 0), Ok(1));
+    assert_eq!(pair.producer.push(label(16), b"x", 0), Ok(1));
 
     // By the slab: 1024 is the most that one frame has there, two of them fill it.
     let mut pair = self::pair(small(), Ring::Ordinary);
     let long = vec![7; 1024 + frame::INLINE_SLAB];
     for id in 0..2 {
-        assert_eq!(pair.producer.push(&message(id, &long), 0), Ok(long.len()));
+        assert_eq!(pair.producer.push(label(id), &long, 0), Ok(long.len()));
     }
-    assert_eq!(pair.producer.push(&message(2, &long), 0), Err(PushError::Full { wake_at: 1 }));
-    assert_eq!(pair.producer.push(&message(2, b"short"), 0), Ok(5));
+    assert_eq!(pair.producer.push(label(2), &long, 0), Err(PushError::Full { wake_at: 1 }));
+    assert_eq!(pair.producer.push(label(2), b"short", 0), Ok(5));
 }
 
 #[test]
@@ -160,10 +160,10 @@ fn a_lying_progress_word_is_noticed() {
     for lie in [17_u64, u64::MAX] {
         let mut pair = pair(small(), Ring::Ordinary);
         for id in 0..16 {
-            assert!(pair.producer.push(&message(id, b""), 0).is_ok());
+            assert!(pair.producer.push(label(id), b"", 0).is_ok());
         }
         pair.receiver.header().taken_ordinary.store(lie, Ordering::Release);
-        let refused = pair.producer.push(&message(16, b""), 0);
+        let refused = pair.producer.push(label(16), b"", 0);
         assert_eq!(refused, Err(PushError::Corrupt(crate::PeerCorrupt::Taken)));
     }
 }
@@ -172,11 +172,9 @@ fn a_lying_progress_word_is_noticed() {
 fn a_cell_from_another_lap_is_noticed() {
     let mut pair = pair(small(), Ring::Ordinary);
     let mut own = pair.sender.own_ring(Ring::Ordinary);
-    let head =
-        frame::Head { kind: Kind::Request, flags: 0, priority: 2, length: 0, id: 0, deadline: 0 };
-    own.publish(0, head.words(7), [0; 6]);
+    own.publish(0, label(0).head(0, 0, 7), [0; 6]);
     assert_eq!(pair.consumer.peek().err(), Some(crate::PeerCorrupt::Stamp));
-    own.publish(0, head.words(1), [0; 6]);
+    own.publish(0, label(0).head(0, 0, 1), [0; 6]);
     assert!(take(&mut pair.consumer).is_some());
 }
 
@@ -184,16 +182,9 @@ fn a_cell_from_another_lap_is_noticed() {
 fn a_place_that_is_not_the_next_is_noticed() {
     let pair = pair(small(), Ring::Ordinary);
     let mut own = pair.sender.own_ring(Ring::Ordinary);
-    let head = frame::Head {
-        kind: Kind::Request,
-        flags: frame::FLAG_SLAB,
-        priority: 2,
-        length: 100,
-        id: 0,
-        deadline: 0,
-    };
     for place in [8_u64, 2048, u64::MAX] {
-        own.publish(0, head.words(1), [place, 0, 0, 0, 0, 0]);
+        own.publish(0, label(0).head(frame::FLAG_SLAB, 100, 1), [place, 0, 0, 0, 0, 0]);
+        assert_eq!(pair.consumer.peek_plain([Kind::Request; 2]), None);
         assert_eq!(pair.consumer.peek().err(), Some(crate::PeerCorrupt::Place));
     }
 }

@@ -14,9 +14,9 @@ use crate::{
     channel::{Channel, Fate, Receive, Taken, check_payload, ring_of},
     clock,
     error::{CallError, PeerCorrupt, Status},
-    frame::{Frame, Head, Kind},
+    frame::{Frame, Head, Kind, Label},
     layout::Ring,
-    ring::{Message, PushError},
+    ring::PushError,
     sync::{AtomicBool, AtomicU32, Ordering, pause},
 };
 
@@ -39,9 +39,7 @@ pub(crate) struct Queued {
 /// An answer, or the rest of one, that found no room.
 #[derive(Debug)]
 struct Answer {
-    kind: Kind,
-    priority: u8,
-    id: u32,
+    label: Label,
     payload: Vec<u8>,
     sent: usize,
 }
@@ -295,19 +293,19 @@ impl Incoming {
     }
 
     #[inline]
-    fn post(&self, kind: Kind, priority: u8, id: u32, payload: &[u8]) {
-        let message = Message { kind, priority, id, deadline: 0, payload };
+    fn post(&self, kind: Kind, priority: u32, id: u32, payload: &[u8]) {
+        let label = Label::new(kind, priority).with_id(id);
         let mut sent = 0;
         let pushed = if self.backlog.load(Ordering::Acquire) {
             Err(PushError::Full { wake_at: 0 })
         } else {
-            self.channel.tx.claim().push(&message, &mut sent)
+            self.channel.tx.claim().push(label, payload, &mut sent)
         };
         match pushed {
             Ok(()) => self.channel.after_push(),
             Err(PushError::Corrupt(lie)) => self.channel.end(Fate::Poisoned(lie)),
             Err(PushError::Full { .. }) => {
-                self.queue(Answer { kind, priority, id, payload: payload.to_vec(), sent });
+                self.queue(Answer { label, payload: payload.to_vec(), sent });
             }
         }
     }
@@ -358,20 +356,13 @@ impl Incoming {
         let mut tx = self.channel.tx.claim();
         outbox.wake_at = None;
         while let Some(answer) = outbox.answers.front_mut() {
-            let message = Message {
-                kind: answer.kind,
-                priority: answer.priority,
-                id: answer.id,
-                deadline: 0,
-                payload: &answer.payload,
-            };
-            match tx.push(&message, &mut answer.sent) {
+            match tx.push(answer.label, &answer.payload, &mut answer.sent) {
                 Ok(()) => {
                     outbox.bytes -= answer.payload.len() as u64;
                     outbox.answers.pop_front();
                 }
                 Err(PushError::Full { wake_at }) => {
-                    outbox.wake_at = Some((ring_of(answer.priority), wake_at));
+                    outbox.wake_at = Some((ring_of(answer.label.priority()), wake_at));
                     break;
                 }
                 Err(PushError::Corrupt(lie)) => {
@@ -404,7 +395,7 @@ enum Next {
 
 /// Whether a fresh request may be handled at once: nothing of its level or above waits, and
 /// nothing above it can be behind it in its ring.
-fn goes_first(rx: &mut Receive, ring: Ring, priority: u8) -> bool {
+fn goes_first(rx: &mut Receive, ring: Ring, priority: u32) -> bool {
     let is_top_of_its_ring = priority == 0 || priority == 2;
     let nothing_behind = || match ring {
         Ring::Urgent => !rx.urgent.is_ready(),

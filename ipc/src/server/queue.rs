@@ -34,20 +34,20 @@ impl<T> RunQueue<T> {
     }
 
     /// Adds a request. Levels above 4 count as 4.
-    pub(crate) fn push(&mut self, level: u8, item: T) {
-        self.levels[usize::from(level).min(LEVELS - 1)].push_back(item);
+    pub(crate) fn push(&mut self, level: u32, item: T) {
+        self.levels[(level as usize).min(LEVELS - 1)].push_back(item);
         self.length += 1;
     }
 
     /// Whether a request that just came may be served before everything that waits here. Counts
     /// it as served if so.
     #[inline]
-    pub(crate) fn yields_to(&mut self, level: u8) -> bool {
+    pub(crate) fn yields_to(&mut self, level: u32) -> bool {
         if self.length == 0 {
             return true;
         }
         let first = self.levels.iter().position(|queue| !queue.is_empty()).unwrap_or(LEVELS);
-        if usize::from(level) >= first || self.passed_over >= PATIENCE {
+        if (level as usize) >= first || self.passed_over >= PATIENCE {
             return false;
         }
         self.passed_over += 1;
@@ -95,7 +95,7 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_is_lost_levels_come_in_order_and_nobody_starves(
-            levels in prop::collection::vec(0_u8..5, 1..60),
+            levels in prop::collection::vec(0_u32..5, 1..60),
         ) {
             let mut queue = RunQueue::new();
             for (index, level) in levels.iter().enumerate() {

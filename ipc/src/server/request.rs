@@ -16,7 +16,7 @@ use crate::{
 pub(crate) struct Meta {
     pub(crate) message_id: u64,
     pub(crate) kind: Kind,
-    pub(crate) priority: u8,
+    pub(crate) priority: u32,
     pub(crate) deadline_ns: Option<u64>,
     pub(crate) received_ns: u64,
 }
@@ -79,7 +79,7 @@ macro_rules! accessors {
 
         /// Its priority.
         pub fn priority(&self) -> Priority {
-            Priority::from_level(u32::from(self.meta.priority)).unwrap_or_default()
+            Priority::from_level(self.meta.priority).unwrap_or_default()
         }
 
         /// Whether the sender waits for nothing.
