@@ -18,6 +18,8 @@ enum { LONGEST_NS = 1 << 20, DEADLINE_MS = 30000, BATCH = 4096 };
 
 static uint32_t histogram[LONGEST_NS];
 static uint64_t recorded;
+static double total_ns;
+static unsigned shortest = LONGEST_NS;
 
 static uint64_t now_ns(void) {
     struct timespec time;
@@ -44,6 +46,8 @@ static void record(uint64_t passed) {
     uint64_t ns = (uint64_t)((double)passed * ns_per_tick);
     histogram[ns < LONGEST_NS ? ns : LONGEST_NS - 1]++;
     recorded++;
+    total_ns += (double)ns;
+    if (ns < shortest) shortest = (unsigned)ns;
 }
 
 static unsigned quantile(double part) {
@@ -95,8 +99,9 @@ static void round_trips(int into, service_id_t service, size_t size, double seco
             if (is_warm) record(passed);
         }
     }
-    printf("{\"p50\":%u,\"p95\":%u,\"p99\":%u,\"n\":%llu}\n", quantile(0.5), quantile(0.95),
-           quantile(0.99), (unsigned long long)recorded);
+    printf("{\"p50\":%u,\"p95\":%u,\"p99\":%u,\"min\":%u,\"mean\":%.1f,\"n\":%llu}\n",
+           quantile(0.5), quantile(0.95), quantile(0.99), shortest,
+           total_ns / (double)recorded, (unsigned long long)recorded);
     free(payload);
     free(answer);
 }

@@ -22,6 +22,8 @@ struct Times {
     p50: u64,
     p95: u64,
     p99: u64,
+    min: u64,
+    mean: f64,
     n: u64,
 }
 
@@ -47,8 +49,8 @@ pub fn calls(
             ruler.latency(&format!("ipc_{function}, C"), Some(size), || {
                 let told = [function, service, &size.to_string()];
                 let line = run(&program, setting, directory, &told)?;
-                let Times { p50, p95, p99, n } = serde_json::from_str(&line)?;
-                Ok(Latency { p50, p95, p99, min: p50, mean: p50 as f64, n })
+                let Times { p50, p95, p99, min, mean, n } = serde_json::from_str(&line)?;
+                Ok(Latency { p50, p95, p99, min, mean, n })
             })?;
         }
     }

@@ -1,8 +1,8 @@
 //! Measures libipc beside the *floor* of the machine: what the hardware and the kernel charge for
 //! the bare exchange, taken from the same two CPUs in the same run.
 //!
-//! A benchmark is a [`report::Group`]: the floor, the rows, the floor again. It measures between
-//! two processes, never two threads: [`pair`] starts the second one, [`pin`] places both,
+//! A benchmark is a [`report::Group`]: the floor, the rows, the floor again. All but the bare
+//! [`ring`]'s measure between two processes, not two threads: [`pair`] starts the second one, [`pin`] places both,
 //! [`measure`] times every single exchange, [`shm`] and [`futex`] are the bare means of exchange.
 
 pub mod c;
@@ -13,5 +13,6 @@ pub mod measure;
 pub mod pair;
 pub mod pin;
 pub mod report;
+pub mod ring;
 pub mod shm;
 pub mod tour;

@@ -10,7 +10,7 @@ use benches::floor::{self, Setting};
 use benches::measure::Plan;
 use benches::report::{Group, Machine, Report, progress_done};
 use benches::tour::{self, Tour};
-use benches::{pair, pin};
+use benches::{pair, pin, ring};
 use clap::{Args, Parser, Subcommand};
 
 /// Measures libipc beside the floor of the machine it runs on.
@@ -27,6 +27,8 @@ enum Verb {
     All(Options),
     /// What the hardware and the kernel charge: cache line, futex, memcpy.
     Floor(Options),
+    /// The ring alone, between two threads and within one.
+    Ring(Options),
     /// Calls between two polling processes.
     Call(Options),
     /// One-way messages.
@@ -61,9 +63,17 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Verb::All(options) => run(
             &options,
-            &[floor::group, calls::polling, calls::one_ways, calls::parked, calls::parked_unpinned],
+            &[
+                floor::group,
+                ring::group,
+                calls::polling,
+                calls::one_ways,
+                calls::parked,
+                calls::parked_unpinned,
+            ],
         ),
         Verb::Floor(options) => run(&options, &[floor::group]),
+        Verb::Ring(options) => run(&options, &[ring::group]),
         Verb::Call(options) => run(&options, &[calls::polling]),
         Verb::Oneway(options) => run(&options, &[calls::one_ways]),
         Verb::Parked(options) => run(&options, &[calls::parked, calls::parked_unpinned]),

@@ -96,6 +96,8 @@ pub struct Row {
     pub p95: Option<u64>,
     /// The same for 99 of 100.
     pub p99: Option<u64>,
+    /// The average, in ns.
+    pub mean: Option<f64>,
     /// Messages or copies per second.
     pub per_second: Option<f64>,
     /// The floor just before.
@@ -194,6 +196,7 @@ impl Ruler<'_> {
             p50: latency.map(|it| it.p50),
             p95: latency.map(|it| it.p95),
             p99: latency.map(|it| it.p99),
+            mean: latency.map(|it| it.mean),
             per_second,
             floor_before: before,
             floor_after: after,
@@ -392,7 +395,9 @@ mod tests {
     fn json_carries_the_row_s_fields() {
         let group = group(&[(1, 2), (1, 2), (1, 2)], (1, 2));
         let row = serde_json::to_value(&group.rows[0]).expect("JSON");
-        for field in ["name", "payload", "p50", "p95", "p99", "per_second", "ratio_to_floor"] {
+        for field in
+            ["name", "payload", "p50", "p95", "p99", "mean", "per_second", "ratio_to_floor"]
+        {
             assert!(row.get(field).is_some(), "{field}");
         }
     }

@@ -5,6 +5,8 @@
 #![allow(clippy::inline_always, reason = "store forwarding; measured, see above")]
 #![cfg_attr(loom, allow(dead_code, reason = "the models reach the protocols, not what uses them"))]
 
+#[cfg(all(feature = "bare", not(loom)))]
+pub mod bare;
 #[cfg(not(loom))]
 mod channel;
 mod claim;

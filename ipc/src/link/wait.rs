@@ -278,11 +278,15 @@ impl Link {
         sink: &mut Sink<'_>,
     ) -> Result<Option<Result<(), CallError>>, PeerCorrupt> {
         let consumer = rx.consumer(ring);
-        let Some(frame) = consumer.peek()? else { return Ok(None) };
-        let is_whole = frame.head.kind == Kind::Response
-            && !frame.head.is_first_of_many()
-            && u64::from(frame.head.length) <= self.channel.max_payload;
-        if frame.head.id != id || !is_whole || !self.table.slot(id).give_up(id) {
+        let frame = match consumer.peek_plain([Kind::Response; 2]) {
+            Some(frame) => frame,
+            None => match consumer.peek()? {
+                Some(frame) if is_whole_answer(&frame) => frame,
+                _ => return Ok(None),
+            },
+        };
+        let is_allowed = u64::from(frame.head.length) <= self.channel.max_payload;
+        if frame.head.id != id || !is_allowed || !self.table.slot(id).give_up(id) {
             return Ok(None);
         }
         self.table.prefer(id);
@@ -390,4 +394,8 @@ impl Link {
             }
         }
     }
+}
+
+fn is_whole_answer(frame: &Frame) -> bool {
+    frame.head.kind == Kind::Response && !frame.head.is_first_of_many()
 }
