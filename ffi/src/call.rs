@@ -135,15 +135,16 @@ pub(crate) fn with_client<R>(
 ) -> Result<R, Failure> {
     let mut place = place_of(dest);
     let fresh;
-    let client = match place.as_deref() {
-        Some(Some(known)) if known.is_for(dest) => &known.client,
-        _ => match &mut place {
-            Some(place) => &place.insert(remember(dest)?).client,
-            None => {
-                fresh = runtime::current()?.client(dest)?;
-                &fresh
-            }
-        },
+    if let Some(place) = &mut place
+        && !place.as_ref().is_some_and(|known| known.is_for(dest))
+    {
+        **place = Some(remember(dest)?);
+    }
+    let client = if let Some(Some(known)) = place.as_deref() {
+        &known.client
+    } else {
+        fresh = runtime::current()?.client(dest)?;
+        &fresh
     };
     let called = body(client);
     if called.as_ref().is_err_and(is_over) {

@@ -16,6 +16,7 @@
 // The texts go into ipc.h, for readers of C. They are the contract of the unsafe functions, too;
 // what all of these share is in `boundary`.
 #![allow(clippy::missing_safety_doc, clippy::doc_markdown)]
+#![allow(clippy::inline_always, reason = "as in the crate `ipc`, where the reason is")]
 
 mod boundary;
 pub mod call;

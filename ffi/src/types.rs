@@ -44,7 +44,7 @@ impl PriorityLevel {
 
 impl From<Priority> for PriorityLevel {
     fn from(priority: Priority) -> PriorityLevel {
-        PriorityLevel(u32::from(priority.level()))
+        PriorityLevel(priority.level())
     }
 }
 
