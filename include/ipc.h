@@ -172,8 +172,8 @@
 #define IPC_EUSER -1000
 
 /**
- * Flag of ipc_config_t: when no runtime serves the directory, run one on a thread of this
- * process.
+ * Flag of ipc_config_t: run the runtime on a thread of this process when no other process does, at
+ * once or later, when the one that ran it has ended.
  */
 #define IPC_EMBEDDED 1
 

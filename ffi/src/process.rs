@@ -14,7 +14,7 @@ use std::{
 };
 
 use ipc_core::Status;
-use kernel_services::Kernel;
+use kernel_services::Succession;
 
 use crate::{error::Failure, fork::Birth, message::Kept, runtime::Runtime, stop::Stop};
 
@@ -36,8 +36,8 @@ pub(crate) struct Process {
 #[derive(Debug)]
 pub(crate) struct Active {
     pub(crate) runtime: Arc<Runtime>,
-    /// The runtime that others connect to, when it is this process that runs it.
-    pub(crate) kernel: Option<Kernel>,
+    /// Runs the runtime that others connect to, when it is this process's turn.
+    pub(crate) succession: Option<Succession>,
     /// `ipc_init` less `ipc_shutdown`.
     pub(crate) users: u32,
 }

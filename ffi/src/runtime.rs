@@ -12,7 +12,7 @@ use std::{
 };
 
 use ipc_core::{Client, Node, NodeError, Server, ServiceId, Status};
-use kernel_services::{Kernel, KernelError};
+use kernel_services::Succession;
 
 use crate::{
     boundary::guard,
@@ -52,13 +52,13 @@ pub unsafe extern "C" fn ipc_init(config: *const Config) -> c_int {
             active.users += 1;
             return Ok(IPC_OK);
         }
-        let (kernel, node) = connect(&settings)?;
+        let (succession, node) = connect(&settings)?;
         let server = node.server()?;
         let runtime = Arc::new(Runtime::new(settings, node, server));
         let interrupter = runtime.node.interrupter();
         process.stop.install(Brake { interrupter, wake: Arc::clone(runtime.inbox.wake()) });
         GENERATION.store(runtime.generation, Ordering::Release);
-        *process.active_mut() = Some(Active { runtime, kernel, users: 1 });
+        *process.active_mut() = Some(Active { runtime, succession, users: 1 });
         Ok(IPC_OK)
     })
 }
@@ -89,13 +89,15 @@ pub extern "C" fn ipc_shutdown() -> c_int {
             state.take()
         };
         process.stop.remove();
-        if let Some(Active { runtime, kernel, .. }) = ended {
+        if let Some(Active { runtime, succession, .. }) = ended {
             process.kept.answer_all();
             runtime.end();
             call::forget_clients();
-            // In this order: a kernel of our own sees its last node leave.
+            // In this order: a runtime of our own sees its last node leave.
             drop(runtime);
-            drop(kernel);
+            if let Some(succession) = succession {
+                succession.end();
+            }
         }
         Ok(IPC_OK)
     })
@@ -118,26 +120,24 @@ pub(crate) fn current() -> Result<Arc<Runtime>, Failure> {
     Ok(Arc::clone(&active.as_ref().ok_or(Status::NOT_INIT)?.runtime))
 }
 
-/// Connects, or, if that is asked for, runs what others connect to.
-fn connect(settings: &Settings) -> Result<(Option<Kernel>, Node), Failure> {
+/// Connects, and, if that is asked for, runs what others connect to as long as nobody else does.
+fn connect(settings: &Settings) -> Result<(Option<Succession>, Node), Failure> {
     let core = settings.to_core();
     if !settings.embedded {
         return Ok((None, Node::connect(&core)?));
     }
+    let succession = Succession::new(&settings.runtime_dir);
+    let core = ipc_core::Config { heir: Some(succession.heir()), ..core };
     let mut tries = 1;
     loop {
-        let kernel = match Kernel::embedded(&settings.runtime_dir) {
-            Ok(kernel) => Some(kernel),
-            Err(KernelError::Running { .. }) => None,
-            Err(error) => return Err(error.into()),
-        };
+        let is_ours = succession.step_in()?;
         match Node::connect(&core) {
             // The one that ran has ended meanwhile, or has only begun to.
-            Err(NodeError::NoRuntime { .. }) if kernel.is_none() && tries < EMBEDDED_TRIES => {
+            Err(NodeError::NoRuntime { .. }) if !is_ours && tries < EMBEDDED_TRIES => {
                 tries += 1;
                 std::thread::sleep(std::time::Duration::from_millis(10));
             }
-            node => return Ok((kernel, node?)),
+            node => return Ok((Some(succession), node?)),
         }
     }
 }

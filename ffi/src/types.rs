@@ -160,8 +160,8 @@ pub type MessageHandler = Option<unsafe extern "C" fn(msg: *const Message, user_
 pub type MessageCallback =
     Option<unsafe extern "C" fn(status: c_int, reply: *const Message, user_data: *mut c_void)>;
 
-/// Flag of ipc_config_t: when no runtime serves the directory, run one on a thread of this
-/// process.
+/// Flag of ipc_config_t: run the runtime on a thread of this process when no other process does, at
+/// once or later, when the one that ran it has ended.
 pub const IPC_EMBEDDED: u32 = 1;
 /// Flag of ipc_config_t: never spin, always sleep. Saves CPU time, costs latency.
 pub const IPC_NO_SPIN: u32 = 2;

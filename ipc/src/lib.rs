@@ -49,7 +49,7 @@ pub use {
     channel::Peer,
     client::{Burst, CallOptions, Client, Pending},
     interrupt::Interrupter,
-    node::{Config, Features, KernelState, Node, features, runtime_dir},
+    node::{Config, Features, Heir, KernelState, Node, features, runtime_dir},
     server::{Registration, Request, Retained, Server, in_handler},
     wait::spin::Spin,
 };

@@ -34,6 +34,26 @@ pub struct Config {
     pub max_payload: u64,
     /// Calls that may be outstanding on one channel: 1 to 65,536. Default 256.
     pub outstanding: u32,
+    /// Starts the runtime in this process when nobody else runs it any more. By default nobody:
+    /// the node waits for the runtime to come back.
+    pub heir: Option<Heir>,
+}
+
+/// What a node does when it misses the runtime, before it tries to connect once more.
+#[derive(Clone)]
+pub struct Heir(Arc<dyn Fn() + Send + Sync>);
+
+impl Heir {
+    /// `step_in` runs on any thread, any number of times; it must not use the node.
+    pub fn new(step_in: impl Fn() + Send + Sync + 'static) -> Heir {
+        Heir(Arc::new(step_in))
+    }
+}
+
+impl std::fmt::Debug for Heir {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Heir")
+    }
 }
 
 impl Default for Config {
@@ -44,6 +64,7 @@ impl Default for Config {
             spin: Spin::default(),
             max_payload: 64 << 20,
             outstanding: 256,
+            heir: None,
         }
     }
 }

@@ -21,6 +21,8 @@ mod kernel;
 mod pidfd;
 mod reactor;
 mod registry;
+mod succession;
 
 pub use error::KernelError;
 pub use kernel::Kernel;
+pub use succession::Succession;

@@ -178,7 +178,13 @@ impl Core {
         if self.closed.load(Ordering::SeqCst) {
             return Err(NodeError::Closed);
         }
-        let connection = dial(&self.directory)?;
+        let connection = match (dial(&self.directory), &self.config.heir) {
+            (Err(NodeError::NoRuntime { .. }), Some(heir)) => {
+                heir.0();
+                dial(&self.directory)
+            }
+            (dialled, _) => dialled,
+        }?;
         self.adopt(&mut slot, connection)?;
         let socket = slot.clone().ok_or(NodeError::Closed)?;
         drop(slot);
@@ -212,9 +218,9 @@ impl Core {
         NodeError::NoRuntime { path: self.directory.join("ipcd.sock") }
     }
 
-    /// Whether anything depends on the runtime's coming back.
-    pub(super) fn serves_names(&self) -> bool {
-        !lock(&self.registered).is_empty()
+    /// Whether anything depends on this node's coming back to a runtime.
+    pub(super) fn needs_runtime(&self) -> bool {
+        self.config.heir.is_some() || !lock(&self.registered).is_empty()
     }
 
     /// Tries to come back to a runtime that was lost.

@@ -1,7 +1,7 @@
 //! The one thread of a node: keeps its life words, hears the runtime, and watches its peers.
 //!
-//! It sleeps unless something happens. While the runtime is gone and names are to be registered
-//! again it tries now and then.
+//! It sleeps unless something happens. While the runtime is gone, and names are to be registered
+//! again or this process is its heir, it tries now and then.
 
 use std::{
     os::fd::AsFd,
@@ -75,7 +75,7 @@ impl Warden<'_> {
 
     /// Tries to come back if the runtime is missed; says how long to sleep.
     fn plan(&mut self) -> EpollTimeout {
-        if self.core.current().is_some() || !self.core.serves_names() {
+        if self.core.current().is_some() || !self.core.needs_runtime() {
             self.retry_ms = 0;
             return EpollTimeout::NONE;
         }
