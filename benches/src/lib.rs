@@ -2,8 +2,9 @@
 //! the bare exchange, taken from the same two CPUs in the same run.
 //!
 //! A benchmark is a [`report::Group`]: the floor, the rows, the floor again. All but the bare
-//! [`ring`]'s measure between two processes, not two threads: [`pair`] starts the second one, [`pin`] places both,
-//! [`measure`] times every single exchange, [`shm`] and [`futex`] are the bare means of exchange.
+//! [`ring`]'s measure between two processes, not two threads: [`pair`] starts the second one,
+//! [`pin`] places both, [`measure`] times every single exchange, [`shm`] and [`futex`] are the bare
+//! means of exchange.
 
 pub mod c;
 pub mod calls;
