@@ -81,7 +81,7 @@ fn one_way_messages_between_processes_keep_their_order() {
 fn a_stopped_server_fills_its_ring_and_loses_nothing_when_it_goes_on() {
     let world = World::new(ACTOR);
     let server = world.server("sink", &[]);
-    let mut client = world.actor(&[]);
+    let mut client = world.actor(&["bulk=0"]);
     client.ask("ask sink 30000 hello", "answer");
     server.stop();
     // Half a message that is given up must leave no trace between whole ones.
@@ -115,7 +115,7 @@ fn a_full_ring_wakes_a_sender_that_sleeps() {
 #[test]
 fn a_client_that_never_takes_its_answers_is_cut_while_others_go_on() {
     let world = World::new(ACTOR);
-    let _server = world.server("echo", &["max=1000000"]);
+    let _server = world.server("echo", &["max=1000000", "bulk=0"]);
     let mut greedy = world.actor(&[]);
     let mut other = world.actor(&[]);
     other.ask("calls echo 1 10 8,64,1000", "called");

@@ -49,6 +49,8 @@ const UNSAFE_FILES: &[&str] = &[
     "ffi/src/settings.rs",
     "ffi/src/stop.rs",
     "ffi/src/types.rs",
+    "ipc/src/bulk/arena.rs",
+    "ipc/src/bulk/lender.rs",
     "ipc/src/claim.rs",
     "ipc/src/clock.rs",
     "ipc/src/control/packet.rs",

@@ -133,7 +133,8 @@ pub(crate) fn with_client<R>(
     dest: u32,
     body: impl FnOnce(&Client) -> Result<R, CallError>,
 ) -> Result<R, Failure> {
-    let mut place = place_of(dest);
+    // SAFETY: clause 1: the borrow ends in this function, within a call from C.
+    let mut place = unsafe { place_of(dest) };
     let fresh;
     if let Some(place) = &mut place
         && !place.as_ref().is_some_and(|known| known.is_for(dest))
@@ -158,11 +159,14 @@ pub(crate) fn with_client<R>(
 
 /// Where this thread remembers the client of `dest`. Nowhere when the thread is ending, or when a
 /// signal handler calls, against the rules, what its thread was in.
+///
+/// # Safety
+/// 1. `'a` ends before this thread's destructors run.
 #[inline(always)]
-fn place_of<'a>(dest: u32) -> Option<RefMut<'a, Option<Remembered>>> {
+unsafe fn place_of<'a>(dest: u32) -> Option<RefMut<'a, Option<Remembered>>> {
     let clients = CLIENTS.try_with(std::ptr::from_ref).ok()?;
-    // SAFETY: the value is there until the thread's destructors run, and the borrow is let go of
-    // before the C function returns. No other thread has it, and the cell sees to the rest.
+    // SAFETY: the value is there until the thread's destructors run (1). No other thread has it,
+    // and the cell sees to the rest.
     let clients = unsafe { &*clients }.try_borrow_mut().ok()?;
     Some(RefMut::map(clients, |clients| &mut clients[dest as usize % REMEMBERED]))
 }

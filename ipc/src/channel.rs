@@ -8,13 +8,11 @@ use std::{
     time::Duration,
 };
 
-use nix::{
-    errno::Errno,
-    sys::socket::{MsgFlags, Shutdown, recv, send, shutdown},
-};
+use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
 
 use crate::{
     ServiceId,
+    bulk::{Borrower, Lender, Loan},
     claim::Claim,
     control::Introduction,
     error::{CallError, PeerCorrupt},
@@ -66,6 +64,7 @@ pub(crate) struct Parts {
     pub(crate) entry: Entry,
     pub(crate) bell: OwnedFd,
     pub(crate) max_payload: u64,
+    pub(crate) max_bulk: u64,
     pub(crate) spin: Spin,
 }
 
@@ -84,6 +83,8 @@ pub(crate) struct Channel {
     alleged: [PeerRing; 2],
     /// `Fate` in 32 bits.
     fate: AtomicU32,
+    lender: Arc<Lender>,
+    pub(crate) borrower: Borrower,
     /// The last `parked` word of the peer that was answered with a wake-up.
     rung: AtomicU32,
     /// Sleeps so far, for the numbers of `parked` words.
@@ -107,7 +108,8 @@ pub(crate) struct Transmit {
 
 impl Channel {
     pub(crate) fn new(parts: Parts) -> Channel {
-        let Parts { introduction, role, own, peer, entry, bell, max_payload, spin } = parts;
+        let Parts { introduction, role, own, peer, entry, bell, max_payload, max_bulk, spin } =
+            parts;
         let other = match role {
             Sender::Client => Sender::Server,
             Sender::Server => Sender::Client,
@@ -126,6 +128,8 @@ impl Channel {
             rx: Claim::new(Receive::new(&own, &peer, other, first_id, spin)),
             alleged: [Ring::Urgent, Ring::Ordinary].map(|ring| peer.peer_ring(ring)),
             fate: AtomicU32::new(0),
+            lender: Lender::new(&peer, max_bulk),
+            borrower: Borrower::new(&own),
             rung: AtomicU32::new(0),
             sleeps: AtomicU32::new(0),
             introduction,
@@ -254,16 +258,28 @@ impl Channel {
 
     /// Empties our end of the doorbell. Returns false when the peer hung up.
     pub(crate) fn quiet_bell(&self) -> bool {
-        let mut byte = [0; 1];
-        // More than a socket holds: a peer that rings without pause keeps nobody here.
-        for _ in 0..1024 {
-            match recv(self.bell.as_raw_fd(), &mut byte, MsgFlags::MSG_DONTWAIT) {
-                Ok(0) | Err(Errno::ECONNRESET) => return false,
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(_) => return true,
-            }
-        }
-        true
+        self.borrower.hear(self.bell()).unwrap_or_else(|lie| {
+            self.end(Fate::Poisoned(lie));
+            true
+        })
+    }
+
+    /// Lends memory for a message of this size; nothing when no more can be lent now.
+    pub(crate) fn lend(&self, size: usize) -> Option<Loan> {
+        self.lender.lend(self.bell(), size as u64)
+    }
+
+    /// Lends memory and copies a message there; nothing for one that the ring carries better.
+    #[cold]
+    pub(crate) fn lend_copy(&self, payload: &[u8]) -> Option<Loan> {
+        let mut loan = self.lend(payload.len())?;
+        loan.copy_from_slice(payload);
+        Some(loan)
+    }
+
+    /// Refuses a loan of another channel, or of one that this took the place of.
+    pub(crate) fn check_loan(&self, loan: &Loan) -> Result<(), CallError> {
+        if loan.is_of(&self.lender) { Ok(()) } else { Err(CallError::PeerDied { taken: false }) }
     }
 
     /// The event word's value, to be read before [`Channel::park`].
@@ -371,7 +387,7 @@ impl Drop for Channel {
 }
 
 /// The lies, by the number that `Channel::fate` holds.
-const LIES: [PeerCorrupt; 10] = [
+const LIES: [PeerCorrupt; 11] = [
     PeerCorrupt::Stamp,
     PeerCorrupt::Kind,
     PeerCorrupt::Flags,
@@ -382,6 +398,7 @@ const LIES: [PeerCorrupt; 10] = [
     PeerCorrupt::Fragment,
     PeerCorrupt::Answer,
     PeerCorrupt::Status,
+    PeerCorrupt::Arena,
 ];
 
 impl Transmit {

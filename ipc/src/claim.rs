@@ -15,11 +15,13 @@
 //!  turn still open?  ─┘  └▶          held? not ours yet
 //! ```
 //! Either the owner sees the closing, or the other sees the claim held. A turn belongs to one
-//! thread for ever, and nobody else writes its `held`; there are a few in a claim's life, and once
+//! thread for ever, and no other writes its `held`; there are a few in a claim's life, and once
 //! they are used up all threads compare and swap.
 //!
 //! Unlike a mutex a claim can be tried and passed over, which is how a waiter learns that somebody
-//! else is already reading for it.
+//! else is already reading for it. A vain try means that somebody holds the claim, and will give it
+//! up after this: who has only a look (`TRYING`, or a turn that turns out to be closing) is waited
+//! for.
 
 #![allow(unsafe_code)] // lends out what is behind an UnsafeCell; asks who this thread is
 
@@ -71,7 +73,7 @@ pub(crate) struct Claim<T> {
 struct Turn {
     /// The thread that has it; 0 for none yet.
     owner: AtomicU64,
-    /// Written by the owner, and by who gives it the turn.
+    /// Written by the owner alone.
     held: AtomicU32,
 }
 
@@ -93,7 +95,7 @@ impl<T> Claim<T> {
         }
     }
 
-    /// Takes the claim if it is free.
+    /// Takes the claim, unless somebody holds it, who will give it up later than this.
     #[inline(always)]
     pub(crate) fn try_claim(&self) -> Option<Claimed<'_, T>> {
         let me = this_thread();
@@ -114,13 +116,14 @@ impl<T> Claim<T> {
         self.try_without_turn(me, false)
     }
 
-    /// Takes the claim, waiting for it. Holders never wait for anything but memory.
+    /// Takes the claim, waiting for it. The library's own holders wait for nothing but memory.
     #[inline(always)]
     pub(crate) fn claim(&self) -> Claimed<'_, T> {
         self.try_claim().unwrap_or_else(|| self.claim_slowly())
     }
 
-    /// Whether nobody holds the claim at this moment.
+    /// Whether nobody holds the claim at this moment. Who only looks whether it may does not count,
+    /// but may be about to.
     pub(crate) fn is_free(&self) -> bool {
         let held = &self.turn_of(self.turn.load(Ordering::Acquire)).held;
         held.load(Ordering::Acquire) == FREE && self.state.load(Ordering::Acquire) != HELD
@@ -132,7 +135,14 @@ impl<T> Claim<T> {
     fn try_without_turn(&self, me: u64, insists: bool) -> Option<Claimed<'_, T>> {
         // Acquire: what the holder before wrote, up to its Release. An announcement made before
         // this (`Claim::let_go` looks for some) is ordered by its maker's heavy fence.
-        self.state.compare_exchange(FREE, TRYING, Ordering::Acquire, Ordering::Relaxed).ok()?;
+        while let Err(state) =
+            self.state.compare_exchange(FREE, TRYING, Ordering::Acquire, Ordering::Relaxed)
+        {
+            if state == HELD {
+                return None;
+            }
+            self.wait_for(TRYING);
+        }
         // Nobody else moves the turn on now.
         if self.turn_of(self.turn.load(Ordering::Relaxed)).owner.load(Ordering::Relaxed) != 0
             && !self.end_turn(insists)
@@ -141,6 +151,11 @@ impl<T> Claim<T> {
             return None;
         }
         self.state.store(HELD, Ordering::Relaxed);
+        self.fences.light();
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            // Those who waited to hear whether it would be so.
+            wake(&self.state);
+        }
         if self.last.load(Ordering::Relaxed) == me {
             let streak = self.streak.load(Ordering::Relaxed) + 1;
             self.streak.store(streak, Ordering::Relaxed);
@@ -164,7 +179,7 @@ impl<T> Claim<T> {
                 return false;
             }
             self.turn.store(now | CLOSING, Ordering::Relaxed);
-            self.fences.heavy();
+            self.fences.heavy_for_sure();
         }
         // Acquire: what the owner wrote, up to its Release. From the fence on, it backs off.
         if held.load(Ordering::Acquire) == HELD {
@@ -200,30 +215,41 @@ impl<T> Claim<T> {
             }
             pause();
         }
-        self.waiting.fetch_add(1, Ordering::SeqCst);
-        // Either the holder's release is seen below, or the holder sees that we wait.
-        self.fences.heavy();
-        let claimed = loop {
+        loop {
             if let Some(claimed) = self.try_without_turn(me, true) {
-                break claimed;
+                return claimed;
             }
-            #[cfg(not(loom))]
-            {
-                use crate::wait::futex::{Word, wait};
-                let in_turn = &self.turn_of(self.turn.load(Ordering::Acquire)).held;
-                let held = [in_turn, &self.state];
-                match held.into_iter().find(|it| it.load(Ordering::Acquire) == HELD) {
-                    Some(at) => {
-                        wait(Word { at, value: HELD, shared: false }, None);
-                    }
-                    None => pause(),
-                }
-            }
-            #[cfg(loom)]
-            pause();
+            self.wait_for(HELD);
+        }
+    }
+
+    /// Waits while somebody holds the claim, or only tries to, as `state` says.
+    #[cold]
+    fn wait_for(&self, state: u32) {
+        let words = || {
+            let in_turn = &self.turn_of(self.turn.load(Ordering::Acquire)).held;
+            let is = |word: &&AtomicU32| word.load(Ordering::Acquire) == state;
+            [&self.state, in_turn].into_iter().find(is)
         };
+        for _ in 0..SPINS {
+            if words().is_none() {
+                return;
+            }
+            pause();
+        }
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        // Either the change of the word is seen below, or whoever changes it sees that we wait.
+        self.fences.heavy();
+        if let Some(at) = words() {
+            #[cfg(not(loom))]
+            crate::wait::futex::wait(
+                crate::wait::futex::Word { at, value: state, shared: false },
+                None,
+            );
+            #[cfg(loom)]
+            let _ = at;
+        }
         self.waiting.fetch_sub(1, Ordering::Relaxed);
-        claimed
     }
 
     #[inline]
@@ -300,7 +326,8 @@ impl<T> Drop for Claimed<'_, T> {
     }
 }
 
-/// Wakes all: those who sleep on a turn's word would not be found at another one.
+/// Wakes all: who sleeps on a turn's word would not be found at another one, and not all who sleep
+/// on `state` want the claim.
 #[cold]
 fn wake(held: &AtomicU32) {
     #[cfg(not(loom))]

@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 
 use crate::{
     Priority, ServiceId,
+    bulk::{Loan, View},
     channel::{Claimed, Fate, Peer, Transmit, check_payload},
     error::{CallError, NodeError},
     frame::{Kind, Label},
@@ -152,8 +153,82 @@ impl Client {
         link.call(label(Kind::Request, options), payload, limit, &mut sink)?;
         match sink {
             Sink::Slice(_, length) => Ok(length),
-            Sink::Vector(_) => Ok(0),
+            Sink::Vector(_) | Sink::View(_) => Ok(0),
         }
+    }
+
+    /// Lends memory for a message of `size` bytes, which the service will read without a copy on
+    /// the way: fill it, and send it by [`call_loaned`](Client::call_loaned) or
+    /// [`send_loaned`](Client::send_loaned). Up to 32 loans, of 1 GiB in all, can be outstanding:
+    /// lent, or sent and not yet given back by the service.
+    ///
+    /// ```no_run
+    /// # fn of(client: &ipc::Client) -> Result<(), ipc::CallError> {
+    /// let mut frame = client.loan(8 << 20)?;
+    /// frame.fill(0x5A);
+    /// client.send_loaned(frame, None)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`CallError::Full`] when no more can be lent now; [`CallError::TooLarge`];
+    /// [`CallError::PeerDied`] and the like.
+    pub fn loan(&self, size: usize) -> Result<Loan, CallError> {
+        let link = self.link()?;
+        check_payload(size, link.channel.max_payload)?;
+        link.channel.lend(size).ok_or(CallError::Full)
+    }
+
+    /// Sends a loan as a request, and waits for the response, which is not copied either if it
+    /// comes in bulk.
+    ///
+    /// # Errors
+    /// As for [`call`](Client::call); the loan was given back if it was not sent. A loan made
+    /// before the service died: [`CallError::PeerDied`].
+    pub fn call_loaned(
+        &self,
+        loan: Loan,
+        options: impl Into<CallOptions>,
+    ) -> Result<View, CallError> {
+        let (mut response, options) = (None, options.into());
+        let link = self.link()?;
+        let limit = Limit::after(options.timeout);
+        let sink = &mut Sink::View(&mut response);
+        link.call_loaned(label(Kind::Request, options), loan, limit, sink)?;
+        Ok(response.unwrap_or_else(|| View::of(Vec::new())))
+    }
+
+    /// Sends a request and waits for the response, which is not copied if it comes in bulk.
+    ///
+    /// # Errors
+    /// As for [`call`](Client::call).
+    pub fn call_view(
+        &self,
+        payload: &[u8],
+        options: impl Into<CallOptions>,
+    ) -> Result<View, CallError> {
+        let (mut response, options) = (None, options.into());
+        let link = self.link()?;
+        let limit = Limit::after(options.timeout);
+        let sink = &mut Sink::View(&mut response);
+        link.call(label(Kind::Request, options), payload, limit, sink)?;
+        Ok(response.unwrap_or_else(|| View::of(Vec::new())))
+    }
+
+    /// Sends a loan as a message that nobody answers; returns its id. The timeout is for room in
+    /// the ring.
+    ///
+    /// # Errors
+    /// As for [`send`](Client::send); the loan was given back if it was not sent.
+    pub fn send_loaned(
+        &self,
+        loan: Loan,
+        options: impl Into<CallOptions>,
+    ) -> Result<u64, CallError> {
+        let CallOptions { priority, timeout } = options.into();
+        let label = Label::new(Kind::OneWay, priority.level());
+        self.link()?.send_loaned(label, loan, Limit::room(timeout))
     }
 
     /// Like [`call`](Client::call), into a vector whose capacity is reused.

@@ -202,6 +202,9 @@ pub enum PeerCorrupt {
     /// An error that is none: its status is not negative.
     #[error("an error whose status is no error")]
     Status,
+    /// A bulk message is in no arena that was handed over, or an arena is none.
+    #[error("a bulk message, or an arena, that is not what it says")]
+    Arena,
 }
 
 /// Explains why an operation of the control plane failed.
@@ -277,7 +280,7 @@ pub enum NodeError {
 
 impl NodeError {
     /// Wraps the failure of a system call with what was being done.
-    pub fn system(what: &'static str) -> impl FnOnce(nix::errno::Errno) -> NodeError {
+    pub fn system(what: &'static str) -> impl Fn(nix::errno::Errno) -> NodeError + Copy {
         move |errno| NodeError::System { what, source: errno.into() }
     }
 

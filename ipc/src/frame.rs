@@ -85,6 +85,12 @@ pub(crate) const FLAG_MORE: u32 = 2;
 /// A header extension follows. Reserved: refused by this version.
 pub(crate) const FLAG_EXTENSION: u32 = 4;
 
+/// The payload lies in bulk memory; the cell holds its descriptor.
+pub(crate) const FLAG_BULK: u32 = 8;
+
+/// Bytes of that descriptor.
+pub(crate) const DESCRIPTOR: usize = 32;
+
 /// Payload bytes in a cell whose payload goes on in the slab.
 pub(crate) const INLINE_SLAB: usize = INLINE - 8;
 /// Payload bytes in the first cell of a message of several frames.
@@ -138,9 +144,15 @@ impl Label {
         self.first & 0xF == kind as u64
     }
 
+    /// Of a message in bulk memory: its payload is the descriptor.
+    #[inline(always)]
+    pub(crate) fn in_bulk(self) -> Label {
+        Label { first: self.first | u64::from(FLAG_BULK) << 59, ..self }
+    }
+
     #[inline(always)]
     pub(crate) fn priority(self) -> u32 {
-        (self.first >> 56) as u32
+        (self.first >> 56) as u32 & 7
     }
 
     #[inline(always)]
@@ -278,6 +290,13 @@ impl Frame {
     fn check_long(head: Head, more: [u64; 2], max_slab: u32) -> Result<Frame, PeerCorrupt> {
         let carries_payload =
             matches!(head.kind, Kind::Request | Kind::OneWay | Kind::Response | Kind::Continue);
+        if head.flags == FLAG_BULK && carries_payload && head.kind != Kind::Continue {
+            return if head.length as usize == DESCRIPTOR {
+                Ok(Frame { head, total: u64::from(head.length), place: 0 })
+            } else {
+                Err(PeerCorrupt::Length)
+            };
+        }
         let refused = FLAG_EXTENSION | !(FLAG_SLAB | FLAG_MORE);
         if head.flags & refused != 0 || head.flags & FLAG_SLAB == 0 || !carries_payload {
             return Err(PeerCorrupt::Flags);

@@ -21,7 +21,7 @@ use crate::{
 #[cfg(not(loom))]
 mod map;
 #[cfg(not(loom))]
-pub(crate) use map::{NODE_TO_LIFE, create, map_peer};
+pub(crate) use map::{NODE_TO_LIFE, allocate, create, guard, map_peer, seal};
 
 /// Either side's view of a lane. Lives as long as any ring half of it.
 #[derive(Debug)]
@@ -273,7 +273,7 @@ impl Lane {
                 taken_urgent: word(),
                 taken_ordinary: word(),
                 busy_since: word(),
-                reserved: word(),
+                released: CachePadded::new(std::array::from_fn(|_| AtomicU32::new(0))),
             }),
             cells: rings.map(|ring| {
                 (0..geometry.cells(ring))

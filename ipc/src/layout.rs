@@ -59,8 +59,9 @@ pub(crate) struct Header {
     pub(crate) taken_ordinary: CachePadded<AtomicU64>,
     /// When the handler now running began: `CLOCK_MONOTONIC` in ns; 0 when none runs.
     pub(crate) busy_since: CachePadded<AtomicU64>,
-    /// Zero.
-    pub(crate) reserved: CachePadded<AtomicU64>,
+    /// The generation of the last loan that the owner has given back, for each slot of the
+    /// opposite side's loans.
+    pub(crate) released: CachePadded<[AtomicU32; 32]>,
 }
 
 /// Says what a lane is.
@@ -99,6 +100,7 @@ const _: () = {
     assert!(offset_of!(Header, taken_urgent) == 0x200);
     assert!(offset_of!(Header, taken_ordinary) == 0x280);
     assert!(offset_of!(Header, busy_since) == 0x300);
+    assert!(offset_of!(Header, released) == 0x380);
     assert!(size_of::<Identity>() == 24);
     assert!(size_of::<Attention>() == 24);
 };

@@ -8,6 +8,8 @@
 #[cfg(all(feature = "bare", not(loom)))]
 pub mod bare;
 #[cfg(not(loom))]
+mod bulk;
+#[cfg(not(loom))]
 mod channel;
 mod claim;
 #[cfg(not(loom))]
@@ -46,6 +48,7 @@ pub use lane::LaneFacts;
 pub use layout::Geometry;
 #[cfg(not(loom))]
 pub use {
+    bulk::{Loan, View},
     channel::Peer,
     client::{Burst, CallOptions, Client, Pending},
     interrupt::Interrupter,

@@ -13,6 +13,7 @@ use std::{
 };
 
 use crate::{
+    bulk::{self, Loan, View},
     channel::{Channel, Claimed, Fate, Transmit, check_payload, ring_of},
     clock,
     error::{CallError, PeerCorrupt},
@@ -34,6 +35,8 @@ pub(crate) enum Sink<'a> {
     Slice(&'a mut [u8], usize),
     /// A vector, whose contents are replaced.
     Vector(&'a mut Vec<u8>),
+    /// A view, if it comes in bulk, without a copy.
+    View(&'a mut Option<View>),
 }
 
 impl Sink<'_> {
@@ -49,15 +52,28 @@ impl Sink<'_> {
                 vector.resize(length, 0);
                 Ok(vector)
             }
+            Sink::View(view) => Ok(view.insert(View::of(vec![0; length])).private_mut()),
         }
     }
 
-    fn accept_bytes(&mut self, bytes: Vec<u8>) -> Result<(), CallError> {
-        if let Sink::Vector(vector) = self {
-            **vector = bytes;
-            return Ok(());
+    /// Takes what lies in bulk memory.
+    fn accept_view(&mut self, lent: View) -> Result<(), CallError> {
+        match self {
+            Sink::Slice(..) => {
+                lent.copy_to(self.accept(lent.len())?);
+            }
+            Sink::Vector(vector) => lent.copy_into(vector),
+            Sink::View(view) => **view = Some(lent),
         }
-        self.accept(bytes.len())?.copy_from_slice(&bytes);
+        Ok(())
+    }
+
+    fn accept_bytes(&mut self, bytes: Vec<u8>) -> Result<(), CallError> {
+        match self {
+            Sink::Vector(vector) => **vector = bytes,
+            Sink::View(view) => **view = Some(View::of(bytes)),
+            Sink::Slice(..) => self.accept(bytes.len())?.copy_from_slice(&bytes),
+        }
         Ok(())
     }
 }
@@ -150,6 +166,19 @@ impl Link {
         self.wait(id as u32, limit.at(), turn, sink)
     }
 
+    /// As [`Link::call`], with a payload that was lent.
+    pub(crate) fn call_loaned(
+        &self,
+        label: Label,
+        loan: Loan,
+        limit: Limit,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), CallError> {
+        let turn = self.interrupter.turn();
+        let id = self.request_loaned(label, loan, limit, Waiter::Thread)?;
+        self.wait(id as u32, limit.at(), turn, sink)
+    }
+
     /// Sends a request whose answer its waiter will get. Returns the message id.
     ///
     /// # Errors
@@ -163,6 +192,35 @@ impl Link {
         waiter: Waiter,
     ) -> Result<u64, CallError> {
         check_payload(payload.len(), self.channel.max_payload)?;
+        if payload.len() >= bulk::FROM
+            && let Some(loan) = self.channel.lend_copy(payload)
+        {
+            return self.request_loaned(label, loan, limit, waiter);
+        }
+        self.request_frames(label, payload, limit, waiter)
+    }
+
+    /// As [`Link::request`], with a payload that was lent.
+    #[inline(never)]
+    pub(crate) fn request_loaned(
+        &self,
+        label: Label,
+        loan: Loan,
+        limit: Limit,
+        waiter: Waiter,
+    ) -> Result<u64, CallError> {
+        self.channel.check_loan(&loan)?;
+        loan.hand_over(|descriptor| self.request_frames(label.in_bulk(), descriptor, limit, waiter))
+    }
+
+    #[inline(always)]
+    fn request_frames(
+        &self,
+        label: Label,
+        payload: &[u8],
+        limit: Limit,
+        waiter: Waiter,
+    ) -> Result<u64, CallError> {
         let is_callback = matches!(waiter, Waiter::Callback(_));
         let mut tx = self.channel.tx.claim();
         // A power of two: a division would cost more than all the rest of this.
@@ -212,6 +270,28 @@ impl Link {
         limit: Limit,
     ) -> Result<u64, CallError> {
         check_payload(payload.len(), self.channel.max_payload)?;
+        if payload.len() >= bulk::FROM
+            && let Some(loan) = self.channel.lend_copy(payload)
+        {
+            return self.send_loaned(label, loan, limit);
+        }
+        self.send_one_way(label, payload, limit)
+    }
+
+    /// As [`Link::send`], with a payload that was lent.
+    #[inline(never)]
+    pub(crate) fn send_loaned(
+        &self,
+        label: Label,
+        loan: Loan,
+        limit: Limit,
+    ) -> Result<u64, CallError> {
+        self.channel.check_loan(&loan)?;
+        loan.hand_over(|descriptor| self.send_one_way(label.in_bulk(), descriptor, limit))
+    }
+
+    #[inline(always)]
+    fn send_one_way(&self, label: Label, payload: &[u8], limit: Limit) -> Result<u64, CallError> {
         let mut tx = self.channel.tx.claim();
         let id = tx.one_way_id();
         self.send_frames(&mut tx, label.with_id(id as u32), payload, limit)?;
@@ -264,7 +344,7 @@ impl Link {
             if let Err(error) = waited {
                 if sent > 0 {
                     tx.abort(label);
-                    tx.give_up_while(|| self.channel.after_push());
+                    self.channel.after_push();
                 }
                 let gave_up = matches!(error, CallError::TimedOut);
                 let full = gave_up && label.is(Kind::OneWay);

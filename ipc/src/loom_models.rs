@@ -44,8 +44,14 @@ impl Kernel {
 }
 
 fn model(check: impl Fn() + Sync + Send + 'static) {
+    model_within(3, check);
+}
+
+/// With fewer preemptions, for three threads that wait for one another.
+fn model_within(preemptions: usize, check: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(3);
+    builder.preemption_bound = Some(preemptions);
+    builder.max_branches = 100_000;
     builder.check(check);
 }
 
@@ -269,7 +275,7 @@ fn enter(claim: &Claim<(AtomicU32, u32)>) -> bool {
 /// One thread has a turn, and takes the claim with plain stores; two others end the turn.
 #[test]
 fn loom_a_turn_ends_before_another_holds_the_claim() {
-    model(|| {
+    model_within(2, || {
         let claim = LoomArc::new(Claim::new((AtomicU32::new(0), 0)));
         // Often enough to have a turn.
         let mut entered = (0..3).filter(|_| enter(&claim)).count() as u32;
@@ -277,7 +283,7 @@ fn loom_a_turn_ends_before_another_holds_the_claim() {
             let claim = claim.clone();
             thread::spawn(move || u32::from(enter(&claim)))
         });
-        entered += (0..2).filter(|_| enter(&claim)).count() as u32;
+        entered += (0..1).filter(|_| enter(&claim)).count() as u32;
         for other in others {
             entered += other.join().expect("no panics");
         }
@@ -334,6 +340,59 @@ fn loom_a_leader_that_leaves_calls_a_follower() {
         if followers.load(Ordering::SeqCst) > 0 && table.slot(id).call() {
             kernel.wake();
         }
+        follower.join().expect("no panics");
+    });
+}
+
+/// The same with a leader in its turn, and with a third thread that tries once, in vain or not, and
+/// passes the lead on as every leader does.
+#[test]
+fn loom_a_leader_in_its_turn_calls_a_follower() {
+    model(|| {
+        let kernel = Kernel::new();
+        let shared = LoomArc::new((Claim::new(()), Table::new(1), AtomicU64::new(0)));
+        let id = shared.1.reserve(1, Waiter::Thread).expect("room") as u32;
+        let pass_on = {
+            let (shared, kernel) = (shared.clone(), kernel.clone());
+            move || {
+                let (_, table, followers) = &*shared;
+                if followers.load(Ordering::SeqCst) > 0 && table.slot(id).call() {
+                    kernel.wake();
+                }
+            }
+        };
+        // Often enough to have a turn.
+        (0..3).for_each(|_| drop(shared.0.try_claim().expect("free")));
+        let held = shared.0.try_claim().expect("free");
+        let follower = {
+            let (shared, kernel) = (shared.clone(), kernel.clone());
+            thread::spawn(move || {
+                let (claim, table, followers) = &*shared;
+                let slot = table.slot(id);
+                while claim.try_claim().is_none() {
+                    followers.fetch_add(1, Ordering::SeqCst);
+                    slot.bed.store(bed::ASLEEP, Ordering::SeqCst);
+                    Fences::within().heavy();
+                    if !claim.is_free() {
+                        kernel.wait(|| slot.bed.load(Ordering::SeqCst) == bed::ASLEEP);
+                    }
+                    slot.bed.swap(bed::EMPTY, Ordering::SeqCst);
+                    followers.fetch_sub(1, Ordering::SeqCst);
+                }
+            })
+        };
+        let third = {
+            let (shared, pass_on) = (shared.clone(), pass_on.clone());
+            thread::spawn(move || {
+                if let Some(claimed) = shared.0.try_claim() {
+                    drop(claimed);
+                    pass_on();
+                }
+            })
+        };
+        drop(held);
+        pass_on();
+        third.join().expect("no panics");
         follower.join().expect("no panics");
     });
 }

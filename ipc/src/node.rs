@@ -10,7 +10,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 pub(crate) use self::core::Core;
 
 use crate::{
-    Client, Geometry, ServiceId, Spin,
+    Client, Geometry, ServiceId, Spin, bulk,
     control::{self, Reply, Request},
     error::{NodeError, Status},
     fork::Birth,
@@ -32,6 +32,9 @@ pub struct Config {
     pub spin: Spin,
     /// Largest payload in bytes, sent or received: 1 to 2^32 - 1. Default 64 MiB.
     pub max_payload: u64,
+    /// Bytes of bulk memory that a channel of this node may have lent, at most 2^30, the default:
+    /// see [`Client::loan`]. 0 for none: all messages go through the rings then.
+    pub max_bulk: u64,
     /// Calls that may be outstanding on one channel: 1 to 65,536. Default 256.
     pub outstanding: u32,
     /// Starts the runtime in this process when nobody else runs it any more. By default nobody:
@@ -63,6 +66,7 @@ impl Default for Config {
             geometry: Geometry::default(),
             spin: Spin::default(),
             max_payload: 64 << 20,
+            max_bulk: bulk::MOST_BYTES,
             outstanding: 256,
             heir: None,
         }
@@ -77,6 +81,9 @@ impl Config {
     pub fn validate(&self) -> Result<(), NodeError> {
         if self.max_payload == 0 || self.max_payload > u64::from(u32::MAX) {
             return Err(NodeError::Config("max_payload must be from 1 to 4294967295".into()));
+        }
+        if self.max_bulk > bulk::MOST_BYTES {
+            return Err(NodeError::Config("max_bulk must be at most 1073741824".into()));
         }
         if self.outstanding == 0 || self.outstanding > 65_536 {
             return Err(NodeError::Config("outstanding must be from 1 to 65536".into()));

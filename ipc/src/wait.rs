@@ -34,7 +34,10 @@ impl Fences {
 
     /// Whether the light fence costs less than a locked instruction.
     pub(crate) fn are_cheap(self) -> bool {
-        cfg!(loom) || self == Fences::Asymmetric
+        #[cfg(not(loom))]
+        return self == Fences::Asymmetric && !futex::membarrier_is_lost();
+        #[cfg(loom)]
+        true
     }
 
     /// The sender's barrier, after each batch.
@@ -55,6 +58,18 @@ impl Fences {
         #[cfg(not(loom))]
         if self == Fences::Asymmetric {
             futex::membarrier();
+        }
+    }
+
+    /// As `heavy`, for what must not go wrong even when the kernel has taken `membarrier` away
+    /// since: a sleep comes to its end without it, exclusive use does not.
+    #[cfg_attr(loom, allow(clippy::unused_self, reason = "a model has one kind of fence"))]
+    pub(crate) fn heavy_for_sure(self) {
+        // SeqCst: as above.
+        fence(Ordering::SeqCst);
+        #[cfg(not(loom))]
+        if self == Fences::Asymmetric && !futex::membarrier() {
+            futex::wait_for_stores();
         }
     }
 }

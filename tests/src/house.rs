@@ -23,13 +23,26 @@ impl House {
         House::of(config, config, threads, handler)
     }
 
+    /// Serves with one thread.
+    pub fn serving(
+        config: &Config,
+        handler: impl Fn(Request<'_>) + Clone + Send + 'static,
+    ) -> House {
+        House::of(config, config, 1, handler)
+    }
+
     /// Serves what comes.
     pub fn echo(config: &Config) -> House {
         House::with(config, 1, |request| request.reply(request.payload()).expect("replied"))
     }
 
     /// Gives the client and the server configurations of their own.
-    pub fn of(client: &Config, server: &Config, threads: usize, handler: fn(Request<'_>)) -> House {
+    pub fn of(
+        client: &Config,
+        server: &Config,
+        threads: usize,
+        handler: impl Fn(Request<'_>) + Clone + Send + 'static,
+    ) -> House {
         let directory = tempfile::tempdir().expect("a directory");
         let kernel = Kernel::embedded(directory.path()).expect("a runtime");
         let here = Some(directory.path().to_owned());
@@ -41,7 +54,7 @@ impl House {
         port.register("echo", 0).expect("registered");
         let threads = (0..threads)
             .map(|_| {
-                let port = port.clone();
+                let (port, handler) = (port.clone(), handler.clone());
                 std::thread::spawn(move || {
                     assert!(matches!(port.run(handler), Err(CallError::Canceled)));
                 })

@@ -3,8 +3,9 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crate::{
+    bulk::Descriptor,
     error::{PeerCorrupt, Status},
-    frame::{FLAG_MORE, Frame, Kind, Sender},
+    frame::{DESCRIPTOR, FLAG_BULK, FLAG_MORE, Frame, Kind, Sender},
     lane::Lane,
     layout::{INLINE, Ring},
     ring::Consumer,
@@ -53,6 +54,8 @@ pub(crate) enum Taken {
     Whole(Frame, i32),
     /// The last of several frames; the first one, and the payload of all.
     Long(Frame, Vec<u8>),
+    /// One frame, whose payload lies in bulk memory.
+    Bulk(Frame, Descriptor),
     /// More frames to come.
     Fragment,
     /// The first frame of a message that is over a limit, all of whose frames were passed over.
@@ -109,6 +112,12 @@ impl Receive {
             _ => 0,
         };
         self.take_whole(ring, &frame);
+        if frame.head.flags & FLAG_BULK != 0 {
+            let mut bytes = [0; DESCRIPTOR];
+            bytes.copy_from_slice(&self.buffer[..DESCRIPTOR]);
+            let descriptor = Descriptor::from_bytes(bytes).ok_or(PeerCorrupt::Arena)?;
+            return Ok(Some(Taken::Bulk(frame, descriptor)));
+        }
         if u64::from(frame.head.length) > max_payload && frame.head.kind != Kind::Error {
             return Ok(Some(Taken::Refused(frame, Status::MESSAGE_SIZE)));
         }
@@ -132,9 +141,7 @@ impl Receive {
     #[inline(always)]
     pub(crate) fn take_plain(&mut self, ring: Ring, max_payload: u64) -> Option<Frame> {
         let frame = self.consumer(ring).peek_plain([Kind::Request, Kind::OneWay])?;
-        // What fits a cell is within every limit.
-        let length = frame.head.length as usize;
-        if length > INLINE && length as u64 > max_payload {
+        if u64::from(frame.head.length) > max_payload {
             return None;
         }
         self.take_whole(ring, &frame);

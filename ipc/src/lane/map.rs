@@ -60,11 +60,7 @@ impl Drop for OwnMap {
 /// [`NodeError::System`] when memory or descriptors run out.
 pub(crate) fn create(geometry: Geometry) -> Result<(Arc<Lane>, OwnedFd), NodeError> {
     let bytes = geometry.lane_bytes();
-    let fd = memfd()?;
-    fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR).map_err(NodeError::system("fchmod of a lane"))?;
-    ftruncate(&fd, bytes as i64).map_err(NodeError::system("ftruncate of a lane"))?;
-    fallocate(&fd, FallocateFlags::empty(), 0, bytes as i64)
-        .map_err(NodeError::system("allocate a lane"))?;
+    let fd = allocate("ipc-lane", bytes as u64)?;
     let map = map_own(&fd, bytes)?;
     // SAFETY: NODE_PAGE is inside the mapping, which is longer.
     let base = unsafe { map.base.cast::<u8>().add(NODE_PAGE) };
@@ -74,24 +70,43 @@ pub(crate) fn create(geometry: Geometry) -> Result<(Arc<Lane>, OwnedFd), NodeErr
     identity.version.store(layout::VERSION, Ordering::Relaxed);
     identity.ordinary_cells.store(geometry.ordinary_cells(), Ordering::Relaxed);
     identity.ordinary_slab.store(geometry.ordinary_slab(), Ordering::Relaxed);
-    // The writable mapping exists, so it stays; no other can be made after this.
+    seal(&fd)?;
+    Ok((Arc::new(lane), fd))
+}
+
+/// Makes a memfd of this size, all of it allocated: nobody pays for it, or faults, later.
+///
+/// # Errors
+/// [`NodeError::System`] when memory or descriptors run out.
+pub(crate) fn allocate(name: &str, bytes: u64) -> Result<OwnedFd, NodeError> {
+    let failed = NodeError::system("allocate shared memory");
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let no_exec = MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL);
+    let fd = match memfd_create(name, flags | no_exec) {
+        // Before Linux 6.3 the flag is unknown; mode 0600 has no execute bit either way.
+        Err(Errno::EINVAL) => memfd_create(name, flags),
+        other => other,
+    }
+    .map_err(failed)?;
+    let size = i64::try_from(bytes).map_err(|_| failed(Errno::EFBIG))?;
+    fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR).map_err(failed)?;
+    ftruncate(&fd, size).map_err(failed)?;
+    fallocate(&fd, FallocateFlags::empty(), 0, size).map_err(failed)?;
+    Ok(fd)
+}
+
+/// Seals a memfd: writable mappings that exist stay; no other can be made after this.
+///
+/// # Errors
+/// [`NodeError::System`] on a kernel without these seals.
+pub(crate) fn seal(fd: &OwnedFd) -> Result<(), NodeError> {
     let seals = SealFlag::F_SEAL_SHRINK
         | SealFlag::F_SEAL_GROW
         | SealFlag::from_bits_retain(libc::F_SEAL_FUTURE_WRITE)
         | SealFlag::F_SEAL_SEAL;
-    fcntl(&fd, FcntlArg::F_ADD_SEALS(seals)).map_err(NodeError::system("seal a lane"))?;
-    Ok((Arc::new(lane), fd))
-}
-
-fn memfd() -> Result<OwnedFd, NodeError> {
-    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    let no_exec = MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL);
-    match memfd_create("ipc-lane", flags | no_exec) {
-        // Before Linux 6.3 the flag is unknown; mode 0600 has no execute bit either way.
-        Err(Errno::EINVAL) => memfd_create("ipc-lane", flags),
-        other => other,
-    }
-    .map_err(NodeError::system("make a lane's memfd"))
+    fcntl(fd, FcntlArg::F_ADD_SEALS(seals))
+        .map(drop)
+        .map_err(NodeError::system("seal shared memory"))
 }
 
 fn map_own(fd: &OwnedFd, bytes: usize) -> Result<OwnMap, NodeError> {
@@ -114,10 +129,11 @@ fn map_own(fd: &OwnedFd, bytes: usize) -> Result<OwnMap, NodeError> {
 }
 
 /// Keeps a mapping out of forked children and out of core dumps.
-fn guard(base: NonNull<c_void>, length: usize) -> Result<(), NodeError> {
+pub(crate) fn guard(base: NonNull<c_void>, length: usize) -> Result<(), NodeError> {
     for advice in [MmapAdvise::MADV_DONTFORK, MmapAdvise::MADV_DONTDUMP] {
         // SAFETY: changes how the kernel treats a range of ours, not what stands in it.
-        unsafe { madvise(base, length, advice) }.map_err(NodeError::system("guard a lane"))?;
+        unsafe { madvise(base, length, advice) }
+            .map_err(NodeError::system("guard shared memory"))?;
     }
     Ok(())
 }
@@ -192,8 +208,7 @@ mod tests {
     #[test]
     fn what_is_no_lane_is_refused() {
         let geometry = Geometry::default();
-        let unsealed = memfd().expect("a memfd");
-        ftruncate(&unsealed, geometry.lane_bytes() as i64).expect("sized");
+        let unsealed = allocate("test", geometry.lane_bytes() as u64).expect("a memfd");
         assert!(matches!(map_peer(unsealed.as_fd(), geometry), Err(NodeError::Lane(_))));
         let file = tempfile::tempfile().expect("a file");
         assert!(matches!(map_peer(file.as_fd(), geometry), Err(NodeError::Lane(_))));

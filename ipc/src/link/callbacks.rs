@@ -37,9 +37,7 @@ impl Link {
         if let Err(lie) = drained {
             self.poison(lie);
         }
-        if self.followers.load(Ordering::SeqCst) > 0 {
-            self.call_follower();
-        }
+        self.left_to_followers();
         if fate != Fate::Open {
             self.fail_callbacks();
         } else if now >= self.next_expiry.load(Ordering::Relaxed) {

@@ -7,7 +7,7 @@ use crate::{
     channel::{Fate, Receive, Taken},
     clock,
     error::{CallError, PeerCorrupt, Status},
-    frame::{Frame, Kind},
+    frame::{FLAG_BULK, FLAG_MORE, Frame, Kind},
     layout::Ring,
     sync::{Ordering, pause},
     table::bed,
@@ -254,6 +254,18 @@ impl Link {
                         self.deliver(&frame, 0, bytes)?;
                     }
                 }
+                Some(Taken::Bulk(frame, descriptor)) => {
+                    let lent = self.channel.borrower.view(self.channel.bell(), descriptor)?;
+                    let (size, limit) = (lent.len() as u64, self.channel.max_payload);
+                    let is_mine = mine.as_ref().is_some_and(|(id, _)| *id == frame.head.id);
+                    if size > limit {
+                        self.finish(frame.head.id, Err(CallError::TooLarge { size, limit }));
+                    } else if is_mine && self.table.slot(frame.head.id).give_up(frame.head.id) {
+                        answer = mine.as_mut().map(|(_, sink)| sink.accept_view(lent));
+                    } else {
+                        self.deliver(&frame, 0, lent.into_vec())?;
+                    }
+                }
                 Some(Taken::Refused(frame, _)) => {
                     let (size, limit) = (frame.total, self.channel.max_payload);
                     self.finish(frame.head.id, Err(CallError::TooLarge { size, limit }));
@@ -365,9 +377,7 @@ impl Link {
     fn pass_on(&self) {
         // The release of the claim ended with a light fence: a follower that saw it held has
         // announced itself before its heavy one, and is seen here.
-        if self.followers.load(Ordering::Relaxed) > 0 {
-            self.call_follower();
-        }
+        self.left_to_followers();
         if self.callbacks.load(Ordering::Relaxed) > 0
             && let Some(hub) = self.hub.get().and_then(Weak::upgrade)
         {
@@ -376,8 +386,16 @@ impl Link {
         }
     }
 
+    /// Calls a follower, if there are any: nobody else may be reading for them.
+    #[inline]
+    pub(crate) fn left_to_followers(&self) {
+        if self.followers.load(Ordering::Relaxed) > 0 {
+            self.call_follower();
+        }
+    }
+
     #[cold]
-    pub(super) fn call_follower(&self) {
+    fn call_follower(&self) {
         for slot in self.table.slots() {
             if slot.bed.load(Ordering::SeqCst) == bed::ASLEEP && slot.call() {
                 return;
@@ -397,5 +415,5 @@ impl Link {
 }
 
 fn is_whole_answer(frame: &Frame) -> bool {
-    frame.head.kind == Kind::Response && !frame.head.is_first_of_many()
+    frame.head.kind == Kind::Response && frame.head.flags & (FLAG_MORE | FLAG_BULK) == 0
 }

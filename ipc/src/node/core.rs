@@ -461,6 +461,7 @@ impl Core {
             entry,
             bell,
             max_payload: self.config.max_payload,
+            max_bulk: self.config.max_bulk,
             spin: self.config.spin,
         });
         let interrupter = Arc::clone(&self.interrupter);
@@ -500,6 +501,7 @@ impl Core {
             entry,
             bell,
             max_payload: self.config.max_payload,
+            max_bulk: self.config.max_bulk,
             spin: self.config.spin,
         });
         let incoming = Arc::new(Incoming::new(channel, Arc::downgrade(&hub)));

@@ -117,11 +117,6 @@ impl Consumer {
             let piece = self.slab.next(in_slab);
             self.slab.advance(piece);
         }
-        self.advance();
-    }
-
-    #[inline(always)]
-    fn advance(&mut self) {
         self.tail += 1;
         self.own.header().taken(self.ring).store(self.tail, Ordering::Release);
     }

@@ -119,12 +119,12 @@ impl Producer {
     #[inline(never)]
     fn push_part(&mut self, label: Label, payload: &[u8], sent: usize) -> Result<usize, PushError> {
         let rest = &payload[sent..];
-        let label = if sent > 0 { label.with_kind(Kind::Continue) } else { label };
+        let continues = label.with_kind(Kind::Continue);
         if sent > 0 && rest.len() <= INLINE {
             if !self.has_cell() {
                 self.gain_cell()?;
             }
-            self.commit(label, 0, rest.len(), frame::pack(rest));
+            self.commit(continues, 0, rest.len(), frame::pack(rest));
             return Ok(payload.len());
         }
         let is_last = sent > 0 && rest.len() - INLINE_SLAB <= max_piece(self.slab_size) as usize;
@@ -137,13 +137,13 @@ impl Producer {
             self.gain_room(piece)?;
         }
         self.put_in_slab(piece, in_slab, label);
-        let words = if sent > 0 {
-            after([piece.place], inline)
-        } else {
-            after([piece.place, payload.len() as u64], inline)
-        };
         let flags = if is_last { FLAG_SLAB } else { FLAG_SLAB | FLAG_MORE };
-        self.commit(label, flags, length, words);
+        if sent > 0 {
+            self.commit(continues, flags, length, after([piece.place], inline));
+        } else {
+            let words = after([piece.place, payload.len() as u64], inline);
+            self.commit(label, flags, length, words);
+        }
         Ok(sent + length)
     }
 

@@ -8,9 +8,10 @@ use std::{
 
 use super::{
     hub::Hub,
-    request::{Meta, Request},
+    request::{Bulk, Meta, Request},
 };
 use crate::{
+    bulk::{self, Loan, View},
     channel::{Channel, Fate, Receive, Taken, check_payload, ring_of},
     clock,
     error::{CallError, PeerCorrupt, Status},
@@ -33,7 +34,14 @@ pub(crate) type Handler<'a> = dyn FnMut(Request<'_>) + 'a;
 pub(crate) struct Queued {
     meta: Meta,
     id: u32,
-    payload: Vec<u8>,
+    body: Body,
+}
+
+/// What a message that does not lie in the receive buffer consists of.
+#[derive(Debug)]
+pub(crate) enum Body {
+    Bytes(Vec<u8>),
+    Bulk(View),
 }
 
 /// An answer, or the rest of one, that found no room.
@@ -98,14 +106,16 @@ impl Incoming {
         let mut rx = self.channel.rx.try_claim()?;
         let mut served = 0;
         let mut streams = false;
+        let limit = self.channel.max_payload;
         for _ in 0..BATCH {
             // What is first in its ring, of the highest level that can be there, while nothing
             // waits, is next: the usual case, without a detour.
             let ring = if rx.urgent.is_ready() { Ring::Urgent } else { Ring::Ordinary };
             if rx.queue.is_empty()
+                // Once for each ring: what is known of it is compiled in.
                 && let Some(frame) = match ring {
-                    Ring::Urgent => rx.take_plain(Ring::Urgent, self.channel.max_payload),
-                    Ring::Ordinary => rx.take_plain(Ring::Ordinary, self.channel.max_payload),
+                    Ring::Urgent => rx.take_plain(Ring::Urgent, limit),
+                    Ring::Ordinary => rx.take_plain(Ring::Ordinary, limit),
                 }
             {
                 if served > 0 && frame.head.deadline != 0 {
@@ -116,7 +126,7 @@ impl Incoming {
                 loop_.before_handler();
                 streams = meta.kind == Kind::OneWay;
                 let payload = &rx.buffer[..frame.head.length as usize];
-                served += self.dispatch(meta, now, payload, handler);
+                served += self.dispatch(meta, now, payload, None, handler);
                 continue;
             }
             if served > 0 {
@@ -128,11 +138,15 @@ impl Incoming {
             match self.next(&mut rx, ring, now) {
                 Ok(Next::Fresh(meta, length)) => {
                     loop_.before_handler();
-                    served += self.dispatch(meta, now, &rx.buffer[..length], handler);
+                    served += self.dispatch(meta, now, &rx.buffer[..length], None, handler);
                 }
-                Ok(Next::Owned(meta, payload)) => {
+                Ok(Next::Owned(meta, Body::Bytes(payload))) => {
                     loop_.before_handler();
-                    served += self.dispatch(meta, now, &payload, handler);
+                    served += self.dispatch(meta, now, &payload, None, handler);
+                }
+                Ok(Next::Owned(meta, Body::Bulk(view))) => {
+                    loop_.before_handler();
+                    served += self.dispatch(meta, now, &[], Some(Bulk::new(view)), handler);
                 }
                 Ok(Next::Again) => {}
                 Ok(Next::Nothing) => break,
@@ -184,12 +198,18 @@ impl Incoming {
                 }
             },
             Some(Taken::Long(frame, payload)) => {
-                let meta = self.meta(rx, &frame.head, now);
-                if goes_first(rx, ring, meta.priority) {
-                    return Ok(Next::Owned(meta, payload));
+                Ok(self.place(rx, ring, &frame, now, Body::Bytes(payload)))
+            }
+            Some(Taken::Bulk(frame, descriptor)) => {
+                let view = self.channel.borrower.view(self.channel.bell(), descriptor)?;
+                if view.len() as u64 > self.channel.max_payload {
+                    let meta = self.meta(rx, &frame.head, now);
+                    if meta.kind == Kind::Request {
+                        let _ = self.answer_error(&meta, Status::MESSAGE_SIZE);
+                    }
+                    return Ok(Next::Again);
                 }
-                rx.queue.push(meta.priority, Queued { meta, id: frame.head.id, payload });
-                Ok(Next::Again)
+                Ok(self.place(rx, ring, &frame, now, Body::Bulk(view)))
             }
         }
     }
@@ -200,8 +220,17 @@ impl Incoming {
         if goes_first(rx, ring, meta.priority) {
             return Next::Fresh(meta, length);
         }
-        let payload = rx.buffer[..length].to_vec();
-        rx.queue.push(meta.priority, Queued { meta, id: frame.head.id, payload });
+        let body = Body::Bytes(rx.buffer[..length].to_vec());
+        rx.queue.push(meta.priority, Queued { meta, id: frame.head.id, body });
+        Next::Again
+    }
+
+    fn place(&self, rx: &mut Receive, ring: Ring, frame: &Frame, now: u64, body: Body) -> Next {
+        let meta = self.meta(rx, &frame.head, now);
+        if goes_first(rx, ring, meta.priority) {
+            return Next::Owned(meta, body);
+        }
+        rx.queue.push(meta.priority, Queued { meta, id: frame.head.id, body });
         Next::Again
     }
 
@@ -221,7 +250,7 @@ impl Incoming {
     fn control(self: &Arc<Self>, rx: &mut Receive, frame: &Frame) {
         let id = frame.head.id;
         match frame.head.kind {
-            Kind::Ping => self.post(Kind::Pong, 0, id, &[]),
+            Kind::Ping => self.post(Label::new(Kind::Pong, 0).with_id(id), &[]),
             Kind::Cancel => {
                 rx.forget(id);
                 for request in rx.queue.remove(|queued| queued.id == id) {
@@ -246,6 +275,7 @@ impl Incoming {
         meta: Meta,
         now: u64,
         payload: &[u8],
+        bulk: Option<Bulk>,
         handler: &mut Handler<'_>,
     ) -> usize {
         if meta.deadline_ns.is_some_and(|deadline| deadline < now) {
@@ -255,7 +285,7 @@ impl Incoming {
             return 0;
         }
         self.channel.set_busy(now);
-        handler(Request { incoming: self, meta, payload, answered: Cell::new(false) });
+        handler(Request { incoming: self, meta, payload, bulk, answered: Cell::new(false) });
         self.channel.set_busy(0);
         1
     }
@@ -265,8 +295,23 @@ impl Incoming {
     pub(crate) fn answer(&self, meta: &Meta, payload: &[u8]) -> Result<(), CallError> {
         check_payload(payload.len(), self.channel.max_payload)?;
         self.check(meta)?;
-        self.post(Kind::Response, meta.priority, meta.message_id as u32, payload);
+        if payload.len() >= bulk::FROM
+            && let Some(loan) = self.channel.lend_copy(payload)
+        {
+            return self.answer_loaned(meta, loan);
+        }
+        self.post(response(meta), payload);
         Ok(())
+    }
+
+    /// Sends a response that was lent.
+    pub(crate) fn answer_loaned(&self, meta: &Meta, loan: Loan) -> Result<(), CallError> {
+        self.check(meta)?;
+        self.channel.check_loan(&loan)?;
+        loan.hand_over(|descriptor| {
+            self.post(response(meta).in_bulk(), descriptor);
+            Ok(())
+        })
     }
 
     /// Sends a status in place of a response.
@@ -276,7 +321,8 @@ impl Incoming {
         }
         self.check(meta)?;
         let payload = status.code().to_le_bytes();
-        self.post(Kind::Error, meta.priority, meta.message_id as u32, &payload);
+        let label = Label::new(Kind::Error, meta.priority).with_id(meta.message_id as u32);
+        self.post(label, &payload);
         Ok(())
     }
 
@@ -293,8 +339,7 @@ impl Incoming {
     }
 
     #[inline]
-    fn post(&self, kind: Kind, priority: u32, id: u32, payload: &[u8]) {
-        let label = Label::new(kind, priority).with_id(id);
+    fn post(&self, label: Label, payload: &[u8]) {
         let mut sent = 0;
         let pushed = if self.backlog.load(Ordering::Acquire) {
             Err(PushError::Full { wake_at: 0 })
@@ -387,7 +432,7 @@ impl Incoming {
 enum Next {
     /// Its payload is so much of the receive buffer.
     Fresh(Meta, usize),
-    Owned(Meta, Vec<u8>),
+    Owned(Meta, Body),
     /// Something was taken that needs no handler, or has to wait.
     Again,
     Nothing,
@@ -404,9 +449,14 @@ fn goes_first(rx: &mut Receive, ring: Ring, priority: u32) -> bool {
     (is_top_of_its_ring || nothing_behind()) && rx.queue.yields_to(priority)
 }
 
+#[inline(always)]
+fn response(meta: &Meta) -> Label {
+    Label::new(Kind::Response, meta.priority).with_id(meta.message_id as u32)
+}
+
 fn pop(rx: &mut Receive) -> Next {
     match rx.queue.pop() {
-        Some(queued) => Next::Owned(queued.meta, queued.payload),
+        Some(queued) => Next::Owned(queued.meta, queued.body),
         None => Next::Nothing,
     }
 }

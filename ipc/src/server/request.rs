@@ -1,11 +1,15 @@
 //! A request in the hands of its handler.
 
-use std::{cell::Cell, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    sync::{Arc, OnceLock},
+};
 
 use super::incoming::Incoming;
 use crate::{
     Priority, ServiceId,
-    channel::Peer,
+    bulk::{Loan, View},
+    channel::{Peer, check_payload},
     error::{CallError, Status},
     frame::Kind,
     sync::{AtomicBool, Ordering},
@@ -31,7 +35,43 @@ pub struct Request<'a> {
     pub(super) incoming: &'a Arc<Incoming>,
     pub(super) meta: Meta,
     pub(super) payload: &'a [u8],
+    /// The payload, if it came in bulk.
+    pub(super) bulk: Option<Bulk>,
     pub(super) answered: Cell<bool>,
+}
+
+/// A payload in bulk memory, copied when somebody asks for its bytes.
+#[derive(Debug)]
+pub(crate) struct Bulk {
+    view: View,
+    copy: OnceLock<Vec<u8>>,
+}
+
+thread_local! {
+    /// Where copies were before, for the next: fresh pages cost more than the copy.
+    static SPARE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Bulk {
+    pub(super) fn new(view: View) -> Bulk {
+        Bulk { view, copy: OnceLock::new() }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.copy.get_or_init(|| {
+            let mut bytes = SPARE.try_with(RefCell::take).unwrap_or_default();
+            self.view.copy_into(&mut bytes);
+            bytes
+        })
+    }
+}
+
+impl Drop for Bulk {
+    fn drop(&mut self) {
+        if let Some(bytes) = self.copy.take() {
+            let _ = SPARE.try_with(|spare| spare.replace(bytes));
+        }
+    }
 }
 
 /// A request that outlives its handler: it owns its payload, and may be answered from any thread.
@@ -42,6 +82,7 @@ pub struct Retained {
     incoming: Arc<Incoming>,
     meta: Meta,
     payload: Vec<u8>,
+    bulk: Option<Bulk>,
     answered: AtomicBool,
 }
 
@@ -98,9 +139,30 @@ macro_rules! accessors {
             self.meta.received_ns
         }
 
-        /// A private copy of what was sent: the sender cannot change it any more.
+        /// A private copy of what was sent: the sender cannot change it any more. A payload that
+        /// came in bulk is copied when this is first called.
+        #[inline]
         pub fn payload(&self) -> &[u8] {
-            &self.payload
+            match &self.bulk {
+                None => &self.payload,
+                Some(bulk) => bulk.bytes(),
+            }
+        }
+
+        /// The payload where it lies, if it came in bulk: nothing is copied.
+        pub fn view(&self) -> Option<&View> {
+            self.bulk.as_ref().map(|bulk| &bulk.view)
+        }
+
+        /// Lends memory for a response of `size` bytes, which the caller will get without a copy
+        /// on the way, by `reply_loaned`.
+        ///
+        /// # Errors
+        /// [`CallError::Full`] when no more can be lent now; [`CallError::TooLarge`].
+        pub fn loan(&self, size: usize) -> Result<Loan, CallError> {
+            check_payload(size, self.incoming.channel.max_payload)?;
+            self.incoming.channel.check_fork()?;
+            self.incoming.channel.lend(size).ok_or(CallError::Full)
         }
     };
 }
@@ -138,13 +200,29 @@ impl Request<'_> {
         Ok(())
     }
 
-    /// Keeps the request beyond its handler, with a copy of its payload.
-    pub fn retain(self) -> Retained {
+    /// Sends a loan of this request as the response.
+    ///
+    /// # Errors
+    /// As for [`reply`](Request::reply); the loan was given back.
+    pub fn reply_loaned(&self, loan: Loan) -> Result<(), CallError> {
+        if self.answered.get() {
+            return Err(CallError::AlreadyAnswered);
+        }
+        self.incoming.answer_loaned(&self.meta, loan)?;
+        self.answered.set(true);
+        Ok(())
+    }
+
+    /// Keeps the request beyond its handler, with a copy of its payload, or with its loan if it
+    /// came in bulk.
+    pub fn retain(mut self) -> Retained {
+        let bulk = self.bulk.take();
         let answered = self.answered.replace(true);
         Retained {
             incoming: Arc::clone(self.incoming),
             meta: self.meta,
             payload: self.payload.to_vec(),
+            bulk,
             answered: AtomicBool::new(answered),
         }
     }
@@ -176,6 +254,14 @@ impl Retained {
     /// As for [`Request::reply_error`].
     pub fn reply_error(&self, status: Status) -> Result<(), CallError> {
         self.once(|| self.incoming.answer_error(&self.meta, status))
+    }
+
+    /// Sends a loan of this request as the response. As [`Request::reply_loaned`].
+    ///
+    /// # Errors
+    /// As for [`Request::reply_loaned`].
+    pub fn reply_loaned(&self, loan: Loan) -> Result<(), CallError> {
+        self.once(|| self.incoming.answer_loaned(&self.meta, loan))
     }
 
     fn once(&self, answer: impl FnOnce() -> Result<(), CallError>) -> Result<(), CallError> {

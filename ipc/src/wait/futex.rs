@@ -84,9 +84,10 @@ const TICK: Duration = Duration::from_millis(5);
 
 /// The timeout, or less once `membarrier` was taken away.
 fn bounded(timeout: Option<Duration>) -> Option<Duration> {
-    match MEMBARRIER_LOST.load(Ordering::Relaxed) {
-        0 => timeout,
-        _ => Some(timeout.map_or(TICK, |timeout| timeout.min(TICK))),
+    if membarrier_is_lost() {
+        Some(timeout.map_or(TICK, |timeout| timeout.min(TICK)))
+    } else {
+        timeout
     }
 }
 
@@ -141,8 +142,9 @@ pub(crate) fn has_membarrier() -> bool {
     })
 }
 
-/// Makes every running thread of every registered process pass a full barrier.
-pub(crate) fn membarrier() {
+/// Makes every running thread of every registered process pass a full barrier. Returns whether the
+/// kernel did.
+pub(crate) fn membarrier() -> bool {
     // SAFETY: takes no pointer.
     let result =
         unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0) };
@@ -150,9 +152,22 @@ pub(crate) fn membarrier() {
         // Registered, hence supported; but a filter may have come since. Sleeps are short then.
         MEMBARRIER_LOST.store(1, Ordering::Relaxed);
     }
+    result == 0
 }
 
 /// Whether `membarrier` was taken away after it had been relied on.
+pub(crate) fn membarrier_is_lost() -> bool {
+    MEMBARRIER_LOST.load(Ordering::Relaxed) != 0
+}
+
+/// Waits until every store that another thread has executed by now is in memory, without
+/// `membarrier`: a store buffer empties within microseconds, and whenever its thread is
+/// interrupted.
+#[cold]
+pub(crate) fn wait_for_stores() {
+    std::thread::sleep(TICK);
+}
+
 static MEMBARRIER_LOST: AtomicU32 = AtomicU32::new(0);
 
 const FUTEX2_U32: u32 = 2;

@@ -41,6 +41,13 @@ impl Member {
             Member::Outgoing(link) => link.channel.is_ready(),
         }
     }
+
+    /// After its receiving claim was given up: a thread that found it held may be waiting.
+    pub(super) fn left(&self) {
+        if let Member::Outgoing(link) = self {
+            link.left_to_followers();
+        }
+    }
 }
 
 /// What only the leader has.

@@ -97,6 +97,7 @@ impl Hub {
             }
             channel.barrier();
         }
+        member.left();
         if !member.is_ready() && !has_room(&member) && channel.check_life() == Fate::Open {
             let word = futex::Word { at: &self.kicks, value: kicks, shared: false };
             channel.sleep(event, [Some(word), Some(self.interrupter.word(turn))], left(until));
@@ -104,6 +105,7 @@ impl Hub {
         if let Some(_rx) = channel.rx.try_claim() {
             disarm(channel);
         }
+        member.left();
     }
 
     fn sleep_in_epoll(&self, lead: &mut Lead, until: u64) {
@@ -139,6 +141,7 @@ impl Hub {
                 if let Some(_rx) = channel.rx.try_claim() {
                     disarm(channel);
                 }
+                member.left();
                 lead.heat(token);
             }
         }
@@ -188,6 +191,10 @@ impl Lead {
             for (_, member, _) in &claimed {
                 disarm(member.channel());
             }
+        }
+        drop(claimed);
+        for (_, member) in &members {
+            member.left();
         }
         quiet
     }

@@ -4,7 +4,7 @@
 //! ```text
 //! actor kernel DIRECTORY
 //! actor node DIRECTORY [spin=never|learned|always] [cells=N] [slab=N] [max=BYTES]
-//!                      [outstanding=N]
+//!                      [bulk=BYTES] [outstanding=N]
 //! actor idle
 //! ```
 //!
@@ -77,6 +77,7 @@ fn set(config: &mut Config, argument: &str) {
             config.geometry = Geometry::new(geometry.ordinary_cells(), number()).expect("in range");
         }
         "max" => config.max_payload = u64::from(number()),
+        "bulk" => config.max_bulk = u64::from(number()),
         "outstanding" => config.outstanding = number(),
         other => panic!("no such option: {other}"),
     }

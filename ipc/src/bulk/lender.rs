@@ -1,0 +1,266 @@
+//! The sending side of bulk memory: arenas, and who has which span of them.
+
+#![allow(unsafe_code)] // lends spans of an arena as slices
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    ops::{Deref, DerefMut},
+    os::fd::{AsFd, BorrowedFd},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use super::{Descriptor, MOST_ARENAS, Notice, SLOTS, arena::OwnArena, space::Space};
+use crate::{clock, control::packet, frame::DESCRIPTOR, lane::Lane, sync::Ordering};
+
+/// Smallest and, but for single messages that are larger, largest arena.
+const SMALLEST: u64 = 1 << 20;
+const LARGEST: u64 = 64 << 20;
+/// Arenas are whole pages.
+const PAGE: u64 = 4096;
+/// How long an arena stays though nothing of it is lent: making one costs 0.7 ms for each MiB.
+const KEPT_NS: u64 = 1_000_000_000;
+
+/// Lends out spans of this process's arenas.
+#[derive(Debug)]
+pub(crate) struct Lender {
+    /// The receiver's lane, where it says what it has given back.
+    peer: Arc<Lane>,
+    /// Bytes of arenas that there may be.
+    most_bytes: u64,
+    books: Mutex<Books>,
+}
+
+#[derive(Debug, Default)]
+struct Books {
+    arenas: BTreeMap<u32, Arena>,
+    slots: [Slot; SLOTS],
+    last_arena: u32,
+    /// Of all arenas.
+    bytes: u64,
+    /// Arenas that are gone, of which the peer is still to be told.
+    gone: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct Arena {
+    memory: Arc<OwnArena>,
+    space: Space,
+    bytes: u64,
+    /// When it was last seen in use.
+    used_ns: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    /// Of its loans the last.
+    generation: u32,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Free,
+    /// In the hands of whoever fills it.
+    Lent(Span),
+    /// The receiver's, until it says otherwise.
+    Sent(Span),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Span {
+    arena: u32,
+    offset: u64,
+    length: u64,
+}
+
+impl Lender {
+    /// Without arenas so far.
+    pub(crate) fn new(peer: &Arc<Lane>, most_bytes: u64) -> Arc<Lender> {
+        Arc::new(Lender { peer: Arc::clone(peer), most_bytes, books: Mutex::default() })
+    }
+
+    /// Lends `length` bytes, in a new arena if need be, which the peer gets through `bell`.
+    /// Nothing when all slots, or all bytes of the quota, are in use.
+    pub(crate) fn lend(self: &Arc<Self>, bell: BorrowedFd<'_>, length: u64) -> Option<Loan> {
+        let mut books = self.books();
+        let now = clock::now_ns();
+        self.reclaim(&mut books, now);
+        books.tell(bell);
+        let slot = books.slots.iter().position(|slot| slot.state == State::Free)?;
+        let (arena, offset) = match books.find(length) {
+            Some(found) => found,
+            None => books.grow(bell, length, self.most_bytes, now)?,
+        };
+        let memory = Arc::clone(&books.arenas.get(&arena)?.memory);
+        let entry = &mut books.slots[slot];
+        entry.generation = entry.generation.wrapping_add(1).max(1);
+        entry.state = State::Lent(Span { arena, offset, length });
+        let generation = entry.generation;
+        let descriptor = Descriptor { arena, slot: slot as u32, offset, length, generation };
+        Some(Loan { lender: Arc::clone(self), memory, descriptor })
+    }
+
+    /// Takes back what the receiver has given back, and lets go of arenas that nobody uses.
+    fn reclaim(&self, books: &mut Books, now: u64) {
+        for index in 0..SLOTS {
+            let Slot { generation, state: State::Sent(span) } = books.slots[index] else {
+                continue;
+            };
+            // Acquire: its reads come before our next writes.
+            let released = self.peer.header().released[index].load(Ordering::Acquire);
+            if released == generation {
+                books.give_back(index, span);
+            }
+        }
+        for arena in books.arenas.values_mut().filter(|arena| !arena.space.is_unused()) {
+            arena.used_ns = now;
+        }
+        let idle = |arena: &Arena| now.saturating_sub(arena.used_ns) > KEPT_NS;
+        let dropped: Vec<u32> = books
+            .arenas
+            .iter()
+            .filter(|(_, arena)| arena.space.is_unused() && idle(arena))
+            .map(|(number, _)| *number)
+            .collect();
+        for number in dropped {
+            if let Some(arena) = books.arenas.remove(&number) {
+                books.bytes -= arena.bytes;
+                books.gone.push(number);
+            }
+        }
+    }
+
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Books {
+    fn find(&mut self, length: u64) -> Option<(u32, u64)> {
+        self.arenas
+            .iter_mut()
+            .find_map(|(number, arena)| Some((*number, arena.space.take(length)?)))
+    }
+
+    /// Makes another arena, as large as all so far, and takes the span out of it.
+    fn grow(
+        &mut self,
+        bell: BorrowedFd<'_>,
+        length: u64,
+        most: u64,
+        now: u64,
+    ) -> Option<(u32, u64)> {
+        let left = most - self.bytes;
+        let needed = length.checked_next_multiple_of(PAGE)?.max(SMALLEST.min(left));
+        if needed > left || self.arenas.len() >= MOST_ARENAS {
+            return None;
+        }
+        let bytes = self.bytes.clamp(SMALLEST, LARGEST).max(needed).min(left);
+        let (memory, fd) = OwnArena::create(bytes).ok()?;
+        let number = self.last_arena.wrapping_add(1);
+        let notice = Notice::Arena { number, bytes }.to_bytes();
+        // A peer whose socket is full of what it has not read gets nothing in bulk.
+        packet::send(bell, &notice, &[fd.as_fd()]).ok()?;
+        self.last_arena = number;
+        self.bytes += bytes;
+        let mut space = Space::new(bytes);
+        let offset = space.take(length)?;
+        self.arenas.insert(number, Arena { memory: Arc::new(memory), space, bytes, used_ns: now });
+        Some((number, offset))
+    }
+
+    /// Tells the peer of arenas that are gone, as many as its socket takes.
+    fn tell(&mut self, bell: BorrowedFd<'_>) {
+        while let Some(number) = self.gone.last().copied() {
+            if packet::send(bell, &Notice::Gone { number }.to_bytes(), &[]).is_err() {
+                return;
+            }
+            self.gone.pop();
+        }
+    }
+
+    fn give_back(&mut self, slot: usize, span: Span) {
+        self.slots[slot].state = State::Free;
+        if let Some(arena) = self.arenas.get_mut(&span.arena) {
+            arena.space.give_back(span.offset, span.length);
+        }
+    }
+}
+
+/// Memory that is lent to be filled and sent, without a copy on the way. Dropped unsent, it is
+/// given back.
+///
+/// It holds whatever was sent before through the same memory to the same peer: overwrite it all.
+pub struct Loan {
+    lender: Arc<Lender>,
+    memory: Arc<OwnArena>,
+    descriptor: Descriptor,
+}
+
+impl Loan {
+    /// Whether it can be sent on the channel of this lender.
+    pub(crate) fn is_of(&self, lender: &Arc<Lender>) -> bool {
+        Arc::ptr_eq(&self.lender, lender)
+    }
+
+    /// Has `publish` send its descriptor; the receiver gives it back then. After an error nothing
+    /// was sent, and the loan is dropped.
+    pub(crate) fn hand_over<R, E>(
+        self,
+        publish: impl FnOnce(&[u8; DESCRIPTOR]) -> Result<R, E>,
+    ) -> Result<R, E> {
+        let slot = self.descriptor.slot as usize;
+        let set = |state: fn(Span) -> State| {
+            let mut books = self.lender.books();
+            if let State::Lent(span) | State::Sent(span) = books.slots[slot].state {
+                books.slots[slot].state = state(span);
+            }
+        };
+        // Before it is sent: the receiver may be quick.
+        set(State::Sent);
+        let outcome = publish(&self.descriptor.to_bytes());
+        if outcome.is_err() {
+            set(State::Lent);
+        }
+        outcome
+    }
+}
+
+impl Deref for Loan {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        let Descriptor { offset, length, .. } = self.descriptor;
+        // SAFETY: (1) the books lend this span to this loan, until it is sent, by value, or
+        // dropped; whoever writes it needs `&mut self`.
+        unsafe { self.memory.span(offset, length as usize) }
+    }
+}
+
+impl DerefMut for Loan {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        let Descriptor { offset, length, .. } = self.descriptor;
+        // SAFETY: (1) as for `deref`, with `&mut self`.
+        unsafe { self.memory.span_mut(offset, length as usize) }
+    }
+}
+
+impl fmt::Debug for Loan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loan").field("length", &self.descriptor.length).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        let slot = self.descriptor.slot as usize;
+        let mut books = self.lender.books();
+        if let State::Lent(span) = books.slots[slot].state
+            && books.slots[slot].generation == self.descriptor.generation
+        {
+            books.give_back(slot, span);
+        }
+    }
+}
