@@ -183,6 +183,12 @@
 #define IPC_NO_SPIN 2
 
 /**
+ * Flag of ipc_config_t: a payload in bulk memory is not copied for handlers: payload is NULL then,
+ * and ipc_message_read reads it where it lies.
+ */
+#define IPC_BULK_VIEWS 8
+
+/**
  * Flag of ipc_config_t: refuse channels that are not encrypted. Not supported yet: IPC_ENOTSUP.
  */
 #define IPC_ENCRYPT_ALWAYS 4
@@ -279,7 +285,7 @@ typedef struct ipc_config_t {
      */
     uint32_t size;
     /**
-     * IPC_EMBEDDED, IPC_NO_SPIN, IPC_ENCRYPT_ALWAYS, or'ed together.
+     * IPC_EMBEDDED, IPC_NO_SPIN, IPC_BULK_VIEWS, IPC_ENCRYPT_ALWAYS, or'ed together.
      */
     uint32_t flags;
     /**
@@ -603,6 +609,71 @@ int ipc_send_async_ex(service_id_t dest,
  * IPC_ENOENT: no call of this id is outstanding; it was answered, or never made.
  */
 int ipc_cancel(uint64_t message_id);
+
+/**
+ * Lends size bytes of shared memory for a message to dest, and sets *data: fill them all, and pass
+ * them to ipc_call_loaned or ipc_send_loaned, which copy nothing; or to ipc_return_loan. What was
+ * sent before lies there. Up to 32 loans to a destination may be outstanding, of 1 GiB together:
+ * lent, or sent and still being read.
+ *
+ * IPC_EINVAL: a NULL, or size is 0. IPC_EFULL: no more can be lent now. IPC_EMSGSIZE: over
+ * max_payload. IPC_ENOENT, IPC_EPEERDIED.
+ */
+int ipc_loan(service_id_t dest, size_t size, void **data);
+
+/**
+ * Gives a loan back that was not sent. NULL is ignored.
+ *
+ * IPC_EINVAL: data is no loan.
+ */
+int ipc_return_loan(void *data);
+
+/**
+ * As ipc_call, with a loan for dest as the request. It is not yours any more, whatever this
+ * returns.
+ *
+ * IPC_EINVAL: also when data is no loan. IPC_EPEERDIED: also when it was lent before the service
+ * died. Otherwise as ipc_call.
+ */
+int ipc_call_loaned(service_id_t dest,
+                    void *data,
+                    void **response,
+                    size_t *resp_size,
+                    uint32_t timeout_ms);
+
+/**
+ * Sends a loan for dest as a one-way message, which nobody answers. timeout_ms is for room in the
+ * ring; 0 fails at once. The loan is not yours any more, whatever this returns.
+ *
+ * IPC_EINVAL: data is no loan. Otherwise as ipc_call_loaned and ipc_send_async_ex.
+ */
+int ipc_send_loaned(service_id_t dest, void *data, uint32_t timeout_ms);
+
+/**
+ * As ipc_loan, for the answer to a request.
+ *
+ * IPC_EINVAL: also when request is not the pointer that a handler got, or one that was retained.
+ */
+int ipc_reply_loan(const struct ipc_message_t *request, size_t size, void **data);
+
+/**
+ * As ipc_reply, with a loan of ipc_reply_loan for the same request. It is not yours any more,
+ * whatever this returns.
+ */
+int ipc_reply_loaned(const struct ipc_message_t *request, void *data);
+
+/**
+ * Copies up to size bytes of a message's payload, from offset on, into buffer; sets *copied, less
+ * than size only at the payload's end. With IPC_BULK_VIEWS it is how a payload in bulk memory is
+ * read. Its sender may change it meanwhile: decide on one copy.
+ *
+ * IPC_EINVAL: a NULL, or msg is not the pointer that a callback got, or one that was retained.
+ */
+int ipc_message_read(const struct ipc_message_t *msg,
+                     size_t offset,
+                     void *buffer,
+                     size_t size,
+                     size_t *copied);
 
 /**
  * Has messages from source handled by handler, with the user_data of ipc_config_t. source is an

@@ -38,6 +38,7 @@ const UNSAFE_FILES: &[&str] = &[
     "ffi/src/call.rs",
     "ffi/src/fork.rs",
     "ffi/src/info.rs",
+    "ffi/src/loan.rs",
     "ffi/src/message.rs",
     "ffi/src/poll.rs",
     "ffi/src/process.rs",

@@ -101,7 +101,7 @@ pub unsafe extern "C" fn ipc_call_into(
     })
 }
 
-fn options(timeout_ms: u32) -> Result<CallOptions, Failure> {
+pub(crate) fn options(timeout_ms: u32) -> Result<CallOptions, Failure> {
     match timeout_ms {
         0 => Err(Status::INVALID.into()),
         _ => Ok(CallOptions { timeout: limit(timeout_ms), ..CallOptions::default() }),

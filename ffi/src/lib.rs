@@ -1,7 +1,7 @@
 //! The C ABI: `include/ipc.h`, which is generated from here, over the crate `ipc`.
 //!
 //! ```text
-//!   C ─▶ service call send message receive poll info     one file per group of functions
+//!   C ─▶ service call send loan message receive poll info     one file per group of functions
 //!          │  boundary: panics, NULL, slices, out-parameters
 //!          ▼
 //!        runtime: the one of this process ─▶ ipc::Node ─▶ ipc::{Client, Server}
@@ -24,6 +24,7 @@ pub mod enums;
 pub mod error;
 mod fork;
 pub mod info;
+pub mod loan;
 pub mod message;
 pub mod poll;
 mod process;

@@ -14,7 +14,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use ipc_core::{Request, Retained, Status};
+use ipc_core::{Loan, Request, Retained, Status, View};
 
 use crate::{
     boundary::{self, guard, guard_or},
@@ -95,6 +95,23 @@ struct Sheet {
     inline: [u8; INLINE],
 }
 
+/// What a message's payload pointer is to say.
+#[derive(Clone, Copy)]
+enum Payload<'a> {
+    Bytes(&'a [u8]),
+    /// So many bytes, to be read by ipc_message_read.
+    Elsewhere(usize),
+}
+
+impl Payload<'_> {
+    fn len(self) -> usize {
+        match self {
+            Payload::Bytes(bytes) => bytes.len(),
+            Payload::Elsewhere(length) => length,
+        }
+    }
+}
+
 /// A sheet on the heap. Its address stays, and outlives the callback if the message is retained.
 #[derive(Debug)]
 struct Page(NonNull<Sheet>);
@@ -118,7 +135,7 @@ impl Page {
     /// Fills in a message. A long payload is pointed at, and has to stay where it is. What no
     /// message of this library has stays zero.
     #[inline]
-    fn write(&mut self, head: &Head, payload: &[u8]) {
+    fn write(&mut self, head: &Head, payload: Payload<'_>) {
         let sheet = self.0.as_ptr();
         // SAFETY: the sheet is ours alone: `&mut self`, and no callback has its address now.
         let message = unsafe { &mut (*sheet).message };
@@ -132,6 +149,10 @@ impl Page {
         message.security.service_uid = head.uid;
         message.routing.route_id = (head.message_id >> 32) as u32;
         message.routing.deadline_ns = head.deadline_ns;
+        let Payload::Bytes(payload) = payload else {
+            message.payload = ptr::null_mut();
+            return;
+        };
         if payload.len() <= INLINE {
             // SAFETY: as above; so many bytes fit, and the payload is not of this sheet.
             unsafe {
@@ -175,9 +196,24 @@ impl Owned {
         }
     }
 
+    fn view(&self) -> Option<&View> {
+        match self {
+            Owned::Request(request) => request.view(),
+            Owned::Response(_) => None,
+        }
+    }
+
+    fn lend(&self, size: usize) -> Result<Loan, Failure> {
+        match self {
+            Owned::Request(request) => Ok(request.loan(size)?),
+            Owned::Response(_) => Err(Status::INVALID.into()),
+        }
+    }
+
     fn answer(&self, answer: Answer<'_>) -> Result<(), Failure> {
         match (self, answer) {
             (Owned::Request(request), Answer::Data(data)) => Ok(request.reply(data)?),
+            (Owned::Request(request), Answer::Loan(loan)) => Ok(request.reply_loaned(loan)?),
             (Owned::Request(request), Answer::Error(status)) => Ok(request.reply_error(status)?),
             (Owned::Response(_), _) => Err(Status::INVALID.into()),
         }
@@ -206,9 +242,28 @@ impl Body<'_> {
         }
     }
 
+    fn view(&self) -> Option<&View> {
+        match self {
+            Body::Fresh(request) => request.view(),
+            Body::Owned(owned) => owned.view(),
+            Body::Kept(letter) => letter.owned.view(),
+            Body::Moving => None,
+        }
+    }
+
+    fn lend(&self, size: usize) -> Result<Loan, Failure> {
+        match self {
+            Body::Fresh(request) => Ok(request.loan(size)?),
+            Body::Owned(owned) => owned.lend(size),
+            Body::Kept(letter) => letter.owned.lend(size),
+            Body::Moving => Err(Status::INVALID.into()),
+        }
+    }
+
     fn answer(&self, answer: Answer<'_>) -> Result<(), Failure> {
         match (self, answer) {
             (Body::Fresh(request), Answer::Data(data)) => Ok(request.reply(data)?),
+            (Body::Fresh(request), Answer::Loan(loan)) => Ok(request.reply_loaned(loan)?),
             (Body::Fresh(request), Answer::Error(status)) => Ok(request.reply_error(status)?),
             (Body::Owned(owned), answer) => owned.answer(answer),
             (Body::Kept(letter), answer) => letter.owned.answer(answer),
@@ -224,8 +279,10 @@ pub(crate) struct Letter {
     owned: Owned,
 }
 
-enum Answer<'a> {
+/// What a caller is answered with.
+pub(crate) enum Answer<'a> {
     Data(&'a [u8]),
+    Loan(Loan),
     Error(Status),
 }
 
@@ -250,7 +307,9 @@ impl Current<'_> {
             Body::Owned(owned) => owned,
             Body::Kept(_) | Body::Moving => return false,
         };
-        page.point_at(owned.payload());
+        if !is_lent_to_c(owned.view()) {
+            page.point_at(owned.payload());
+        }
         let letter = Arc::new(Letter { page, owned });
         kept.insert(&letter);
         *body = Body::Kept(letter);
@@ -307,7 +366,13 @@ impl Desk {
         callback: impl FnOnce(*const Message),
     ) {
         let mut page = self.0.take().unwrap_or_else(spare_page);
-        page.write(head, body.payload());
+        page.write(
+            head,
+            match body.view() {
+                Some(view) if is_lent_to_c(Some(view)) => Payload::Elsewhere(view.len()),
+                _ => Payload::Bytes(body.payload()),
+            },
+        );
         let address = page.address();
         let current = Current { address, page: Cell::new(Some(page)), body: RefCell::new(body) };
         run_with(&current, || callback(address));
@@ -344,7 +409,66 @@ fn with_current<R>(msg: *const Message, body: impl FnOnce(&Current<'_>) -> R) ->
     (current.address == msg).then(|| body(current))
 }
 
-fn answer(msg: *const Message, answer: Answer<'_>) -> Result<c_int, Failure> {
+/// Whether C reads this payload by ipc_message_read alone.
+#[inline]
+fn is_lent_to_c(view: Option<&View>) -> bool {
+    view.is_some() && runtime::current().is_ok_and(|runtime| runtime.bulk_views)
+}
+
+/// Does something with a message that runs, or is retained.
+fn with_message<R>(
+    msg: *const Message,
+    fresh: impl FnOnce(&Body<'_>) -> R,
+    kept: impl FnOnce(&Owned) -> R,
+) -> Result<R, Failure> {
+    if msg.is_null() {
+        return Err(Status::INVALID.into());
+    }
+    if let Some(done) = with_current(msg, |current| fresh(&current.body.borrow())) {
+        return Ok(done);
+    }
+    runtime::current()?;
+    let letter = Process::here()?.kept.find(msg).ok_or(Status::INVALID)?;
+    Ok(kept(&letter.owned))
+}
+
+/// Lends memory for the answer to a request.
+pub(crate) fn lend(msg: *const Message, size: usize) -> Result<Loan, Failure> {
+    with_message(msg, |body| body.lend(size), |owned| owned.lend(size))?
+}
+
+/// Copies a part of a payload; returns how much there was.
+pub(crate) fn read(
+    msg: *const Message,
+    offset: usize,
+    target: &mut [u8],
+) -> Result<usize, Failure> {
+    let target = RefCell::new(target);
+    with_message(
+        msg,
+        |body| part(body.view(), || body.payload(), offset, &mut target.borrow_mut()),
+        |owned| part(owned.view(), || owned.payload(), offset, &mut target.borrow_mut()),
+    )
+}
+
+/// Copies bytes from `offset` on, out of a view if there is one.
+fn part<'a>(
+    view: Option<&View>,
+    payload: impl FnOnce() -> &'a [u8],
+    offset: usize,
+    target: &mut [u8],
+) -> usize {
+    if let Some(view) = view {
+        return view.read_at(offset, target);
+    }
+    let rest = payload().get(offset..).unwrap_or(&[]);
+    let length = rest.len().min(target.len());
+    target[..length].copy_from_slice(&rest[..length]);
+    length
+}
+
+/// Answers the caller of a message that runs, or is retained.
+pub(crate) fn answer(msg: *const Message, answer: Answer<'_>) -> Result<c_int, Failure> {
     if msg.is_null() {
         return Err(Status::INVALID.into());
     }

@@ -12,7 +12,7 @@ use std::{
     ptr::NonNull,
 };
 
-use ipc_core::{CallError, CallOptions, Client};
+use ipc_core::{CallError, CallOptions, Client, View};
 
 use crate::boundary::guard_or;
 
@@ -86,6 +86,20 @@ impl Buffer {
             data.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
         };
         buffer.size = bytes.len();
+        buffer
+    }
+
+    /// Copies what was received in bulk, or otherwise.
+    pub(crate) fn of_view(view: &View) -> Buffer {
+        let mut buffer = Buffer::with_capacity(view.len());
+        let data = buffer.data().as_ptr().cast::<u8>();
+        // SAFETY: so many bytes fit behind the header, nobody else has them, and they are zeroed
+        // first: a view is copied into bytes that are there.
+        let bytes = unsafe {
+            data.write_bytes(0, view.len());
+            std::slice::from_raw_parts_mut(data, view.len())
+        };
+        buffer.size = view.copy_to(bytes);
         buffer
     }
 

@@ -18,6 +18,7 @@ use crate::{
     boundary::guard,
     call,
     error::{Failure, IPC_OK},
+    loan::Loans,
     message,
     process::{Active, Process},
     receive::Inbox,
@@ -153,6 +154,10 @@ pub(crate) struct Runtime {
     pub(crate) server: Server,
     /// Clients by the id that was called. They stay, so that what threads remember is shared.
     clients: RwLock<HashMap<u32, Client>>,
+    /// Bulk memory that C fills.
+    pub(crate) loans: Loans,
+    /// Whether C reads payloads in bulk memory by ipc_message_read alone.
+    pub(crate) bulk_views: bool,
     /// The instances that this process serves.
     instances: Mutex<Vec<ServiceId>>,
 }
@@ -162,11 +167,13 @@ impl Runtime {
         static LAST: AtomicU64 = AtomicU64::new(0);
         Runtime {
             generation: LAST.fetch_add(1, Ordering::Relaxed) + 1,
+            bulk_views: settings.bulk_views,
             settings,
             node,
             inbox: Inbox::new(),
             server,
             clients: RwLock::default(),
+            loans: Loans::default(),
             instances: Mutex::default(),
         }
     }
@@ -224,6 +231,7 @@ impl Runtime {
             let _ = self.server.unregister(instance);
         }
         self.inbox.clear();
+        self.loans.clear();
         self.node.interrupter().fire();
         self.clients.write().unwrap_or_else(PoisonError::into_inner).clear();
     }

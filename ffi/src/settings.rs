@@ -9,7 +9,7 @@ use ipc_core::{Geometry, Spin, Status};
 use crate::{
     boundary::{self, UserData},
     error::Failure,
-    types::{Config, IPC_EMBEDDED, IPC_ENCRYPT_ALWAYS, IPC_NO_SPIN},
+    types::{Config, IPC_BULK_VIEWS, IPC_EMBEDDED, IPC_ENCRYPT_ALWAYS, IPC_NO_SPIN},
 };
 
 /// Bytes of the first version of the struct, without its reserve.
@@ -22,6 +22,7 @@ const LARGEST: usize = 4096;
 pub(crate) struct Settings {
     pub(crate) runtime_dir: PathBuf,
     pub(crate) embedded: bool,
+    pub(crate) bulk_views: bool,
     pub(crate) geometry: Geometry,
     pub(crate) spin: Spin,
     pub(crate) max_payload: u64,
@@ -34,6 +35,7 @@ impl Default for Settings {
         Settings {
             runtime_dir: ipc_core::runtime_dir(),
             embedded: false,
+            bulk_views: false,
             geometry: core.geometry,
             spin: core.spin,
             max_payload: core.max_payload,
@@ -74,7 +76,7 @@ impl Settings {
     /// # Safety
     /// `runtime_dir` is NULL or a string that C lends.
     unsafe fn check(config: &Config) -> Result<Settings, Failure> {
-        let known = IPC_EMBEDDED | IPC_NO_SPIN | IPC_ENCRYPT_ALWAYS;
+        let known = IPC_EMBEDDED | IPC_NO_SPIN | IPC_BULK_VIEWS | IPC_ENCRYPT_ALWAYS;
         if config.flags & !known != 0 || config.reserved != [0; 4] {
             return Err(Status::INVALID.into());
         }
@@ -83,6 +85,7 @@ impl Settings {
         }
         let mut settings = Settings {
             embedded: config.flags & IPC_EMBEDDED != 0,
+            bulk_views: config.flags & IPC_BULK_VIEWS != 0,
             user_data: UserData(config.user_data),
             ..Settings::default()
         };

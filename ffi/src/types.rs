@@ -131,7 +131,7 @@ pub struct Message {
 pub struct Config {
     /// sizeof(ipc_config_t): tells versions of this struct apart.
     pub size: u32,
-    /// IPC_EMBEDDED, IPC_NO_SPIN, IPC_ENCRYPT_ALWAYS, or'ed together.
+    /// IPC_EMBEDDED, IPC_NO_SPIN, IPC_BULK_VIEWS, IPC_ENCRYPT_ALWAYS, or'ed together.
     pub flags: u32,
     /// Directory of the runtime. NULL: $IPC_RUNTIME_DIR, else $XDG_RUNTIME_DIR/ipc, else /run/ipc.
     pub runtime_dir: *const c_char,
@@ -165,6 +165,9 @@ pub type MessageCallback =
 pub const IPC_EMBEDDED: u32 = 1;
 /// Flag of ipc_config_t: never spin, always sleep. Saves CPU time, costs latency.
 pub const IPC_NO_SPIN: u32 = 2;
+/// Flag of ipc_config_t: a payload in bulk memory is not copied for handlers: payload is NULL then,
+/// and ipc_message_read reads it where it lies.
+pub const IPC_BULK_VIEWS: u32 = 8;
 /// Flag of ipc_config_t: refuse channels that are not encrypted. Not supported yet: IPC_ENOTSUP.
 pub const IPC_ENCRYPT_ALWAYS: u32 = 4;
 

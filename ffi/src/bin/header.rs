@@ -5,7 +5,7 @@ use std::{env, error::Error, path::Path, process::ExitCode};
 use cbindgen::{Builder, Config};
 
 /// In the order in which the header shows them.
-const SOURCES: [&str; 12] = [
+const SOURCES: [&str; 13] = [
     "error.rs",
     "enums.rs",
     "types.rs",
@@ -14,6 +14,7 @@ const SOURCES: [&str; 12] = [
     "call.rs",
     "response.rs",
     "send.rs",
+    "loan.rs",
     "receive.rs",
     "message.rs",
     "poll.rs",
