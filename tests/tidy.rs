@@ -40,6 +40,7 @@ const UNSAFE_FILES: &[&str] = &[
     "ffi/src/info.rs",
     "ffi/src/loan.rs",
     "ffi/src/message.rs",
+    "ffi/src/message/page.rs",
     "ffi/src/poll.rs",
     "ffi/src/process.rs",
     "ffi/src/receive.rs",

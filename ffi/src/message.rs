@@ -6,22 +6,25 @@
 
 #![allow(unsafe_code)] // pages that C reads, and a thread's pointer to what it has on its stack
 
+mod page;
+
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     ffi::{c_int, c_void},
-    ptr::{self, NonNull},
+    ptr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use ipc_core::{Loan, Request, Retained, Status, View};
 
+use self::page::{Page, Payload};
 use crate::{
     boundary::{self, guard, guard_or},
     error::{Failure, IPC_OK},
     process::Process,
     runtime,
-    types::{CryptoSignature, Message, MessageType, PriorityLevel, RoutingInfo, SecurityContext},
+    types::{Message, MessageType, PriorityLevel},
 };
 
 /// Answers a call with size bytes; NULL with size 0 is an empty answer. Never waits: a caller that
@@ -83,102 +86,6 @@ pub extern "C" fn ipc_message_release(msg: *const Message) {
             process.kept.release(msg);
         }
     });
-}
-
-/// Payloads up to so many bytes lie in the page, so that they do not move.
-const INLINE: usize = 64;
-
-/// A message as C sees it, and room for a short payload.
-#[repr(C)]
-struct Sheet {
-    message: Message,
-    inline: [u8; INLINE],
-}
-
-/// What a message's payload pointer is to say.
-#[derive(Clone, Copy)]
-enum Payload<'a> {
-    Bytes(&'a [u8]),
-    /// So many bytes, to be read by ipc_message_read.
-    Elsewhere(usize),
-}
-
-impl Payload<'_> {
-    fn len(self) -> usize {
-        match self {
-            Payload::Bytes(bytes) => bytes.len(),
-            Payload::Elsewhere(length) => length,
-        }
-    }
-}
-
-/// A sheet on the heap. Its address stays, and outlives the callback if the message is retained.
-#[derive(Debug)]
-struct Page(NonNull<Sheet>);
-
-// SAFETY: the sheet is owned by the page, and written only by `write` and `point_at`, which take
-// the page by `&mut`.
-unsafe impl Send for Page {}
-// SAFETY: as above; through `&Page` only its address is to be had.
-unsafe impl Sync for Page {}
-
-impl Page {
-    fn new() -> Page {
-        let sheet = Sheet { message: blank(), inline: [0; INLINE] };
-        Page(NonNull::from(Box::leak(Box::new(sheet))))
-    }
-
-    fn address(&self) -> *const Message {
-        self.0.as_ptr().cast()
-    }
-
-    /// Fills in a message. A long payload is pointed at, and has to stay where it is. What no
-    /// message of this library has stays zero.
-    #[inline]
-    fn write(&mut self, head: &Head, payload: Payload<'_>) {
-        let sheet = self.0.as_ptr();
-        // SAFETY: the sheet is ours alone: `&mut self`, and no callback has its address now.
-        let message = unsafe { &mut (*sheet).message };
-        message.message_id = head.message_id;
-        message.source_service_id = head.source;
-        message.dest_service_id = head.dest;
-        message.r#type = head.kind;
-        message.priority = head.priority;
-        message.timestamp = head.timestamp;
-        message.payload_size = payload.len() as u32;
-        message.security.service_uid = head.uid;
-        message.routing.route_id = (head.message_id >> 32) as u32;
-        message.routing.deadline_ns = head.deadline_ns;
-        let Payload::Bytes(payload) = payload else {
-            message.payload = ptr::null_mut();
-            return;
-        };
-        if payload.len() <= INLINE {
-            // SAFETY: as above; so many bytes fit, and the payload is not of this sheet.
-            unsafe {
-                let inline = (&raw mut (*sheet).inline).cast::<u8>();
-                ptr::copy_nonoverlapping(payload.as_ptr(), inline, payload.len());
-                (*sheet).message.payload = inline;
-            }
-        }
-        self.point_at(payload);
-    }
-
-    /// Points a long payload's message at where it lies now.
-    fn point_at(&mut self, payload: &[u8]) {
-        if payload.len() > INLINE {
-            // SAFETY: the sheet is ours to write, as in `write`; later than that, this is called
-            // from inside the callback, by the very thread that reads the sheet.
-            unsafe { (*self.0.as_ptr()).message.payload = payload.as_ptr().cast_mut() };
-        }
-    }
-}
-
-impl Drop for Page {
-    fn drop(&mut self) {
-        // SAFETY: leaked by `take`, and owned by this page alone.
-        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
-    }
 }
 
 /// A message whose payload the library owns.
@@ -570,40 +477,9 @@ impl Head {
     }
 }
 
-/// A message without anything in it.
-fn blank() -> Message {
-    Message {
-        message_id: 0,
-        source_service_id: 0,
-        dest_service_id: 0,
-        r#type: MessageType::REQUEST,
-        priority: ipc_core::Priority::Normal.into(),
-        timestamp: 0,
-        payload_size: 0,
-        payload: ptr::null_mut(),
-        security: SecurityContext {
-            service_uid: 0,
-            session_key: [0; 8],
-            signature: CryptoSignature { bytes: [0; 64] },
-            permissions: 0,
-            expiry_time: 0,
-        },
-        routing: RoutingInfo {
-            route_id: 0,
-            hop_count: 0,
-            epoch: 0,
-            deadline_ns: 0,
-            trace_id: [0; 16],
-            span_id: [0; 8],
-            transport: 0,
-            flags: 0,
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{page::INLINE, *};
 
     fn deliver(payload: &[u8], callback: impl FnOnce(*const Message)) {
         let head = Head {
