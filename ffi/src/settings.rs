@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn values_out_of_range_are_refused() {
         let refused = [
-            Config { flags: 8, ..blank() },
+            Config { flags: 16, ..blank() },
             Config { reserved: [0, 0, 0, 1], ..blank() },
             Config { ring_cells: 65_537, ..blank() },
             Config { flags: IPC_NO_SPIN, spin_us: 1, ..blank() },
