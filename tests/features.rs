@@ -1,11 +1,6 @@
 //! Kernels and sandboxes that lack something: calls go on, deaths are heard of, and
 //! `ipctl doctor` says what is used instead.
 
-
-
-
-
-
 const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
 const WITHOUT: &str = env!("CARGO_BIN_EXE_without");
 
