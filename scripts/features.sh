@@ -2,14 +2,23 @@
 # Runs unit tests, tests with real processes and C programs as on kernels that lack something: a
 # seccomp filter (tests/src/bin/without.rs) denies it to all of them.
 #
-#   scripts/features.sh [FEATURES...]    each kernel that libipc is to bear, or those named, each a
-#                                        list with commas
+#   scripts/features.sh [KERNEL...]    each kernel that libipc is to bear, or those named: lists,
+#                                      with commas, of what they lack
+#
+# Everything is run without what sleepers and wakers rely on, and without all together. Without the
+# rest, what it has to do with.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-kernels=("${@:-membarrier futex_waitv io_uring noexec_seal pidfd peerpidfd all}")
-[ $# -gt 0 ] || read -r -a kernels <<<"${kernels[0]}"
-tests=(calls processes deaths restarts idle syscalls bad_input features)
+kernels=("$@")
+[ $# -gt 0 ] || kernels=(membarrier futex_waitv io_uring noexec_seal pidfd peerpidfd all)
+everything='ipc kernel_services runtime calls processes deaths restarts idle syscalls bad_input features'
+declare -A part=(
+    [io_uring]='kernel_services runtime calls'
+    [noexec_seal]='ipc kernel_services runtime calls processes'
+    [pidfd]='ipc kernel_services runtime processes deaths restarts features'
+    [peerpidfd]='kernel_services runtime deaths restarts'
+)
 programs=(async conventions death embedded eventloop forked handlers names stop threads)
 # Random inputs for each property: what they try does not depend on the kernel.
 export PROPTEST_CASES=${CASES:-16}
@@ -36,16 +45,11 @@ else:
     sys.exit(f"features: {crate} has no tests {name}")' "$1" "$2" <<<"$messages"
 }
 
-suites=()
-suite() { # suite CRATE NAME: to be run, in the directory of its crate
-    local program
-    program=$(test_program "$1" "$2") || exit 1
-    suites+=("$1 $program")
-}
-suite ipc ipc
-suite kernel-services kernel_services
-suite kernel-services runtime
-for name in "${tests[@]}"; do suite tests "$name"; done
+declare -A crate=([ipc]=ipc [kernel_services]=kernel-services [runtime]=kernel-services)
+declare -A program=()
+for name in $everything; do
+    program[$name]=$(test_program "${crate[$name]:-tests}" "$name") || exit 1
+done
 
 work=$(mktemp -d)
 ipcd=
@@ -71,10 +75,10 @@ bear() { # bear KERNEL WHAT COMMAND...: runs it on that kernel; what it printed,
 }
 
 rust_tests() { # rust_tests KERNEL
-    local entry program failed=0
-    for entry in "${suites[@]}"; do
-        program=${entry#* }
-        (cd "${entry%% *}" && bear "$1" "$(basename "$program")" "$program" --quiet) || failed=1
+    local name failed=0
+    for name in ${part[$1]:-$everything}; do
+        # In the directory of its crate, as cargo does.
+        (cd "${crate[$name]:-tests}" && bear "$1" "$name" "${program[$name]}" --quiet) || failed=1
     done
     return $failed
 }
@@ -101,7 +105,6 @@ for kernel in "${kernels[@]}"; do
     rust_tests "$kernel" || verdict=FAILED
     c_programs "$kernel" || verdict=FAILED
     [ $verdict = ok ] || failed=1
-    # The colon comes right after the name: it is counted by it.
     echo "stage features $kernel: $verdict ($((SECONDS - began)) s)"
 done
 exit $failed

@@ -40,7 +40,8 @@ impl Feature {
         let (major, minor) = self.since;
         if release.is_at_least(self.since) {
             format!(
-                "Linux {} has it, so a sandbox denies it: let its seccomp profile allow {}",
+                "Linux {} has it, so a sandbox denies it (let its seccomp profile allow {}), or \
+                 this kernel was built without",
                 release.text, self.call
             )
         } else {
@@ -124,7 +125,8 @@ fn pidfd(there: bool, release: &Release) -> Check {
     PIDFD.fallback(
         release,
         "life words that the kernel marks, and sockets that hang up",
-        "a dead process whose forked child holds its sockets is missed later by the runtime",
+        "the runtime, and servers asleep, miss a death while a forked child holds the sockets of \
+         the dead",
     )
 }
 

@@ -81,8 +81,9 @@ fn descriptors(limit: Limit) -> Check {
     Check::fallback(
         "nofile",
         found,
-        "waiting: newcomers get in when others have left",
-        "the runtime takes two descriptors for each node, and each channel takes some at both ends",
+        "waiting: newcomers to a runtime get in when others have left",
+        "every channel takes a descriptor at both ends, and every peer's process one; ipcd, which \
+         takes two for each node, raises its own limit as far as it may",
     )
     .hint("raise it: `ulimit -n 1024`, or LimitNOFILE= of the service's unit")
 }

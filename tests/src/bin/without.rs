@@ -113,7 +113,9 @@ impl Denial {
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments == ["--list"] {
-        FEATURES.iter().for_each(|(name, _)| println!("{name}"));
+        for (name, _) in FEATURES {
+            println!("{name}");
+        }
         return;
     }
     let [features, dashes, program, rest @ ..] = &arguments[..] else { usage("") };
