@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 
 kernels=("$@")
 [ $# -gt 0 ] || kernels=(membarrier futex_waitv io_uring noexec_seal pidfd peerpidfd all)
-everything='ipc kernel_services runtime calls processes deaths restarts idle syscalls bad_input features'
+everything='ipc kernel_services runtime calls processes deaths restarts idle syscalls bad_input features sandboxed'
 declare -A part=(
     [io_uring]='kernel_services runtime calls'
     [noexec_seal]='ipc kernel_services runtime calls processes'

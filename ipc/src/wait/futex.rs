@@ -147,10 +147,17 @@ pub(crate) fn membarrier() {
     let result =
         unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0) };
     if result != 0 {
-        // Registered, hence supported; but a filter may have come since. Sleeps are short then.
+        // Registered, hence supported; but a filter may have come since. The others go on without
+        // fences, so time has to do: what a running thread stored before has long reached memory
+        // then, and one that does not run passed a barrier when it was switched out. Sleeps are
+        // short, too.
         MEMBARRIER_LOST.store(1, Ordering::Relaxed);
+        std::thread::sleep(DRAINED);
     }
 }
+
+/// After so long every store has left its core, some hundred times over.
+const DRAINED: Duration = Duration::from_micros(100);
 
 /// Whether `membarrier` was taken away after it had been relied on.
 static MEMBARRIER_LOST: AtomicU32 = AtomicU32::new(0);
