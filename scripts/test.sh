@@ -8,7 +8,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
 
-all=(fmt clippy build tests loom header c-test examples fuzz doc)
+all=(fmt clippy build tests features loom header c-test examples fuzz doc)
 
 target=$(cargo metadata --format-version 1 --no-deps |
     sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
@@ -32,6 +32,9 @@ stage_build() {
 
 # Unit, multi-process and doc tests, and the house rules of tests/tidy.rs.
 stage_tests() { cargo test --workspace --no-fail-fast; }
+
+# The same tests on kernels that lack something.
+stage_features() { script features.sh; }
 
 # A directory of its own: the flag would rebuild everything, here and again afterwards.
 stage_loom() {

@@ -57,6 +57,7 @@ const UNSAFE_FILES: &[&str] = &[
     "ipc/src/clock.rs",
     "ipc/src/control/packet.rs",
     "ipc/src/copy.rs",
+    "ipc/src/features.rs",
     "ipc/src/fork.rs",
     "ipc/src/lane.rs",
     "ipc/src/lane/map.rs",

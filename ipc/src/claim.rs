@@ -179,7 +179,7 @@ impl<T> Claim<T> {
                 return false;
             }
             self.turn.store(now | CLOSING, Ordering::Relaxed);
-            self.fences.heavy_for_sure();
+            self.fences.heavy();
         }
         // Acquire: what the owner wrote, up to its Release. From the fence on, it backs off.
         if held.load(Ordering::Acquire) == HELD {

@@ -22,6 +22,8 @@ pub mod control;
 mod copy;
 pub mod error;
 #[cfg(not(loom))]
+mod features;
+#[cfg(not(loom))]
 mod fork;
 mod frame;
 #[cfg(not(loom))]
@@ -51,8 +53,9 @@ pub use {
     bulk::{Loan, View},
     channel::Peer,
     client::{Burst, CallOptions, Client, Pending},
+    features::{Features, features},
     interrupt::Interrupter,
-    node::{Config, Features, Heir, KernelState, Node, features, runtime_dir},
+    node::{Config, Heir, KernelState, Node, runtime_dir},
     server::{Registration, Request, Retained, Server, in_handler},
     wait::spin::Spin,
 };

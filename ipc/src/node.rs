@@ -305,27 +305,6 @@ fn found(reply: &Reply) -> Result<ServiceId, NodeError> {
     }
 }
 
-/// What the kernel of this machine gives this process; what it lacks has a fallback.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Features {
-    /// `membarrier(GLOBAL_EXPEDITED)`: senders pay no fence. Without, both sides do.
-    pub membarrier: bool,
-    /// `futex_waitv`: a sleeper hears answers, deaths and interruptions at once. Without, it looks
-    /// every 5 ms.
-    pub futex_waitv: bool,
-    /// The source of time: `tsc` or `clock_gettime`.
-    pub clock: &'static str,
-}
-
-/// Tells which features of the kernel this process uses.
-pub fn features() -> Features {
-    Features {
-        membarrier: crate::wait::futex::has_membarrier(),
-        futex_waitv: crate::wait::futex::has_waitv(),
-        clock: crate::clock::source(),
-    }
-}
-
 /// The status of a reply that was expected to be another.
 pub(crate) fn refused(reply: &Reply) -> NodeError {
     match reply {

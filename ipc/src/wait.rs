@@ -60,18 +60,6 @@ impl Fences {
             futex::membarrier();
         }
     }
-
-    /// As `heavy`, for what must not go wrong even when the kernel has taken `membarrier` away
-    /// since: a sleep comes to its end without it, exclusive use does not.
-    #[cfg_attr(loom, allow(clippy::unused_self, reason = "a model has one kind of fence"))]
-    pub(crate) fn heavy_for_sure(self) {
-        // SeqCst: as above.
-        fence(Ordering::SeqCst);
-        #[cfg(not(loom))]
-        if self == Fences::Asymmetric && !futex::membarrier() {
-            futex::wait_for_stores();
-        }
-    }
 }
 
 /// How a sleeper wants to be woken: the low two bits of a `parked` word.

@@ -5,6 +5,7 @@
 mod bench;
 mod call;
 mod completions;
+mod doctor;
 mod failure;
 mod ls;
 mod output;
@@ -32,6 +33,7 @@ struct Cli {
 
 const HELP: &str = "\
 Examples:
+  ipctl doctor                    does this machine have what libipc needs?
   ipctl ping                      is the runtime up?
   ipctl ls                        who serves which name?
   ipctl ping echo                 does the loop of this service answer?
@@ -68,6 +70,7 @@ struct Global {
 
 #[derive(Subcommand)]
 enum Command {
+    Doctor(doctor::Arguments),
     Ping(ping::Arguments),
     #[command(visible_alias = "list")]
     Ls(ls::Arguments),
@@ -81,14 +84,15 @@ fn main() -> ExitCode {
     let output = Output::new(cli.global.json);
     let config = ipc::Config { runtime_dir: cli.global.runtime_dir, ..ipc::Config::default() };
     let outcome = match cli.command {
-        Command::Ping(arguments) => ping::run(&arguments, &config, output),
-        Command::Ls(arguments) => ls::run(&arguments, &config, output),
-        Command::Call(arguments) => call::run(&arguments, &config, output),
-        Command::Bench(arguments) => bench::run(&arguments, &config, output),
-        Command::Completions(arguments) => completions::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments, &config, output),
+        Command::Ping(arguments) => ping::run(&arguments, &config, output).map(done),
+        Command::Ls(arguments) => ls::run(&arguments, &config, output).map(done),
+        Command::Call(arguments) => call::run(&arguments, &config, output).map(done),
+        Command::Bench(arguments) => bench::run(&arguments, &config, output).map(done),
+        Command::Completions(arguments) => completions::run(&arguments).map(done),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => ExitCode::from(status),
         // `ipctl ls | head -1` got what it wanted.
         Err(failure) if failure.is_broken_pipe() => ExitCode::SUCCESS,
         Err(failure) => {
@@ -96,6 +100,11 @@ fn main() -> ExitCode {
             ExitCode::from(failure.exit_code())
         }
     }
+}
+
+/// The exit status of what did as it was told.
+fn done((): ()) -> u8 {
+    0
 }
 
 #[cfg(test)]

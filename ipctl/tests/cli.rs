@@ -41,6 +41,18 @@ fn with_json_a_failure_is_an_object_on_stdout() {
 }
 
 #[test]
+fn without_a_runtime_the_doctor_still_reports() {
+    let (code, stdout, stderr) = outcome(&["doctor"]);
+    assert_eq!((code, stderr.as_str()), (Some(3), ""), "{stdout}");
+    for line in ["CHECK", "membarrier", "start one with `ipcd --runtime-dir"] {
+        assert!(stdout.contains(line), "{line}: {stdout}");
+    }
+    let (code, stdout, _) = outcome(&["doctor", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!((code, &report["verdict"]), (Some(3), &"absent".into()));
+}
+
+#[test]
 fn a_file_that_cannot_be_read_is_named() {
     let (code, _, stderr) = outcome(&["call", "echo", "--file", "/no/such/file"]);
     assert_eq!(code, Some(1));
@@ -68,7 +80,7 @@ fn every_shell_gets_its_script() {
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let (code, stdout, _) = outcome(&["completions", shell]);
         assert_eq!(code, Some(0), "{shell}");
-        for word in ["bench", "runtime-dir"] {
+        for word in ["bench", "doctor", "runtime-dir"] {
             assert!(stdout.contains(word), "{shell}: {word}");
         }
     }

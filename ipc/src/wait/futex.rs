@@ -142,30 +142,27 @@ pub(crate) fn has_membarrier() -> bool {
     })
 }
 
-/// Makes every running thread of every registered process pass a full barrier. Returns whether the
-/// kernel did.
-pub(crate) fn membarrier() -> bool {
+/// Makes every running thread of every registered process pass a full barrier.
+pub(crate) fn membarrier() {
     // SAFETY: takes no pointer.
     let result =
         unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0) };
     if result != 0 {
-        // Registered, hence supported; but a filter may have come since. Sleeps are short then.
+        // Registered, hence supported; but a filter may have come since. The others go on without
+        // fences, so time has to do: what a running thread stored before has long reached memory
+        // then, and one that does not run passed a barrier when it was switched out. Sleeps are
+        // short, too.
         MEMBARRIER_LOST.store(1, Ordering::Relaxed);
+        std::thread::sleep(DRAINED);
     }
-    result == 0
 }
+
+/// After so long every store has left its core, some hundred times over.
+const DRAINED: Duration = Duration::from_micros(100);
 
 /// Whether `membarrier` was taken away after it had been relied on.
 pub(crate) fn membarrier_is_lost() -> bool {
     MEMBARRIER_LOST.load(Ordering::Relaxed) != 0
-}
-
-/// Waits until every store that another thread has executed by now is in memory, without
-/// `membarrier`: a store buffer empties within microseconds, and whenever its thread is
-/// interrupted.
-#[cold]
-pub(crate) fn wait_for_stores() {
-    std::thread::sleep(TICK);
 }
 
 static MEMBARRIER_LOST: AtomicU32 = AtomicU32::new(0);

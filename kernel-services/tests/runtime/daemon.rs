@@ -16,7 +16,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::peer::{Peer, lane, runtime, sparse_lane, until};
+use crate::peer::{Peer, has_pidfds, lane, runtime, sparse_lane, until};
 
 struct Daemon {
     child: Child,
@@ -50,8 +50,20 @@ impl Daemon {
         (self.child.wait().expect("waits").code(), rest)
     }
 
+    fn has(&self, descriptor: usize) -> bool {
+        Path::new(&format!("/proc/{}/fd/{descriptor}", self.child.id())).is_symlink()
+    }
+
     fn descriptors(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("ours").count()
+    }
+}
+
+impl Drop for Daemon {
+    /// A test that failed leaves nobody behind.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -165,8 +177,16 @@ fn a_dead_process_has_left_though_its_child_holds_the_connection() {
     let found = lines.find_map(|line| Some(line.split_once("child=")?.1.to_owned()));
     let child = Pid::from_raw(found.expect("a line").parse().expect("a pid"));
     assert!(parent.wait().expect("waits").success());
-    until("the service has left", || observer.nodes_and_services() == (1, 0));
-    kill(child, Signal::SIGKILL).expect("it was alive all the time");
+    let has_left = || observer.nodes_and_services() == (1, 0);
+    if has_pidfds() {
+        until("the service has left", has_left);
+        kill(child, Signal::SIGKILL).expect("it was alive all the time");
+    } else {
+        // Only the connection tells, and it is open as long as anybody holds it.
+        assert_eq!(observer.nodes_and_services(), (2, 1));
+        kill(child, Signal::SIGKILL).expect("it was alive all the time");
+        until("the service has left", has_left);
+    }
 }
 
 #[test]
@@ -201,7 +221,8 @@ fn newcomers_wait_while_there_are_no_descriptors() {
     let first = &crowd[0];
     first.hello();
     assert_eq!(first.nodes_and_services(), (1, 0));
-    until("the table is full", || daemon.descriptors() == 24);
+    // Some may be above the limit: those that this process had from whoever started it.
+    until("the table is full", || (0..24).all(|number| daemon.has(number)));
     assert_eq!(first.nodes_and_services().1, 0);
     // The last comes in once the others are gone.
     let last = crowd.into_iter().next_back().expect("forty");

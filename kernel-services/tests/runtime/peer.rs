@@ -196,6 +196,12 @@ pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// Whether the runtime gets a descriptor of each node's process.
+pub(crate) fn has_pidfds() -> bool {
+    let features = ipc::features();
+    features.pidfd || features.peer_pidfd
+}
+
 /// A lane as it should be.
 pub(crate) fn lane() -> OwnedFd {
     let lane = unsealed_lane(Geometry::default().lane_bytes());
