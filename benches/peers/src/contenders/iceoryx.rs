@@ -10,7 +10,7 @@ use std::time::Duration;
 use iceoryx2::active_request::ActiveRequest;
 use iceoryx2::node::{Node, NodeBuilder};
 use iceoryx2::port::client::Client;
-use iceoryx2::port::listener::Listener;
+use iceoryx2::port::listener::{Listener, ListenerWaitError};
 use iceoryx2::port::notifier::Notifier;
 use iceoryx2::prelude::{LogLevel, SignalHandlingMode, set_log_level};
 use iceoryx2::request_mut::RequestMut;
@@ -49,6 +49,16 @@ struct Link {
 struct Bells {
     ring: Notifier<Service>,
     hear: Listener<Service>,
+}
+
+impl Bells {
+    fn sleep(&self) -> Outcome<()> {
+        match self.hear.blocking_wait(|_| {}) {
+            // A process that was stopped for the floor's sake: look again.
+            Ok(_) | Err(ListenerWaitError::InterruptSignal) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
 }
 
 impl Contender for Iceoryx {
@@ -102,7 +112,7 @@ impl Iceoryx {
                 }
             }
             match &bells {
-                Some(bells) => drop(bells.hear.blocking_wait(|_| {})?),
+                Some(bells) => bells.sleep()?,
                 None => idle(false),
             }
         }
@@ -178,7 +188,7 @@ impl Link {
                 return Ok(());
             }
             match &self.bells {
-                Some(bells) => drop(bells.hear.blocking_wait(|_| {})?),
+                Some(bells) => bells.sleep()?,
                 None => idle(self.crowded),
             }
         }
