@@ -89,7 +89,7 @@ pub fn calls(setting: &Setting, round: usize, chosen: &[usize], sizes: &[usize])
             }
             // Said once: the reason is the same for all sizes.
             Err(error) => {
-                measured.extend(sizes.take(1).map(|size| (case(size), Err(said(&error)))))
+                measured.extend(sizes.take(1).map(|size| (case(size), Err(said(&error)))));
             }
         }
     }

@@ -74,7 +74,7 @@ fn rates(rows: &[Row]) -> String {
         line.extend(CROWDS.map(|clients| {
             let row = rows.iter().find(|row| row.clients == clients && row.title() == title);
             row.map_or(String::new(), |row| {
-                row.median.as_ref().map_or("moved".to_owned(), |it| rate(it.per_second))
+                row.median.as_ref().map_or_else(|| left(row), |it| rate(it.per_second))
             })
         }));
         lines.push(line);
@@ -95,9 +95,14 @@ pub(crate) fn titles(rows: &[Row]) -> Vec<String> {
 }
 
 fn cell(row: &Row) -> String {
-    let Some(median) = &row.median else { return "moved".to_owned() };
+    let Some(median) = &row.median else { return left(row) };
     let figures = [median.p50, median.p95, median.p99].into_iter().flatten();
     figures.map(microseconds).collect::<Vec<_>>().join(" / ")
+}
+
+/// Says why a row has no figure.
+fn left(row: &Row) -> String {
+    if row.elsewhere > 0 { "elsewhere" } else { "moved" }.to_owned()
 }
 
 /// Writes nanoseconds as microseconds with three digits or so.

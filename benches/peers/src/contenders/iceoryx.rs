@@ -78,7 +78,7 @@ impl Contender for Iceoryx {
     }
 
     fn takes_crowds(&self) -> bool {
-        self.waits == Waits::Polling
+        self.waits == Waits::Polling && self.payload == Payload::Copied
     }
 
     fn serve(&self, place: &Place) -> io::Result<()> {

@@ -1,4 +1,5 @@
 //! A Unix socket that keeps messages apart: `SOCK_SEQPACKET`, one `send` and one `recv` each way.
+#![allow(unsafe_code)]
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -97,7 +98,6 @@ fn new() -> io::Result<OwnedFd> {
     Ok(socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?)
 }
 
-#[allow(unsafe_code)]
 fn own(fd: RawFd) -> OwnedFd {
     // SAFETY: accept4 has just made it, and nobody else knows it.
     unsafe { OwnedFd::from_raw_fd(fd) }
