@@ -203,7 +203,7 @@ fn span(series: &[Series], of: impl Fn(&(f64, f64)) -> f64, step: f64) -> std::o
         let (low, high) = ((low / step).floor() * step, (high / step).ceil() * step);
         return low..if high > low { high } else { low + step };
     }
-    let room = ((high - low) * 0.02).max(0.05);
+    let room = ((high - low) * 0.05).max(0.05);
     low - room..high + room
 }
 
