@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -40,8 +41,8 @@ struct Options {
     #[arg(long, value_name = "N", default_value_t = 0.5, value_parser = positive)]
     seconds: f64,
     /// How many interleaved rounds.
-    #[arg(long, value_name = "R", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
-    rounds: u16,
+    #[arg(long, value_name = "R", default_value_t = NonZeroU16::MIN.saturating_add(4))]
+    rounds: NonZeroU16,
     /// Only contenders whose name contains TEXT; may be given again.
     #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
@@ -88,7 +89,7 @@ fn measure(options: &Options) -> io::Result<()> {
     let sizes = if options.size.is_empty() { run::SIZES.to_vec() } else { options.size.clone() };
 
     let (mut calls, mut crowds) = (Vec::new(), Vec::new());
-    for round in 0..usize::from(options.rounds) {
+    for round in 0..usize::from(options.rounds.get()) {
         calls.extend(run::calls(&setting, round, &chosen, &sizes));
         if !options.no_crowds {
             crowds.extend(run::crowds(&setting, round, &chosen));
@@ -96,7 +97,7 @@ fn measure(options: &Options) -> io::Result<()> {
     }
     progress_done();
     let skipped = absent.into_iter().map(|(_, skipped)| skipped).collect();
-    let extent = (usize::from(options.rounds), options.seconds);
+    let extent = (usize::from(options.rounds.get()), options.seconds);
     let report = Report::new(machine, extent, calls, crowds, skipped);
     print!("{report}");
     deliver(&report, options)
