@@ -10,7 +10,7 @@ SECONDS ?= 2
 # rustup's default place, for shells that have not read its profile.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help setup build run test bench fmt clippy doc header loom c-test fuzz install clean
+.PHONY: help setup build run test bench bench-peers fmt clippy doc header loom c-test fuzz install clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -31,6 +31,9 @@ test: setup ## Check everything: format, lints, tests, models, C, fuzz, header, 
 
 bench: setup ## Measure beside the floor of this machine (SECONDS=2 for each figure)
 	@SECONDS_EACH=$(SECONDS) scripts/bench.sh
+
+bench-peers: ## Measure libipc beside iceoryx2, sockets, gRPC and others, with plots (not in make test)
+	@scripts/bench-peers.sh
 
 fmt: ## Format the Rust code
 	cargo fmt --all

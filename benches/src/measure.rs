@@ -190,8 +190,20 @@ pub fn histogram() -> Histogram<u64> {
 pub fn latency(
     clock: &Clock,
     plan: Plan,
-    mut once: impl FnMut() -> io::Result<()>,
+    once: impl FnMut() -> io::Result<()>,
 ) -> io::Result<Latency> {
+    distribution(clock, plan, once).map(|histogram| Latency::from(&histogram))
+}
+
+/// The same, with the whole distribution.
+///
+/// # Errors
+/// The first that `once` returns.
+pub fn distribution(
+    clock: &Clock,
+    plan: Plan,
+    mut once: impl FnMut() -> io::Result<()>,
+) -> io::Result<Histogram<u64>> {
     let mut histogram = histogram();
     let warm = clock.now() + clock.ticks(plan.warm_up);
     while clock.now() < warm {
@@ -204,7 +216,7 @@ pub fn latency(
         let stop = clock.now();
         histogram.saturating_record(clock.ns(stop - start).max(1));
         if stop >= end {
-            return Ok(Latency::from(&histogram));
+            return Ok(histogram);
         }
     }
 }

@@ -41,6 +41,12 @@ impl fmt::Display for Distance {
     }
 }
 
+/// Tells whether two floors are alike enough for what was measured between them to mean something.
+pub fn held_still(before: &Latency, after: &Latency) -> bool {
+    let (low, high) = (before.p95.min(after.p95) as f64, before.p95.max(after.p95) as f64);
+    high <= low * STEADY && Distance::of(before) == Distance::of(after)
+}
+
 /// The machine, as far as it explains the figures.
 #[derive(Clone, Debug, Serialize)]
 pub struct Machine {
@@ -187,9 +193,7 @@ impl Ruler<'_> {
     ) -> io::Result<()> {
         let (before, after) = (self.before, (self.floor)()?);
         self.before = after;
-        let (low, high) = (before.p95.min(after.p95) as f64, before.p95.max(after.p95) as f64);
-        let distance = Distance::of(&after);
-        let steady = high <= low * STEADY && Distance::of(&before) == distance;
+        let (distance, steady) = (Distance::of(&after), held_still(&before, &after));
         self.rows.push(Row {
             name: name.to_owned(),
             payload,
@@ -204,7 +208,7 @@ impl Ruler<'_> {
             steady,
             ratio_to_floor: latency
                 .filter(|_| steady)
-                .map(|it| it.p95 as f64 / f64::midpoint(low, high)),
+                .map(|it| it.p95 as f64 / f64::midpoint(before.p95 as f64, after.p95 as f64)),
         });
         Ok(())
     }
@@ -259,11 +263,17 @@ impl Report {
     }
 }
 
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cpu, cpus, kernel, load, placement, clock } = self;
+        writeln!(f, "{cpu}, {cpus} CPUs, Linux {kernel}, load {load:.2}, clock {clock}")?;
+        f.write_str(placement)
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Machine { cpu, cpus, kernel, load, placement, clock } = &self.machine;
-        writeln!(f, "{cpu}, {cpus} CPUs, Linux {kernel}, load {load:.2}, clock {clock}")?;
-        writeln!(f, "{placement}")?;
+        writeln!(f, "{}", self.machine)?;
         for group in &self.groups {
             writeln!(f, "\n{group}")?;
         }
@@ -326,7 +336,8 @@ fn described(name: &str, payload: Option<usize>) -> String {
     payload.map_or(name.to_owned(), |bytes| format!("{name}, {}", size(bytes)))
 }
 
-fn size(bytes: usize) -> String {
+/// Writes a number of bytes for people.
+pub fn size(bytes: usize) -> String {
     match bytes {
         0..1024 => format!("{bytes} B"),
         1024..1_048_576 => format!("{} KiB", bytes / 1024),
@@ -334,7 +345,8 @@ fn size(bytes: usize) -> String {
     }
 }
 
-fn rate(per_second: f64) -> String {
+/// Writes a number per second for people.
+pub fn rate(per_second: f64) -> String {
     if per_second >= 1e6 {
         format!("{:.2} M", per_second / 1e6)
     } else if per_second >= 1e3 {
