@@ -12,11 +12,12 @@ pub mod seqpacket;
 pub mod unix;
 pub mod zeromq;
 
-/// Lists the contenders. A variant of libipc that lends its memory belongs after the second.
-pub fn all() -> [&'static dyn Contender; 17] {
+/// Lists the contenders.
+pub fn all() -> [&'static dyn Contender; 18] {
     [
-        &libipc::Libipc { waits: Waits::Polling },
-        &libipc::Libipc { waits: Waits::Sleeping },
+        &libipc::Libipc { payload: Payload::Copied, waits: Waits::Polling },
+        &libipc::Libipc { payload: Payload::InPlace, waits: Waits::Polling },
+        &libipc::Libipc { payload: Payload::Copied, waits: Waits::Sleeping },
         &iceoryx::Iceoryx { payload: Payload::Copied, waits: Waits::Polling },
         &iceoryx::Iceoryx { payload: Payload::InPlace, waits: Waits::Polling },
         &iceoryx::Iceoryx { payload: Payload::Copied, waits: Waits::Sleeping },

@@ -1,21 +1,24 @@
-//! libipc: `Client::call_into` to a `Server`, as an ordinary program would use them.
+//! libipc: `Client::call_into`, or `Client::call_loaned`, to a `Server`, as an ordinary program
+//! would use them.
 
 use std::any::Any;
 use std::io;
 use std::time::Duration;
 
-use ipc::{CallOptions, Client, Config, Node, Priority, Spin};
+use ipc::{CallError, CallOptions, Client, Config, Node, Priority, Request, Spin};
 use kernel_services::Kernel;
 
-use crate::contender::{Caller, Contender, Place, Waits, check, ready};
+use crate::contender::{Caller, Contender, Payload, Place, STAMP, Waits, check, ready};
 
 const SERVICE: &str = "peers";
 const PATIENCE: Duration = Duration::from_secs(30);
 const NO_DEADLINE: CallOptions = CallOptions { priority: Priority::Normal, timeout: None };
 
-/// Copied payloads.
+/// libipc.
 #[derive(Debug)]
 pub struct Libipc {
+    /// Copied, by the ring or, from 16 KiB on, by bulk memory; or lent there and left in place.
+    pub payload: Payload,
     /// Both sides poll, or both sleep at once. In a crowd, clients of a polling server use the
     /// default, which learns whether to spin.
     pub waits: Waits,
@@ -23,6 +26,7 @@ pub struct Libipc {
 
 struct Link {
     client: Client,
+    payload: Payload,
     // The client's channel is served by it.
     _node: Node,
 }
@@ -32,12 +36,16 @@ impl Contender for Libipc {
         "libipc"
     }
 
+    fn payload(&self) -> Payload {
+        self.payload
+    }
+
     fn waits(&self) -> Waits {
         self.waits
     }
 
     fn takes_crowds(&self) -> bool {
-        true
+        self.payload == Payload::Copied
     }
 
     fn prepare(&self, place: &Place) -> io::Result<Box<dyn Any>> {
@@ -50,12 +58,16 @@ impl Contender for Libipc {
         let server = node.server().map_err(io::Error::other)?;
         server.register(SERVICE, 0).map_err(io::Error::other)?;
         ready("")?;
-        server
-            .run(|request| {
-                // A caller that is gone needs no answer.
+        // A caller that is gone needs no answer.
+        match self.payload {
+            Payload::Copied => server.run(|request| {
                 let _ = request.reply(request.payload());
-            })
-            .map_err(io::Error::other)
+            }),
+            Payload::InPlace => server.run(|request| {
+                let _ = answer_in_place(&request);
+            }),
+        }
+        .map_err(io::Error::other)
     }
 
     fn connect(&self, place: &Place) -> io::Result<Box<dyn Caller>> {
@@ -67,16 +79,35 @@ impl Contender for Libipc {
         let node = connect(place, spin)?;
         let id = node.wait_service(SERVICE, Some(PATIENCE)).map_err(io::Error::other)?;
         let client = node.client(id).map_err(io::Error::other)?;
-        Ok(Box::new(Link { client, _node: node }))
+        Ok(Box::new(Link { client, payload: self.payload, _node: node }))
     }
 }
 
 impl Caller for Link {
     fn call(&mut self, request: &[u8], response: &mut [u8]) -> io::Result<()> {
-        let length =
-            self.client.call_into(request, response, NO_DEADLINE).map_err(io::Error::other)?;
-        check(length, request.len())
+        let length = match self.payload {
+            Payload::Copied => self.client.call_into(request, response, NO_DEADLINE),
+            Payload::InPlace => self.call_in_place(request, response),
+        };
+        check(length.map_err(io::Error::other)?, request.len())
     }
+}
+
+impl Link {
+    fn call_in_place(&self, request: &[u8], response: &mut [u8]) -> Result<usize, CallError> {
+        let mut loan = self.client.loan(request.len())?;
+        loan[..STAMP].copy_from_slice(&request[..STAMP]);
+        let answer = self.client.call_loaned(loan, NO_DEADLINE)?;
+        answer.read_at(0, &mut response[..STAMP]);
+        Ok(answer.len())
+    }
+}
+
+fn answer_in_place(request: &Request<'_>) -> Result<(), CallError> {
+    let Some(view) = request.view() else { return request.reply(request.payload()) };
+    let mut loan = request.loan(view.len())?;
+    view.read_at(0, &mut loan[..STAMP]);
+    request.reply_loaned(loan)
 }
 
 fn connect(place: &Place, spin: Spin) -> io::Result<Node> {
