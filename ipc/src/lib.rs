@@ -22,6 +22,8 @@ pub mod error;
 #[cfg(not(loom))]
 mod fork;
 mod frame;
+#[cfg(all(feature = "fuzzing", not(loom)))]
+pub mod fuzzing;
 #[cfg(not(loom))]
 mod interrupt;
 mod lane;
