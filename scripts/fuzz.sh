@@ -55,14 +55,25 @@ build() {
 fuzz() { # fuzz TARGET LOG: first all that is known, then new inputs
     local name=$1 log=$2 options
     mkdir -p "$found/$name"
-    options=(-artifact_prefix="$artifacts/$name-" -timeout=10 -print_final_stats=1)
+    # Long inputs soon: what matters takes several steps.
+    options=(-artifact_prefix="$artifacts/$name-" -timeout=10 -print_final_stats=1
+        -len_control=10 -max_len="$(longest "$name")")
     "$programs/$name" "${options[@]}" -runs=0 "fuzz/corpus/$name" >"$log" 2>&1 &&
         "$programs/$name" "${options[@]}" -max_total_time="$seconds" \
             "$found/$name" "fuzz/corpus/$name" >>"$log" 2>&1
 }
 
+longest() { # longest TARGET: bytes of its longest input
+    case $1 in
+        frames) echo 33 ;;
+        control) echo 4096 ;;
+        *) echo 600 ;;
+    esac
+}
+
 merge() { # merge TARGET: by the code reached alone, so that there are dozens, not thousands
-    "$programs/$1" -merge=1 -use_counters=0 "fuzz/corpus/$1" "$found/$1" 2>&1 | tail -n 1
+    "$programs/$1" -set_cover_merge=1 -use_counters=0 "fuzz/corpus/$1" "$found/$1" 2>&1 |
+        tail -n 1
 }
 
 watch() { # watch TARGET PID LOG: says every 15 s how far it is, and in the end how it went
@@ -118,9 +129,10 @@ for ((first = 0; first < ${#targets[@]}; first += at_once)); do
 done
 
 [ $# -eq 0 ] || exit $failed
-for property in any_bytes_are_decoded_or_refused whatever_a_peer_writes_is_refused_or_in_bounds \
-    pieces_never_overlap_and_never_wrap payload_survives_the_cell; do
-    if cargo test --quiet -p ipc --lib "$property" >/dev/null; then
+for property in fuzzing::tests any_bytes_are_decoded_or_refused \
+    whatever_a_peer_writes_is_refused_or_in_bounds pieces_never_overlap_and_never_wrap \
+    payload_survives_the_cell; do
+    if cargo test --quiet -p ipc --features fuzzing --lib "$property" >/dev/null; then
         echo "stage fuzz $property: ok"
     else
         echo "stage fuzz $property: FAILED"

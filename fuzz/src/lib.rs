@@ -58,18 +58,3 @@ impl Input {
         taken
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_end_in_zeros() {
-        let mut input = Input::new(&[1, 2, 0, 4, 5]);
-        assert_eq!((input.u8(), input.u16()), (1, 2));
-        assert_eq!(input.bytes(1), [4]);
-        assert!(!input.is_empty());
-        assert_eq!((input.u32(), input.u64(), input.is_empty()), (5, 0, true));
-        assert!(input.bytes(9).is_empty());
-    }
-}

@@ -494,4 +494,17 @@ mod tests {
         assert_eq!(stage.serve(Duration::ZERO, |_| {}).expect("a loop"), 1);
         assert_eq!(stage.finish(), (2, 2));
     }
+
+    /// Found by the target `lanes`: the call went round and round, past its time.
+    #[test]
+    fn a_lie_behind_the_answer_does_not_keep_the_caller() {
+        let mut stage = Stage::new(End::Client).expect("a stage");
+        // The first call's id: that of the first slot, in the first round of ids.
+        let claims = Claims { kind: 3, priority: 2, urgent: false, id: OUTSTANDING, deadline: 0 };
+        stage.push(claims, &(-9_i32).to_le_bytes());
+        stage.push(claims, b"");
+        stage.tamper(false, 0, 0, 1 << 63);
+        let answer = stage.call(2, b"", Duration::ZERO);
+        assert!(matches!(answer, Err(CallError::Remote(_))), "{answer:?}");
+    }
 }
