@@ -73,7 +73,13 @@ fn world() -> &'static World {
         let server = node.server().expect("descriptors");
         let it = server.register("echo", 0).expect("the first there");
         std::thread::spawn(move || echo(&server));
-        World { directory, own, echo: [it.instance.get(), it.name.get()], _kernel: kernel, _node: node }
+        World {
+            directory,
+            own,
+            echo: [it.instance.get(), it.name.get()],
+            _kernel: kernel,
+            _node: node,
+        }
     })
 }
 
@@ -399,4 +405,3 @@ fn release(message: *const Message) {
         }
     });
 }
-

@@ -346,12 +346,7 @@ impl Stage {
     ///
     /// # Panics
     /// In the loop, when an answer is over the limit.
-    pub fn start(
-        &self,
-        priority: u8,
-        payload: &[u8],
-        timeout: Duration,
-    ) -> Result<u64, CallError> {
+    pub fn start(&self, priority: u8, payload: &[u8], timeout: Duration) -> Result<u64, CallError> {
         let (link, label) = (self.link()?, Label::new(Kind::Request, u32::from(priority % 5)));
         let calls = Arc::clone(&self.calls);
         let waiter = Waiter::Callback(Box::new(move |outcome| {
@@ -488,8 +483,7 @@ mod tests {
         let timeout = Duration::from_secs(10);
         let first = stage.start(2, b"one", timeout).expect("room");
         stage.start(2, b"two", timeout).expect("room");
-        let answer =
-            Claims { kind: 2, priority: 2, urgent: false, id: first as u32, deadline: 0 };
+        let answer = Claims { kind: 2, priority: 2, urgent: false, id: first as u32, deadline: 0 };
         stage.push(answer, b"answer");
         assert_eq!(stage.serve(Duration::ZERO, |_| {}).expect("a loop"), 1);
         assert_eq!(stage.finish(), (2, 2));

@@ -93,9 +93,7 @@ impl Ground {
         let size = Geometry::default().lane_bytes() as u64;
         let carried = match beside {
             Beside::Nothing => Carried::Nothing,
-            Beside::Lane => {
-                Carried::One(LaneFacts { sealed: true, bytes: size, allocated: size })
-            }
+            Beside::Lane => Carried::One(LaneFacts { sealed: true, bytes: size, allocated: size }),
             Beside::Junk => Carried::One(LaneFacts { sealed: false, bytes: size, allocated: 0 }),
             Beside::Many => Carried::Many,
         };

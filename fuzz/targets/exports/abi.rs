@@ -83,11 +83,8 @@ unsafe extern "C" {
     ) -> c_int;
     safe fn ipc_cancel(message_id: u64) -> c_int;
     safe fn ipc_receive_async(source: u32, handler: Option<Handler>) -> c_int;
-    fn ipc_receive_async_ex(
-        source: u32,
-        handler: Option<Handler>,
-        user_data: *mut c_void,
-    ) -> c_int;
+    fn ipc_receive_async_ex(source: u32, handler: Option<Handler>, user_data: *mut c_void)
+    -> c_int;
     fn ipc_reply(request: *const Message, data: *const c_void, size: usize) -> c_int;
     fn ipc_reply_error(request: *const Message, status: c_int) -> c_int;
     fn ipc_message_retain(message: *const Message) -> *const Message;
