@@ -501,4 +501,19 @@ mod tests {
         let answer = stage.call(2, b"", Duration::ZERO);
         assert!(matches!(answer, Err(CallError::Remote(_))), "{answer:?}");
     }
+
+    /// Found by the target `lanes`: the call waited for room on its own ring, where there was some,
+    /// and went round and round.
+    #[test]
+    fn a_call_behind_an_aborted_one_on_another_ring_ends_in_time() {
+        let stage = Stage::new(End::Client).expect("a stage");
+        let short = Duration::from_micros(1);
+        // Half of it fits; then the urgent ring is filled, and its withdrawal finds no cell.
+        assert!(stage.send(0, &[7; 4000], short).is_err());
+        while stage.send(0, b"", short).is_ok() {}
+        let aborted = stage.send(0, &[7; 4000], short);
+        assert!(matches!(aborted, Err(CallError::Full)), "{aborted:?}");
+        let call = stage.call(2, b"", short);
+        assert!(call.is_err(), "{call:?}");
+    }
 }
