@@ -27,7 +27,7 @@ stage_fmt() {
 stage_clippy() {
     cargo clippy --workspace --all-targets -- -D warnings &&
         CARGO_TARGET_DIR="$target" cargo clippy --manifest-path fuzz/Cargo.toml --locked \
-            --no-default-features --all-targets -- -D warnings
+            --no-default-features --lib --bins -- -D warnings
 }
 
 # The programs and the library that multi-process and C tests start: `cargo test` would not build

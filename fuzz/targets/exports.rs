@@ -79,14 +79,14 @@ fn world() -> &'static World {
 
 /// Answers with what it got, or with an error of its own.
 fn echo(server: &Server) {
-    let served = server.run(|request| {
+    let ended = server.run(|request| {
         // It fails when the caller is gone.
         let _ = match request.payload() {
             [0xEE, ..] => request.reply_error(Status::from_code(-1001)),
             payload => request.reply(payload),
         };
     });
-    served.expect("nobody ends it");
+    ended.expect("nobody ends it");
 }
 
 /// One input, as far as it got.

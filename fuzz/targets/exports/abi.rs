@@ -1,5 +1,5 @@
 //! The functions of `ipc.h` as C sees them, each behind one that lends it what the header asks for:
-//! pointers to as many bytes as are named, in blocks of their own, so that AddressSanitizer sees
+//! pointers to as many bytes as are named, in blocks of their own, so that `ASan` sees
 //! every byte too many. Each result is held against what the header says.
 
 #![allow(unsafe_code)] // calls C functions
@@ -389,7 +389,7 @@ fn text(status: c_int) -> &'static str {
     unsafe { CStr::from_ptr(ipc_strerror(status)) }.to_str().expect("English")
 }
 
-/// Reads every byte, for AddressSanitizer.
+/// Reads every byte, for `ASan`.
 fn read(bytes: *const u8, length: usize) {
     if length > 0 {
         // SAFETY: says the header.
