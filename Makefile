@@ -6,6 +6,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 export PREFIX DESTDIR
 SECONDS ?= 2
+FUZZ_SECONDS ?= $(if $(findstring command,$(origin SECONDS)),$(SECONDS),600)
 
 # rustup's default place, for shells that have not read its profile.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -53,8 +54,8 @@ loom: ## Check the lock-free protocols in every order the memory model allows
 c-test: setup ## Run the C programs under AddressSanitizer and Valgrind
 	@scripts/test.sh c-test
 
-fuzz: setup ## Fuzz, for a short time, what parses a peer's bytes
-	@scripts/test.sh fuzz
+fuzz: setup ## Fuzz what a peer or a C program passes (SECONDS=600 for each target)
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz.sh
 
 install: build ## Install libraries, header, pkg-config file and programs under PREFIX
 	@scripts/install.sh

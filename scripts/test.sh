@@ -18,9 +18,17 @@ target=$(cargo metadata --format-version 1 --no-deps |
 }
 mkdir -p "$target"
 
-stage_fmt() { cargo fmt --all -- --check --color never; }
+# The fuzz targets are a workspace of their own; without libFuzzer they can be looked at, too.
+stage_fmt() {
+    cargo fmt --all -- --check --color never &&
+        cargo fmt --manifest-path fuzz/Cargo.toml --all -- --check --color never
+}
 
-stage_clippy() { cargo clippy --workspace --all-targets -- -D warnings; }
+stage_clippy() {
+    cargo clippy --workspace --all-targets -- -D warnings &&
+        CARGO_TARGET_DIR="$target" cargo clippy --manifest-path fuzz/Cargo.toml --locked \
+            --no-default-features --lib --bins -- -D warnings
+}
 
 # The programs and the library that multi-process and C tests start: `cargo test` would not build
 # them. libipc comes last and alone, so that no other member's features are in it.

@@ -55,6 +55,7 @@ const UNSAFE_FILES: &[&str] = &[
     "ffi/src/settings.rs",
     "ffi/src/stop.rs",
     "ffi/src/types.rs",
+    "fuzz/targets/exports/abi.rs",
     "ipc/src/bulk/arena.rs",
     "ipc/src/bulk/lender.rs",
     "ipc/src/claim.rs",
@@ -92,6 +93,7 @@ const TOP_LEVEL: &[&str] = &[
     "docs/adr",
     "examples",
     "ffi",
+    "fuzz",
     "include/ipc.h",
     "ipc",
     "ipctl",
@@ -365,8 +367,13 @@ fn files() -> &'static [File] {
             let code = if is_rust(&path) { code_of(&text) } else { String::new() };
             Some(File { path, text, code })
         };
-        paths.into_iter().filter(|path| !path.ends_with("Cargo.lock")).filter_map(read).collect()
+        paths.into_iter().filter(|path| is_written(path)).filter_map(read).collect()
     })
+}
+
+/// Whether somebody wrote it: not cargo, and not a fuzzer.
+fn is_written(path: &str) -> bool {
+    !path.ends_with("Cargo.lock") && !path.starts_with("fuzz/corpus/")
 }
 
 fn extension(path: &str) -> &str {

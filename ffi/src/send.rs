@@ -176,7 +176,12 @@ fn call(
             callback.run(outcome, &head);
         };
         let options = CallOptions { priority, timeout };
-        let message_id = client.call_async(&runtime.server, payload, options, done)?;
+        // What timed out is the wait for room: nothing was sent, and nobody may have acted.
+        let sent = client.call_async(&runtime.server, payload, options, done);
+        let message_id = sent.map_err(|error| match error {
+            CallError::TimedOut => CallError::Full,
+            other => other,
+        })?;
         id.store(message_id, Ordering::Release);
         Ok(message_id)
     })

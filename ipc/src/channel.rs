@@ -438,6 +438,11 @@ impl Transmit {
         }
     }
 
+    /// The ring on which there was no room for a message, or for what has to go before it.
+    pub(crate) fn awaited(&self, label: Label) -> Ring {
+        ring_of(self.aborted.last().copied().unwrap_or(label).priority())
+    }
+
     /// Gives up a message of which some frames are sent and others never will be.
     pub(crate) fn abort(&mut self, label: Label) {
         self.aborted.push(Label::new(Kind::Cancel, label.priority()).with_id(label.id()));

@@ -303,6 +303,9 @@ pub fn decode_request(bytes: &[u8]) -> Result<(u32, Request), Malformed> {
         10 => Request::Ping,
         verb => return Err(Malformed::Verb(verb)),
     };
+    if head.status != 0 {
+        return Err(Malformed::Field);
+    }
     input.end()?;
     Ok((head.sequence, request))
 }
@@ -392,6 +395,9 @@ pub fn decode_reply(bytes: &[u8]) -> Result<(u32, Reply), Malformed> {
         109 => Reply::Refused(Status::from_code(head.status)),
         verb => return Err(Malformed::Verb(verb)),
     };
+    if head.status != 0 && !matches!(reply, Reply::Refused(_)) {
+        return Err(Malformed::Field);
+    }
     input.end()?;
     Ok((head.sequence, reply))
 }

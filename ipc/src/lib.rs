@@ -26,6 +26,8 @@ mod features;
 #[cfg(not(loom))]
 mod fork;
 mod frame;
+#[cfg(all(feature = "fuzzing", not(loom)))]
+pub mod fuzzing;
 #[cfg(not(loom))]
 mod interrupt;
 mod lane;

@@ -337,9 +337,10 @@ impl Link {
                 PushError::Full { wake_at } => wake_at,
                 PushError::Corrupt(lie) => return Err(self.poison(lie)),
             };
+            let ring = tx.awaited(label);
             let waited = tx.give_up_while(|| {
                 self.channel.after_push();
-                self.wait_for_room(ring_of(label.priority()), wake_at, until, turn)
+                self.wait_for_room(ring, wake_at, until, turn)
             });
             if let Err(error) = waited {
                 if sent > 0 {

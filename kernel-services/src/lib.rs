@@ -16,6 +16,8 @@
 mod broker;
 mod directory;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod ids;
 mod kernel;
 mod pidfd;

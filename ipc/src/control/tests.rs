@@ -125,6 +125,17 @@ proptest! {
     }
 }
 
+/// Found by the fuzz target `control`: such a packet was taken for another one.
+#[test]
+fn a_status_where_none_belongs_is_refused() {
+    let mut bytes = encode_request(7, &Request::Ping);
+    bytes[8] = 1;
+    assert_eq!(decode_request(&bytes), Err(Malformed::Field));
+    let mut bytes = encode_reply(7, &Reply::Done);
+    bytes[11] = 0xFF;
+    assert_eq!(decode_reply(&bytes), Err(Malformed::Field));
+}
+
 #[test]
 fn names_are_checked() {
     assert!(check_name("echo").is_ok());

@@ -100,16 +100,14 @@ impl Link {
                 }
                 None => self.follow(id, until, turn),
             };
+            let slot = self.table.slot(id);
             match ended {
                 Ended::Answered(result) => return result,
-                Ended::Slot => {
-                    if let Some(outcome) = self.table.slot(id).take(id) {
+                Ended::Failed(error) if slot.give_up(id) => return Err(error),
+                // What cannot be given up was answered first, even if a lie came behind it.
+                Ended::Slot | Ended::Failed(_) => {
+                    if let Some(outcome) = slot.take(id) {
                         return outcome.and_then(|bytes| sink.accept_bytes(bytes));
-                    }
-                }
-                Ended::Failed(error) => {
-                    if self.table.slot(id).give_up(id) {
-                        return Err(error);
                     }
                 }
             }
