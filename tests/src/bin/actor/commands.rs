@@ -58,6 +58,7 @@ impl Stage {
     /// - `serve NAME THREADS`, `unserve`
     /// - `find NAME`, `await NAME`: ask the runtime
     /// - `open NAME`: waits for the name, opens a channel, says the peer's instance and process
+    /// - `leave NAME`: drops the channel
     /// - `ask NAME TIMEOUT_MS TEXT`: calls, and says what came of it
     /// - `calls NAME THREADS COUNT SIZE,SIZE..`: calls that must come back as they were
     /// - `number NAME COUNT TIMEOUT_MS`: numbered one-way messages, until one fails; `-` waits
@@ -87,6 +88,10 @@ impl Stage {
             ("open", [name]) => {
                 let peer = self.client(name).peer();
                 say(&format!("opened {} {}", peer.id, peer.pid));
+            }
+            ("leave", [name]) => {
+                self.clients.remove(*name);
+                say("left");
             }
             ("ask", [name, timeout, text @ ..]) => {
                 let text = text.join(" ");
