@@ -81,12 +81,15 @@ fn an_answer_that_changes_while_it_is_read_harms_nobody() {
         let mut siege = Siege::of(&[spin]);
         let mut villain = siege.trapper();
         for _ in 0..30 {
-            siege.client.tell("start trap 1 hello");
+            siege.client.tell("start trap 20 hello");
             villain.ask("admit", "admitted");
             siege.client.hear("started");
-            villain.tell("flutter");
-            // Whatever it is, it is one end, and the same process goes on.
-            siege.client.ask("collect", "collected");
+            villain.tell("flutter 20");
+            // Whatever comes of them, each has one end.
+            let ends = siege.client.ask("collect", "collected");
+            let count = |end: &str| end.split('=').nth(1).and_then(|n| n.parse().ok());
+            let counts: Option<Vec<u32>> = ends.split(' ').map(count).collect();
+            assert_eq!(counts.expect("counts").iter().sum::<u32>(), 20, "{ends}");
             villain.hear("fluttered");
         }
         siege.end(villain);

@@ -1,6 +1,6 @@
 //! A hostile client on a channel of its own.
 
-use tests::{proc, wait_until};
+use tests::{proc, wait_for, wait_until};
 
 use super::siege::Siege;
 
@@ -50,10 +50,27 @@ fn a_closed_channel_with_a_lie_left_in_it_is_let_go() {
     for villain in &mut villains {
         villain.ask("zombie", "undead");
     }
-    // While they live, too.
-    siege.is_as_before();
+    // While they live, too; of them the server keeps what tells their end.
+    let server = siege.server.pid();
+    wait_for("their lanes are gone", &2, || proc::holdings(server).lanes);
     siege.is_served();
-    siege.end(villains.remove(0));
+    let last = villains.remove(0);
+    villains.into_iter().for_each(tests::Actor::kill);
+    siege.end(last);
+}
+
+#[test]
+fn frames_without_end_that_are_no_work_hold_up_nobody() {
+    for spin in SPINS {
+        let mut siege = Siege::of(&[spin]);
+        let mut villain = siege.intruder();
+        villain.ask("babble", "babbling");
+        siege.client.ask("calls echo 2 100 8,64,1000", "called");
+        let mut other = siege.intruder();
+        other.ask("call", "called");
+        other.kill();
+        siege.end(villain);
+    }
 }
 
 #[test]

@@ -19,6 +19,8 @@ const POLLS_PER_LOOK: u32 = 64;
 /// Polls without `pause`, and without asking how many others spin: an answer that is on its way
 /// comes within these.
 const EAGER_POLLS: u32 = 1000;
+/// Frames taken before who takes them looks at the time, and at who else has something.
+const BATCH: usize = 256;
 
 /// How a wait ended.
 enum Ended {
@@ -156,7 +158,6 @@ impl Link {
                     Ok(None) => spin = Some(Spell::begin(&mut rx.spin, clock::now_ns)),
                     Err(lie) => return Ended::Failed(self.poison(lie)),
                 }
-                continue;
             }
             let now = clock::now_ns();
             if let Some(ended) = self.look_up(rx, id, until, turn, now, sink) {
@@ -231,7 +232,10 @@ impl Link {
     ) -> Result<Option<Result<(), CallError>>, PeerCorrupt> {
         let mut answer = None;
         let mut took = false;
-        while answer.is_none() {
+        for _ in 0..BATCH {
+            if answer.is_some() {
+                break;
+            }
             let ring = if rx.urgent.is_ready() { Ring::Urgent } else { Ring::Ordinary };
             if let Some((id, sink)) = &mut mine
                 && let Some(result) = self.take_mine(rx, ring, *id, sink)?

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use ipc::{CallOptions, Client, Config, Node, Pending, Registration, Server};
+use ipc::{CallOptions, Client, Config, Node, NodeError, Pending, Registration, Server};
 use tests::{LONG, pattern};
 
 use crate::{
@@ -95,7 +95,10 @@ impl Stage {
             }
             ("ask", [name, timeout, text @ ..]) => {
                 let text = text.join(" ");
-                say(&outcome(self.client(name).call(text.as_bytes(), options(timeout))));
+                say(&match self.try_client(name) {
+                    Ok(client) => outcome(client.call(text.as_bytes(), options(timeout))),
+                    Err(error) => format!("failed {}", error.status().name()),
+                });
             }
             ("calls", [name, threads, count, sizes]) => {
                 let sizes: Vec<usize> = sizes.split(',').map(number).collect();
@@ -157,12 +160,16 @@ impl Stage {
     }
 
     fn client(&mut self, name: &str) -> Client {
-        let node = &self.node;
-        let client = self.clients.entry(name.to_owned()).or_insert_with(|| {
-            let id = node.wait_service(name, None).expect("it comes");
-            node.client(id).expect("a channel")
-        });
-        client.clone()
+        self.try_client(name).expect("a channel")
+    }
+
+    fn try_client(&mut self, name: &str) -> Result<Client, NodeError> {
+        if let Some(client) = self.clients.get(name) {
+            return Ok(client.clone());
+        }
+        let client = self.node.client(self.node.wait_service(name, None)?)?;
+        self.clients.insert(name.to_owned(), client.clone());
+        Ok(client)
     }
 
     fn number(&mut self, name: &str, count: u64, timeout: &str) {

@@ -303,9 +303,23 @@ impl End {
         self.ring();
         wait_until("there is room", || {
             let taken = self.theirs.long(at::TAKEN[cell.ring]).load(READ);
-            self.pushed[cell.ring] - taken < room || self.is_cut()
+            self.pushed[cell.ring].saturating_sub(taken) < room || self.is_cut()
         });
         self.push(cell);
+    }
+
+    /// Pushes if there is room before long: one that has all that it waits for reads no more.
+    pub(crate) fn push_patiently(&mut self, cell: &Cell) -> bool {
+        self.ring();
+        for _ in 0..10_000 {
+            let taken = self.theirs.long(at::TAKEN[cell.ring]).load(READ);
+            if self.pushed[cell.ring].saturating_sub(taken) < SIZES[cell.ring].1 / 2 {
+                self.push(cell);
+                return true;
+            }
+            std::thread::yield_now();
+        }
+        false
     }
 
     /// Pushes requests, and takes no answer, until the other end has had enough.

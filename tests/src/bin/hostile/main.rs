@@ -79,6 +79,7 @@ impl Villain {
     /// - `flip NAME ROUNDS`: changes bytes while they are read
     /// - `half`: half a cell, and half a message
     /// - `deaf COUNT`: calls, asking for a doorbell that it never hears
+    /// - `babble`: frames without end, and not one request
     /// - `greedy`: takes no answers
     /// - `zombie`: closes, hangs up, and leaves a lie behind
     /// - `lurk`: sleeps on the other end's life word
@@ -91,7 +92,8 @@ impl Villain {
     /// - `count`, `mislead`: an honest answer and a lie for each of so many clients
     /// - `takes-ahead`, `takes-back`: progress that cannot be
     /// - `accept-impostors`, `accept-strangers`: with what is no lane
-    /// - `feed`: answers to what was answered, without end; `flutter`: an answer that changes
+    /// - `feed`: answers to what was answered, without end; `flutter COUNT`:
+    ///   answers to so many requests, that change while they are read
     /// - `nudge COUNT`: wakes for nothing; `displace`: moves sleepers to where nobody wakes them
     ///
     /// As either: `flood`, `parcels`: rings without pause, with descriptors; `rest` ends it.
@@ -139,6 +141,15 @@ impl Villain {
             }
             "half" => self.half(),
             "deaf" => self.deaf(rest.parse().expect("a number")),
+            "babble" => {
+                let mut end = self.ends.pop().expect("a channel");
+                say("babbling");
+                // Withdrawals of what was never asked for: frames, and no work.
+                while !end.is_cut() {
+                    end.fill_up(&Cell::new(6, 9, 0));
+                    end.ring();
+                }
+            }
             "greedy" => {
                 self.end().push_until_cut(1);
                 say("cut");
@@ -233,7 +244,11 @@ impl Villain {
             }
             "flutter" => {
                 let mut end = self.ends.pop().expect("a channel");
-                noise::flip(&mut end, RESPONSE, self.id, 50);
+                let mut ids = vec![self.id];
+                for _ in 1..rest.parse().expect("a number") {
+                    ids.push(end.take(ORDINARY).1);
+                }
+                noise::flip(&mut end, RESPONSE, &ids, 500);
                 end.own.word(at::LIFE).store(0, WRITE);
                 end.ring();
                 say("fluttered");
@@ -281,7 +296,7 @@ impl Villain {
         for _ in 0..rounds {
             let mut end = End::connect(&self.wire, to);
             end.call(1);
-            noise::flip(&mut end, REQUEST, 2, 500);
+            noise::flip(&mut end, REQUEST, &[2, 3, 4, 5], 500);
             end.own.word(at::LIFE).store(0, WRITE);
             end.await_cut("the end");
         }

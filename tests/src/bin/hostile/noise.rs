@@ -52,12 +52,12 @@ impl Noise {
 
 /// Sends messages of one kind and id, of all sizes, while another thread changes their lengths,
 /// flags, ids, places and bytes. Ends after so many, or when the other end has cut the channel.
-pub(crate) fn flip(end: &mut End, kind: u32, id: u32, count: u32) {
+pub(crate) fn flip(end: &mut End, kind: u32, ids: &[u32], count: u32) {
     end.fill_slab(b'a');
     let over = Arc::new(AtomicBool::new(false));
     let (own, told) = (end.own, Arc::clone(&over));
     let flipper = std::thread::spawn(move || {
-        let mut random = u64::from(id) << 20 | 0x9E37_79B9;
+        let mut random = u64::from(own.word(at::LIFE).load(READ)) << 20 | 0x9E37_79B9;
         while !told.load(READ) {
             (0..64).for_each(|_| flip_one(own, &mut random));
         }
@@ -66,12 +66,15 @@ pub(crate) fn flip(end: &mut End, kind: u32, id: u32, count: u32) {
         if end.is_cut() {
             break;
         }
+        let id = ids[number as usize % ids.len()];
         let mut cell = Cell::new(kind, id, number % 49);
         if number % 3 == 0 {
             cell = Cell { flags: FLAG_SLAB, length: 41 + number * 7 % 4096, ..cell };
         }
         end.pass_over();
-        end.push_paced(&cell);
+        if !end.push_patiently(&cell) {
+            break;
+        }
     }
     over.store(true, WRITE);
     flipper.join().expect("no panic");
