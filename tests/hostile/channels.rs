@@ -63,12 +63,12 @@ fn a_closed_channel_with_a_lie_left_in_it_is_let_go() {
 fn frames_without_end_that_are_no_work_hold_up_nobody() {
     for spin in SPINS {
         let mut siege = Siege::of(&[spin]);
-        let mut villain = siege.intruder();
-        villain.ask("babble", "babbling");
+        let mut villains: Vec<_> = (0..3).map(|_| siege.intruder()).collect();
+        villains.iter_mut().for_each(|villain| drop(villain.ask("babble", "babbling")));
         siege.client.ask("calls echo 2 100 8,64,1000", "called");
-        let mut other = siege.intruder();
-        other.ask("call", "called");
-        other.kill();
+        let mut villain = siege.intruder();
+        villain.ask("call", "called");
+        villains.into_iter().for_each(tests::Actor::kill);
         siege.end(villain);
     }
 }

@@ -16,7 +16,7 @@ use nix::{
 use tests::wait_until;
 
 use crate::{
-    memory::{Map, READ, WRITE},
+    memory::{Map, READ, RELEASE, WRITE},
     wire::{Packet, Wire, packet, verb},
 };
 
@@ -343,11 +343,27 @@ impl End {
 }
 
 impl End {
-    /// Pushes the same frame until the ring is full.
-    pub(crate) fn fill_up(&mut self, cell: &Cell) {
-        let ring = cell.ring;
-        while self.pushed[ring] - self.theirs.long(at::TAKEN[ring]).load(READ) < SIZES[ring].1 {
-            self.push(cell);
+    /// Keeps a ring full of the same frame until the other end has had enough: as fast as it can,
+    /// so that who reads finds no end.
+    pub(crate) fn feed(&mut self, cell: &Cell) {
+        let cells = SIZES[cell.ring].1;
+        let first = self.pushed[cell.ring];
+        while !self.is_cut() {
+            let taken = self.theirs.long(at::TAKEN[cell.ring]).load(READ);
+            while self.pushed[cell.ring].saturating_sub(taken) < cells {
+                let count = self.pushed[cell.ring];
+                if count < first + cells {
+                    self.write(cell);
+                } else {
+                    // All but the stamp is there from the lap before.
+                    let stamp = End::lap(cell.ring, count) << 4 | cell.kind;
+                    self.own.word(End::cell(cell.ring, count)).store(stamp, RELEASE);
+                    self.pushed[cell.ring] += 1;
+                }
+            }
+            if self.theirs.word(at::PARKED).load(READ) != 0 {
+                self.ring();
+            }
         }
     }
 }

@@ -145,10 +145,7 @@ impl Villain {
                 let mut end = self.ends.pop().expect("a channel");
                 say("babbling");
                 // Withdrawals of what was never asked for: frames, and no work.
-                while !end.is_cut() {
-                    end.fill_up(&Cell::new(6, 9, 0));
-                    end.ring();
-                }
+                end.feed(&Cell::new(6, 9, 0));
             }
             "greedy" => {
                 self.end().push_until_cut(1);
@@ -237,9 +234,7 @@ impl Villain {
                 let id = self.id;
                 let mut end = self.ends.pop().expect("a channel");
                 say("feeding");
-                while !end.is_cut() {
-                    end.fill_up(&Cell::new(RESPONSE, id, 8));
-                }
+                end.feed(&Cell::new(RESPONSE, id, 8));
                 say("fed");
             }
             "flutter" => {

@@ -123,3 +123,5 @@ pub(crate) fn is_child() -> bool {
 pub(crate) const READ: Ordering = Ordering::Acquire;
 /// What is written here is seen in order.
 pub(crate) const WRITE: Ordering = Ordering::SeqCst;
+/// What is written here carries what was written before.
+pub(crate) const RELEASE: Ordering = Ordering::Release;
