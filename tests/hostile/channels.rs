@@ -60,11 +60,33 @@ fn a_closed_channel_with_a_lie_left_in_it_is_let_go() {
 }
 
 #[test]
+fn payloads_that_look_like_frames_open_nothing_where_they_are_passed_on() {
+    let mut siege = Siege::of(&[]);
+    let deep = siege.world.server("deep", &[]);
+    let mut villain = siege.intruder();
+    // The service is the honest sender here: it passes on what it was given.
+    villain.ask("relay deep", "relayed");
+    siege.is_served();
+    deep.quit();
+    siege.end(villain);
+}
+
+#[test]
+fn a_short_answer_shows_nothing_of_the_one_before() {
+    let siege = Siege::of(&[]);
+    let mut villain = siege.intruder();
+    villain.ask("peek", "nothing");
+    siege.end(villain);
+}
+
+#[test]
 fn frames_without_end_that_are_no_work_hold_up_nobody() {
     for spin in SPINS {
         let mut siege = Siege::of(&[spin]);
         let mut villains: Vec<_> = (0..3).map(|_| siege.intruder()).collect();
-        villains.iter_mut().for_each(|villain| drop(villain.ask("babble", "babbling")));
+        for villain in &mut villains {
+            villain.ask("babble", "babbling");
+        }
         siege.client.ask("calls echo 2 100 8,64,1000", "called");
         let mut villain = siege.intruder();
         villain.ask("call", "called");

@@ -343,6 +343,28 @@ impl End {
 }
 
 impl End {
+    /// Pushes a message of these bytes, which fit one frame, as an honest sender would.
+    pub(crate) fn push_bytes(&mut self, kind: u32, id: u32, bytes: &[u8]) {
+        let mut cell = Cell::new(kind, id, bytes.len() as u32);
+        let is_long = bytes.len() > 48;
+        let (inline, rest) = bytes.split_at(if is_long { 40 } else { bytes.len() });
+        let mut padded = [0; 48];
+        let begin = if is_long { 8 } else { 0 };
+        padded[begin..begin + inline.len()].copy_from_slice(inline);
+        for (word, bytes) in cell.words.iter_mut().zip(padded.as_chunks::<8>().0) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        if is_long {
+            cell.flags = FLAG_SLAB;
+            cell.words[0] = self.place(ORDINARY, rest.len() as u64);
+            for (offset, byte) in rest.iter().enumerate() {
+                let at = End::slab_byte(cell.words[0] as usize + offset);
+                self.own.byte(at).store(*byte, WRITE);
+            }
+        }
+        self.write(&cell);
+    }
+
     /// Keeps a ring full of the same frame until the other end has had enough: as fast as it can,
     /// so that who reads finds no end.
     pub(crate) fn feed(&mut self, cell: &Cell) {

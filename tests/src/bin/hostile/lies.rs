@@ -15,10 +15,13 @@ pub(crate) enum Role {
     Server,
 }
 
+/// What is done with an end, and the id of a call.
+type Tell = dyn Fn(&mut End, u32);
+
 /// A lie, told about a call: as a client with a fresh id, as a server with the id that waits.
 pub(crate) struct Lie {
     pub(crate) name: String,
-    pub(crate) tell: Box<dyn Fn(&mut End, u32)>,
+    pub(crate) tell: Box<Tell>,
 }
 
 fn lie(name: impl Into<String>, tell: impl Fn(&mut End, u32) + 'static) -> Lie {

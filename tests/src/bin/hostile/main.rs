@@ -27,7 +27,7 @@ use nix::{
 use tests::wait_until;
 
 use crate::{
-    end::{Cell, ERROR, End, ORDINARY, REQUEST, RESPONSE, URGENT, at},
+    end::{CELLS, Cell, ERROR, End, ORDINARY, REQUEST, RESPONSE, URGENT, at},
     lies::Role,
     memory::{READ, WRITE},
     wire::{Wire, verb},
@@ -80,6 +80,8 @@ impl Villain {
     /// - `half`: half a cell, and half a message
     /// - `deaf COUNT`: calls, asking for a doorbell that it never hears
     /// - `babble`: frames without end, and not one request
+    /// - `relay NAME`: has the service send NAME payloads that look like frames
+    /// - `peek`: looks for old bytes behind short answers
     /// - `greedy`: takes no answers
     /// - `zombie`: closes, hangs up, and leaves a lie behind
     /// - `lurk`: sleeps on the other end's life word
@@ -146,6 +148,19 @@ impl Villain {
                 say("babbling");
                 // Withdrawals of what was never asked for: frames, and no work.
                 end.feed(&Cell::new(6, 9, 0));
+            }
+            "relay" => self.relay(rest),
+            "peek" => {
+                let end = self.end();
+                // A marker in each cell of their lane, then answers of a byte over it.
+                (0..CELLS).for_each(|id| end.call(id));
+                for id in 0..CELLS {
+                    end.push_bytes(REQUEST, id, b"x");
+                    end.ring();
+                    let answer = end.take(ORDINARY);
+                    assert_eq!(answer, (RESPONSE, id, [u64::from(b'x'), 0, 0, 0, 0, 0]));
+                }
+                say("nothing");
             }
             "greedy" => {
                 self.end().push_until_cut(1);
@@ -324,6 +339,37 @@ impl Villain {
         }
         self.id += count;
         say("deaf");
+    }
+
+    /// Payloads of which every word opens a frame, if it is read as the first of a cell: of all the
+    /// laps that the ring is in meanwhile. They are relayed through cells and slab of an honest
+    /// sender.
+    fn relay(&mut self, name: &str) {
+        let words = (1_u64..8).flat_map(|lap| [1_u64, 2, 6, 7].map(|kind| lap << 4 | kind));
+        // Of eight bytes, on the ordinary ring.
+        let stamps: Vec<u8> =
+            words.flat_map(|stamp| (stamp | 0x0200_0008 << 32).to_le_bytes()).collect();
+        let mut count = 0;
+        for round in 0..300 {
+            let length = [16, 48, 64, 500, 1000, 4000][round % 6];
+            let mut bytes = format!("!relay {name} 30000 ").into_bytes();
+            // The service takes a first `!` for a command.
+            let begin = if stamps[8 * round % stamps.len()] == b'!' { round + 1 } else { round };
+            bytes.extend(stamps.iter().cycle().skip(8 * begin).take(length));
+            self.id += 1;
+            let id = self.id;
+            let end = self.end();
+            end.push_bytes(REQUEST, id, &bytes);
+            end.ring();
+            let (kind, of, words) = end.take(ORDINARY);
+            assert_eq!((kind, of), (RESPONSE, id));
+            // In the cell, or behind the place.
+            let said = words.map(u64::to_le_bytes).concat();
+            let text = if length + 7 > 48 { &said[8..15] } else { &said[..7] };
+            assert_eq!(text, b"answer ", "{}", String::from_utf8_lossy(&said));
+            count += 1;
+        }
+        say(&format!("relayed {count}"));
     }
 
     /// Waits until the other end sleeps behind its doorbell. Then a frame that is a lie lies
