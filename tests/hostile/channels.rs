@@ -36,7 +36,7 @@ fn bytes_that_change_while_a_server_reads_them_harm_nobody() {
     for spin in SPINS {
         let mut siege = Siege::of(&[spin]);
         let mut villain = siege.villain();
-        villain.tell("flip echo 30");
+        villain.tell("flip echo 8");
         siege.client.ask("calls echo 1 100 8,64,1000", "called");
         villain.hear("flipped");
         siege.end(villain);
