@@ -71,6 +71,7 @@ const UNSAFE_FILES: &[&str] = &[
     "ipc/src/wait/futex.rs",
     "kernel-services/src/pidfd.rs",
     "tests/src/bin/actor/raw.rs",
+    "tests/src/bin/hostile/memory.rs",
 ];
 
 /// The only file of `ipc` that names the standard library's atomics, or loom's.

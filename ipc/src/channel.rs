@@ -176,6 +176,11 @@ impl Channel {
             Fate::Poisoned(lie) => 3 + LIES.iter().position(|it| *it == lie).unwrap_or(0) as u32,
         };
         let first = self.fate.compare_exchange(0, code, Ordering::AcqRel, Ordering::Acquire);
+        if let (Err(over @ (1 | 2)), Fate::Poisoned(_)) = (first, fate) {
+            // A lie in what was left of it: from there on nobody can read, so nobody may wait for
+            // the rest.
+            let _ = self.fate.compare_exchange(over, code, Ordering::AcqRel, Ordering::Acquire);
+        }
         if first.is_ok() {
             if let Some(entry) = &self.entry {
                 entry.close();

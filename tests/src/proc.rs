@@ -30,6 +30,13 @@ pub fn holdings(pid: u32) -> Holdings {
     Holdings { descriptors, lanes, threads: threads(pid).len() }
 }
 
+/// Tells how much memory of a process is resident, in KiB.
+pub fn resident_kib(pid: u32) -> u64 {
+    let status = fs::read_to_string(of(pid).join("status")).expect("a process");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("it has memory");
+    line.split_whitespace().nth(1).expect("a value").parse().expect("a number")
+}
+
 /// Lists the threads of a process.
 pub fn threads(pid: u32) -> Vec<u32> {
     let tasks = fs::read_dir(of(pid).join("task")).expect("a process");

@@ -54,6 +54,11 @@ impl World {
         Actor::start(&command)
     }
 
+    /// Starts a process of another program, which is given the directory only.
+    pub fn other(&self, program: &str) -> Actor {
+        Actor::start(&[program, self.place()])
+    }
+
     /// Starts a process that serves `name` with one thread.
     pub fn server(&self, name: &str, options: &[&str]) -> Actor {
         let mut server = self.actor(options);

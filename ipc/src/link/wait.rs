@@ -8,7 +8,7 @@ use crate::{
     clock,
     error::{CallError, PeerCorrupt, Status},
     frame::{FLAG_BULK, FLAG_MORE, Frame, Kind},
-    layout::Ring,
+    layout::{Geometry, Ring},
     sync::{Ordering, pause},
     table::bed,
     wait::{Fences, Sleep, futex, spin::Spell},
@@ -19,6 +19,8 @@ const POLLS_PER_LOOK: u32 = 64;
 /// Polls without `pause`, and without asking how many others spin: an answer that is on its way
 /// comes within these.
 const EAGER_POLLS: u32 = 1000;
+/// Frames taken before who takes them looks at the time, and at who else has something.
+const BATCH: usize = 256;
 
 /// How a wait ended.
 enum Ended {
@@ -154,7 +156,6 @@ impl Link {
                     Ok(None) => spin = Some(Spell::begin(&mut rx.spin, clock::now_ns)),
                     Err(lie) => return Ended::Failed(self.poison(lie)),
                 }
-                continue;
             }
             let now = clock::now_ns();
             if let Some(ended) = self.look_up(rx, id, until, turn, now, sink) {
@@ -204,9 +205,13 @@ impl Link {
             return Some(Ended::Slot);
         }
         if self.channel.check_life() != Fate::Open {
-            // Answers that were published before the end count.
-            if let Ok(Some(result)) = self.drain(rx, Some((id, sink))) {
-                return Some(Ended::Answered(result));
+            // Answers that were published before the end count: of the largest ring all.
+            for _ in 0..=*Geometry::CELLS.end() as usize / BATCH {
+                match self.drain(rx, Some((id, &mut *sink))) {
+                    Ok(Some(result)) => return Some(Ended::Answered(result)),
+                    Ok(None) if rx.is_ready() => {}
+                    Ok(None) | Err(_) => break,
+                }
             }
             let taken = slot
                 .position()
@@ -229,7 +234,10 @@ impl Link {
     ) -> Result<Option<Result<(), CallError>>, PeerCorrupt> {
         let mut answer = None;
         let mut took = false;
-        while answer.is_none() {
+        for _ in 0..BATCH {
+            if answer.is_some() {
+                break;
+            }
             let ring = if rx.urgent.is_ready() { Ring::Urgent } else { Ring::Ordinary };
             if let Some((id, sink)) = &mut mine
                 && let Some(result) = self.take_mine(rx, ring, *id, sink)?

@@ -70,6 +70,9 @@ impl Hub {
             self.sleep_in_futex(lead, quiet, kicks, turn, soonest);
         } else if quiet && lead.arm() {
             self.sleep_in_epoll(lead, soonest);
+        } else {
+            // One channel that always has something must not drown the doorbells of the others.
+            self.collect(lead, EpollTimeout::ZERO);
         }
         if !pollable {
             self.asleep.store(asleep::AWAKE, Ordering::SeqCst);

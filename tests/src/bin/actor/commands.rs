@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use ipc::{CallOptions, Client, Config, Node, Pending, Registration, Server};
+use ipc::{CallOptions, Client, Config, Node, NodeError, Pending, Registration, Server};
 use tests::{LONG, pattern};
 
 use crate::{
@@ -58,6 +58,7 @@ impl Stage {
     /// - `serve NAME THREADS`, `unserve`
     /// - `find NAME`, `await NAME`: ask the runtime
     /// - `open NAME`: waits for the name, opens a channel, says the peer's instance and process
+    /// - `leave NAME`: drops the channel
     /// - `ask NAME TIMEOUT_MS TEXT`: calls, and says what came of it
     /// - `calls NAME THREADS COUNT SIZE,SIZE..`: calls that must come back as they were
     /// - `number NAME COUNT TIMEOUT_MS`: numbered one-way messages, until one fails; `-` waits
@@ -88,9 +89,16 @@ impl Stage {
                 let peer = self.client(name).peer();
                 say(&format!("opened {} {}", peer.id, peer.pid));
             }
+            ("leave", [name]) => {
+                self.clients.remove(*name);
+                say("left");
+            }
             ("ask", [name, timeout, text @ ..]) => {
                 let text = text.join(" ");
-                say(&outcome(self.client(name).call(text.as_bytes(), options(timeout))));
+                say(&match self.try_client(name) {
+                    Ok(client) => outcome(client.call(text.as_bytes(), options(timeout))),
+                    Err(error) => format!("failed {}", error.status().name()),
+                });
             }
             ("calls", [name, threads, count, sizes]) => {
                 let sizes: Vec<usize> = sizes.split(',').map(number).collect();
@@ -152,12 +160,16 @@ impl Stage {
     }
 
     fn client(&mut self, name: &str) -> Client {
-        let node = &self.node;
-        let client = self.clients.entry(name.to_owned()).or_insert_with(|| {
-            let id = node.wait_service(name, None).expect("it comes");
-            node.client(id).expect("a channel")
-        });
-        client.clone()
+        self.try_client(name).expect("a channel")
+    }
+
+    fn try_client(&mut self, name: &str) -> Result<Client, NodeError> {
+        if let Some(client) = self.clients.get(name) {
+            return Ok(client.clone());
+        }
+        let client = self.node.client(self.node.wait_service(name, None)?)?;
+        self.clients.insert(name.to_owned(), client.clone());
+        Ok(client)
     }
 
     fn number(&mut self, name: &str, count: u64, timeout: &str) {
