@@ -48,8 +48,7 @@ impl Borrower {
                     admit(&mut arenas, notice, &fds).ok_or(PeerCorrupt::Arena)?;
                 }
                 // A doorbell; descriptors that came with it are closed.
-                Ok(Received::Packet(..)) => {}
-                Ok(Received::Oversized) => return Err(PeerCorrupt::Arena),
+                Ok(Received::Packet(..) | Received::Oversized) => {}
                 Ok(Received::Closed) => return Ok(false),
                 // Empty; or out of our own means, which a frame that needs the arena will tell.
                 Err(_) => return Ok(true),
