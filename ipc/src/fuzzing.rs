@@ -184,6 +184,8 @@ impl Stage {
             entry: roll()?.enter(&own)?,
             bell: end.into(),
             max_payload: MAX_PAYLOAD,
+            // Everything by the ring: what this end sends is not what is tried here.
+            max_bulk: 0,
             spin: Spin::Never,
         });
         let first_id = channel.first_id() as u32;
