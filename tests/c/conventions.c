@@ -91,7 +91,7 @@ static void bad_configurations(void) {
         config.size = sizes[i];
         CHECK_IS(ipc_init(&config), IPC_EINVAL);
     }
-    config = init; config.flags = 8; CHECK_IS(ipc_init(&config), IPC_EINVAL);
+    config = init; config.flags = 16; CHECK_IS(ipc_init(&config), IPC_EINVAL);
     config = init; config.flags = IPC_ENCRYPT_ALWAYS; CHECK_IS(ipc_init(&config), IPC_ENOTSUP);
     config = init; config.flags = IPC_NO_SPIN; config.spin_us = 1; CHECK_IS(ipc_init(&config), IPC_EINVAL);
     config = init; config.ring_cells = 65537; CHECK_IS(ipc_init(&config), IPC_EINVAL);
