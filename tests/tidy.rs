@@ -56,6 +56,7 @@ const UNSAFE_FILES: &[&str] = &[
     "ffi/src/stop.rs",
     "ffi/src/types.rs",
     "fuzz/targets/exports/abi.rs",
+    "fuzz/targets/exports/loans.rs",
     "ipc/src/bulk/arena.rs",
     "ipc/src/bulk/lender.rs",
     "ipc/src/claim.rs",

@@ -9,6 +9,8 @@
 
 #[path = "exports/abi.rs"]
 mod abi;
+#[path = "exports/loans.rs"]
+mod loans;
 
 use std::{
     cell::RefCell,
@@ -38,6 +40,7 @@ thread_local! {
 fuzz_target!(|input: &[u8]| {
     world();
     PLAY.with(|play| *play.borrow_mut() = Play::new(input));
+    loans::begin();
     while with(Play::may_go_on) {
         act(false);
     }
@@ -255,7 +258,14 @@ fn act(inside: bool) {
                 abi::fd();
             }
         }
-        _ => abi::ask(with(|play| i32::from(play.input.u16() as i16))),
+        _ if what & 32 == 0 => abi::ask(with(|play| i32::from(play.input.u16() as i16))),
+        _ => loans::act(with(|play| loans::Choice {
+            what: play.input.u8(),
+            dest: play.dest(),
+            size: usize::from(play.input.u16()),
+            timeout_ms: play.timeout(),
+            message: play.kept(),
+        })),
     }
 }
 

@@ -15,26 +15,26 @@ use ipc_capi as _;
 pub(crate) use ipc_capi::types::{Config, Message};
 
 pub(crate) const EINVAL: c_int = -1;
-const ENOMEM: c_int = -2;
-const ETIMEDOUT: c_int = -3;
+pub(crate) const ENOMEM: c_int = -2;
+pub(crate) const ETIMEDOUT: c_int = -3;
 pub(crate) const ENOENT: c_int = -4;
-const EEXIST: c_int = -5;
-const EACCES: c_int = -6;
-const EPEERDIED: c_int = -8;
-const EMAYBE: c_int = -9;
-const EFULL: c_int = -11;
-const EMSGSIZE: c_int = -12;
-const EQUOTA: c_int = -13;
-const ENORUNTIME: c_int = -14;
-const ENOTINIT: c_int = -15;
+pub(crate) const EEXIST: c_int = -5;
+pub(crate) const EACCES: c_int = -6;
+pub(crate) const EPEERDIED: c_int = -8;
+pub(crate) const EMAYBE: c_int = -9;
+pub(crate) const EFULL: c_int = -11;
+pub(crate) const EMSGSIZE: c_int = -12;
+pub(crate) const EQUOTA: c_int = -13;
+pub(crate) const ENORUNTIME: c_int = -14;
+pub(crate) const ENOTINIT: c_int = -15;
 pub(crate) const EREENTRANT: c_int = -17;
-const ENOREPLY: c_int = -18;
-const EALREADY: c_int = -19;
-const ECANCELED: c_int = -20;
-const ENOTSUP: c_int = -23;
-const EPROTO: c_int = -25;
-const ESYS: c_int = -27;
-const EUSER: c_int = -1000;
+pub(crate) const ENOREPLY: c_int = -18;
+pub(crate) const EALREADY: c_int = -19;
+pub(crate) const ECANCELED: c_int = -20;
+pub(crate) const ENOTSUP: c_int = -23;
+pub(crate) const EPROTO: c_int = -25;
+pub(crate) const ESYS: c_int = -27;
+pub(crate) const EUSER: c_int = -1000;
 
 pub(crate) type Callback = extern "C" fn(c_int, *const Message, *mut c_void);
 pub(crate) type Handler = extern "C" fn(*const Message, *mut c_void);
@@ -100,7 +100,7 @@ unsafe extern "C" {
 }
 
 /// Fails the input when a function gives a number that its text in the header does not.
-fn documented(function: &str, number: c_int, errors: &[c_int]) -> c_int {
+pub(crate) fn documented(function: &str, number: c_int, errors: &[c_int]) -> c_int {
     // EFORK is left out: nobody forks here.
     let usual = [ENOTINIT, ENOMEM];
     let is_known = number >= 0 || usual.contains(&number) || errors.contains(&number);
@@ -109,7 +109,7 @@ fn documented(function: &str, number: c_int, errors: &[c_int]) -> c_int {
 }
 
 /// The errors of a call: the service's own are any that the service chose.
-fn documented_of_call(function: &str, number: c_int) -> c_int {
+pub(crate) fn documented_of_call(function: &str, number: c_int) -> c_int {
     let known = [EINVAL, ENOENT, ETIMEDOUT, EMSGSIZE, EFULL, EPEERDIED, EMAYBE, ENOREPLY];
     let own = if number <= EUSER { number } else { ECANCELED };
     documented(function, number, &[&known[..], &[own]].concat())
@@ -348,8 +348,10 @@ pub(crate) fn release(message: *const Message) {
 pub(crate) fn look(message: *const Message) -> Box<Message> {
     // SAFETY: says the header.
     let copy = Box::new(unsafe { *message });
-    assert!(!copy.payload.is_null(), "a payload is never NULL");
-    read(copy.payload.cast_const(), copy.payload_size as usize);
+    // In bulk memory, and IPC_BULK_VIEWS asked for: read in parts then.
+    if !copy.payload.is_null() {
+        read(copy.payload.cast_const(), copy.payload_size as usize);
+    }
     copy
 }
 
