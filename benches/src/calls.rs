@@ -60,7 +60,11 @@ impl Bed {
         let kernel = Kernel::embedded(directory.path()).map_err(io::Error::other)?;
         let (_, fd) = Words::create()?;
         let path = directory.path().display().to_string();
-        let told = if spin == Spin::Always { "poll" } else { "park" };
+        let told = match spin {
+            Spin::Always => "poll",
+            Spin::Never => "park",
+            Spin::Learned | Spin::UpTo(_) => "learn",
+        };
         let there = [setting.placement.there];
         let peer = Peer::spawn(SERVE, &[&path, told], cpus.unwrap_or(&there), fd)?;
         pin::pin_to(cpus.unwrap_or(&[setting.placement.here]))?;
@@ -187,7 +191,11 @@ pub fn play(role: &Role) -> Option<io::Result<()>> {
         let [directory, told] = &role.arguments[..] else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
-        let spin = if told == "poll" { Spin::Always } else { Spin::Never };
+        let spin = match told.as_str() {
+            "poll" => Spin::Always,
+            "park" => Spin::Never,
+            _ => Spin::Learned,
+        };
         // The geometry is the client's to choose.
         let config = config(&PathBuf::from(directory), spin, Geometry::default());
         let node = Node::connect(&config).map_err(io::Error::other)?;

@@ -10,6 +10,7 @@ pub mod c;
 pub mod calls;
 pub mod floor;
 pub mod futex;
+pub mod many;
 pub mod measure;
 pub mod pair;
 pub mod pin;

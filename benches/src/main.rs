@@ -10,7 +10,7 @@ use benches::floor::{self, Setting};
 use benches::measure::Plan;
 use benches::report::{Group, Machine, Report, progress_done};
 use benches::tour::{self, Tour};
-use benches::{pair, pin, ring};
+use benches::{many, pair, pin, ring};
 use clap::{Args, Parser, Subcommand};
 
 /// Measures libipc beside the floor of the machine it runs on.
@@ -35,6 +35,8 @@ enum Verb {
     Oneway(Options),
     /// Calls between processes that sleep, beside the bare futex.
     Parked(Options),
+    /// One server and many clients: idle ones beside a hot one, and a flood beside 63 callers.
+    Many(Options),
     /// A short look at a runtime and a service that run already (`make run`).
     #[command(hide = true)]
     Tour(Tour),
@@ -70,6 +72,8 @@ fn main() -> ExitCode {
                 calls::one_ways,
                 calls::parked,
                 calls::parked_unpinned,
+                many::idle,
+                many::flooded,
             ],
         ),
         Verb::Floor(options) => run(&options, &[floor::group]),
@@ -77,6 +81,7 @@ fn main() -> ExitCode {
         Verb::Call(options) => run(&options, &[calls::polling]),
         Verb::Oneway(options) => run(&options, &[calls::one_ways]),
         Verb::Parked(options) => run(&options, &[calls::parked, calls::parked_unpinned]),
+        Verb::Many(options) => run(&options, &[many::idle, many::flooded]),
         Verb::Tour(tour) => tour::run(&tour),
         Verb::Peer { told } => play(&told),
     };
@@ -106,7 +111,7 @@ fn run(options: &Options, measurements: &[Measurement]) -> io::Result<()> {
 
 fn play(told: &[String]) -> io::Result<()> {
     let role = pair::enter(told)?;
-    calls::play(&role).unwrap_or_else(|| floor::play(role))
+    many::play(&role).or_else(|| calls::play(&role)).unwrap_or_else(|| floor::play(role))
 }
 
 fn positive(text: &str) -> Result<f64, String> {

@@ -221,6 +221,8 @@ pub struct Group {
     pub name: String,
     /// The measurements.
     pub rows: Vec<Row>,
+    /// How rows relate to each other, in words.
+    pub notes: Vec<String>,
 }
 
 impl Group {
@@ -237,7 +239,7 @@ impl Group {
         let before = floor()?;
         let mut ruler = Ruler { floor: &mut floor, before, rows: Vec::new() };
         measure(&mut ruler)?;
-        Ok(Self { name: name.to_owned(), rows: ruler.rows })
+        Ok(Self { name: name.to_owned(), rows: ruler.rows, notes: Vec::new() })
     }
 }
 
@@ -285,6 +287,9 @@ impl fmt::Display for Group {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "== {} ==", self.name)?;
         f.write_str(&table(&self.rows))?;
+        for note in &self.notes {
+            writeln!(f, "{note}")?;
+        }
         if self.rows.iter().any(|row| !row.steady) {
             writeln!(f, "moved: the host moved the CPUs meanwhile; run it again for these")?;
         }

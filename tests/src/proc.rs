@@ -37,6 +37,18 @@ pub fn resident_kib(pid: u32) -> u64 {
     line.split_whitespace().nth(1).expect("a value").parse().expect("a number")
 }
 
+/// Lists the sizes of the lanes that a process has mapped, its own and its peers', in bytes.
+pub fn lane_sizes(pid: u32) -> Vec<u64> {
+    let maps = fs::read_to_string(of(pid).join("maps")).expect("a process");
+    let lanes = maps.lines().filter(|line| line.contains("ipc-lane"));
+    lanes.filter_map(|line| size_of_range(line.split(' ').next()?)).collect()
+}
+
+fn size_of_range(range: &str) -> Option<u64> {
+    let (from, to) = range.split_once('-')?;
+    Some(u64::from_str_radix(to, 16).ok()? - u64::from_str_radix(from, 16).ok()?)
+}
+
 /// Lists the threads of a process.
 pub fn threads(pid: u32) -> Vec<u32> {
     let tasks = fs::read_dir(of(pid).join("task")).expect("a process");

@@ -12,6 +12,7 @@ use ipc::{CallOptions, Client, Config, Node, NodeError, Pending, Registration, S
 use tests::{LONG, pattern};
 
 use crate::{
+    crowd::{Crowd, Torrent},
     fork,
     handler::{self, outcome},
     raw, say,
@@ -30,6 +31,8 @@ pub(crate) struct Stage {
     pub(crate) pending: Vec<Pending>,
     /// Numbered one-way messages so far, by name.
     numbered: HashMap<String, u64>,
+    crowd: Crowd,
+    torrent: Option<Torrent>,
 }
 
 /// Does what stdin says until it ends, or says `quit`: then everything is closed in order.
@@ -43,6 +46,8 @@ pub(crate) fn obey(config: &Config) {
         clients: HashMap::new(),
         pending: Vec::new(),
         numbered: HashMap::new(),
+        crowd: Crowd::default(),
+        torrent: None,
     };
     for line in std::io::stdin().lock().lines().map_while(Result::ok) {
         if line == "quit" {
@@ -66,6 +71,10 @@ impl Stage {
     /// - `long NAME SIZE TIMEOUT_MS`: a one-way message of that size
     /// - `start NAME COUNT TEXT`: sends requests; `collect` waits for all of them
     /// - `pump NAME COUNT SIZE WINDOW`: calls, WINDOW of them outstanding
+    /// - `crowd NAME COUNT`: so many more nodes of this process, each with a channel to NAME
+    /// - `crowd-calls COUNT SIZE THREADS`: so many calls from each of them, by so many threads
+    /// - `disband`: they all go
+    /// - `torrent NAME`: one-way messages from a thread, until told to `ebb`, which says how many
     /// - `release`: answers held requests
     /// - `trace NAME COUNT SIZE`: calls between two marks that a trace shows
     /// - `fork NAME`: tries everything in a child
@@ -123,6 +132,13 @@ impl Stage {
             ("pump", [name, count, size, window]) => {
                 pump(&self.client(name), number(count), number(size), number(window));
             }
+            ("crowd", [name, count]) => self.crowd.gather(&self.config, name, number(count)),
+            ("crowd-calls", [count, size, threads]) => {
+                self.crowd.call(number(count), number(size), number(threads));
+            }
+            ("disband", []) => self.crowd.disband(),
+            ("torrent", [name]) => self.torrent = Some(Torrent::begin(self.client(name))),
+            ("ebb", []) => self.torrent.take().expect("it flows").end(),
             ("release", []) => handler::release(),
             ("trace", [name, count, size]) => {
                 trace(&self.client(name), number(count), number(size));

@@ -11,6 +11,7 @@
 //! It ends when stdin does, or with the process that started it.
 
 mod commands;
+mod crowd;
 mod fork;
 mod handler;
 mod raw;
@@ -19,10 +20,15 @@ use std::{io::Read, path::PathBuf};
 
 use ipc::{Config, Geometry, Spin};
 use kernel_services::Kernel;
-use nix::sys::{prctl, signal::Signal};
+use nix::sys::{
+    prctl,
+    resource::{Resource, getrlimit, setrlimit},
+    signal::Signal,
+};
 
 fn main() {
     prctl::set_pdeathsig(Signal::SIGKILL).expect("a valid signal");
+    raise_descriptor_limit();
     let mut arguments = std::env::args().skip(1);
     let role = arguments.next().expect("a role");
     if role == "idle" {
@@ -45,6 +51,12 @@ fn main() {
         }
         other => panic!("no such role: {other}"),
     }
+}
+
+/// A crowd of clients costs its process, its server and its runtime several descriptors each.
+fn raise_descriptor_limit() {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("a soft limit may rise to the hard one");
 }
 
 /// Reads and drops stdin until its end, or until it says `quit`.
