@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipc_core::Status;
+use ipc_core::{Loop, Status};
 
 use crate::{
     boundary::guard,
@@ -28,7 +28,7 @@ use crate::{
 pub extern "C" fn ipc_poll(timeout_ms: u32) -> c_int {
     guard(|| {
         let runtime = runtime_outside_callbacks()?;
-        let handled = runtime.poll(limit(timeout_ms))?;
+        let handled = runtime.poll(runtime.server.begin_loop(), limit(timeout_ms))?;
         Ok(c_int::try_from(handled).unwrap_or(c_int::MAX))
     })
 }
@@ -40,8 +40,9 @@ pub extern "C" fn ipc_poll(timeout_ms: u32) -> c_int {
 pub extern "C" fn ipc_run() -> c_int {
     guard(|| {
         let runtime = runtime_outside_callbacks()?;
+        let begun = runtime.server.begin_loop();
         loop {
-            runtime.poll(None)?;
+            runtime.poll(begun, None)?;
         }
     })
 }
@@ -78,7 +79,7 @@ const MOST_WAIT: Duration = Duration::from_millis(100);
 impl Runtime {
     /// Runs what is due, waiting for it if need be; returns how many callbacks ran, 0 when the
     /// time is over.
-    fn poll(&self, timeout: Option<Duration>) -> Result<usize, Failure> {
+    fn poll(&self, begun: Loop, timeout: Option<Duration>) -> Result<usize, Failure> {
         let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
             let delivered = self.inbox.flush();
@@ -86,7 +87,7 @@ impl Runtime {
             // What is held without a handler may get one at any time. That wakes nobody who waits
             // in the core, hence the other wait below.
             let holds = self.inbox.holds();
-            let served = self.serve(if holds { Some(Duration::ZERO) } else { left })?;
+            let served = self.serve(begun, if holds { Some(Duration::ZERO) } else { left })?;
             if delivered + served > 0 || left == Some(Duration::ZERO) {
                 return Ok(delivered + served);
             }
@@ -99,10 +100,10 @@ impl Runtime {
 
     /// Lets the core run what is due; returns how many callbacks ran. Messages without a handler
     /// are held.
-    fn serve(&self, timeout: Option<Duration>) -> Result<usize, Failure> {
+    fn serve(&self, begun: Loop, timeout: Option<Duration>) -> Result<usize, Failure> {
         let mut view = self.inbox.view();
         let mut held = 0;
-        let handled = self.server.poll(timeout, &mut |request| {
+        let handled = self.server.poll_in(begun, timeout, &mut |request| {
             if !self.inbox.take(&mut view, request) {
                 held += 1;
             }

@@ -58,7 +58,7 @@ pub use {
     features::{Features, features},
     interrupt::Interrupter,
     node::{Config, Heir, KernelState, Node, runtime_dir},
-    server::{Registration, Request, Retained, Server, in_handler},
+    server::{Loop, Registration, Request, Retained, Server, in_handler},
     wait::spin::Spin,
 };
 

@@ -58,6 +58,10 @@ struct Owner {
     node: Arc<Shared>,
 }
 
+/// When a loop over [`Server::poll_in`] began.
+#[derive(Clone, Copy, Debug)]
+pub struct Loop(u32);
+
 impl Drop for Owner {
     fn drop(&mut self) {
         if self.node.birth.is_here() {
@@ -107,6 +111,26 @@ impl Server {
         handler: &mut dyn FnMut(Request<'_>),
     ) -> Result<usize, CallError> {
         self.owner.hub.serve(until(timeout), true, handler)
+    }
+
+    /// Begins a loop of [`poll_in`](Server::poll_in): each of several threads that run one hears of
+    /// an interruption, though another may have heard of it before.
+    pub fn begin_loop(&self) -> Loop {
+        Loop(self.owner.hub.seen_turn())
+    }
+
+    /// As [`poll`](Server::poll), within a loop.
+    ///
+    /// # Errors
+    /// As for [`poll`](Server::poll); [`CallError::Canceled`] when the node was interrupted since
+    /// the loop began.
+    pub fn poll_in(
+        &self,
+        begun: Loop,
+        timeout: Option<Duration>,
+        handler: &mut dyn FnMut(Request<'_>),
+    ) -> Result<usize, CallError> {
+        self.owner.hub.serve_since(begun.0, until(timeout), true, handler)
     }
 
     /// Handles requests until the node is interrupted.

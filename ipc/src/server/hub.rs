@@ -220,14 +220,29 @@ impl Hub {
         once: bool,
         handler: &mut Handler<'_>,
     ) -> Result<usize, CallError> {
+        // An interruption that nobody has heard yet is this call's.
+        self.serve_since(self.seen_turn(), until, once, handler)
+    }
+
+    /// The interruption that was last reported.
+    pub(crate) fn seen_turn(&self) -> u32 {
+        self.seen_turn.load(Ordering::Relaxed)
+    }
+
+    /// As `serve`, for who has heard of the interruptions up to `turn`.
+    pub(crate) fn serve_since(
+        &self,
+        turn: u32,
+        until: u64,
+        once: bool,
+        handler: &mut Handler<'_>,
+    ) -> Result<usize, CallError> {
         if in_handler() {
             return Err(CallError::Reentrant);
         }
         if !self.birth.is_here() {
             return Err(CallError::Forked);
         }
-        // An interruption that nobody has heard yet is this call's.
-        let turn = self.seen_turn.load(Ordering::Relaxed);
         let mut count = 0;
         loop {
             self.check_interrupted(turn).inspect_err(|_| self.pass_baton())?;
