@@ -146,7 +146,7 @@ impl Incoming {
                 }
                 Ok(Next::Owned(meta, Body::Bulk(view))) => {
                     loop_.before_handler();
-                    served += self.dispatch(meta, now, &[], Some(Bulk::new(view)), handler);
+                    served += self.dispatch(meta, now, &[], Some(Bulk::boxed(view)), handler);
                 }
                 Ok(Next::Again) => {}
                 Ok(Next::Nothing) => break,
@@ -275,7 +275,7 @@ impl Incoming {
         meta: Meta,
         now: u64,
         payload: &[u8],
-        bulk: Option<Bulk>,
+        bulk: Option<Box<Bulk>>,
         handler: &mut Handler<'_>,
     ) -> usize {
         if meta.deadline_ns.is_some_and(|deadline| deadline < now) {

@@ -35,8 +35,8 @@ pub struct Request<'a> {
     pub(super) incoming: &'a Arc<Incoming>,
     pub(super) meta: Meta,
     pub(super) payload: &'a [u8],
-    /// The payload, if it came in bulk.
-    pub(super) bulk: Option<Bulk>,
+    /// The payload, if it came in bulk. A pointer: anything wider is moved through memory.
+    pub(super) bulk: Option<Box<Bulk>>,
     pub(super) answered: Cell<bool>,
 }
 
@@ -53,8 +53,8 @@ thread_local! {
 }
 
 impl Bulk {
-    pub(super) fn new(view: View) -> Bulk {
-        Bulk { view, copy: OnceLock::new() }
+    pub(super) fn boxed(view: View) -> Box<Bulk> {
+        Box::new(Bulk { view, copy: OnceLock::new() })
     }
 
     fn bytes(&self) -> &[u8] {
@@ -82,7 +82,7 @@ pub struct Retained {
     incoming: Arc<Incoming>,
     meta: Meta,
     payload: Vec<u8>,
-    bulk: Option<Bulk>,
+    bulk: Option<Box<Bulk>>,
     answered: AtomicBool,
 }
 
