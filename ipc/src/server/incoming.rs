@@ -146,7 +146,8 @@ impl Incoming {
                 }
                 Ok(Next::Owned(meta, Body::Bulk(view))) => {
                     loop_.before_handler();
-                    served += self.dispatch(meta, now, &[], Some(Bulk::boxed(view)), handler);
+                    let bulk = Arc::new(Bulk::new(view));
+                    served += self.dispatch(meta, now, &[], Some(&bulk), handler);
                 }
                 Ok(Next::Again) => {}
                 Ok(Next::Nothing) => break,
@@ -275,7 +276,7 @@ impl Incoming {
         meta: Meta,
         now: u64,
         payload: &[u8],
-        bulk: Option<Box<Bulk>>,
+        bulk: Option<&Arc<Bulk>>,
         handler: &mut Handler<'_>,
     ) -> usize {
         if meta.deadline_ns.is_some_and(|deadline| deadline < now) {

@@ -35,8 +35,8 @@ pub struct Request<'a> {
     pub(super) incoming: &'a Arc<Incoming>,
     pub(super) meta: Meta,
     pub(super) payload: &'a [u8],
-    /// The payload, if it came in bulk. A pointer: anything wider is moved through memory.
-    pub(super) bulk: Option<Box<Bulk>>,
+    /// The payload, if it came in bulk. A reference: a request is cheap to drop.
+    pub(super) bulk: Option<&'a Arc<Bulk>>,
     pub(super) answered: Cell<bool>,
 }
 
@@ -53,8 +53,8 @@ thread_local! {
 }
 
 impl Bulk {
-    pub(super) fn boxed(view: View) -> Box<Bulk> {
-        Box::new(Bulk { view, copy: OnceLock::new() })
+    pub(super) fn new(view: View) -> Bulk {
+        Bulk { view, copy: OnceLock::new() }
     }
 
     fn bytes(&self) -> &[u8] {
@@ -82,7 +82,7 @@ pub struct Retained {
     incoming: Arc<Incoming>,
     meta: Meta,
     payload: Vec<u8>,
-    bulk: Option<Box<Bulk>>,
+    bulk: Option<Arc<Bulk>>,
     answered: AtomicBool,
 }
 
@@ -215,14 +215,13 @@ impl Request<'_> {
 
     /// Keeps the request beyond its handler, with a copy of its payload, or with its loan if it
     /// came in bulk.
-    pub fn retain(mut self) -> Retained {
-        let bulk = self.bulk.take();
+    pub fn retain(self) -> Retained {
         let answered = self.answered.replace(true);
         Retained {
             incoming: Arc::clone(self.incoming),
             meta: self.meta,
             payload: self.payload.to_vec(),
-            bulk,
+            bulk: self.bulk.map(Arc::clone),
             answered: AtomicBool::new(answered),
         }
     }
