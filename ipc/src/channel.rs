@@ -363,7 +363,7 @@ impl Channel {
         self.peer.header().taken(ring).load(Ordering::Acquire)
     }
 
-    /// Tells the peer, should it ask, since when a handler runs; 0 for none.
+    /// Tells the peer, should it ask, since when its frames are being handled; 0 for not now.
     #[inline]
     pub(crate) fn set_busy(&self, since_ns: u64) {
         self.own.header().busy_since.store(since_ns, Ordering::Relaxed);

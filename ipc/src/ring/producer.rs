@@ -169,6 +169,12 @@ impl Producer {
         self.has_cell() && self.slab.fits(piece, self.freed)
     }
 
+    /// The count of taken frames at which a stream that waits for `wake_at` had better go on: with
+    /// room for one frame at a time, the consumer's counter would travel for every single one.
+    pub(crate) fn ample(&self, wake_at: u64) -> u64 {
+        (wake_at + self.ends.len() as u64 / 8).min(self.head)
+    }
+
     /// Makes sure of a free cell.
     #[cold]
     fn gain_cell(&mut self) -> Result<(), PushError> {

@@ -156,6 +156,16 @@ fn a_full_ring_says_when_to_come_back() {
 }
 
 #[test]
+fn a_stream_comes_back_for_more_than_one_frame_and_never_for_more_than_there_are() {
+    let mut pair = pair(small(), Ring::Ordinary);
+    for id in 0..16 {
+        assert_eq!(pair.producer.push(label(id), b"x", 0), Ok(1));
+    }
+    assert_eq!(pair.producer.ample(1), 3);
+    assert_eq!(pair.producer.ample(15), 16);
+}
+
+#[test]
 fn a_lying_progress_word_is_noticed() {
     for lie in [17_u64, u64::MAX] {
         let mut pair = pair(small(), Ring::Ordinary);

@@ -107,6 +107,7 @@ impl Incoming {
         let mut served = 0;
         let mut streams = false;
         let limit = self.channel.max_payload;
+        self.channel.set_busy(now);
         for _ in 0..BATCH {
             // What is first in its ring, of the highest level that can be there, while nothing
             // waits, is next: the usual case, without a detour.
@@ -158,6 +159,7 @@ impl Incoming {
             }
         }
         self.queued.store(!rx.queue.is_empty(), Ordering::Release);
+        self.channel.set_busy(0);
         drop(rx);
         self.channel.after_take();
         if streams && served < BATCH {
@@ -285,9 +287,7 @@ impl Incoming {
             }
             return 0;
         }
-        self.channel.set_busy(now);
         handler(Request { incoming: self, meta, payload, bulk, answered: Cell::new(false) });
-        self.channel.set_busy(0);
         1
     }
 
