@@ -34,14 +34,8 @@ pub unsafe extern "C" fn ipc_loan(
     size: usize,
     data: *mut *mut c_void,
 ) -> c_int {
-    guard(|| {
-        // SAFETY: clauses 1 and 3 of the boundary.
-        let data = unsafe { boundary::out(data) }?;
-        if size == 0 {
-            return Err(Status::INVALID.into());
-        }
-        keep(with_client(dest, |client| client.loan(size))?, data)
-    })
+    // SAFETY: clauses 1 and 3 of the boundary.
+    guard(|| keep(size, unsafe { boundary::out(data) }?, || with_client(dest, |it| it.loan(size))))
 }
 
 /// Gives a loan back that was not sent. NULL is ignored.
@@ -107,14 +101,8 @@ pub unsafe extern "C" fn ipc_reply_loan(
     size: usize,
     data: *mut *mut c_void,
 ) -> c_int {
-    guard(|| {
-        // SAFETY: clauses 1 and 3 of the boundary.
-        let data = unsafe { boundary::out(data) }?;
-        if size == 0 {
-            return Err(Status::INVALID.into());
-        }
-        keep(message::lend(request, size)?, data)
-    })
+    // SAFETY: clauses 1 and 3 of the boundary.
+    guard(|| keep(size, unsafe { boundary::out(data) }?, || message::lend(request, size)))
 }
 
 /// As ipc_reply, with a loan of ipc_reply_loan for the same request. It is not yours any more,
@@ -156,7 +144,16 @@ impl Loans {
     }
 }
 
-fn keep(mut loan: Loan, data: Out<'_, *mut c_void>) -> Result<c_int, Failure> {
+/// Lends so many bytes into the hands of C.
+fn keep(
+    size: usize,
+    data: Out<'_, *mut c_void>,
+    lend: impl FnOnce() -> Result<Loan, Failure>,
+) -> Result<c_int, Failure> {
+    if size == 0 {
+        return Err(Status::INVALID.into());
+    }
+    let mut loan = lend()?;
     let address = loan.as_mut_ptr();
     let runtime = runtime::current()?;
     let mut loans = runtime.loans.0.lock().unwrap_or_else(PoisonError::into_inner);

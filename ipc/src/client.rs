@@ -13,7 +13,7 @@ use crate::{
     channel::{Claimed, Fate, Peer, Transmit, check_payload},
     error::{CallError, NodeError},
     frame::{Kind, Label},
-    link::{FOREVER, Limit, Link, Sink},
+    link::{FOREVER, Limit, Link, Parcel, Sink},
     node::{Shared, is_gone},
     server::{Member, Server},
     table::{Outcome, Waiter},
@@ -146,11 +146,7 @@ impl Client {
         options: impl Into<CallOptions>,
     ) -> Result<usize, CallError> {
         let mut sink = Sink::Slice(buffer, 0);
-        let options = options.into();
-        let mut reopened = None;
-        let link = self.live(&mut reopened)?;
-        let limit = Limit::after(options.timeout);
-        link.call(label(Kind::Request, options), payload, limit, &mut sink)?;
+        self.fetch(Parcel::Bytes(payload), options.into(), &mut sink)?;
         match sink {
             Sink::Slice(_, length) => Ok(length),
             Sink::Vector(_) | Sink::View(_) => Ok(0),
@@ -191,12 +187,7 @@ impl Client {
         loan: Loan,
         options: impl Into<CallOptions>,
     ) -> Result<View, CallError> {
-        let (mut response, options) = (None, options.into());
-        let link = self.link()?;
-        let limit = Limit::after(options.timeout);
-        let sink = &mut Sink::View(&mut response);
-        link.call_loaned(label(Kind::Request, options), loan, limit, sink)?;
-        Ok(response.unwrap_or_else(|| View::of(Vec::new())))
+        self.request(Parcel::Loan(loan), options.into())
     }
 
     /// Sends a request and waits for the response, which is not copied if it comes in bulk.
@@ -208,12 +199,26 @@ impl Client {
         payload: &[u8],
         options: impl Into<CallOptions>,
     ) -> Result<View, CallError> {
-        let (mut response, options) = (None, options.into());
-        let link = self.link()?;
-        let limit = Limit::after(options.timeout);
-        let sink = &mut Sink::View(&mut response);
-        link.call(label(Kind::Request, options), payload, limit, sink)?;
+        self.request(Parcel::Bytes(payload), options.into())
+    }
+
+    fn request(&self, parcel: Parcel<'_>, options: CallOptions) -> Result<View, CallError> {
+        let mut response = None;
+        self.fetch(parcel, options, &mut Sink::View(&mut response))?;
         Ok(response.unwrap_or_else(|| View::of(Vec::new())))
+    }
+
+    /// Sends a request, and waits until the response is in the sink.
+    #[inline(always)]
+    fn fetch(
+        &self,
+        parcel: Parcel<'_>,
+        options: CallOptions,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), CallError> {
+        let mut reopened = None;
+        let link = self.live(&mut reopened)?;
+        link.call(label(Kind::Request, options), parcel, Limit::after(options.timeout), sink)
     }
 
     /// Sends a loan as a message that nobody answers; returns its id. The timeout is for room in
@@ -228,7 +233,7 @@ impl Client {
     ) -> Result<u64, CallError> {
         let CallOptions { priority, timeout } = options.into();
         let label = Label::new(Kind::OneWay, priority.level());
-        self.link()?.send_loaned(label, loan, Limit::room(timeout))
+        self.link()?.send(label, Parcel::Loan(loan), Limit::room(timeout))
     }
 
     /// Like [`call`](Client::call), into a vector whose capacity is reused.
@@ -243,12 +248,7 @@ impl Client {
         options: impl Into<CallOptions>,
     ) -> Result<(), CallError> {
         response.clear();
-        let mut sink = Sink::Vector(response);
-        let options = options.into();
-        let mut reopened = None;
-        let link = self.live(&mut reopened)?;
-        let limit = Limit::after(options.timeout);
-        link.call(label(Kind::Request, options), payload, limit, &mut sink)
+        self.fetch(Parcel::Bytes(payload), options.into(), &mut Sink::Vector(response))
     }
 
     /// Sends a message that nobody answers; returns its id. The timeout is for room in the ring:
@@ -265,7 +265,7 @@ impl Client {
         let limit = Limit::room(timeout);
         let label = Label::new(Kind::OneWay, priority.level());
         let mut reopened = None;
-        self.live(&mut reopened)?.send(label, payload, limit)
+        self.live(&mut reopened)?.send(label, Parcel::Bytes(payload), limit)
     }
 
     /// Sends many one-way messages with one claim on the channel, and one look for a sleeping peer
@@ -301,7 +301,7 @@ impl Client {
         let limit = Limit::after(options.timeout);
         let turn = self.node.core.interrupter.turn();
         let label = label(Kind::Request, options);
-        let message_id = link.request(label, payload, limit, Waiter::Thread)?;
+        let message_id = link.request(label, Parcel::Bytes(payload), limit, Waiter::Thread)?;
         Ok(Pending { link: Some(link), message_id, until: limit.at(), turn })
     }
 
@@ -326,7 +326,8 @@ impl Client {
         }
         let options = options.into();
         let (label, limit) = (label(Kind::Request, options), Limit::after(options.timeout));
-        let message_id = link.request(label, payload, limit, Waiter::Callback(Box::new(done)))?;
+        let waiter = Waiter::Callback(Box::new(done));
+        let message_id = link.request(label, Parcel::Bytes(payload), limit, waiter)?;
         server.hub().attend(&link);
         if link.channel.check_life() != Fate::Open {
             // The loop may have let go of the channel before this call was in its table.
@@ -352,7 +353,8 @@ impl Client {
         let mut sink = Sink::Slice(&mut [], 0);
         let mut reopened = None;
         let link = self.live(&mut reopened)?;
-        link.call(label(Kind::Ping, options), &[], Limit::after(options.timeout), &mut sink)?;
+        let (label, limit) = (label(Kind::Ping, options), Limit::after(options.timeout));
+        link.call(label, Parcel::Bytes(&[]), limit, &mut sink)?;
         Ok(Duration::from_nanos(crate::clock::monotonic_ns() - begun))
     }
 

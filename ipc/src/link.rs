@@ -78,6 +78,14 @@ impl Sink<'_> {
     }
 }
 
+/// What a message carries.
+#[derive(Debug)]
+pub(crate) enum Parcel<'a> {
+    Bytes(&'a [u8]),
+    /// What was lent by the same channel.
+    Loan(Loan),
+}
+
 /// When to give up.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Limit {
@@ -157,25 +165,12 @@ impl Link {
     pub(crate) fn call(
         &self,
         label: Label,
-        payload: &[u8],
+        parcel: Parcel<'_>,
         limit: Limit,
         sink: &mut Sink<'_>,
     ) -> Result<(), CallError> {
         let turn = self.interrupter.turn();
-        let id = self.request(label, payload, limit, Waiter::Thread)?;
-        self.wait(id as u32, limit.at(), turn, sink)
-    }
-
-    /// As [`Link::call`], with a payload that was lent.
-    pub(crate) fn call_loaned(
-        &self,
-        label: Label,
-        loan: Loan,
-        limit: Limit,
-        sink: &mut Sink<'_>,
-    ) -> Result<(), CallError> {
-        let turn = self.interrupter.turn();
-        let id = self.request_loaned(label, loan, limit, Waiter::Thread)?;
+        let id = self.request(label, parcel, limit, Waiter::Thread)?;
         self.wait(id as u32, limit.at(), turn, sink)
     }
 
@@ -187,30 +182,36 @@ impl Link {
     pub(crate) fn request(
         &self,
         label: Label,
-        payload: &[u8],
+        parcel: Parcel<'_>,
         limit: Limit,
         waiter: Waiter,
     ) -> Result<u64, CallError> {
-        check_payload(payload.len(), self.channel.max_payload)?;
-        if payload.len() >= bulk::FROM
-            && let Some(loan) = self.channel.lend_copy(payload)
-        {
-            return self.request_loaned(label, loan, limit, waiter);
-        }
-        self.request_frames(label, payload, limit, waiter)
+        self.load(label, parcel, |label, bytes| self.request_frames(label, bytes, limit, waiter))
     }
 
-    /// As [`Link::request`], with a payload that was lent.
-    #[inline(never)]
-    pub(crate) fn request_loaned(
+    /// Finds out which bytes travel by the ring: the payload, or where it lies.
+    #[inline(always)]
+    fn load(
         &self,
         label: Label,
-        loan: Loan,
-        limit: Limit,
-        waiter: Waiter,
+        parcel: Parcel<'_>,
+        send: impl FnOnce(Label, &[u8]) -> Result<u64, CallError>,
     ) -> Result<u64, CallError> {
-        self.channel.check_loan(&loan)?;
-        loan.hand_over(|descriptor| self.request_frames(label.in_bulk(), descriptor, limit, waiter))
+        match parcel {
+            Parcel::Bytes(payload) => {
+                check_payload(payload.len(), self.channel.max_payload)?;
+                if payload.len() >= bulk::FROM
+                    && let Some(loan) = self.channel.lend_copy(payload)
+                {
+                    return hand_over(label, loan, send);
+                }
+                send(label, payload)
+            }
+            Parcel::Loan(loan) => {
+                self.channel.check_loan(&loan)?;
+                hand_over(label, loan, send)
+            }
+        }
     }
 
     #[inline(always)]
@@ -266,28 +267,10 @@ impl Link {
     pub(crate) fn send(
         &self,
         label: Label,
-        payload: &[u8],
+        parcel: Parcel<'_>,
         limit: Limit,
     ) -> Result<u64, CallError> {
-        check_payload(payload.len(), self.channel.max_payload)?;
-        if payload.len() >= bulk::FROM
-            && let Some(loan) = self.channel.lend_copy(payload)
-        {
-            return self.send_loaned(label, loan, limit);
-        }
-        self.send_one_way(label, payload, limit)
-    }
-
-    /// As [`Link::send`], with a payload that was lent.
-    #[inline(never)]
-    pub(crate) fn send_loaned(
-        &self,
-        label: Label,
-        loan: Loan,
-        limit: Limit,
-    ) -> Result<u64, CallError> {
-        self.channel.check_loan(&loan)?;
-        loan.hand_over(|descriptor| self.send_one_way(label.in_bulk(), descriptor, limit))
+        self.load(label, parcel, |label, bytes| self.send_one_way(label, bytes, limit))
     }
 
     #[inline(always)]
@@ -338,22 +321,26 @@ impl Link {
                 PushError::Corrupt(lie) => return Err(self.poison(lie)),
             };
             let ring = tx.awaited(label);
+            let streams = label.is(Kind::OneWay);
+            let wake_at = if streams { tx.producer(ring).ample(wake_at) } else { wake_at };
             let waited = tx.give_up_while(|| {
                 self.channel.after_push();
                 self.wait_for_room(ring, wake_at, until, turn)
             });
+            let gave_up = matches!(waited, Err(CallError::TimedOut));
+            // Room for this message is less than a stream waits for, and may be there in the end.
+            if waited.is_ok() || (gave_up && streams) {
+                match tx.push(label, payload, &mut sent) {
+                    Ok(()) => return Ok(()),
+                    Err(again) => refusal = again,
+                }
+            }
             if let Err(error) = waited {
                 if sent > 0 {
                     tx.abort(label);
                     self.channel.after_push();
                 }
-                let gave_up = matches!(error, CallError::TimedOut);
-                let full = gave_up && label.is(Kind::OneWay);
-                return Err(if full { CallError::Full } else { error });
-            }
-            match tx.push(label, payload, &mut sent) {
-                Ok(()) => return Ok(()),
-                Err(again) => refusal = again,
+                return Err(if gave_up && streams { CallError::Full } else { error });
             }
         }
     }
@@ -408,6 +395,16 @@ impl Link {
     fn check_turn(&self, turn: u32) -> Result<(), CallError> {
         if self.interrupter.turn() == turn { Ok(()) } else { Err(CallError::Canceled) }
     }
+}
+
+/// Sends a loan: what travels by the ring is where it lies.
+#[inline(never)]
+fn hand_over(
+    label: Label,
+    loan: Loan,
+    send: impl FnOnce(Label, &[u8]) -> Result<u64, CallError>,
+) -> Result<u64, CallError> {
+    loan.hand_over(|descriptor| send(label.in_bulk(), descriptor))
 }
 
 /// How long until then; `TimedOut` when it is past.
