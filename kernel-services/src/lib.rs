@@ -20,6 +20,8 @@ mod error;
 pub mod fuzzing;
 mod ids;
 mod kernel;
+#[cfg(feature = "node")]
+pub mod node;
 mod pidfd;
 mod reactor;
 mod registry;
