@@ -147,6 +147,36 @@ SAID
     return $status
 }
 
+# The examples that live in loops of their own, however they are built, called from C and Python.
+in_a_loop() { # in_a_loop SAYS COMMAND...: what it makes of "Hello", and the server
+    local says=$1 server status=0
+    shift
+    timeout -k 5 120 "$@" examples-loop >"$work/served" &
+    server=$!
+    timeout -k 5 60 "$work/client" examples-loop Hello >"$work/said" || status=1
+    [ "$(grep -c ": $says\$" "$work/said")" = 3 ] || status=1
+    [ "$(timeout -k 5 60 python3 examples/client.py examples-loop Hello)" = "$says" ] || status=1
+    pkill -TERM -P "$server" && wait "$server" || status=1
+    grep -q '4 calls served' "$work/served" || status=1
+    cat "$work/served" "$work/said"
+    return $status
+}
+
+loops() {
+    local dialect
+    compile c99 examples/client.c "$work/client" || return 1
+    for dialect in "${dialects[@]}"; do
+        compile "$dialect" examples/epoll_server.c "$work/epoll_server" &&
+            in_a_loop Hello "$work/epoll_server" || return 1
+    done
+    compile c11 examples/epoll_server.c "$work/epoll_server_asan" -fsanitize=address &&
+        in_a_loop Hello "$work/epoll_server_asan" &&
+        in_a_loop Hello valgrind --quiet --error-exitcode=99 --leak-check=full \
+            --show-leak-kinds=definite --errors-for-leak-kinds=definite --fair-sched=yes \
+            "$work/epoll_server" &&
+        in_a_loop HELLO python3 examples/asyncio_server.py
+}
+
 names=("$@")
 if [ ${#names[@]} -eq 0 ]; then
     for dialect in "${dialects[@]}"; do
@@ -156,6 +186,7 @@ if [ ${#names[@]} -eq 0 ]; then
     stage 'the sample programs' samples "${warnings[@]}"
     stage 'libipc.a' static_library
     stage 'examples' examples
+    stage 'examples in loops of their own' loops
     for source in tests/c/*.c; do
         name=$(basename "$source" .c)
         [[ $name == sample_* ]] || names+=("$name")

@@ -36,6 +36,7 @@ says() { "$@" | grep -q 'hello there'; }
 export -f says
 check 'rust example' bash -c 'says "$@"' _ "$bin/rust-client" examples-rust 'hello there'
 check 'rust client, echo service' bash -c 'says "$@"' _ "$bin/rust-client" examples-echo 'hello there'
+check 'rust tokio' bash -c '"$@" | grep -q "1000 calls answered"' _ "$bin/rust-tokio" examples-tokio
 check 'ipctl call' bash -c 'says "$@"' _ "$bin/ipctl" call examples-echo --wait 10s --text 'hello there'
 check 'ipctl ls' "$bin/ipctl" ls
 exit $failed

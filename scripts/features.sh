@@ -12,14 +12,14 @@ cd "$(dirname "$0")/.."
 
 kernels=("$@")
 [ $# -gt 0 ] || kernels=(membarrier futex_waitv io_uring noexec_seal pidfd peerpidfd all)
-everything='ipc kernel_services runtime calls processes deaths restarts idle syscalls bad_input features sandboxed'
+everything='ipc kernel_services runtime calls loops tokio processes deaths restarts idle syscalls bad_input features sandboxed'
 declare -A part=(
     [io_uring]='kernel_services runtime calls'
     [noexec_seal]='ipc kernel_services runtime calls processes'
     [pidfd]='ipc kernel_services runtime processes deaths restarts features'
     [peerpidfd]='kernel_services runtime deaths restarts'
 )
-programs=(async conventions death embedded eventloop forked handlers names stop threads)
+programs=(async conventions death embedded epoll eventloop forked handlers names stop threads)
 # Random inputs for each property: what they try does not depend on the kernel.
 export PROPTEST_CASES=${CASES:-16}
 

@@ -11,6 +11,20 @@ fn sleeps(actors: &[&Actor]) -> BTreeMap<u32, u64> {
     actors.iter().flat_map(|actor| proc::sleeps(actor.pid())).collect()
 }
 
+/// Waits until nobody does anything any more, and then for somebody who does.
+fn assert_all_stay_asleep(everybody: &[&Actor]) {
+    // Those who spin, or say their last line, come to rest first.
+    let mut before = sleeps(everybody);
+    wait_until("all are at rest", || {
+        std::thread::sleep(Duration::from_millis(100));
+        let now = sleeps(everybody);
+        now == std::mem::replace(&mut before, now.clone())
+    });
+    // The one wait for a time: nothing can be observed but that nothing happens.
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(sleeps(everybody), before, "somebody woke up");
+}
+
 fn stays_asleep(clients: usize, spin: &str) {
     let world = World::without_runtime(ACTOR);
     let runtime = world.runtime();
@@ -20,16 +34,7 @@ fn stays_asleep(clients: usize, spin: &str) {
         caller.ask("calls echo 2 50 8,1000,20000", "called");
     }
     let everybody: Vec<&Actor> = callers.iter().chain([&runtime, &server]).collect();
-    // Those who spin, or say their last line, come to rest first.
-    let mut before = sleeps(&everybody);
-    wait_until("all are at rest", || {
-        std::thread::sleep(Duration::from_millis(100));
-        let now = sleeps(&everybody);
-        now == std::mem::replace(&mut before, now.clone())
-    });
-    // The one wait for a time: nothing can be observed but that nothing happens.
-    std::thread::sleep(Duration::from_secs(1));
-    assert_eq!(sleeps(&everybody), before, "somebody woke up");
+    assert_all_stay_asleep(&everybody);
     // They were asleep, not dead.
     for caller in &mut callers {
         caller.ask("calls echo 1 1 8", "called");
@@ -49,4 +54,17 @@ fn nobody_wakes_with_five_idle_clients() {
 #[test]
 fn nobody_wakes_who_never_spins() {
     stays_asleep(2, "spin=never");
+}
+
+#[test]
+fn no_task_of_an_idle_tokio_runtime_is_woken() {
+    let world = World::without_runtime(ACTOR);
+    let runtime = world.runtime();
+    let (mut server, mut client) = (world.actor(&[]), world.actor(&[]));
+    server.ask("tasks-serve echo", "serving");
+    // More than may be outstanding: some wait in line.
+    client.ask("tasks-call echo 600 8", "tasks-called");
+    client.ask("tasks-call echo 10 20000", "tasks-called");
+    assert_all_stay_asleep(&[&runtime, &server, &client]);
+    client.ask("tasks-call echo 1 8", "tasks-called");
 }

@@ -23,6 +23,9 @@ use crate::{
 /// limit. Returns how many ran, 0 when the time is over. Several threads may poll: callbacks then
 /// run at the same time, those of one source one after another.
 ///
+/// ipc_poll(0) never waits, which is how a foreign event loop uses it: see ipc_fd. It handles at
+/// most 64 messages of each sender before it returns.
+///
 /// IPC_ECANCELED: by ipc_stop or ipc_shutdown. IPC_EREENTRANT: inside a callback.
 #[unsafe(no_mangle)]
 pub extern "C" fn ipc_poll(timeout_ms: u32) -> c_int {
@@ -56,7 +59,16 @@ pub extern "C" fn ipc_stop() -> c_int {
 
 /// Gives a file descriptor, for poll, epoll and event loops, that is readable when ipc_poll(0) has
 /// work; now and then it is readable for nothing. It belongs to the library: only poll it. It is
-/// the same until the last ipc_shutdown.
+/// the same until the last ipc_shutdown, and is closed by that.
+///
+/// In a foreign loop, watch it for reading, and call ipc_poll(0) once whenever it is readable. It
+/// may be watched level-triggered or edge-triggered: what one ipc_poll(0) leaves makes it readable
+/// anew, with another edge. Deadlines of asynchronous calls and ipc_stop make it readable, too, so
+/// that the loop needs no timer for them, and may sleep without limit. While nothing happens,
+/// nothing wakes the loop.
+///
+/// Loops that must not wait make calls by ipc_send_async and ipc_send_async_ex, not by ipc_call;
+/// these two wait only while the ring is full, the latter with a limit.
 #[unsafe(no_mangle)]
 pub extern "C" fn ipc_fd() -> c_int {
     guard(|| {

@@ -13,7 +13,7 @@ use crate::{
     channel::{Claimed, Fate, Peer, Transmit, check_payload},
     error::{CallError, NodeError},
     frame::{Kind, Label},
-    link::{FOREVER, Limit, Link, Parcel, Sink},
+    link::{FOREVER, Limit, Link, Parcel, Queued, Sink},
     node::{Shared, is_gone},
     server::{Member, Server},
     table::{Outcome, Waiter},
@@ -80,6 +80,9 @@ pub(crate) struct ClientState {
     /// The channel now; the first, or one that took its place.
     link: ArcSwap<Link>,
     reopening: Mutex<()>,
+    /// Tasks that wait for that.
+    #[cfg(feature = "tokio")]
+    tasks: crate::tokio::Reopening,
 }
 
 impl Client {
@@ -102,7 +105,14 @@ impl Client {
         let state = clients.get(&dest).and_then(Weak::upgrade).unwrap_or_else(|| {
             let first = Arc::clone(&link);
             let link = ArcSwap::new(link);
-            let state = Arc::new(ClientState { dest, first, link, reopening: Mutex::new(()) });
+            let state = Arc::new(ClientState {
+                dest,
+                first,
+                link,
+                reopening: Mutex::new(()),
+                #[cfg(feature = "tokio")]
+                tasks: crate::tokio::Reopening::default(),
+            });
             clients.insert(dest, Arc::downgrade(&state));
             state
         });
@@ -319,21 +329,53 @@ impl Client {
         done: impl FnOnce(Outcome) + Send + 'static,
     ) -> Result<u64, CallError> {
         let link = self.link()?;
-        if link.join(server.hub()) {
-            server.hub().add(Member::Outgoing(Arc::clone(&link)));
-        } else if !link.is_on(server.hub()) {
-            return Err(CallError::Invalid("this client's completions run in another server"));
-        }
+        join(&link, server)?;
         let options = options.into();
         let (label, limit) = (label(Kind::Request, options), Limit::after(options.timeout));
         let waiter = Waiter::Callback(Box::new(done));
         let message_id = link.request(label, Parcel::Bytes(payload), limit, waiter)?;
-        server.hub().attend(&link);
-        if link.channel.check_life() != Fate::Open {
-            // The loop may have let go of the channel before this call was in its table.
-            link.fail_callbacks();
-        }
+        attend(&link, server);
         Ok(message_id)
+    }
+
+    /// As [`call_async`](Client::call_async), for who must not wait, such as a task of an event
+    /// loop: when the ring is full, or too many calls are outstanding, the call waits in line, and
+    /// the loop sends it. Up to 65,536 calls, with four times the largest payload in all, can.
+    ///
+    /// # Errors
+    /// [`CallError`]: nothing was sent, and `done` will not run. [`CallError::Full`] when too much
+    /// waits in line. [`CallError::PeerDied`] when the channel has ended before:
+    /// [`reopen`](Client::reopen) it.
+    pub fn call_queued(
+        &self,
+        server: &Server,
+        payload: &[u8],
+        options: impl Into<CallOptions>,
+        done: impl FnOnce(Outcome) + Send + 'static,
+    ) -> Result<Queued, CallError> {
+        if !self.node.birth.is_here() {
+            return Err(CallError::Forked);
+        }
+        let link = self.state.link.load_full();
+        if link.channel.check_life() != Fate::Open {
+            return Err(CallError::PeerDied { taken: false });
+        }
+        join(&link, server)?;
+        let options = options.into();
+        let (label, limit) = (label(Kind::Request, options), Limit::after(options.timeout));
+        let queued = link.enqueue(label, payload, limit, Box::new(done))?;
+        attend(&link, server);
+        Ok(queued)
+    }
+
+    /// Opens a channel to whoever serves now, if the one before has ended. Takes round trips to the
+    /// runtime and to the service, which other calls make by themselves when they must.
+    ///
+    /// # Errors
+    /// [`CallError::PeerDied`] for an instance, which does not come back; [`CallError::Node`] when
+    /// nobody serves the name, or the service does not answer.
+    pub fn reopen(&self) -> Result<(), CallError> {
+        self.link().map(drop)
     }
 
     /// Ends an outstanding call with [`CallError::Canceled`]; the service is told, and may have
@@ -358,6 +400,11 @@ impl Client {
         Ok(Duration::from_nanos(crate::clock::monotonic_ns() - begun))
     }
 
+    #[cfg(feature = "tokio")]
+    pub(crate) fn reopening(&self) -> &crate::tokio::Reopening {
+        &self.state.tasks
+    }
+
     /// The channel now: the first, without a reference count, or else the one in `reopened`.
     #[inline(always)]
     fn live<'a>(&'a self, reopened: &'a mut Option<Arc<Link>>) -> Result<&'a Link, CallError> {
@@ -375,12 +422,12 @@ impl Client {
             return Err(CallError::Forked);
         }
         let link = self.state.link.load_full();
-        if link.channel.check_life() == Fate::Open { Ok(link) } else { self.reopen() }
+        if link.channel.check_life() == Fate::Open { Ok(link) } else { self.replace() }
     }
 
     /// Opens a channel to whoever serves now, in place of one that ended.
     #[cold]
-    fn reopen(&self) -> Result<Arc<Link>, CallError> {
+    fn replace(&self) -> Result<Arc<Link>, CallError> {
         let _one = self.state.reopening.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.state.link.load_full();
         if old.channel.check_life() == Fate::Open {
@@ -397,6 +444,25 @@ impl Client {
             }
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// Has the completions of a channel run in that server's loop.
+fn join(link: &Arc<Link>, server: &Server) -> Result<(), CallError> {
+    if link.join(server.hub()) {
+        server.hub().add(Member::Outgoing(Arc::clone(link)));
+    } else if !link.is_on(server.hub()) {
+        return Err(CallError::Invalid("this client's completions run in another server"));
+    }
+    Ok(())
+}
+
+/// After a call of such a channel: has the loop watch over it.
+fn attend(link: &Link, server: &Server) {
+    server.hub().attend(link);
+    if link.channel.check_life() != Fate::Open {
+        // The loop may have let go of the channel before this call was in its table.
+        link.fail_callbacks();
     }
 }
 

@@ -45,6 +45,8 @@ mod ring;
 mod server;
 mod sync;
 mod table;
+#[cfg(all(feature = "tokio", not(loom)))]
+pub mod tokio;
 mod wait;
 
 pub use error::{CallError, NodeError, PeerCorrupt, Status};
@@ -57,6 +59,7 @@ pub use {
     client::{Burst, CallOptions, Client, Pending},
     features::{Features, features},
     interrupt::Interrupter,
+    link::Queued,
     node::{Config, Heir, KernelState, Node, runtime_dir},
     server::{Loop, Registration, Request, Retained, Server, in_handler},
     wait::spin::Spin,

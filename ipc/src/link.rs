@@ -5,13 +5,16 @@
 //! they are answered or called to lead. A leader that leaves calls a follower.
 
 mod callbacks;
+mod line;
 mod wait;
 
 use std::{
-    sync::{Arc, OnceLock, Weak},
+    sync::{Arc, Mutex, OnceLock, Weak},
     time::Duration,
 };
 
+use self::line::Lines;
+pub use self::line::Queued;
 use crate::{
     bulk::{self, Loan, View},
     channel::{Channel, Claimed, Fate, Transmit, check_payload, ring_of},
@@ -21,7 +24,7 @@ use crate::{
     interrupt::Interrupter,
     ring::PushError,
     server::Hub,
-    sync::{AtomicU32, AtomicU64, Ordering},
+    sync::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     table::{Outcome, Table, Waiter},
 };
 
@@ -139,6 +142,9 @@ pub(crate) struct Link {
     callbacks: AtomicU32,
     /// The earliest time at which one of those expires; may be too early, never too late.
     next_expiry: AtomicU64,
+    /// Calls that wait for a slot or for room, and whether there are any.
+    lines: Mutex<Lines>,
+    is_lined: AtomicBool,
     /// The loop that runs the callbacks.
     hub: OnceLock<Weak<Hub>>,
     /// This channel's number in that loop.
@@ -155,6 +161,8 @@ impl Link {
             followers: AtomicU32::new(0),
             callbacks: AtomicU32::new(0),
             next_expiry: AtomicU64::new(FOREVER),
+            lines: Mutex::default(),
+            is_lined: AtomicBool::new(false),
             hub: OnceLock::new(),
             token: AtomicU32::new(u32::MAX),
         }
@@ -224,18 +232,10 @@ impl Link {
     ) -> Result<u64, CallError> {
         let is_callback = matches!(waiter, Waiter::Callback(_));
         let mut tx = self.channel.tx.claim();
-        // A power of two: a division would cost more than all the rest of this.
-        let stride = self.table.stride();
-        let base = (tx.next_id + (stride - 1)) & !(stride - 1);
-        let id = self.table.reserve(base, waiter).map_err(|_| CallError::Full)?;
-        tx.next_id = base + stride;
-        self.issued.store(id, Ordering::Release);
+        let id = self.take_slot(&mut tx, waiter, limit).map_err(|_| CallError::Full)?;
         let slot = self.table.slot(id as u32);
         if is_callback {
-            let at = limit.at();
-            slot.set_expiry(at);
             self.callbacks.fetch_add(1, Ordering::Relaxed);
-            self.next_expiry.fetch_min(at, Ordering::Relaxed);
         }
         let ring = ring_of(label.priority());
         match self.send_frames(&mut tx, label.with_id(id as u32), payload, limit) {
@@ -260,6 +260,24 @@ impl Link {
                 Err(error)
             }
         }
+    }
+
+    /// Takes a slot for a call. Returns its id, or gives the waiter back when there is none.
+    #[inline(always)]
+    fn take_slot(&self, tx: &mut Transmit, waiter: Waiter, limit: Limit) -> Result<u64, Waiter> {
+        let is_callback = matches!(waiter, Waiter::Callback(_));
+        // A power of two: a division would cost more than all the rest of this.
+        let stride = self.table.stride();
+        let base = (tx.next_id + (stride - 1)) & !(stride - 1);
+        let id = self.table.reserve(base, waiter)?;
+        tx.next_id = base + stride;
+        self.issued.store(id, Ordering::Release);
+        if is_callback {
+            let at = limit.at();
+            self.table.slot(id as u32).set_expiry(at);
+            self.next_expiry.fetch_min(at, Ordering::Relaxed);
+        }
+        Ok(id)
     }
 
     /// Sends a message that nobody answers. Returns its id.
@@ -292,14 +310,20 @@ impl Link {
         payload: &[u8],
         limit: Limit,
     ) -> Result<(), CallError> {
-        let label = match limit {
-            Limit::At(at) if at != FOREVER => label.with_deadline(self.channel.deadline_field(at)),
-            Limit::At(_) | Limit::Later(_) | Limit::Room(_) => label,
-        };
+        let label = self.with_limit(label, limit);
         let mut sent = 0;
         match tx.push(label, payload, &mut sent) {
             Ok(()) => Ok(()),
             Err(refusal) => self.send_slowly(tx, label, payload, limit, sent, refusal),
+        }
+    }
+
+    /// Tells the service when we give up, if it can be told.
+    #[inline(always)]
+    fn with_limit(&self, label: Label, limit: Limit) -> Label {
+        match limit {
+            Limit::At(at) if at != FOREVER => label.with_deadline(self.channel.deadline_field(at)),
+            Limit::At(_) | Limit::Later(_) | Limit::Room(_) => label,
         }
     }
 

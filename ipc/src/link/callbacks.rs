@@ -27,23 +27,31 @@ impl Link {
         self.hub.get().is_some_and(|of| std::ptr::eq(of.as_ptr(), Arc::as_ptr(hub)))
     }
 
-    /// The loop's turn: reads what is there unless a thread leads. Returns whether the ring was
-    /// seen empty by this call.
-    pub(crate) fn serve_callbacks(&self, now: u64) -> bool {
-        let Some(mut rx) = self.channel.rx.try_claim() else { return false };
+    /// The loop's turn: reads what is there unless a thread leads, ends the calls whose time is
+    /// over, and sends those whose turn it is.
+    pub(crate) fn serve_callbacks(&self, now: u64) {
         let fate = self.channel.check_life();
-        let drained = self.drain(&mut rx, None);
-        drop(rx);
-        if let Err(lie) = drained {
-            self.poison(lie);
+        let claimed = self.channel.rx.try_claim();
+        let leads = claimed.is_some();
+        if let Some(mut rx) = claimed {
+            let drained = self.drain(&mut rx, None);
+            drop(rx);
+            if let Err(lie) = drained {
+                self.poison(lie);
+            }
+            self.left_to_followers();
         }
-        self.left_to_followers();
         if fate != Fate::Open {
-            self.fail_callbacks();
-        } else if now >= self.next_expiry.load(Ordering::Relaxed) {
+            // Answers that a thread reads just now came before the end.
+            if leads {
+                self.fail_callbacks();
+            }
+            return;
+        }
+        if now >= self.next_expiry.load(Ordering::Relaxed) {
             self.expire_callbacks(now);
         }
-        true
+        self.serve_lines(now);
     }
 
     /// The earliest time at which [`Link::serve_callbacks`] must be called again.
@@ -53,6 +61,7 @@ impl Link {
 
     /// Ends every call that a callback waits for: the peer is gone.
     pub(crate) fn fail_callbacks(&self) {
+        self.fail_lines();
         for slot in self.table.slots().iter().filter(|slot| slot.awaits_callback()) {
             let taken = slot
                 .position()

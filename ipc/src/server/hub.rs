@@ -366,7 +366,7 @@ impl Hub {
                     }
                 }
                 Member::Outgoing(link) => {
-                    if link.channel.is_ready() {
+                    if link.channel.is_ready() || link.is_lined() {
                         link.serve_callbacks(now);
                     }
                 }

@@ -7,6 +7,7 @@ use nix::sys::epoll::EpollEvent;
 use super::{EVENTS, Hub, sleep::left};
 use crate::{
     channel::{Channel, Claimed},
+    layout::Ring,
     link::{FOREVER, Link},
     server::incoming::{Incoming, Yield},
     sync::Ordering,
@@ -39,6 +40,14 @@ impl Member {
         match self {
             Member::Incoming(incoming) => incoming.is_ready(),
             Member::Outgoing(link) => link.channel.is_ready(),
+        }
+    }
+
+    /// The ring whose room something here waits for, and the count of taken frames that makes it.
+    pub(super) fn wants(&self) -> Option<(Ring, u64)> {
+        match self {
+            Member::Incoming(incoming) => incoming.wants(),
+            Member::Outgoing(link) => link.wants(),
         }
     }
 
@@ -91,9 +100,8 @@ impl Lead {
 
     /// Ends the calls whose time is over, on armed channels, too.
     pub(super) fn expire(&self, now: u64) {
-        self.links().filter(|link| link.next_expiry() <= now).for_each(|link| {
-            link.serve_callbacks(now);
-        });
+        let due = self.links().filter(|link| link.next_expiry() <= now);
+        due.for_each(|link| link.serve_callbacks(now));
     }
 
     /// The earliest time at which some call's callback is due.

@@ -93,9 +93,7 @@ impl Hub {
                 return;
             };
             channel.park(Sleep::Futex);
-            if let Member::Incoming(incoming) = &member
-                && let Some((ring, count)) = incoming.wants()
-            {
+            if let Some((ring, count)) = member.wants() {
                 channel.want(ring, count, Sleep::Futex);
             }
             channel.barrier();
@@ -169,10 +167,8 @@ impl Lead {
             .collect();
         for (_, member, _) in &claimed {
             member.channel().park(Sleep::Doorbell);
-            if let Member::Incoming(incoming) = member
-                && let Some((ring, count)) = incoming.wants()
-            {
-                incoming.channel.want(ring, count, Sleep::Doorbell);
+            if let Some((ring, count)) = member.wants() {
+                member.channel().want(ring, count, Sleep::Doorbell);
             }
         }
         // One barrier serves all that use the same kind.
@@ -209,10 +205,9 @@ fn disarm(channel: &Channel) {
     channel.unwant(Ring::Ordinary);
 }
 
-/// Whether answers that waited for room have it by now.
+/// Whether what waited for room has it by now.
 fn has_room(member: &Member) -> bool {
-    let Member::Incoming(incoming) = member else { return false };
-    incoming.wants().is_some_and(|(ring, count)| incoming.channel.taken_by_peer(ring) >= count)
+    member.wants().is_some_and(|(ring, count)| member.channel().taken_by_peer(ring) >= count)
 }
 
 pub(super) fn left(until: u64) -> Option<Duration> {

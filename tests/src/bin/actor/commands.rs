@@ -16,6 +16,7 @@ use crate::{
     fork,
     handler::{self, outcome},
     raw, say,
+    tasks::Tasks,
 };
 
 /// Warm-up of a trace, so that nothing is done for the first time in it.
@@ -33,6 +34,7 @@ pub(crate) struct Stage {
     numbered: HashMap<String, u64>,
     crowd: Crowd,
     torrent: Option<Torrent>,
+    tasks: Option<Tasks>,
 }
 
 /// Does what stdin says until it ends, or says `quit`: then everything is closed in order.
@@ -48,6 +50,7 @@ pub(crate) fn obey(config: &Config) {
         numbered: HashMap::new(),
         crowd: Crowd::default(),
         torrent: None,
+        tasks: None,
     };
     for line in std::io::stdin().lock().lines().map_while(Result::ok) {
         if line == "quit" {
@@ -75,6 +78,8 @@ impl Stage {
     /// - `crowd-calls COUNT SIZE THREADS`: so many calls from each of them, by so many threads
     /// - `disband`: they all go
     /// - `torrent NAME`: one-way messages from a thread, until told to `ebb`, which says how many
+    /// - `tasks-serve NAME`, `tasks-call NAME COUNT SIZE`: the same in tasks of a tokio runtime,
+    ///   all calls at once
     /// - `release`: answers held requests
     /// - `trace NAME COUNT SIZE`: calls between two marks that a trace shows
     /// - `fork NAME`: tries everything in a child
@@ -139,6 +144,14 @@ impl Stage {
             ("disband", []) => self.crowd.disband(),
             ("torrent", [name]) => self.torrent = Some(Torrent::begin(self.client(name))),
             ("ebb", []) => self.torrent.take().expect("it flows").end(),
+            ("tasks-serve", [name]) => {
+                let registered = self.tasks().server.register(name, 0).expect("registered");
+                say(&format!("serving {} {}", registered.instance, registered.name));
+            }
+            ("tasks-call", [name, count, size]) => {
+                let client = self.client(name);
+                self.tasks().call(&client, number(count), number(size));
+            }
             ("release", []) => handler::release(),
             ("trace", [name, count, size]) => {
                 trace(&self.client(name), number(count), number(size));
@@ -173,6 +186,10 @@ impl Stage {
         let server = self.server.as_ref().expect("it is served by a server");
         server.unregister(registration.instance).expect("it was registered");
         say("unserved");
+    }
+
+    fn tasks(&mut self) -> &Tasks {
+        self.tasks.get_or_insert_with(|| Tasks::begin(&self.node))
     }
 
     fn client(&mut self, name: &str) -> Client {

@@ -15,6 +15,7 @@ mod crowd;
 mod fork;
 mod handler;
 mod raw;
+mod tasks;
 
 use std::{io::Read, path::PathBuf};
 
