@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 warnings=(-Wall -Wextra -pedantic -Werror)
 dialects=(c99 c11 c++17)
 
-cargo build -p kernel-services --bin ipcd --features cli && cargo build -p ipc-ffi || exit 1
+cargo build -p kernel-services --bin ipcd --features node && cargo build -p ipc-ffi || exit 1
 target=$(cargo metadata --format-version 1 --no-deps |
     sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)

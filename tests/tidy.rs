@@ -140,11 +140,11 @@ fn libipc_links_no_command_line_and_no_runtime() {
     for dependency in ffi.into_iter().flat_map(in_workspace) {
         let features = dependency["features"].as_array().map_or(&[][..], Vec::as_slice);
         if dependency["name"] == "kernel-services"
-            && (dependency["uses_default_features"] != false || features.contains(&"cli".into()))
+            && (dependency["uses_default_features"] != false || features.contains(&"node".into()))
         {
             faults.push(
                 "ffi/Cargo.toml: take kernel-services with `default-features = false` and \
-                 without `cli`"
+                 without `node`"
                     .to_owned(),
             );
         }
