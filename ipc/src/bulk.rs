@@ -19,8 +19,11 @@ mod borrower;
 mod lender;
 mod space;
 
-pub(crate) use self::{borrower::Borrower, lender::Lender};
 pub use self::{borrower::View, lender::Loan};
+pub(crate) use self::{
+    borrower::{Borrower, Unread, no_means},
+    lender::Lender,
+};
 
 use crate::frame::DESCRIPTOR;
 

@@ -20,6 +20,8 @@ const LARGEST: u64 = 64 << 20;
 const PAGE: u64 = 4096;
 /// How long an arena stays though nothing of it is lent: making one costs 0.7 ms for each MiB.
 const KEPT_NS: u64 = 1_000_000_000;
+/// How long no arena is made for a receiver that had no means to map one.
+const REST_NS: u64 = 1_000_000_000;
 
 /// Lends out spans of this process's arenas.
 #[derive(Debug)]
@@ -40,6 +42,10 @@ struct Books {
     bytes: u64,
     /// Arenas that are gone, of which the peer is still to be told.
     gone: Vec<u32>,
+    /// The arena that the peer last said it cannot map.
+    unmapped: u32,
+    /// No arena is made before.
+    rests_until_ns: u64,
 }
 
 #[derive(Debug)]
@@ -49,6 +55,8 @@ struct Arena {
     bytes: u64,
     /// When it was last seen in use.
     used_ns: u64,
+    /// The peer could not map it: nothing more is lent of it.
+    unmapped: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -86,6 +94,7 @@ impl Lender {
     pub(crate) fn lend(self: &Arc<Self>, bell: BorrowedFd<'_>, length: u64) -> Option<Loan> {
         let mut books = self.books();
         let now = clock::now_ns();
+        books.retire(self.peer.header().identity.unmapped.load(Ordering::Relaxed), now);
         self.reclaim(&mut books, now);
         books.tell(bell);
         let slot = books.slots.iter().position(|slot| slot.state == State::Free)?;
@@ -117,11 +126,11 @@ impl Lender {
         for arena in books.arenas.values_mut().filter(|arena| !arena.space.is_unused()) {
             arena.used_ns = now;
         }
-        let idle = |arena: &Arena| now.saturating_sub(arena.used_ns) > KEPT_NS;
+        let is_old = |arena: &Arena| now.saturating_sub(arena.used_ns) > KEPT_NS;
         let dropped: Vec<u32> = books
             .arenas
             .iter()
-            .filter(|(_, arena)| arena.space.is_unused() && idle(arena))
+            .filter(|(_, it)| it.space.is_unused() && (it.unmapped || is_old(it)))
             .map(|(number, _)| *number)
             .collect();
         for number in dropped {
@@ -138,9 +147,23 @@ impl Lender {
 }
 
 impl Books {
+    /// Heeds what the peer says of an arena that it cannot map: until it has recovered, messages
+    /// go through the ring. If it lies they do so, too.
+    fn retire(&mut self, number: u32, now: u64) {
+        if number == self.unmapped {
+            return;
+        }
+        self.unmapped = number;
+        if let Some(arena) = self.arenas.get_mut(&number) {
+            arena.unmapped = true;
+            self.rests_until_ns = now.saturating_add(REST_NS);
+        }
+    }
+
     fn find(&mut self, length: u64) -> Option<(u32, u64)> {
         self.arenas
             .iter_mut()
+            .filter(|(_, arena)| !arena.unmapped)
             .find_map(|(number, arena)| Some((*number, arena.space.take(length)?)))
     }
 
@@ -152,6 +175,10 @@ impl Books {
         most: u64,
         now: u64,
     ) -> Option<(u32, u64)> {
+        if now < self.rests_until_ns || !self.gone.is_empty() {
+            // What the peer was not told of counts there as if it were here.
+            return None;
+        }
         let left = most - self.bytes;
         let needed = length.checked_next_multiple_of(PAGE)?.max(SMALLEST.min(left));
         if needed > left || self.arenas.len() >= MOST_ARENAS {
@@ -159,7 +186,7 @@ impl Books {
         }
         let bytes = self.bytes.clamp(SMALLEST, LARGEST).max(needed).min(left);
         let (memory, fd) = OwnArena::create(bytes).ok()?;
-        let number = self.last_arena.wrapping_add(1);
+        let number = self.last_arena.wrapping_add(1).max(1);
         let notice = Notice::Arena { number, bytes }.to_bytes();
         // A peer whose socket is full of what it has not read gets nothing in bulk.
         packet::send(bell, &notice, &[fd.as_fd()]).ok()?;
@@ -167,7 +194,9 @@ impl Books {
         self.bytes += bytes;
         let mut space = Space::new(bytes);
         let offset = space.take(length)?;
-        self.arenas.insert(number, Arena { memory: Arc::new(memory), space, bytes, used_ns: now });
+        let memory = Arc::new(memory);
+        let arena = Arena { memory, space, bytes, used_ns: now, unmapped: false };
+        self.arenas.insert(number, arena);
         Some((number, offset))
     }
 
@@ -193,6 +222,7 @@ impl Books {
 /// given back.
 ///
 /// It holds whatever was sent before through the same memory to the same peer: overwrite it all.
+/// In a forked child it is empty.
 pub struct Loan {
     lender: Arc<Lender>,
     memory: Arc<OwnArena>,
@@ -211,11 +241,15 @@ impl Loan {
         self,
         publish: impl FnOnce(&[u8; DESCRIPTOR]) -> Result<R, E>,
     ) -> Result<R, E> {
-        let slot = self.descriptor.slot as usize;
+        let Descriptor { slot, generation, .. } = self.descriptor;
         let set = |state: fn(Span) -> State| {
             let mut books = self.lender.books();
-            if let State::Lent(span) | State::Sent(span) = books.slots[slot].state {
-                books.slots[slot].state = state(span);
+            let slot = &mut books.slots[slot as usize];
+            // A receiver that gives back what it has not got yet has the slot lent to another.
+            if slot.generation == generation
+                && let State::Lent(span) | State::Sent(span) = slot.state
+            {
+                slot.state = state(span);
             }
         };
         // Before it is sent: the receiver may be quick.
@@ -232,6 +266,9 @@ impl Deref for Loan {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
+        if !self.memory.is_here() {
+            return &[];
+        }
         let Descriptor { offset, length, .. } = self.descriptor;
         // SAFETY: (1) the books lend this span to this loan, until it is sent, by value, or
         // dropped; whoever writes it needs `&mut self`.
@@ -241,6 +278,9 @@ impl Deref for Loan {
 
 impl DerefMut for Loan {
     fn deref_mut(&mut self) -> &mut [u8] {
+        if !self.memory.is_here() {
+            return &mut [];
+        }
         let Descriptor { offset, length, .. } = self.descriptor;
         // SAFETY: (1) as for `deref`, with `&mut self`.
         unsafe { self.memory.span_mut(offset, length as usize) }
@@ -255,6 +295,11 @@ impl fmt::Debug for Loan {
 
 impl Drop for Loan {
     fn drop(&mut self) {
+        if !self.memory.is_here() {
+            // A forked child has neither the lane nor, for sure, the lock.
+            std::mem::forget(Arc::clone(&self.lender));
+            return;
+        }
         let slot = self.descriptor.slot as usize;
         let mut books = self.lender.books();
         if let State::Lent(span) = books.slots[slot].state
