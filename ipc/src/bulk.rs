@@ -19,6 +19,8 @@ mod borrower;
 mod lender;
 mod space;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use self::arena::OwnArena;
 pub use self::{borrower::View, lender::Loan};
 pub(crate) use self::{
     borrower::{Borrower, Unread, no_means},

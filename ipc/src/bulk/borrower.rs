@@ -301,3 +301,57 @@ impl Drop for View {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::{Geometry, bulk::arena::OwnArena, lane};
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
+    /// A borrower that was handed arenas 1, and 2, for which there was no descriptor.
+    fn borrower() -> (Borrower, OwnedFd) {
+        let (own, _) = lane::create(Geometry::default()).expect("a lane");
+        let borrower = Borrower::new(&own);
+        let (_arena, fd) = OwnArena::create(4096).expect("an arena");
+        let parcels = [Some(std::slice::from_ref(&fd)), None];
+        for (number, parcel) in (1..).zip(parcels) {
+            let notice = Notice::Arena { number, bytes: 4096 }.to_bytes();
+            admit(&mut borrower.arenas(), notice, parcel).expect("no lie");
+        }
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let bells = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags);
+        (borrower, bells.expect("a pair").0)
+    }
+
+    const FIRST: Descriptor = Descriptor { arena: 1, slot: 5, offset: 0, length: 8, generation: 1 };
+
+    #[test]
+    fn a_slot_is_lent_once_at_a_time_and_never_as_it_was_last() {
+        let (borrower, bell) = borrower();
+        let look = |descriptor| borrower.view(bell.as_fd(), descriptor);
+        let lie = Some(Unread::Lie(PeerCorrupt::Arena));
+        let view = look(FIRST).expect("lent");
+        assert_eq!(look(Descriptor { generation: 2, ..FIRST }).err(), lie);
+        let other = look(Descriptor { slot: 6, ..FIRST }).expect("another slot");
+        drop(view);
+        assert_eq!(look(FIRST).err(), lie);
+        drop(look(Descriptor { generation: 2, ..FIRST }).expect("lent again"));
+        drop(other);
+        let released = &borrower.desk.lane.header().released;
+        assert_eq!([5, 6].map(|slot| released[slot].load(Ordering::Relaxed)), [2, 1]);
+    }
+
+    #[test]
+    fn an_arena_without_a_descriptor_to_spare_is_no_lie_of_its_sender() {
+        let (borrower, bell) = borrower();
+        let lost = Descriptor { arena: 2, ..FIRST };
+        let unread = borrower.view(bell.as_fd(), lost).err();
+        assert_eq!(unread, Some(Unread::NoMeans(Errno::EMFILE)));
+        let header = borrower.desk.lane.header();
+        assert_eq!(header.released[5].load(Ordering::Relaxed), 1, "given back at once");
+        assert_eq!(header.identity.unmapped.load(Ordering::Relaxed), 2, "and its sender is told");
+        let outside = Descriptor { offset: 4096, slot: 6, ..lost };
+        let lie = Some(Unread::Lie(PeerCorrupt::Arena));
+        assert_eq!(borrower.view(bell.as_fd(), outside).err(), lie);
+    }
+}

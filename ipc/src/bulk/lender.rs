@@ -309,3 +309,83 @@ impl Drop for Loan {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::{Geometry, lane};
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+    use std::os::fd::OwnedFd;
+
+    /// A lender, the lane of its peer as that one writes it, and both ends of a socket.
+    fn lender() -> (Arc<Lender>, Arc<Lane>, [OwnedFd; 2]) {
+        let geometry = Geometry::default();
+        let (theirs, fd) = lane::create(geometry).expect("a lane");
+        let read = lane::map_peer(fd.as_fd(), geometry).expect("verified");
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let bells = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags);
+        (Lender::new(&read, 1 << 20), theirs, bells.expect("a pair").into())
+    }
+
+    fn sent(loan: Loan) -> Descriptor {
+        let descriptor = loan.descriptor;
+        loan.hand_over(|_| Ok::<_, ()>(())).expect("sent");
+        descriptor
+    }
+
+    #[test]
+    fn a_loan_given_back_too_early_does_not_disturb_the_next_of_its_slot() {
+        let (lender, theirs, [bell, _other]) = lender();
+        let lend = || lender.lend(bell.as_fd(), 100).expect("lent");
+        let first = lend();
+        let release = |it: Descriptor| {
+            theirs.header().released[it.slot as usize].store(it.generation, Ordering::Release);
+        };
+        release(first.descriptor);
+        let mut second = None;
+        let failed: Result<(), ()> = first.hand_over(|_| {
+            second = Some(sent(lend()));
+            Err(())
+        });
+        assert!(failed.is_err());
+        let second = second.expect("lent");
+        assert_eq!((second.slot, second.generation), (0, 2));
+        assert_eq!(lend().descriptor.slot, 1, "the second is out");
+        release(second);
+        assert_eq!(lend().descriptor.slot, 0, "and comes back");
+    }
+
+    #[test]
+    fn what_is_lent_is_nobody_elses_whatever_is_given_back() {
+        let (lender, theirs, [bell, _other]) = lender();
+        let mut kept: Vec<(u8, Loan)> = Vec::new();
+        for round in 0..2000_u32 {
+            if let Some(mut loan) = lender.lend(bell.as_fd(), u64::from(round % 7 * 900 + 1)) {
+                loan.fill(round as u8);
+                kept.push((round as u8, loan));
+            }
+            // Generations that were, are, and will be.
+            for released in &theirs.header().released[..] {
+                released.store(round / 3 % 64, Ordering::Release);
+            }
+            if kept.len() > 20 {
+                let (byte, loan) = kept.swap_remove(round as usize % 20);
+                assert!(loan.iter().all(|it| *it == byte));
+                let _ = loan.hand_over(|_| if round % 2 == 0 { Ok(()) } else { Err(()) });
+            }
+        }
+        assert!(kept.iter().all(|(byte, loan)| loan.iter().all(|it| it == byte)));
+    }
+
+    #[test]
+    fn an_arena_that_the_peer_cannot_map_is_let_go_of() {
+        let (lender, theirs, [bell, _other]) = lender();
+        let lost = sent(lender.lend(bell.as_fd(), 100).expect("lent"));
+        theirs.header().released[0].store(lost.generation, Ordering::Release);
+        theirs.header().identity.unmapped.store(lost.arena, Ordering::Release);
+        assert!(lender.lend(bell.as_fd(), 100).is_none(), "it goes through the ring");
+        assert!(lender.books().arenas.is_empty());
+        lender.books().rests_until_ns = 0;
+        assert_ne!(lender.lend(bell.as_fd(), 100).expect("lent").descriptor.arena, lost.arena);
+    }
+}

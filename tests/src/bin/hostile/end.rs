@@ -1,7 +1,10 @@
 //! One end of a channel by hand, as `docs/layout.md` has it. It knows how an honest end would
 //! write, and lets every part of that be something else.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::{
+    os::fd::{AsRawFd, OwnedFd},
+    time::{Duration, Instant},
+};
 
 use nix::{
     errno::Errno,
@@ -330,10 +333,14 @@ impl End {
         self.push(cell);
     }
 
-    /// Pushes if there is room before long: one that has all that it waits for reads no more.
+    /// Pushes if there is room before long: one that has all that it waits for reads no more, nor
+    /// does one that has cut the channel. By the clock, since a count of looks takes as long as the
+    /// others of a busy machine like; who gives up early has only tried less.
     pub(crate) fn push_patiently(&mut self, cell: &Cell) -> bool {
+        const PATIENCE: Duration = Duration::from_millis(20);
         self.ring();
-        for _ in 0..10_000 {
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE && !self.is_cut() {
             let taken = self.theirs.long(at::TAKEN[cell.ring]).load(READ);
             if self.pushed[cell.ring].saturating_sub(taken) < SIZES[cell.ring].1 / 2 {
                 self.push(cell);
