@@ -26,7 +26,7 @@ use crate::{
     lane::{self, Lane, OwnRing},
     layout::Ring,
     life::Roll,
-    link::{Limit, Link, Sink},
+    link::{Limit, Link, Parcel, Sink},
     ring::{Consumer, Producer},
     server::{Hub, Incoming, Member},
     sync::{AtomicU32, Ordering},
@@ -348,7 +348,7 @@ impl Stage {
         let (link, label) = (self.link()?, Label::new(Kind::Request, u32::from(priority % 5)));
         let mut answer = Vec::new();
         let limit = Limit::after(Some(timeout));
-        link.call(label, payload, limit, &mut Sink::Vector(&mut answer))?;
+        link.call(label, Parcel::Bytes(payload), limit, &mut Sink::Vector(&mut answer))?;
         Ok(answer)
     }
 
@@ -367,7 +367,8 @@ impl Stage {
             assert!(length <= MAX_PAYLOAD, "an answer over the limit reached its caller");
             calls[1].fetch_add(1, Ordering::Relaxed);
         }));
-        let id = link.request(label, payload, Limit::after(Some(timeout)), waiter)?;
+        let id =
+            link.request(label, Parcel::Bytes(payload), Limit::after(Some(timeout)), waiter)?;
         self.calls[0].fetch_add(1, Ordering::Relaxed);
         // As a client does it.
         self.hub.attend(link);
@@ -383,7 +384,7 @@ impl Stage {
     /// As of [`Stage::call`].
     pub fn send(&self, priority: u8, payload: &[u8], timeout: Duration) -> Result<u64, CallError> {
         let (link, label) = (self.link()?, Label::new(Kind::OneWay, u32::from(priority % 5)));
-        link.send(label, payload, Limit::room(Some(timeout)))
+        link.send(label, Parcel::Bytes(payload), Limit::room(Some(timeout)))
     }
 
     /// Has the honest client withdraw a call. Returns whether it was outstanding.

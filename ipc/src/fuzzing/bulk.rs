@@ -12,7 +12,7 @@ use crate::{
     channel::check_payload,
     control::packet,
     frame::{DESCRIPTOR, Kind, Label},
-    link::{Limit, Sink},
+    link::{Limit, Parcel, Sink},
     sync::Ordering,
 };
 
@@ -79,7 +79,7 @@ impl Stage {
         let (link, label) = (self.link()?, Label::new(Kind::Request, 2));
         let mut answer = None;
         let limit = Limit::after(Some(timeout));
-        link.call_loaned(label, loan, limit, &mut Sink::View(&mut answer))?;
+        link.call(label, Parcel::Loan(loan), limit, &mut Sink::View(&mut answer))?;
         Ok(answer.unwrap_or_else(|| View::of(Vec::new())))
     }
 }
