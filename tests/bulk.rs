@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, mpsc};
 
 use ipc::{CallError, Config, Loan, Request, Spin, Status, View};
-use tests::{House, LONG, World, pattern};
+use tests::{House, LONG, World, pattern, wait_until};
 
 const MIB: usize = 1 << 20;
 
@@ -196,4 +196,51 @@ fn many_threads_lend_at_once() {
             });
         }
     });
+}
+
+#[test]
+fn a_service_out_of_descriptors_says_so_and_is_sent_pieces() {
+    let world = World::new(env!("CARGO_BIN_EXE_actor"));
+    let mut server = world.server("echo", &[]);
+    let (_node, client) = world.client("echo", Spin::Learned);
+    let payload = pattern(100_000);
+    assert_eq!(client.call(b"small", LONG).expect("answered"), b"small");
+    server.ask("starve", "starved");
+    let full = client.call(&payload, LONG);
+    assert!(matches!(full, Err(CallError::Remote(Status::FULL))), "{full:?}");
+    // Nobody lied, nothing was cut, and what comes next comes by the ring.
+    wait_until("it is answered in pieces", || match client.call(&payload, LONG) {
+        Ok(answer) => answer == payload,
+        // So much later that it was tried again.
+        Err(error) => error.status() != Status::FULL && panic!("{error}"),
+    });
+    assert_eq!(client.call(b"small", LONG).expect("answered"), b"small");
+    server.ask("feed", "fed");
+    wait_until("there are loans again", || client.loan(MIB).is_ok());
+    let answer = client.call_loaned(filled(client.loan(MIB).expect("lent")), LONG);
+    assert!(answer.expect("answered").to_vec() == pattern(MIB));
+    server.kill();
+}
+
+#[test]
+fn a_caller_out_of_descriptors_is_told_so_and_is_answered_in_pieces() {
+    let world = World::new(env!("CARGO_BIN_EXE_actor"));
+    let server = world.server("echo", &[]);
+    let mut client = world.actor(&[]);
+    client.ask("calls echo 1 10 8", "called");
+    client.ask("starve", "starved");
+    assert_eq!(client.ask("ask echo 30000 !grow 100000", "failed"), "IPC_EQUOTA");
+    wait_until("it is answered in pieces", || {
+        client.ask("start echo 10 !grow 100000", "started");
+        client.ask("collect", "collected") == "IPC_OK=10"
+    });
+    client.ask("calls echo 2 10 8,5000", "called");
+    client.ask("feed", "fed");
+    wait_until("it has recovered", || {
+        client.ask("start echo 10 !grow 100000", "started");
+        client.ask("collect", "collected") == "IPC_OK=10"
+    });
+    client.ask("calls echo 2 10 8,100000", "called");
+    client.quit();
+    server.quit();
 }

@@ -19,8 +19,13 @@ mod borrower;
 mod lender;
 mod space;
 
-pub(crate) use self::{borrower::Borrower, lender::Lender};
+#[cfg(feature = "fuzzing")]
+pub(crate) use self::arena::OwnArena;
 pub use self::{borrower::View, lender::Loan};
+pub(crate) use self::{
+    borrower::{Borrower, Unread, no_means},
+    lender::Lender,
+};
 
 use crate::frame::DESCRIPTOR;
 

@@ -376,7 +376,8 @@ pub enum CallError {
     /// The service answered with an error: one of its own (at most -1000), or one of the library's.
     #[error("the service answered: {0}")]
     Remote(Status),
-    /// A new channel was needed and could not be opened.
+    /// A new channel was needed and could not be opened; or the response came in bulk memory for
+    /// which this process has no descriptor or address space left, and is lost.
     #[error(transparent)]
     Node(Box<NodeError>),
 }

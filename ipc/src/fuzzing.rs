@@ -4,24 +4,29 @@
 //! one honest end of a channel, the real one with its loop, and at the other end a liar who can
 //! write every word of its lane at any time between two steps of the honest end.
 
+mod bulk;
+
+pub use self::bulk::arena;
+
 use std::{
-    net::Shutdown,
-    os::{fd::AsFd, unix::net::UnixStream},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::{Arc, OnceLock},
     time::Duration,
 };
+
+use nix::sys::socket::{AddressFamily, Shutdown, SockFlag, SockType, shutdown, socketpair};
 
 use crate::{
     CallError, Geometry, NodeError, PeerCorrupt, Request, ServiceId, Spin,
     channel::{Channel, Fate, Parts},
     clock,
-    control::Introduction,
+    control::{Introduction, packet},
     frame::{Frame, Kind, Label, Sender},
     interrupt::Interrupter,
     lane::{self, Lane, OwnRing},
     layout::Ring,
     life::Roll,
-    link::{Limit, Link, Sink},
+    link::{Limit, Link, Parcel, Sink},
     ring::{Consumer, Producer},
     server::{Hub, Incoming, Member},
     sync::{AtomicU32, Ordering},
@@ -151,7 +156,7 @@ pub struct Stage {
     raw: [OwnRing; 2],
     tx: [Producer; 2],
     rx: [Consumer; 2],
-    bell: UnixStream,
+    bell: OwnedFd,
     /// Calls begun with a callback, and callbacks run.
     calls: Arc<[AtomicU32; 2]>,
 }
@@ -161,6 +166,8 @@ pub const MAX_PAYLOAD: u64 = 4096;
 /// Calls that the honest end may have outstanding.
 const OUTSTANDING: u32 = 8;
 const SESSION: u32 = 7;
+/// Bytes of arenas that the honest end may have, where it may.
+const MOST_BULK: u64 = 64 * 1024;
 
 impl Stage {
     /// Opens a channel on which the `honest` end is the library's.
@@ -168,13 +175,19 @@ impl Stage {
     /// # Errors
     /// Those of making lanes and descriptors.
     pub fn new(honest: End) -> Result<Stage, NodeError> {
+        // Everything by the ring: what this end sends in bulk is tried elsewhere.
+        Stage::with_bulk(honest, 0)
+    }
+
+    fn with_bulk(honest: End, max_bulk: u64) -> Result<Stage, NodeError> {
         let geometry = Geometry::new(16, 2048).map_err(|rule| NodeError::Config(rule.into()))?;
         let (own, _) = lane::create(geometry)?;
         let (lies, fd) = lane::create(geometry)?;
         lies.header().life.store(1, Ordering::Release);
         let read = lane::map_peer(fd.as_fd(), geometry)?;
-        let (bell, end) = UnixStream::pair()
-            .map_err(|source| NodeError::System { what: "make a doorbell", source })?;
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let (bell, end) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
+            .map_err(NodeError::system("make a doorbell"))?;
         let role = role(honest);
         let channel = Channel::new(Parts {
             introduction: introduction(geometry),
@@ -182,10 +195,9 @@ impl Stage {
             own: Arc::clone(&own),
             peer: Arc::clone(&read),
             entry: roll()?.enter(&own)?,
-            bell: end.into(),
+            bell: end,
             max_payload: MAX_PAYLOAD,
-            // Everything by the ring: what this end sends is not what is tried here.
-            max_bulk: 0,
+            max_bulk,
             spin: Spin::Never,
         });
         let first_id = channel.first_id() as u32;
@@ -301,12 +313,11 @@ impl Stage {
 
     /// Has the liar ring the doorbell, or hang it up.
     pub fn ring_bell(&self, hang_up: bool) {
-        use std::io::Write;
+        // Both fail when the other end is closed already, and are no news when it rings.
         if hang_up {
-            // Both fail only when the other end is closed already.
-            let _ = self.bell.shutdown(Shutdown::Both);
-        } else if self.bell.set_nonblocking(true).is_ok() {
-            let _ = (&self.bell).write(&[1]);
+            let _ = shutdown(self.bell.as_raw_fd(), Shutdown::Both);
+        } else {
+            let _ = packet::send(self.bell.as_fd(), &[1], &[]);
         }
     }
 
@@ -337,7 +348,7 @@ impl Stage {
         let (link, label) = (self.link()?, Label::new(Kind::Request, u32::from(priority % 5)));
         let mut answer = Vec::new();
         let limit = Limit::after(Some(timeout));
-        link.call(label, payload, limit, &mut Sink::Vector(&mut answer))?;
+        link.call(label, Parcel::Bytes(payload), limit, &mut Sink::Vector(&mut answer))?;
         Ok(answer)
     }
 
@@ -356,7 +367,8 @@ impl Stage {
             assert!(length <= MAX_PAYLOAD, "an answer over the limit reached its caller");
             calls[1].fetch_add(1, Ordering::Relaxed);
         }));
-        let id = link.request(label, payload, Limit::after(Some(timeout)), waiter)?;
+        let id =
+            link.request(label, Parcel::Bytes(payload), Limit::after(Some(timeout)), waiter)?;
         self.calls[0].fetch_add(1, Ordering::Relaxed);
         // As a client does it.
         self.hub.attend(link);
@@ -372,7 +384,7 @@ impl Stage {
     /// As of [`Stage::call`].
     pub fn send(&self, priority: u8, payload: &[u8], timeout: Duration) -> Result<u64, CallError> {
         let (link, label) = (self.link()?, Label::new(Kind::OneWay, u32::from(priority % 5)));
-        link.send(label, payload, Limit::room(Some(timeout)))
+        link.send(label, Parcel::Bytes(payload), Limit::room(Some(timeout)))
     }
 
     /// Has the honest client withdraw a call. Returns whether it was outstanding.

@@ -305,6 +305,7 @@ fn identity(geometry: Geometry) -> Identity {
         ordinary_cells: AtomicU32::new(geometry.ordinary_cells()),
         ordinary_slab: AtomicU32::new(geometry.ordinary_slab()),
         reserved: AtomicU32::new(0),
+        unmapped: AtomicU32::new(0),
     }
 }
 

@@ -44,7 +44,7 @@ pub(crate) struct Cell(pub(crate) [AtomicU64; 8]);
 #[repr(C)]
 #[derive(Debug)]
 pub(crate) struct Header {
-    /// Written once, before the lane is shared.
+    /// All but one word of it is written once, before the lane is shared.
     pub(crate) identity: CachePadded<Identity>,
     /// Thread id of the owner's warden | `LIFE_WAITERS`; the kernel sets `LIFE_DIED`;
     /// `LIFE_CLOSED` after an orderly close.
@@ -64,7 +64,7 @@ pub(crate) struct Header {
     pub(crate) released: CachePadded<[AtomicU32; 32]>,
 }
 
-/// Says what a lane is.
+/// Says what a lane is; and what changes hardly ever.
 #[repr(C)]
 #[derive(Debug)]
 pub(crate) struct Identity {
@@ -73,6 +73,8 @@ pub(crate) struct Identity {
     pub(crate) ordinary_cells: AtomicU32,
     pub(crate) ordinary_slab: AtomicU32,
     pub(crate) reserved: AtomicU32,
+    /// The last arena of the opposite side's that the owner had no means to map, or 0.
+    pub(crate) unmapped: AtomicU32,
 }
 
 /// One line that the opposite side reads after each batch; it changes only around a sleep.
@@ -101,7 +103,7 @@ const _: () = {
     assert!(offset_of!(Header, taken_ordinary) == 0x280);
     assert!(offset_of!(Header, busy_since) == 0x300);
     assert!(offset_of!(Header, released) == 0x380);
-    assert!(size_of::<Identity>() == 24);
+    assert!(offset_of!(Identity, unmapped) == 0x018);
     assert!(size_of::<Attention>() == 24);
 };
 

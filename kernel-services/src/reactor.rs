@@ -212,7 +212,7 @@ impl Reactor {
             let Some(node) = self.nodes.get(&token) else { return };
             match packet::receive(node.socket.as_fd(), &mut buffer) {
                 Ok(Received::Packet(length, fds)) => self.packet(token, &buffer[..length], fds),
-                Ok(Received::Oversized) => self.refuse_and_drop(token),
+                Ok(Received::Oversized | Received::Bereft(_)) => self.refuse_and_drop(token),
                 Err(Errno::EAGAIN) => return,
                 Ok(Received::Closed) | Err(_) => self.lose(token),
             }

@@ -9,6 +9,8 @@ pub struct Holdings {
     pub descriptors: usize,
     /// Mapped lanes, its own and its peers'.
     pub lanes: usize,
+    /// Mapped arenas, its own and those of honest peers.
+    pub arenas: usize,
     /// Threads.
     pub threads: usize,
 }
@@ -18,6 +20,7 @@ impl Holdings {
     pub fn is_within(&self, other: &Holdings) -> bool {
         self.descriptors <= other.descriptors
             && self.lanes <= other.lanes
+            && self.arenas <= other.arenas
             && self.threads <= other.threads
     }
 }
@@ -26,8 +29,9 @@ impl Holdings {
 pub fn holdings(pid: u32) -> Holdings {
     let descriptors = fs::read_dir(of(pid).join("fd")).expect("a process").count();
     let maps = fs::read_to_string(of(pid).join("maps")).expect("a process");
-    let lanes = maps.lines().filter(|line| line.contains("ipc-lane")).count();
-    Holdings { descriptors, lanes, threads: threads(pid).len() }
+    let count = |name| maps.lines().filter(|line| line.contains(name)).count();
+    let (lanes, arenas) = (count("ipc-lane"), count("ipc-arena"));
+    Holdings { descriptors, lanes, arenas, threads: threads(pid).len() }
 }
 
 /// Tells how much memory of a process is resident, in KiB.

@@ -13,6 +13,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use crate::{
     copy,
     error::NodeError,
+    fork::Birth,
     lane::{LaneFacts, allocate, guard, seal},
 };
 
@@ -20,17 +21,24 @@ use crate::{
 struct Map {
     base: NonNull<u8>,
     length: NonZeroUsize,
+    birth: Birth,
 }
 
 impl Map {
-    fn new(fd: BorrowedFd<'_>, bytes: u64, access: ProtFlags) -> Result<Map, NodeError> {
+    /// `now` is [`MapFlags::MAP_POPULATE`] for pages that are mapped now, not when touched.
+    fn new(
+        fd: BorrowedFd<'_>,
+        bytes: u64,
+        access: ProtFlags,
+        now: MapFlags,
+    ) -> Result<Map, NodeError> {
         let length = usize::try_from(bytes).ok().and_then(NonZeroUsize::new);
         let length = length.ok_or(NodeError::Lane("an arena of an impossible size"))?;
-        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_POPULATE;
+        let flags = MapFlags::MAP_SHARED | now;
         // SAFETY: a fresh mapping at an address that the kernel chooses.
         let base = unsafe { mmap(None, length, access, flags, fd, 0) };
         let base = base.map_err(NodeError::system("map an arena"))?.cast();
-        let map = Map { base, length };
+        let map = Map { base, length, birth: Birth::now() };
         guard(base.cast(), length.get())?;
         Ok(map)
     }
@@ -48,6 +56,10 @@ impl Map {
 
 impl Drop for Map {
     fn drop(&mut self) {
+        if !self.birth.is_here() {
+            // A forked child has no such mapping, and perhaps another one in its place.
+            return;
+        }
         // SAFETY: mapped by `Map::new` with this length, and every pointer into it is handed out
         // for a borrow of a value that owns it.
         let _ = unsafe { munmap(self.base.cast(), self.length.get()) };
@@ -71,9 +83,14 @@ impl OwnArena {
     pub(crate) fn create(bytes: u64) -> Result<(OwnArena, OwnedFd), NodeError> {
         let fd = allocate("ipc-arena", bytes)?;
         let writable = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        let map = Map::new(std::os::fd::AsFd::as_fd(&fd), bytes, writable)?;
+        let map = Map::new(std::os::fd::AsFd::as_fd(&fd), bytes, writable, MapFlags::MAP_POPULATE)?;
         seal(&fd)?;
         Ok((OwnArena { map }, fd))
+    }
+
+    /// Whether this is the process that made it: a forked child does not have the memory.
+    pub(super) fn is_here(&self) -> bool {
+        self.map.birth.is_here()
     }
 
     /// A span, for reading.
@@ -107,18 +124,29 @@ unsafe impl Send for PeerArena {}
 unsafe impl Sync for PeerArena {}
 
 impl PeerArena {
-    /// Maps a peer's arena read-only, after checking that it cannot fault.
+    /// Maps a peer's arena read-only, after checking that it cannot fault. What a reader does not
+    /// touch costs it nothing: a peer may hand over and take back as much as it likes.
+    ///
+    /// # Errors
+    /// [`NodeError::Lane`] for what is no arena; [`NodeError::System`] when the means for a mapping
+    /// ran out.
     pub(crate) fn map(fd: BorrowedFd<'_>, bytes: u64) -> Result<PeerArena, NodeError> {
         let facts = LaneFacts::inspect(fd);
         if !facts.sealed || facts.bytes != bytes || facts.allocated < bytes {
             return Err(NodeError::Lane("it is no sealed, allocated memfd of the size alleged"));
         }
-        Ok(PeerArena { map: Map::new(fd, bytes, ProtFlags::PROT_READ)? })
+        let map = Map::new(fd, bytes, ProtFlags::PROT_READ, MapFlags::empty())?;
+        Ok(PeerArena { map })
     }
 
     /// Bytes.
     pub(crate) fn size(&self) -> u64 {
         self.map.length.get() as u64
+    }
+
+    /// Whether this is the process that mapped it.
+    pub(crate) fn is_here(&self) -> bool {
+        self.map.birth.is_here()
     }
 
     /// Copies a span out. Panics when it is not inside.

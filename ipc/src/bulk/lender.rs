@@ -20,6 +20,8 @@ const LARGEST: u64 = 64 << 20;
 const PAGE: u64 = 4096;
 /// How long an arena stays though nothing of it is lent: making one costs 0.7 ms for each MiB.
 const KEPT_NS: u64 = 1_000_000_000;
+/// How long no arena is made for a receiver that had no means to map one.
+const REST_NS: u64 = 1_000_000_000;
 
 /// Lends out spans of this process's arenas.
 #[derive(Debug)]
@@ -40,6 +42,10 @@ struct Books {
     bytes: u64,
     /// Arenas that are gone, of which the peer is still to be told.
     gone: Vec<u32>,
+    /// The arena that the peer last said it cannot map.
+    unmapped: u32,
+    /// No arena is made before.
+    rests_until_ns: u64,
 }
 
 #[derive(Debug)]
@@ -49,6 +55,8 @@ struct Arena {
     bytes: u64,
     /// When it was last seen in use.
     used_ns: u64,
+    /// The peer could not map it: nothing more is lent of it.
+    unmapped: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -86,6 +94,7 @@ impl Lender {
     pub(crate) fn lend(self: &Arc<Self>, bell: BorrowedFd<'_>, length: u64) -> Option<Loan> {
         let mut books = self.books();
         let now = clock::now_ns();
+        books.retire(self.peer.header().identity.unmapped.load(Ordering::Relaxed), now);
         self.reclaim(&mut books, now);
         books.tell(bell);
         let slot = books.slots.iter().position(|slot| slot.state == State::Free)?;
@@ -117,11 +126,11 @@ impl Lender {
         for arena in books.arenas.values_mut().filter(|arena| !arena.space.is_unused()) {
             arena.used_ns = now;
         }
-        let idle = |arena: &Arena| now.saturating_sub(arena.used_ns) > KEPT_NS;
+        let is_old = |arena: &Arena| now.saturating_sub(arena.used_ns) > KEPT_NS;
         let dropped: Vec<u32> = books
             .arenas
             .iter()
-            .filter(|(_, arena)| arena.space.is_unused() && idle(arena))
+            .filter(|(_, it)| it.space.is_unused() && (it.unmapped || is_old(it)))
             .map(|(number, _)| *number)
             .collect();
         for number in dropped {
@@ -138,9 +147,23 @@ impl Lender {
 }
 
 impl Books {
+    /// Heeds what the peer says of an arena that it cannot map: until it has recovered, messages
+    /// go through the ring. If it lies they do so, too.
+    fn retire(&mut self, number: u32, now: u64) {
+        if number == self.unmapped {
+            return;
+        }
+        self.unmapped = number;
+        if let Some(arena) = self.arenas.get_mut(&number) {
+            arena.unmapped = true;
+            self.rests_until_ns = now.saturating_add(REST_NS);
+        }
+    }
+
     fn find(&mut self, length: u64) -> Option<(u32, u64)> {
         self.arenas
             .iter_mut()
+            .filter(|(_, arena)| !arena.unmapped)
             .find_map(|(number, arena)| Some((*number, arena.space.take(length)?)))
     }
 
@@ -152,6 +175,10 @@ impl Books {
         most: u64,
         now: u64,
     ) -> Option<(u32, u64)> {
+        if now < self.rests_until_ns || !self.gone.is_empty() {
+            // What the peer was not told of counts there as if it were here.
+            return None;
+        }
         let left = most - self.bytes;
         let needed = length.checked_next_multiple_of(PAGE)?.max(SMALLEST.min(left));
         if needed > left || self.arenas.len() >= MOST_ARENAS {
@@ -159,7 +186,7 @@ impl Books {
         }
         let bytes = self.bytes.clamp(SMALLEST, LARGEST).max(needed).min(left);
         let (memory, fd) = OwnArena::create(bytes).ok()?;
-        let number = self.last_arena.wrapping_add(1);
+        let number = self.last_arena.wrapping_add(1).max(1);
         let notice = Notice::Arena { number, bytes }.to_bytes();
         // A peer whose socket is full of what it has not read gets nothing in bulk.
         packet::send(bell, &notice, &[fd.as_fd()]).ok()?;
@@ -167,7 +194,9 @@ impl Books {
         self.bytes += bytes;
         let mut space = Space::new(bytes);
         let offset = space.take(length)?;
-        self.arenas.insert(number, Arena { memory: Arc::new(memory), space, bytes, used_ns: now });
+        let memory = Arc::new(memory);
+        let arena = Arena { memory, space, bytes, used_ns: now, unmapped: false };
+        self.arenas.insert(number, arena);
         Some((number, offset))
     }
 
@@ -193,6 +222,7 @@ impl Books {
 /// given back.
 ///
 /// It holds whatever was sent before through the same memory to the same peer: overwrite it all.
+/// In a forked child it is empty.
 pub struct Loan {
     lender: Arc<Lender>,
     memory: Arc<OwnArena>,
@@ -211,11 +241,15 @@ impl Loan {
         self,
         publish: impl FnOnce(&[u8; DESCRIPTOR]) -> Result<R, E>,
     ) -> Result<R, E> {
-        let slot = self.descriptor.slot as usize;
+        let Descriptor { slot, generation, .. } = self.descriptor;
         let set = |state: fn(Span) -> State| {
             let mut books = self.lender.books();
-            if let State::Lent(span) | State::Sent(span) = books.slots[slot].state {
-                books.slots[slot].state = state(span);
+            let slot = &mut books.slots[slot as usize];
+            // A receiver that gives back what it has not got yet has the slot lent to another.
+            if slot.generation == generation
+                && let State::Lent(span) | State::Sent(span) = slot.state
+            {
+                slot.state = state(span);
             }
         };
         // Before it is sent: the receiver may be quick.
@@ -232,6 +266,9 @@ impl Deref for Loan {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
+        if !self.memory.is_here() {
+            return &[];
+        }
         let Descriptor { offset, length, .. } = self.descriptor;
         // SAFETY: (1) the books lend this span to this loan, until it is sent, by value, or
         // dropped; whoever writes it needs `&mut self`.
@@ -241,6 +278,9 @@ impl Deref for Loan {
 
 impl DerefMut for Loan {
     fn deref_mut(&mut self) -> &mut [u8] {
+        if !self.memory.is_here() {
+            return &mut [];
+        }
         let Descriptor { offset, length, .. } = self.descriptor;
         // SAFETY: (1) as for `deref`, with `&mut self`.
         unsafe { self.memory.span_mut(offset, length as usize) }
@@ -255,6 +295,11 @@ impl fmt::Debug for Loan {
 
 impl Drop for Loan {
     fn drop(&mut self) {
+        if !self.memory.is_here() {
+            // A forked child has neither the lane nor, for sure, the lock.
+            std::mem::forget(Arc::clone(&self.lender));
+            return;
+        }
         let slot = self.descriptor.slot as usize;
         let mut books = self.lender.books();
         if let State::Lent(span) = books.slots[slot].state
@@ -262,5 +307,85 @@ impl Drop for Loan {
         {
             books.give_back(slot, span);
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::{Geometry, lane};
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+    use std::os::fd::OwnedFd;
+
+    /// A lender, the lane of its peer as that one writes it, and both ends of a socket.
+    fn lender() -> (Arc<Lender>, Arc<Lane>, [OwnedFd; 2]) {
+        let geometry = Geometry::default();
+        let (theirs, fd) = lane::create(geometry).expect("a lane");
+        let read = lane::map_peer(fd.as_fd(), geometry).expect("verified");
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let bells = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags);
+        (Lender::new(&read, 1 << 20), theirs, bells.expect("a pair").into())
+    }
+
+    fn sent(loan: Loan) -> Descriptor {
+        let descriptor = loan.descriptor;
+        loan.hand_over(|_| Ok::<_, ()>(())).expect("sent");
+        descriptor
+    }
+
+    #[test]
+    fn a_loan_given_back_too_early_does_not_disturb_the_next_of_its_slot() {
+        let (lender, theirs, [bell, _other]) = lender();
+        let lend = || lender.lend(bell.as_fd(), 100).expect("lent");
+        let first = lend();
+        let release = |it: Descriptor| {
+            theirs.header().released[it.slot as usize].store(it.generation, Ordering::Release);
+        };
+        release(first.descriptor);
+        let mut second = None;
+        let failed: Result<(), ()> = first.hand_over(|_| {
+            second = Some(sent(lend()));
+            Err(())
+        });
+        assert!(failed.is_err());
+        let second = second.expect("lent");
+        assert_eq!((second.slot, second.generation), (0, 2));
+        assert_eq!(lend().descriptor.slot, 1, "the second is out");
+        release(second);
+        assert_eq!(lend().descriptor.slot, 0, "and comes back");
+    }
+
+    #[test]
+    fn what_is_lent_is_nobody_elses_whatever_is_given_back() {
+        let (lender, theirs, [bell, _other]) = lender();
+        let mut kept: Vec<(u8, Loan)> = Vec::new();
+        for round in 0..2000_u32 {
+            if let Some(mut loan) = lender.lend(bell.as_fd(), u64::from(round % 7 * 900 + 1)) {
+                loan.fill(round as u8);
+                kept.push((round as u8, loan));
+            }
+            // Generations that were, are, and will be.
+            for released in &theirs.header().released[..] {
+                released.store(round / 3 % 64, Ordering::Release);
+            }
+            if kept.len() > 20 {
+                let (byte, loan) = kept.swap_remove(round as usize % 20);
+                assert!(loan.iter().all(|it| *it == byte));
+                let _ = loan.hand_over(|_| if round % 2 == 0 { Ok(()) } else { Err(()) });
+            }
+        }
+        assert!(kept.iter().all(|(byte, loan)| loan.iter().all(|it| it == byte)));
+    }
+
+    #[test]
+    fn an_arena_that_the_peer_cannot_map_is_let_go_of() {
+        let (lender, theirs, [bell, _other]) = lender();
+        let lost = sent(lender.lend(bell.as_fd(), 100).expect("lent"));
+        theirs.header().released[0].store(lost.generation, Ordering::Release);
+        theirs.header().identity.unmapped.store(lost.arena, Ordering::Release);
+        assert!(lender.lend(bell.as_fd(), 100).is_none(), "it goes through the ring");
+        assert!(lender.books().arenas.is_empty());
+        lender.books().rests_until_ns = 0;
+        assert_ne!(lender.lend(bell.as_fd(), 100).expect("lent").descriptor.arena, lost.arena);
     }
 }

@@ -41,6 +41,9 @@ pub enum Received {
     /// A packet that was longer than the buffer, or had more descriptors than are ever due; all
     /// of it was dropped and closed.
     Oversized,
+    /// A packet of so many bytes, which came with descriptors, of which this process took none:
+    /// it has no room for any more.
+    Bereft(usize),
     /// The other end is gone.
     Closed,
 }
@@ -95,8 +98,11 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Received, Er
         // SAFETY: as for CMSG_FIRSTHDR.
         header = unsafe { libc::CMSG_NXTHDR(&raw const message, header) };
     }
-    if message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 {
-        return Ok(Received::Oversized);
+    // There is room for some of what was sent. Where none came, the table of descriptors is full.
+    match message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) {
+        0 => {}
+        libc::MSG_CTRUNC if fds.is_empty() => return Ok(Received::Bereft(length)),
+        _ => return Ok(Received::Oversized),
     }
     if length == 0 && fds.is_empty() {
         return Ok(Received::Closed);

@@ -4,6 +4,7 @@ use std::{sync::Weak, time::Duration};
 
 use super::{FOREVER, Link, Sink, time_left};
 use crate::{
+    bulk::{Descriptor, Unread, View, no_means},
     channel::{Fate, Receive, Taken},
     clock,
     error::{CallError, PeerCorrupt, Status},
@@ -261,15 +262,13 @@ impl Link {
                     }
                 }
                 Some(Taken::Bulk(frame, descriptor)) => {
-                    let lent = self.channel.borrower.view(self.channel.bell(), descriptor)?;
-                    let (size, limit) = (lent.len() as u64, self.channel.max_payload);
                     let is_mine = mine.as_ref().is_some_and(|(id, _)| *id == frame.head.id);
-                    if size > limit {
-                        self.finish(frame.head.id, Err(CallError::TooLarge { size, limit }));
-                    } else if is_mine && self.table.slot(frame.head.id).give_up(frame.head.id) {
-                        answer = mine.as_mut().map(|(_, sink)| sink.accept_view(lent));
-                    } else {
-                        self.deliver(&frame, 0, lent.into_vec())?;
+                    if let Some(lent) = self.borrow(&frame, descriptor)? {
+                        if is_mine && self.table.slot(frame.head.id).give_up(frame.head.id) {
+                            answer = mine.as_mut().map(|(_, sink)| sink.accept_view(lent));
+                        } else {
+                            self.deliver(&frame, 0, lent.into_vec())?;
+                        }
                     }
                 }
                 Some(Taken::Refused(frame, _)) => {
@@ -284,6 +283,24 @@ impl Link {
             self.channel.after_take();
         }
         Ok(answer)
+    }
+
+    /// Looks at an answer in bulk memory. When it cannot be taken in, its call ends with why, and
+    /// there is nothing more to do.
+    fn borrow(&self, frame: &Frame, descriptor: Descriptor) -> Result<Option<View>, PeerCorrupt> {
+        let error = match self.channel.borrower.view(self.channel.bell(), descriptor) {
+            Ok(lent) => {
+                let (size, limit) = (lent.len() as u64, self.channel.max_payload);
+                if size <= limit {
+                    return Ok(Some(lent));
+                }
+                CallError::TooLarge { size, limit }
+            }
+            Err(Unread::NoMeans(errno)) => no_means(errno),
+            Err(Unread::Lie(lie)) => return Err(lie),
+        };
+        self.finish(frame.head.id, Err(error));
+        Ok(None)
     }
 
     /// Takes the next frame straight to where it goes, if it is the whole answer to call `id`.

@@ -98,7 +98,9 @@ impl Warden<'_> {
                 Err(_) => self.core.lose(&socket),
             },
             Err(Errno::EAGAIN) => {}
-            Ok(Received::Oversized | Received::Closed) | Err(_) => self.core.lose(&socket),
+            Ok(Received::Oversized | Received::Bereft(_) | Received::Closed) | Err(_) => {
+                self.core.lose(&socket);
+            }
         }
     }
 }

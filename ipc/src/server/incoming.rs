@@ -11,7 +11,7 @@ use super::{
     request::{Bulk, Meta, Request},
 };
 use crate::{
-    bulk::{self, Loan, View},
+    bulk::{self, Loan, Unread, View},
     channel::{Channel, Fate, Receive, Taken, check_payload, ring_of},
     clock,
     error::{CallError, PeerCorrupt, Status},
@@ -186,13 +186,7 @@ impl Incoming {
         match rx.take(ring, self.channel.max_payload)? {
             None => Ok(pop(rx)),
             Some(Taken::Fragment) => Ok(Next::Again),
-            Some(Taken::Refused(frame, status)) => {
-                let meta = self.meta(rx, &frame.head, now);
-                if meta.kind == Kind::Request {
-                    let _ = self.answer_error(&meta, status);
-                }
-                Ok(Next::Again)
-            }
+            Some(Taken::Refused(frame, status)) => Ok(self.refuse(rx, &frame, now, status)),
             Some(Taken::Whole(frame, _)) => match frame.head.kind {
                 Kind::Request | Kind::OneWay => Ok(self.place_whole(rx, ring, &frame, now)),
                 _ => {
@@ -204,17 +198,26 @@ impl Incoming {
                 Ok(self.place(rx, ring, &frame, now, Body::Bytes(payload)))
             }
             Some(Taken::Bulk(frame, descriptor)) => {
-                let view = self.channel.borrower.view(self.channel.bell(), descriptor)?;
-                if view.len() as u64 > self.channel.max_payload {
-                    let meta = self.meta(rx, &frame.head, now);
-                    if meta.kind == Kind::Request {
-                        let _ = self.answer_error(&meta, Status::MESSAGE_SIZE);
+                let status = match self.channel.borrower.view(self.channel.bell(), descriptor) {
+                    Ok(view) if view.len() as u64 <= self.channel.max_payload => {
+                        return Ok(self.place(rx, ring, &frame, now, Body::Bulk(view)));
                     }
-                    return Ok(Next::Again);
-                }
-                Ok(self.place(rx, ring, &frame, now, Body::Bulk(view)))
+                    Ok(_) => Status::MESSAGE_SIZE,
+                    Err(Unread::NoMeans(_)) => Status::FULL,
+                    Err(Unread::Lie(lie)) => return Err(lie),
+                };
+                Ok(self.refuse(rx, &frame, now, status))
             }
         }
+    }
+
+    /// Passes over a message that cannot be taken in; who waits for an answer is told why.
+    fn refuse(&self, rx: &mut Receive, frame: &Frame, now: u64, status: Status) -> Next {
+        let meta = self.meta(rx, &frame.head, now);
+        if meta.kind == Kind::Request {
+            let _ = self.answer_error(&meta, status);
+        }
+        Next::Again
     }
 
     fn place_whole(&self, rx: &mut Receive, ring: Ring, frame: &Frame, now: u64) -> Next {

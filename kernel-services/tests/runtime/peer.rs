@@ -121,7 +121,7 @@ impl Peer {
                 let (sequence, reply) = decode_reply(&buffer[..length]).expect("well formed");
                 Heard::Reply(sequence, reply, fds)
             }
-            Received::Oversized => panic!("oversized"),
+            Received::Oversized | Received::Bereft(_) => panic!("oversized"),
             Received::Closed => Heard::Closed,
         }
     }

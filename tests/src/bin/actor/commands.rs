@@ -8,11 +8,14 @@ use std::{
     time::Duration,
 };
 
-use ipc::{CallOptions, Client, Config, Node, NodeError, Pending, Registration, Server};
+use ipc::{
+    CallOptions, Client, Config, Loan, Node, NodeError, Pending, Registration, Server, View,
+};
 use tests::{LONG, pattern};
 
 use crate::{
     crowd::{Crowd, Torrent},
+    famine::Famine,
     fork,
     handler::{self, outcome},
     raw, say,
@@ -30,11 +33,14 @@ pub(crate) struct Stage {
     pub(crate) registrations: Vec<Registration>,
     pub(crate) clients: HashMap<String, Client>,
     pub(crate) pending: Vec<Pending>,
+    /// An answer and a loan in bulk memory, made before a fork.
+    pub(crate) lent: Option<(View, Loan)>,
     /// Numbered one-way messages so far, by name.
     numbered: HashMap<String, u64>,
     crowd: Crowd,
     torrent: Option<Torrent>,
     tasks: Option<Tasks>,
+    famine: Option<Famine>,
 }
 
 /// Does what stdin says until it ends, or says `quit`: then everything is closed in order.
@@ -47,10 +53,12 @@ pub(crate) fn obey(config: &Config) {
         registrations: Vec::new(),
         clients: HashMap::new(),
         pending: Vec::new(),
+        lent: None,
         numbered: HashMap::new(),
         crowd: Crowd::default(),
         torrent: None,
         tasks: None,
+        famine: None,
     };
     for line in std::io::stdin().lock().lines().map_while(Result::ok) {
         if line == "quit" {
@@ -80,6 +88,7 @@ impl Stage {
     /// - `torrent NAME`: one-way messages from a thread, until told to `ebb`, which says how many
     /// - `tasks-serve NAME`, `tasks-call NAME COUNT SIZE`: the same in tasks of a tokio runtime,
     ///   all calls at once
+    /// - `starve`: not one more descriptor is to be had, until told to `feed`
     /// - `release`: answers held requests
     /// - `trace NAME COUNT SIZE`: calls between two marks that a trace shows
     /// - `fork NAME`: tries everything in a child
@@ -152,6 +161,8 @@ impl Stage {
                 let client = self.client(name);
                 self.tasks().call(&client, number(count), number(size));
             }
+            ("starve", []) => self.famine = Some(Famine::begin()),
+            ("feed", []) => self.famine.take().expect("it starves").end(),
             ("release", []) => handler::release(),
             ("trace", [name, count, size]) => {
                 trace(&self.client(name), number(count), number(size));
@@ -159,7 +170,12 @@ impl Stage {
             ("fork", [name]) => {
                 let client = self.client(name);
                 self.pending.push(client.start(b"before the fork", LONG).expect("sent"));
+                let view = client.call_view(&pattern(50_000), LONG).expect("answered");
+                self.lent = Some((view, client.loan(50_000).expect("lent")));
                 let status = raw::in_child(|| fork::child(self, name));
+                let (view, loan) = self.lent.take().expect("it is this process's");
+                assert!(view.to_vec() == pattern(50_000) && loan.len() == 50_000);
+                client.call_loaned(loan, LONG).expect("answered");
                 say(&format!("forked {status:?}"));
             }
             ("exec", []) => {

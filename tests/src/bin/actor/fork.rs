@@ -33,6 +33,11 @@ pub(crate) fn child(stage: &mut Stage, name: &str) {
         call_said("run", server.run(|_| {}));
         call_said("call_async", client.call_async(server, b"x", LONG, |_| {}));
     }
+    // Neither is there, and both are let go of in peace.
+    let (view, loan) = stage.lent.take().expect("made before");
+    let (read, lent) = (view.read_at(0, &mut [0; 8]) + view.to_vec().len(), loan.len());
+    drop((view, loan));
+    say(&format!("child bulk {}", read + lent));
     for pending in stage.pending.drain(..) {
         call_said("wait", pending.wait());
     }

@@ -51,6 +51,7 @@ pub(crate) fn release() {
 /// - `!thread`: answers this thread's id
 /// - `!mark`: makes the call by which a trace shows this thread, and answers how often the thread
 ///   has allocated since the last one
+/// - `!steady TEXT`: reads its payload again and again, and answers whether it ever changed
 /// - `!relay NAME TIMEOUT_MS TEXT`: calls NAME with TEXT, and answers what came of it
 /// - `!flood NAME TIMEOUT_MS COUNT`: sends one-way messages to NAME until one fails, and answers
 ///   how many were sent
@@ -84,6 +85,11 @@ pub(crate) fn handle(node: &Node, request: Request<'_>) {
         "!who" => {
             let peer = request.peer();
             format!("{} {} {} {}", peer.id, peer.name, peer.pid, peer.uid).into_bytes()
+        }
+        "!steady" => {
+            let first = request.payload().to_vec();
+            let is_same = (0..200).all(|_| std::hint::black_box(request.payload()) == first);
+            if is_same { b"steady".to_vec() } else { b"torn".to_vec() }
         }
         "!thread" => nix::unistd::gettid().to_string().into_bytes(),
         "!relay" => {

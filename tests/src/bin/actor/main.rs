@@ -12,6 +12,7 @@
 
 mod commands;
 mod crowd;
+mod famine;
 mod fork;
 mod handler;
 mod raw;

@@ -18,11 +18,11 @@ use crate::{
     wire::{Wire, verb},
 };
 
-const LANE: u64 = 16_384;
+pub(crate) const LANE: u64 = 16_384;
 /// Nobody.
 const STRANGER: u32 = 65_534;
 
-fn sealed(bytes: u64, allocated: bool) -> OwnedFd {
+pub(crate) fn sealed(bytes: u64, allocated: bool) -> OwnedFd {
     let fd = memfd(bytes);
     if allocated {
         fallocate(&fd, FallocateFlags::empty(), 0, bytes as i64).expect("memory");
@@ -32,7 +32,7 @@ fn sealed(bytes: u64, allocated: bool) -> OwnedFd {
 }
 
 /// Everything that somebody may offer for a lane.
-fn impostors() -> Vec<(String, OwnedFd)> {
+pub(crate) fn impostors() -> Vec<(String, OwnedFd)> {
     let mut all: Vec<(String, OwnedFd)> = Vec::new();
     let mut add = |name: &str, fd: OwnedFd| all.push((name.to_owned(), fd));
     for seal in seals() {
@@ -58,6 +58,8 @@ fn impostors() -> Vec<(String, OwnedFd)> {
     add("a device", File::open("/dev/zero").expect("it is there").into());
     add("a pipe", nix::unistd::pipe().expect("a pipe").0);
     add("an eventfd", nix::sys::eventfd::EventFd::new().expect("an eventfd").into());
+    let own = i64::from(std::process::id());
+    add("a pidfd", memory::descriptor_of(libc::SYS_pidfd_open, own).expect("ours"));
     if let Ok(fuse) = OpenOptions::new().read(true).write(true).open("/dev/fuse") {
         add("fuse's device", fuse.into());
     }

@@ -1,7 +1,10 @@
 //! One end of a channel by hand, as `docs/layout.md` has it. It knows how an honest end would
 //! write, and lets every part of that be something else.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::{
+    os::fd::{AsRawFd, OwnedFd},
+    time::{Duration, Instant},
+};
 
 use nix::{
     errno::Errno,
@@ -32,6 +35,7 @@ pub(crate) mod at {
     pub(crate) const WANT: [usize; 2] = [0x188, 0x190];
     pub(crate) const TAKEN: [usize; 2] = [0x200, 0x280];
     pub(crate) const BUSY: usize = 0x300;
+    pub(crate) const RELEASED: usize = 0x380;
 }
 
 pub(crate) const REQUEST: u32 = 1;
@@ -42,6 +46,7 @@ pub(crate) const PING: u32 = 7;
 pub(crate) const PONG: u32 = 8;
 pub(crate) const FLAG_SLAB: u32 = 1;
 pub(crate) const FLAG_MORE: u32 = 2;
+pub(crate) const FLAG_BULK: u32 = 8;
 
 /// The two rings of a lane.
 pub(crate) const URGENT: usize = 0;
@@ -72,11 +77,17 @@ pub(crate) fn memfd(bytes: u64) -> OwnedFd {
     fd
 }
 
+/// Makes memory of this length, allocated and mapped, to be sealed.
+pub(crate) fn memory(bytes: usize) -> (OwnedFd, Map) {
+    let fd = memfd(bytes as u64);
+    fallocate(&fd, FallocateFlags::empty(), 0, bytes as i64).expect("memory");
+    let map = Map::new(&fd, bytes, true).expect("mapped");
+    (fd, map)
+}
+
 /// Makes a lane as it should be, but for the seals that are left out.
 pub(crate) fn lane(seals: SealFlag) -> (OwnedFd, Map) {
-    let fd = memfd(LANE as u64);
-    fallocate(&fd, FallocateFlags::empty(), 0, LANE as i64).expect("memory");
-    let map = Map::new(&fd, LANE, true).expect("mapped");
+    let (fd, map) = memory(LANE);
     map.long(at::MAGIC).store(u64::from_le_bytes(*b"ipclane\x01"), WRITE);
     map.word(at::VERSION).store(1, WRITE);
     map.word(at::CELLS).store(CELLS, WRITE);
@@ -120,6 +131,15 @@ impl Cell {
         it.words[1] = total;
         it
     }
+}
+
+/// A frame of the other end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Frame {
+    pub(crate) kind: u32,
+    pub(crate) flags: u32,
+    pub(crate) id: u32,
+    pub(crate) words: [u64; 6],
 }
 
 /// One end of a channel.
@@ -270,14 +290,19 @@ impl End {
 
     /// Waits for the next frame of a ring: its kind, its id, and its first payload words.
     pub(crate) fn take(&mut self, ring: usize) -> (u32, u32, [u64; 6]) {
+        let Frame { kind, id, words, .. } = self.take_frame(ring);
+        (kind, id, words)
+    }
+
+    /// Waits for the next frame of a ring.
+    pub(crate) fn take_frame(&mut self, ring: usize) -> Frame {
         wait_until("a frame comes", || self.is_ready(ring));
         let base = End::cell(ring, self.taken[ring]);
-        let kind = self.theirs.word(base).load(READ) & 0xF;
-        let id = self.theirs.word(base + 8).load(READ);
+        let [kind, meta, id] = [0, 4, 8].map(|word| self.theirs.word(base + word).load(READ));
         let words = std::array::from_fn(|word| self.theirs.long(base + 16 + 8 * word).load(READ));
         self.taken[ring] += 1;
         self.own.long(at::TAKEN[ring]).store(self.taken[ring], WRITE);
-        (kind, id, words)
+        Frame { kind: kind & 0xF, flags: meta >> 27, id, words }
     }
 
     /// Says that this end sleeps, and how it is to be woken.
@@ -308,10 +333,14 @@ impl End {
         self.push(cell);
     }
 
-    /// Pushes if there is room before long: one that has all that it waits for reads no more.
+    /// Pushes if there is room before long: one that has all that it waits for reads no more, nor
+    /// does one that has cut the channel. By the clock, since a count of looks takes as long as the
+    /// others of a busy machine like; who gives up early has only tried less.
     pub(crate) fn push_patiently(&mut self, cell: &Cell) -> bool {
+        const PATIENCE: Duration = Duration::from_millis(20);
         self.ring();
-        for _ in 0..10_000 {
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE && !self.is_cut() {
             let taken = self.theirs.long(at::TAKEN[cell.ring]).load(READ);
             if self.pushed[cell.ring].saturating_sub(taken) < SIZES[cell.ring].1 / 2 {
                 self.push(cell);

@@ -1,6 +1,7 @@
 //! Frames and words that an honest end never writes: each must cost the liar its channel.
 
 use crate::{
+    bulk,
     end::{
         CONTINUE, Cell, ERROR, End, FLAG_MORE, FLAG_SLAB, ORDINARY, PING, PONG, REQUEST, RESPONSE,
         SLAB, URGENT, at,
@@ -24,7 +25,7 @@ pub(crate) struct Lie {
     pub(crate) tell: Box<Tell>,
 }
 
-fn lie(name: impl Into<String>, tell: impl Fn(&mut End, u32) + 'static) -> Lie {
+pub(crate) fn lie(name: impl Into<String>, tell: impl Fn(&mut End, u32) + 'static) -> Lie {
     Lie { name: name.into(), tell: Box::new(tell) }
 }
 
@@ -36,6 +37,7 @@ pub(crate) fn all(role: Role) -> Vec<Lie> {
     lies.extend(places(role));
     lies.extend(fragments(role));
     lies.extend(lives());
+    lies.extend(bulk::lies(role));
     match role {
         Role::Client => lies.extend(progress()),
         Role::Server => lies.extend(answers()),
@@ -43,7 +45,7 @@ pub(crate) fn all(role: Role) -> Vec<Lie> {
     lies
 }
 
-fn message(role: Role) -> u32 {
+pub(crate) fn message(role: Role) -> u32 {
     match role {
         Role::Client => REQUEST,
         Role::Server => RESPONSE,

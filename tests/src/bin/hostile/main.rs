@@ -7,6 +7,7 @@
 //!
 //! It ends when stdin does, or with the process that started it.
 
+mod bulk;
 mod descriptors;
 mod end;
 mod lies;
@@ -43,6 +44,7 @@ fn main() {
         ends: Vec::new(),
         id: 0,
         noise: noise::Noise::default(),
+        hoard: Vec::new(),
     };
     for line in std::io::stdin().lock().lines().map_while(Result::ok) {
         if line == "quit" {
@@ -67,6 +69,8 @@ struct Villain {
     /// Of the request that waits on it, or of the last call.
     id: u32,
     noise: noise::Noise,
+    /// Loans of the other end that were not given back.
+    hoard: Vec<bulk::Place>,
 }
 
 impl Villain {
@@ -97,6 +101,8 @@ impl Villain {
     /// - `feed`: answers to what was answered, without end; `flutter COUNT`:
     ///   answers to so many requests, that change while they are read
     /// - `nudge COUNT`: wakes for nothing; `displace`: moves sleepers to where nobody wakes them
+    ///
+    /// With bulk memory: see `bulk.rs`.
     ///
     /// As either: `flood`, `parcels`: rings without pause, with descriptors; `rest` ends it.
     fn act(&mut self, command: &str, rest: &str) {
@@ -281,7 +287,7 @@ impl Villain {
                 say("flooding");
             }
             "rest" => say(&format!("rested {}", self.noise.stop())),
-            other => panic!("no such command: {other} {rest}"),
+            other => self.handle_bulk(other, rest),
         }
     }
 

@@ -105,8 +105,8 @@ pub(crate) fn adopt(fd: RawFd) -> OwnedFd {
 
 /// A system call that makes a descriptor, if this kernel has it.
 pub(crate) fn descriptor_of(call: i64, argument: i64) -> Option<OwnedFd> {
-    // SAFETY: a call that takes a number and touches no memory.
-    let fd = unsafe { libc::syscall(call, argument) };
+    // SAFETY: a call that takes a number, perhaps flags, and touches no memory.
+    let fd = unsafe { libc::syscall(call, argument, 0) };
     (fd >= 0).then(|| adopt(fd as RawFd))
 }
 

@@ -28,12 +28,19 @@ pub(crate) struct Noise {
 impl Noise {
     /// Rings without pause, each time with so many descriptors.
     pub(crate) fn start(&mut self, bell: OwnedFd, parcels: usize) {
+        self.repeat(move || {
+            let fds: Vec<RawFd> = vec![bell.as_raw_fd(); parcels];
+            packet(&bell, &[1; 64], &fds, MsgFlags::MSG_DONTWAIT).is_ok()
+        });
+    }
+
+    /// Does something without pause, and counts how often it worked.
+    pub(crate) fn repeat(&mut self, mut act: impl FnMut() -> bool + Send + 'static) {
         let (over, sent) = (Arc::clone(&self.over), Arc::clone(&self.sent));
         over.store(false, WRITE);
         self.threads.push(std::thread::spawn(move || {
-            let fds: Vec<RawFd> = vec![bell.as_raw_fd(); parcels];
             while !over.load(READ) {
-                if packet(&bell, &[1; 64], &fds, MsgFlags::MSG_DONTWAIT).is_ok() {
+                if act() {
                     sent.fetch_add(1, WRITE);
                 } else {
                     std::thread::yield_now();
