@@ -69,8 +69,8 @@ pub fn idle(setting: &Setting, _: &[usize]) -> io::Result<Group> {
 ///
 /// The flood and the callers are one thread, which takes turns, so that the flood costs them
 /// nothing but what the *server* spends on it: there are two CPUs, and a flood of another process
-/// would take that of the callers. Before each call, in no time that is measured, the flood's ring is
-/// filled to the brim. Beside that stands the same with the ring empty again when the call begins.
+/// would take that of the callers. Before each call, in no time that is measured, the flood's ring
+/// is filled to the brim. Beside that stands the same with the ring empty when the call begins.
 ///
 /// # Errors
 /// Those of the measurements.
