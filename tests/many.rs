@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use tests::{Actor, World, proc, wait_for, wait_until};
+use ipc::Config;
+use tests::{Actor, House, LONG, World, proc, wait_for, wait_until};
 
 const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
 
@@ -95,6 +96,31 @@ fn one_calls_among_a_thousand_idle_ones_and_they_sleep_on() {
     hot.hear("called");
 }
 
+/// A server that never sleeps has no other reason to arm a channel than that others are busy.
+#[test]
+fn idle_channels_are_armed_beside_a_busy_one_and_heard_when_they_ring() {
+    const IDLE: usize = 63;
+    // Of all that are polled a few stay so, however idle they are: see `Lead::cool`.
+    const POLLED: usize = 2;
+    let world = World::without_runtime(ACTOR);
+    let _runtime = world.runtime();
+    let mut server = world.actor(&["spin=always"]);
+    server.ask("serve echo 1", "serving");
+    let mut idle = world.actor(&[]);
+    assert_eq!(idle.ask(&format!("crowd echo {IDLE}"), "crowded"), IDLE.to_string());
+    let mut busy = world.actor(&[]);
+    busy.ask("torrent echo", "flows");
+    let pid = server.pid();
+    let most_are_armed = || proc::armed_lanes(pid) >= IDLE + 1 - POLLED;
+    for _ in 0..3 {
+        wait_until("idle channels are armed", most_are_armed);
+        assert!(proc::armed_lanes(pid) <= IDLE, "the busy one was armed");
+        let called = idle.ask(&format!("crowd-calls 2 48 {IDLE}"), "crowd-called");
+        assert_eq!(called, (IDLE * 2).to_string());
+    }
+    assert_ne!(busy.ask("ebb", "ebbed"), "0");
+}
+
 #[test]
 fn an_idle_channel_takes_32_kib_and_the_gone_leave_nothing() {
     let mut thousand = Thousand::gather("spin=learned");
@@ -148,4 +174,57 @@ fn a_flood_starves_none_of_63_callers() {
 #[test]
 fn a_flood_starves_none_of_63_callers_of_a_server_with_threads() {
     nobody_starves(3);
+}
+
+#[test]
+fn a_full_ring_is_served_in_turns_with_another() {
+    const LOUD: u8 = 60;
+    let house = House::with(&Config::default(), 0, |_| {});
+    let port = house.server.server().expect("a server");
+    port.register("echo", 0).expect("registered");
+    let clients = [house.other_client(), house.other_client()];
+    let handled = |count: usize| {
+        let mut order = Vec::new();
+        while order.len() < count {
+            let mut note = |request: ipc::Request<'_>| order.push(request.payload()[0]);
+            port.poll(Some(Duration::ZERO), &mut note).expect("polled");
+        }
+        order
+    };
+    // Each of them in its turn, since one is looked at first.
+    for loud in 0..2 {
+        // Both had something of late.
+        for client in &clients {
+            client.send(&[0], LONG).expect("sent");
+        }
+        handled(clients.len());
+        let fill = (0..LOUD).try_for_each(|_| clients[loud].send(&[1], LONG).map(|_| ()));
+        fill.expect("room");
+        clients[1 - loud].send(&[2], LONG).expect("sent");
+        let order = handled(usize::from(LOUD) + 1);
+        let place = order.iter().position(|who| *who == 2).expect("handled");
+        assert!(place <= 32, "after {place} messages of another");
+    }
+}
+
+#[test]
+fn who_polls_hears_of_new_clients_under_a_steady_load() {
+    let house = House::with(&Config::default(), 0, |_| {});
+    let port = house.server.server().expect("a server");
+    port.register("echo", 0).expect("registered");
+    let loud = house.client();
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| house.other_client().call(b"heard", LONG).expect("answered"));
+        while !other.is_finished() {
+            // There is always something to return with.
+            loud.send(b"more", LONG).expect("sent");
+            let mut reply = |request: ipc::Request<'_>| {
+                if !request.is_one_way() {
+                    request.reply(request.payload()).expect("replied");
+                }
+            };
+            port.poll(None, &mut reply).expect("polled");
+        }
+        assert_eq!(other.join().expect("no panic"), b"heard");
+    });
 }

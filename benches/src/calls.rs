@@ -155,7 +155,10 @@ pub fn one_way(setting: &Setting, client: &Client, size: usize) -> io::Result<Th
 }
 
 /// Asks the receiver how many one-way messages it has handled.
-fn counted(client: &Client) -> io::Result<u64> {
+///
+/// # Errors
+/// Those of the call.
+pub fn counted(client: &Client) -> io::Result<u64> {
     let answer = client.call(&[], DEADLINE).map_err(io::Error::other)?;
     answer.try_into().map(u64::from_le_bytes).map_err(|_| io::ErrorKind::InvalidData.into())
 }

@@ -1,15 +1,16 @@
 //! One server and many clients: what idle channels cost a hot one, and a flood those who call.
 
-use std::cell::Cell;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{Ordering, fence};
+use std::time::Duration;
 
-use ipc::{Client, Geometry, Node, Spin};
+use ipc::{CallError, CallOptions, Client, Geometry, Node, Spin};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::calls::{Bed, NO_DEADLINE, SERVICE, SINK, call, config, open};
+use crate::calls::{Bed, NO_DEADLINE, SERVICE, call, config, counted, open, wide};
 use crate::floor::Setting;
-use crate::measure::{Latency, latency};
+use crate::measure::{Latency, latency_after};
 use crate::pair::{self, Peer, Role};
 use crate::report::Group;
 use crate::shm::Words;
@@ -18,13 +19,15 @@ use crate::shm::Words;
 const IDLE: [usize; 2] = [64, 1000];
 /// Channels that call, beside the flood.
 const HONEST: usize = 63;
+/// One-way messages that are sent and served before a call: as many as a turn beside 63 others.
+const SERVED: usize = 4;
+/// Most that are sent before a call to have them wait.
+const MOST_SENT: usize = 256;
 /// Bytes of each call.
 const SIZE: usize = 48;
 
 /// The role of a process with idle channels.
 const CROWD: &str = "crowd";
-/// The role of a process that sends one-way messages without an end.
-const FLOOD: &str = "flood";
 
 /// Runs the group of a hot client among idle ones, all sides polling.
 ///
@@ -48,7 +51,7 @@ pub fn idle(setting: &Setting, _: &[usize]) -> io::Result<Group> {
             };
             row("call, alone")?;
             for count in IDLE {
-                let crowd = helper(setting, CROWD, &bed, &count.to_string(), None)?;
+                let crowd = idlers(setting, &bed, count)?;
                 row(&format!("call, {count} idle beside"))?;
                 drop(crowd);
             }
@@ -64,58 +67,81 @@ pub fn idle(setting: &Setting, _: &[usize]) -> io::Result<Group> {
 
 /// Runs the group of callers without and with a flood beside them.
 ///
+/// The flood and the callers are one thread, which takes turns, so that the flood costs them
+/// nothing but what the *server* spends on it: there are two CPUs, and a flood of another process
+/// would take that of the callers. Before each call, in no time that is measured, the flood's ring
+/// is filled to the brim. Beside that stands the same with the ring empty when the call begins.
+///
 /// # Errors
 /// Those of the measurements.
-pub fn flooded(setting: &Setting, allowed: &[usize]) -> io::Result<Group> {
+pub fn flooded(setting: &Setting, _: &[usize]) -> io::Result<Group> {
     raise_descriptor_limit()?;
-    let bed = Bed::new(setting, Spin::Learned, Geometry::default(), None)?;
-    let honest = gather(bed.directory(), HONEST)?;
+    let bed = Bed::new(setting, Spin::Always, wide()?, None)?;
+    let (honest, flood) = (gather(bed.directory(), HONEST)?, bed.sink()?);
     let mut p99s = Vec::new();
     let mut group = Group::measure(
         "many: 63 callers and a flood",
         || setting.beside_paused(bed.service()),
         |ruler| {
-            let mut row = |name: &str| {
+            let mut row = |name: &str, before: &dyn Fn() -> io::Result<()>| {
                 ruler.latency(name, Some(SIZE), || {
-                    let it = in_turn(setting, &honest)?;
+                    let it = in_turn(setting, &honest, before)?;
                     p99s.push(it.p99);
                     Ok(it)
                 })
             };
-            row("call, 63 in turn")?;
-            let used = [setting.placement.here, setting.placement.there];
-            let third = allowed.iter().copied().find(|cpu| !used.contains(cpu));
-            let _flood = helper(setting, FLOOD, &bed, SINK, third)?;
-            row("call, 63 in turn, flooded")
+            row("call, one of 63", &|| Ok(()))?;
+            row("call, one of 63, a flood served", &|| {
+                for _ in 0..SERVED {
+                    flood.send(&[7; 8], NO_DEADLINE).map_err(io::Error::other)?;
+                }
+                counted(&flood).map(|_| ())
+            })?;
+            row("call, one of 63, a flood waiting", &|| brim(&flood))
         },
     )?;
-    let ratio = p99s[1] as f64 / p99s[0] as f64;
-    group.notes.push(format!("flooded: p99 is {ratio:.2} times that without"));
+    let ratio = p99s[2] as f64 / p99s[1] as f64;
+    group.notes.push(format!("a flood waiting: p99 is {ratio:.2} times that with it served"));
     Ok(group)
 }
 
-/// Calls on one channel after the other.
-fn in_turn(setting: &Setting, honest: &[(Client, Node)]) -> io::Result<Latency> {
-    let next = Cell::new(0);
+/// Fills a channel with one-way messages, to the brim unless the server takes them as fast.
+fn brim(flood: &Client) -> io::Result<()> {
+    let at_once = CallOptions { timeout: Some(Duration::ZERO), ..NO_DEADLINE };
+    for _ in 0..MOST_SENT {
+        match flood.send(&[7; 8], at_once) {
+            Ok(_) => {}
+            Err(CallError::Full) => break,
+            Err(error) => return Err(io::Error::other(error)),
+        }
+    }
+    // Else the call would wait until the lines of the flood have left for the server.
+    fence(Ordering::SeqCst);
+    Ok(())
+}
+
+/// Calls on one channel or another. Not in their order: the server looks at them in an order, too,
+/// and each call would be as late as the one before it.
+fn in_turn(
+    setting: &Setting,
+    honest: &[(Client, Node)],
+    before: &dyn Fn() -> io::Result<()>,
+) -> io::Result<Latency> {
+    let mut dice = 1_u64;
     let (payload, mut answer) = ([7; SIZE], [0; SIZE]);
-    latency(&setting.clock, setting.plan, || {
-        let (client, _) = &honest[next.replace((next.get() + 1) % honest.len())];
+    latency_after(&setting.clock, setting.plan, before, || {
+        dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let (client, _) = &honest[(dice >> 33) as usize % honest.len()];
         client.call_into(&payload, &mut answer, NO_DEADLINE).map(|_| ()).map_err(io::Error::other)
     })
 }
 
-/// Starts a process of this module, off the server's CPU, and waits until it is ready.
-fn helper(
-    setting: &Setting,
-    role: &str,
-    bed: &Bed,
-    told: &str,
-    cpu: Option<usize>,
-) -> io::Result<Peer> {
+/// Starts a process with idle channels, off the server's CPU, and waits until it has them.
+fn idlers(setting: &Setting, bed: &Bed, count: usize) -> io::Result<Peer> {
     let (_, fd) = Words::create()?;
     let directory = bed.directory().display().to_string();
-    let cpu = cpu.unwrap_or(setting.placement.here);
-    let peer = Peer::spawn(role, &[&directory, told], &[cpu], fd)?;
+    let arguments = [&directory, &*count.to_string()];
+    let peer = Peer::spawn(CROWD, &arguments, &[setting.placement.here], fd)?;
     peer.line()?;
     Ok(peer)
 }
@@ -132,17 +158,13 @@ fn gather(directory: &Path, count: usize) -> io::Result<Vec<(Client, Node)>> {
     (0..count).map(member).collect()
 }
 
-/// Plays the part of one of this module's processes; nothing for a role that is none of them.
+/// Plays the part of this module's process; nothing for a role that is another's.
 ///
 /// # Errors
 /// Those of the runtime.
 pub fn play(role: &Role) -> Option<io::Result<()>> {
-    let [directory, told] = &role.arguments[..] else { return None };
-    match role.name.as_str() {
-        CROWD => Some(crowd(Path::new(directory), told)),
-        FLOOD => Some(flood(Path::new(directory), told)),
-        _ => None,
-    }
+    let [directory, count] = &role.arguments[..] else { return None };
+    (role.name == CROWD).then(|| crowd(Path::new(directory), count))
 }
 
 fn crowd(directory: &Path, count: &str) -> io::Result<()> {
@@ -151,16 +173,6 @@ fn crowd(directory: &Path, count: &str) -> io::Result<()> {
     let _members = gather(directory, count)?;
     pair::say("ready")?;
     pair::rest()
-}
-
-fn flood(directory: &Path, suffix: &str) -> io::Result<()> {
-    let config = config(directory, Spin::Learned, Geometry::default());
-    let node = Node::connect(&config).map_err(io::Error::other)?;
-    let sink = open(&node, &format!("{SERVICE}{suffix}"))?;
-    pair::say("ready")?;
-    loop {
-        sink.send(&[7; 8], NO_DEADLINE).map_err(io::Error::other)?;
-    }
 }
 
 /// Each node costs its process several descriptors, and the runtime, which is in this one, more.

@@ -221,6 +221,33 @@ pub fn distribution(
     }
 }
 
+/// As [`latency`], with `before` run before each call of `once`, in none of the times.
+///
+/// # Errors
+/// The first that either returns.
+pub fn latency_after(
+    clock: &Clock,
+    plan: Plan,
+    mut before: impl FnMut() -> io::Result<()>,
+    mut once: impl FnMut() -> io::Result<()>,
+) -> io::Result<Latency> {
+    let mut histogram = histogram();
+    let warm = clock.now() + clock.ticks(plan.warm_up);
+    let end = warm + clock.ticks(plan.measure);
+    loop {
+        before()?;
+        let start = clock.now();
+        once()?;
+        let stop = clock.now();
+        if start >= warm {
+            histogram.saturating_record(clock.ns(stop - start).max(1));
+        }
+        if stop >= end {
+            return Ok(Latency::from(&histogram));
+        }
+    }
+}
+
 /// Counts the items that calls of `batch` say they moved, from the warm-up's end to the plan's.
 ///
 /// # Errors

@@ -34,7 +34,7 @@ pub struct Features {
     /// `SO_PEERPIDFD`: the descriptor of whoever connected, asked of the socket. Without, it is
     /// opened by number, and the socket looked at.
     pub peer_pidfd: bool,
-    /// `io_uring`, which nothing here uses yet.
+    /// `io_uring`, which nothing here uses: `docs/adr/0014-epoll-hears-the-doorbells.md`.
     pub io_uring: bool,
     /// The source of time: `tsc` or `clock_gettime`.
     pub clock: &'static str,

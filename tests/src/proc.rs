@@ -1,6 +1,6 @@
 //! What `/proc` says of a process.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{collections::BTreeMap, fs, os::unix::fs::FileExt, path::PathBuf};
 
 /// What a process holds: it must come back to what it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,9 +48,33 @@ pub fn lane_sizes(pid: u32) -> Vec<u64> {
     lanes.filter_map(|line| size_of_range(line.split(' ').next()?)).collect()
 }
 
+/// Counts the lanes of its own in which a process says that it sleeps until its doorbell rings.
+pub fn armed_lanes(pid: u32) -> usize {
+    let maps = fs::read_to_string(of(pid).join("maps")).expect("a process");
+    let memory = fs::File::open(of(pid).join("mem")).expect("a process that we started");
+    // Its peers' it cannot write.
+    let own = maps.lines().filter(|line| line.contains("ipc-lane") && line.contains(" rw-"));
+    let parked = own.filter_map(|line| {
+        let (from, _) = bounds(line.split(' ').next()?)?;
+        let mut word = [0; 4];
+        memory.read_exact_at(&mut word, from + PARKED_AT).ok()?;
+        Some(u32::from_le_bytes(word))
+    });
+    parked.filter(|word| word & 3 == BY_DOORBELL).count()
+}
+
+/// Where the `parked` word is in a lane, and what it ends in when a doorbell ends the sleep: see
+/// `docs/layout.md`.
+const PARKED_AT: u64 = 0x180;
+const BY_DOORBELL: u32 = 2;
+
 fn size_of_range(range: &str) -> Option<u64> {
+    bounds(range).map(|(from, to)| to - from)
+}
+
+fn bounds(range: &str) -> Option<(u64, u64)> {
     let (from, to) = range.split_once('-')?;
-    Some(u64::from_str_radix(to, 16).ok()? - u64::from_str_radix(from, 16).ok()?)
+    Some((u64::from_str_radix(from, 16).ok()?, u64::from_str_radix(to, 16).ok()?))
 }
 
 /// Lists the threads of a process.

@@ -6,6 +6,8 @@
 //!
 //! Channels are *hot* or *armed*. Hot ones are polled in memory. When nothing has come for the
 //! spin budget, all hot ones are armed: each is told how to wake us, and looked at once more.
+//! While some are busy, those that have been idle for a while are armed without them: each channel
+//! that is polled makes every other one wait.
 
 mod lead;
 mod sleep;
@@ -24,7 +26,7 @@ use nix::sys::{
 };
 
 pub(crate) use self::lead::Member;
-use self::lead::{Lead, Led};
+use self::lead::{Lead, Led, Seat};
 use super::incoming::{Handler, Yield};
 use crate::{
     channel::Fate,
@@ -46,8 +48,11 @@ use crate::{
 const POLLS_PER_LOOK: u32 = 128;
 /// Polls in vain without `pause`: what is on its way comes within these.
 const EAGER_POLLS: u32 = 1000;
-/// Rounds with work between such looks: a steady load must not keep others from being heard.
-const ROUNDS_PER_LOOK: u32 = 64;
+/// Between two such looks under a steady load, which must not keep others from being heard, in ns.
+/// While some channels are armed each is a system call.
+const LOOK_NS: u64 = 20_000;
+/// Between two searches for idle channels, in ns: arming them costs as much as 10 µs.
+const TEND_NS: u64 = 1_000_000;
 /// Events taken from epoll at a time.
 const EVENTS: usize = 64;
 
@@ -281,11 +286,17 @@ impl Hub {
         let mut may_poll = now < until;
         if let Some(lead) = held.lead.as_deref_mut() {
             may_poll &= lead.spin.may_poll();
-            self.collect(lead, EpollTimeout::ZERO);
+            if until.saturating_sub(now) < LOOK_NS || self.pollable.load(Ordering::Relaxed) {
+                // Who comes for a moment gets all that there is by now.
+                lead.look_at = 0;
+            }
+            if now >= lead.look_at {
+                count += self.look(held, now, false).1;
+            }
         }
         let mut spell: Option<Spell> = None;
-        // Polls since something came, and rounds in which something did.
-        let (mut polls, mut rounds) = (0_u32, 0_u32);
+        // Polls since something came.
+        let mut polls = 0_u32;
         loop {
             let worked = self.round(held, now, handler);
             count += worked;
@@ -297,9 +308,9 @@ impl Hub {
                 if let Some(spell) = spell.take() {
                     spell.paid(&mut lead.spin);
                 }
-                (polls, rounds) = (0, rounds + 1);
+                polls = 0;
                 now = clock::now_ns();
-                if !rounds.is_multiple_of(ROUNDS_PER_LOOK) {
+                if now < lead.look_at {
                     continue;
                 }
             } else {
@@ -313,13 +324,8 @@ impl Hub {
                 now = clock::now_ns();
             }
             self.check_interrupted(turn)?;
-            if rounds.is_multiple_of(ROUNDS_PER_LOOK) && rounds > 0 {
-                self.collect(lead, EpollTimeout::ZERO);
-            }
-            lead.expire(now);
-            let has_news = self.take_news(lead);
-            self.check_lives(lead);
-            count += self.run_completions(held);
+            let (has_news, run) = self.look(held, now, worked == 0);
+            count += run;
             let Some(lead) = held.lead.as_deref_mut() else { return Ok(count) };
             if (once && count > 0) || now >= until && !has_news {
                 return Ok(count);
@@ -339,6 +345,27 @@ impl Hub {
         }
     }
 
+    /// Looks at what is not in the rings: doorbells, deadlines, news, lives, completions. Returns
+    /// whether there was news, and the number of completions run.
+    fn look(&self, held: &mut Led<'_>, now: u64, is_idle: bool) -> (bool, usize) {
+        let Some(lead) = held.lead.as_deref_mut() else { return (false, 0) };
+        if now >= lead.look_at {
+            lead.look_at = now + LOOK_NS;
+            self.collect(lead, EpollTimeout::ZERO);
+        }
+        lead.expire(now);
+        let has_news = self.take_news(lead);
+        let is_due = now >= lead.tend_at;
+        if is_due {
+            lead.tend_at = now + TEND_NS;
+            lead.cool(now);
+        }
+        if is_due || is_idle {
+            self.check_lives(lead);
+        }
+        (has_news, self.run_completions(held))
+    }
+
     /// Serves every hot channel that has something. Stops when the lead was given up.
     #[inline]
     fn round(&self, held: &mut Led<'_>, now: u64, handler: &mut Handler<'_>) -> usize {
@@ -348,8 +375,8 @@ impl Hub {
             let Some(lead) = held.lead.as_deref_mut() else { return worked };
             let Some(token) = lead.hot.get(index).copied() else { return worked };
             index += 1;
-            let Some(member) = lead.members[token as usize].as_ref() else { continue };
-            match member {
+            let Some(seat) = lead.seats[token as usize].as_mut() else { continue };
+            match &seat.member {
                 Member::Incoming(incoming) => {
                     if incoming.has_backlog() {
                         incoming.flush();
@@ -358,8 +385,10 @@ impl Hub {
                         continue;
                     }
                     let incoming = Arc::clone(incoming);
+                    seat.busy_at = now;
+                    let turn = lead.turn(token, now);
                     let _in_handler = InHandler::enter();
-                    worked += incoming.serve(now, held, handler).unwrap_or(0);
+                    worked += incoming.serve(now, turn, held, handler).unwrap_or(0);
                     if held.lead.is_none() {
                         // Whoever leads now could not arm the channel while we served it.
                         self.kick();
@@ -394,8 +423,8 @@ impl Hub {
     }
 
     fn admit(&self, lead: &mut Lead, member: Member) {
-        let free = lead.members.iter().position(Option::is_none);
-        let token = free.unwrap_or(lead.members.len()) as u32;
+        let free = lead.seats.iter().position(Option::is_none);
+        let token = free.unwrap_or(lead.seats.len()) as u32;
         let edge = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
         let event = EpollEvent::new(edge, u64::from(token));
         if self.epoll.add(member.channel().bell(), event).is_err() {
@@ -408,9 +437,10 @@ impl Hub {
             Member::Outgoing(link) => link.token.store(token, Ordering::Relaxed),
         }
         let is_outgoing = matches!(member, Member::Outgoing(_));
+        let seat = Some(Seat { member, is_hot: false, busy_at: 0 });
         match free {
-            Some(index) => lead.members[index] = Some(member),
-            None => lead.members.push(Some(member)),
+            Some(index) => lead.seats[index] = seat,
+            None => lead.seats.push(seat),
         }
         lead.count += 1;
         if is_outgoing {
@@ -450,7 +480,7 @@ impl Hub {
     fn check_lives(&self, lead: &mut Lead) {
         let mut gone = Vec::new();
         for &token in &lead.hot {
-            let Some(member) = &lead.members[token as usize] else { continue };
+            let Some(member) = lead.member(token) else { continue };
             let is_over = match member.channel().check_life() {
                 Fate::Open => false,
                 // What it sent before it went counts.
@@ -469,7 +499,7 @@ impl Hub {
     fn dismiss(&self, lead: &mut Lead, token: u32) {
         lead.hot.retain(|hot| *hot != token);
         lead.outgoing.retain(|outgoing| *outgoing != token);
-        if let Some(member) = lead.members[token as usize].take() {
+        if let Some(Seat { member, .. }) = lead.seats[token as usize].take() {
             lead.count -= 1;
             let _ = self.epoll.delete(member.channel().bell());
             if let Member::Outgoing(link) = member {

@@ -21,8 +21,17 @@ use crate::{
     sync::{AtomicBool, AtomicU32, Ordering, pause},
 };
 
-/// Frames taken from one channel before the others have their turn.
+/// Most frames taken from one channel before the others have their turn.
 const BATCH: usize = 64;
+/// Most messages in a turn while others are served, too, by how many are polled: the more there
+/// are, the shorter all of their turns, but none is shorter than this.
+const FEWEST: usize = 4;
+/// Longest turn while nobody else is served, in ns: it bounds what an armed channel waits for.
+const ALONE_NS: u64 = 4_000;
+/// Longest turn while others are: as long as a short call.
+const SHARED_NS: u64 = 250;
+/// With a handler as long as this, in ns, going round costs nothing: one message is a turn.
+const SLOW_NS: u64 = 20_000;
 /// Answers that may wait for a caller that does not take them.
 const MOST_ANSWERS: usize = 1024;
 
@@ -76,6 +85,25 @@ pub(crate) struct Incoming {
 /// Pauses, of about 20 ns each, that let a stream of one-way messages get ahead.
 const STREAM_PAUSES: u32 = 8;
 
+/// What a channel may take up before the others are looked at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turn {
+    is_shared: bool,
+    messages: usize,
+    ns: u64,
+}
+
+impl Turn {
+    /// Of the only one that had anything of late.
+    pub(crate) const ALONE: Turn = Turn { is_shared: false, messages: BATCH, ns: ALONE_NS };
+
+    /// Of one among so many that are polled.
+    #[inline]
+    pub(crate) fn among(channels: usize) -> Turn {
+        Turn { is_shared: true, messages: (BATCH / channels.max(1)).max(FEWEST), ns: SHARED_NS }
+    }
+}
+
 /// Gives up the loop's leadership before a handler runs, if another thread waits for it.
 pub(crate) trait Yield {
     /// Called before each handler.
@@ -94,12 +122,13 @@ impl Incoming {
         }
     }
 
-    /// Serves what is there, up to a batch. Returns the number of requests that were handled, or
-    /// nothing when another thread is serving this channel.
+    /// Serves what is there until its turn is over. Returns the number of requests that were
+    /// handled, or nothing when another thread is serving this channel.
     #[inline]
     pub(crate) fn serve(
         self: &Arc<Self>,
         mut now: u64,
+        turn: Turn,
         loop_: &mut impl Yield,
         handler: &mut Handler<'_>,
     ) -> Option<usize> {
@@ -108,7 +137,27 @@ impl Incoming {
         let mut streams = false;
         let limit = self.channel.max_payload;
         self.channel.set_busy(now);
+        // When the turn began, as of after its first message: most turns are over with that, and
+        // need no look at the clock. The looks come after 1, 2, 4, ... messages.
+        let (mut begun, mut look_after) = (0, 1);
+        let mut is_over = false;
         for _ in 0..BATCH {
+            if served == look_after {
+                if rx.queue.is_empty() && !rx.is_ready() {
+                    break;
+                }
+                let then = clock::now_ns();
+                is_over = if served == 1 {
+                    begun = then;
+                    then.saturating_sub(now) >= SLOW_NS
+                } else {
+                    served >= turn.messages || then.saturating_sub(begun) >= turn.ns
+                };
+                if is_over {
+                    break;
+                }
+                look_after *= 2;
+            }
             // What is first in its ring, of the highest level that can be there, while nothing
             // waits, is next: the usual case, without a detour.
             let ring = if rx.urgent.is_ready() { Ring::Urgent } else { Ring::Ordinary };
@@ -162,7 +211,7 @@ impl Incoming {
         self.channel.set_busy(0);
         drop(rx);
         self.channel.after_take();
-        if streams && served < BATCH {
+        if streams && !turn.is_shared && !is_over && served < BATCH {
             // The sender is slower than we are, and goes on: polled at once, the line that it is
             // about to write would have to come back to it for every single message.
             (0..STREAM_PAUSES).for_each(|_| pause());

@@ -59,6 +59,7 @@ pub(super) fn checks(features: Features, release: &Release) -> Vec<Check> {
         future_write(features.seals, release),
         pidfd(features.pidfd || features.peer_pidfd, release),
         peer_pidfd(features, release),
+        poller(features.futex_waitv),
         io_uring(features.io_uring),
     ]
 }
@@ -142,6 +143,11 @@ fn peer_pidfd(features: Features, release: &Release) -> Check {
             PEER_PIDFD.fallback(release, "what is used for pidfd", "what that costs, no more")
         }
     }
+}
+
+fn poller(has_waitv: bool) -> Check {
+    let found = if has_waitv { "epoll; with one channel, futex_waitv" } else { "epoll" };
+    Check::new("poller", State::Ok, found)
 }
 
 fn io_uring(there: bool) -> Check {

@@ -7,15 +7,23 @@ use nix::sys::epoll::EpollEvent;
 use super::{EVENTS, Hub, sleep::left};
 use crate::{
     channel::{Channel, Claimed},
+    clock,
     layout::Ring,
     link::{FOREVER, Link},
-    server::incoming::{Incoming, Yield},
+    server::incoming::{Incoming, Turn, Yield},
     sync::Ordering,
     wait::{
         Fences, futex,
         spin::{Spin, SpinBudget},
     },
 };
+
+/// Channels that are polled however idle they are, while the loop polls at all.
+const FEW: usize = 2;
+/// So long without a frame is idle, in ns: many that call in turn must not be taken for idle.
+const IDLE_NS: u64 = 20_000_000;
+/// Most channels that are armed at a time beside busy ones, which wait meanwhile.
+const COOLED: usize = 64;
 
 /// One of the channels that a loop serves.
 #[derive(Clone, Debug)]
@@ -59,12 +67,30 @@ impl Member {
     }
 }
 
+/// The place of a channel in the loop. Its number is the channel's token.
+#[derive(Debug)]
+pub(super) struct Seat {
+    pub(super) member: Member,
+    /// Whether `Lead::hot` has it.
+    pub(super) is_hot: bool,
+    /// When it became hot, or last had something.
+    pub(super) busy_at: u64,
+}
+
 /// What only the leader has.
 #[derive(Debug)]
 pub(super) struct Lead {
-    pub(super) members: Vec<Option<Member>>,
+    pub(super) seats: Vec<Option<Seat>>,
     pub(super) count: usize,
+    /// Those that are polled in memory. The others were armed, and ring.
     pub(super) hot: Vec<u32>,
+    /// When to look at what is not in the rings, however busy these are.
+    pub(super) look_at: u64,
+    /// When to look for the idle and the gone among the hot.
+    pub(super) tend_at: u64,
+    /// Who was served last, and until when its turns are short for the sake of others.
+    last: u32,
+    shared_until: u64,
     /// Those on which we are the client.
     pub(super) outgoing: Vec<u32>,
     pub(super) spin: SpinBudget,
@@ -74,25 +100,65 @@ pub(super) struct Lead {
 impl Lead {
     pub(super) fn new(spin: Spin) -> Lead {
         Lead {
-            members: Vec::new(),
+            seats: Vec::new(),
             count: 0,
             hot: Vec::new(),
+            look_at: 0,
+            tend_at: 0,
+            last: u32::MAX,
+            shared_until: 0,
             outgoing: Vec::new(),
             spin: SpinBudget::new(spin),
             events: vec![EpollEvent::empty(); EVENTS],
         }
     }
 
+    /// The member of this number, if there is one.
+    pub(super) fn member(&self, token: u32) -> Option<&Member> {
+        self.seats.get(token as usize)?.as_ref().map(|seat| &seat.member)
+    }
+
     /// Polls this channel in memory from now on.
     pub(super) fn heat(&mut self, token: u32) {
-        let exists = self.members.get(token as usize).is_some_and(Option::is_some);
-        if exists && !self.hot.contains(&token) {
+        if let Some(Some(seat)) = self.seats.get_mut(token as usize)
+            && !seat.is_hot
+        {
+            seat.is_hot = true;
+            seat.busy_at = clock::now_ns();
             self.hot.push(token);
         }
     }
 
+    /// Notes that it is this channel's turn.
+    #[inline]
+    pub(super) fn turn(&mut self, token: u32, now: u64) -> Turn {
+        if token != self.last {
+            self.last = token;
+            self.shared_until = now + IDLE_NS;
+        }
+        if now < self.shared_until { Turn::among(self.hot.len()) } else { Turn::ALONE }
+    }
+
+    /// Arms clients' channels that have been idle for long while others are busy. A few are polled
+    /// all the same: they cost next to nothing, and a doorbell much.
+    pub(super) fn cool(&mut self, now: u64) {
+        let most = self.hot.len().saturating_sub(FEW).min(COOLED);
+        let is_idle = |token: &u32| {
+            let seat = self.seats[*token as usize].as_ref();
+            seat.is_some_and(|seat| {
+                seat.busy_at.saturating_add(IDLE_NS) <= now
+                    && matches!(seat.member, Member::Incoming(_))
+            })
+        };
+        let idle: Vec<u32> = self.hot.iter().copied().filter(is_idle).take(most).collect();
+        if !idle.is_empty() {
+            // If one has something after all they all stay hot until the next time.
+            self.arm(&idle);
+        }
+    }
+
     fn links(&self) -> impl Iterator<Item = &Arc<Link>> {
-        self.outgoing.iter().filter_map(|token| match &self.members[*token as usize] {
+        self.outgoing.iter().filter_map(|token| match self.member(*token) {
             Some(Member::Outgoing(link)) => Some(link),
             Some(Member::Incoming(_)) | None => None,
         })

@@ -51,7 +51,7 @@ impl Hub {
                 timer.set(at, TimerSetTimeFlags::TFD_TIMER_ABSTIME)
             };
         }
-        if self.is_told_something() || !lead.arm() {
+        if self.is_told_something() || !lead.arm_all() {
             self.ring();
         }
     }
@@ -68,7 +68,7 @@ impl Hub {
         let soonest = lead.next_expiry().min(until);
         if alone {
             self.sleep_in_futex(lead, quiet, kicks, turn, soonest);
-        } else if quiet && lead.arm() {
+        } else if quiet && lead.arm_all() {
             self.sleep_in_epoll(lead, soonest);
         } else {
             // One channel that always has something must not drown the doorbells of the others.
@@ -80,7 +80,7 @@ impl Hub {
     }
 
     fn sleep_in_futex(&self, lead: &Lead, quiet: bool, kicks: u32, turn: u32, until: u64) {
-        let member = lead.members.iter().flatten().next().cloned();
+        let member = lead.seats.iter().flatten().next().map(|seat| seat.member.clone());
         let Some(member) = member.filter(|_| quiet) else { return };
         let channel = member.channel();
         let event = channel.event();
@@ -132,7 +132,7 @@ impl Hub {
         let count = self.epoll.wait(&mut events, timeout).unwrap_or(0);
         for event in &events[..count] {
             let Ok(token) = u32::try_from(event.data()) else { continue };
-            if let Some(Some(member)) = lead.members.get(token as usize) {
+            if let Some(member) = lead.member(token) {
                 let channel = member.channel();
                 // Hung up: the peer is gone, or closed. Its life word says which, if it can.
                 if !channel.quiet_bell() && channel.check_life() == Fate::Open {
@@ -151,13 +151,18 @@ impl Hub {
 }
 
 impl Lead {
-    /// Arms every hot channel; they are hot no more. Returns false, with all as it was, when one
+    /// Arms every hot channel, before a sleep.
+    fn arm_all(&mut self) -> bool {
+        let hot = self.hot.clone();
+        self.arm(&hot)
+    }
+
+    /// Arms these hot channels; they are hot no more. Returns false, with all as it was, when one
     /// of them has something after all.
-    fn arm(&mut self) -> bool {
-        let members: Vec<(u32, Member)> = self
-            .hot
+    pub(super) fn arm(&mut self, tokens: &[u32]) -> bool {
+        let members: Vec<(u32, Member)> = tokens
             .iter()
-            .filter_map(|token| Some((*token, self.members[*token as usize].clone()?)))
+            .filter_map(|token| Some((*token, self.member(*token)?.clone())))
             .collect();
         // Claims are held from the announcement to the last look. One that cannot be had belongs
         // to a thread that kicks us when it gives it back.
@@ -184,8 +189,13 @@ impl Lead {
         });
         if quiet {
             // Those that another thread serves stay hot, to be looked at when it kicks us.
-            let armed: Vec<u32> = claimed.iter().map(|(token, _, _)| *token).collect();
-            self.hot.retain(|token| !armed.contains(token));
+            for (token, _, _) in &claimed {
+                if let Some(seat) = &mut self.seats[*token as usize] {
+                    seat.is_hot = false;
+                }
+            }
+            let seats = &self.seats;
+            self.hot.retain(|hot| seats[*hot as usize].as_ref().is_some_and(|seat| seat.is_hot));
         } else {
             for (_, member, _) in &claimed {
                 disarm(member.channel());
