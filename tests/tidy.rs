@@ -152,7 +152,9 @@ fn libipc_links_no_command_line_and_no_runtime() {
     let tree = cargo(&["tree", "--offline", "-p", "ipc-ffi", "-e", "normal", "--prefix", "none"]);
     faults.extend(
         tree.lines()
-            .filter(|line| ["clap", "tokio"].iter().any(|name| line.starts_with(name)))
+            .filter(|line| {
+                ["clap", "seccompiler", "tokio", "toml"].iter().any(|name| line.starts_with(name))
+            })
             .map(|line| format!("ipc-ffi links {line}: `cargo tree -p ipc-ffi -i` says why")),
     );
     settle(&faults);

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
+use super::Fault;
+
 /// A whole node file.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Node {
@@ -14,10 +16,13 @@ pub struct Node {
     pub rules: Vec<Rule>,
     /// What a user's processes may hold together, beside what each service may.
     pub user_limits: Quota,
-    /// Where logs stand.
+    /// Where logs stand. Relative, as the default `logs` is, it lies in the runtime directory; what
+    /// a file says is absolute by now.
     pub log_directory: PathBuf,
     /// Where metrics are served; nowhere by default.
     pub metrics: Option<Listener>,
+    /// What was allowed and yet looks wrong, to be shown to whoever wrote the file.
+    pub warnings: Vec<Fault>,
 }
 
 /// Where ipcd listens for who reads metrics.
@@ -35,13 +40,13 @@ pub struct Service {
     /// What it is called in the file, in `ipctl`, and in its log's name: 1 to 64 of
     /// `a-z A-Z 0-9 - _ .`, the first a letter or digit.
     pub name: String,
-    /// Absolute, or found next to the node file.
+    /// Absolute; a relative one in the file begins at its directory, like every path there.
     pub executable: PathBuf,
     /// Without the executable itself.
     pub arguments: Vec<String>,
     /// All that it gets of an environment, beside `PATH`, `IPC_RUNTIME_DIR` and `IPC_SERVICE`.
     pub environment: BTreeMap<String, String>,
-    /// Its working directory.
+    /// Its working directory, absolute; that of the node file by default.
     pub directory: PathBuf,
     /// The names that it alone may serve; its own by default.
     pub provides: Vec<String>,
@@ -190,7 +195,7 @@ impl Default for Intensity {
 /// What the kernel holds a process to; `None` is what ipcd itself has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// `RLIMIT_NOFILE`.
+    /// `RLIMIT_NOFILE`; at least 16.
     pub open_files: Option<u64>,
     /// `RLIMIT_AS`, in bytes.
     pub address_space: Option<u64>,
