@@ -15,6 +15,7 @@ use crate::{
     bulk::{Borrower, Lender, Loan},
     claim::Claim,
     control::Introduction,
+    copy,
     error::{CallError, PeerCorrupt},
     fork::Birth,
     frame::{Kind, Label, Sender},
@@ -278,7 +279,7 @@ impl Channel {
     #[cold]
     pub(crate) fn lend_copy(&self, payload: &[u8]) -> Option<Loan> {
         let mut loan = self.lend(payload.len())?;
-        loan.copy_from_slice(payload);
+        copy::fill(&mut loan, payload);
         Some(loan)
     }
 

@@ -27,6 +27,27 @@ pub(crate) fn ask_for(line: *const u8) {
     let _ = line;
 }
 
+/// From this size on `rep movsb` is quicker into an arena, too: 1 MiB there and back 67 us instead
+/// of 74; 64 KiB 5.3 instead of 5.2.
+#[cfg(any(target_arch = "x86_64", test))]
+const LONG: usize = 512 * 1024;
+
+/// Copies a message into an arena. The slices are equally long.
+pub(crate) fn fill(target: &mut [u8], source: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    if source.len() >= LONG && source.len() == target.len() {
+        // SAFETY: both are as long, the target is borrowed for it alone, and the direction flag is
+        // clear by the ABI.
+        unsafe {
+            std::arch::asm!("rep movsb", inout("rcx") source.len() => _,
+                            inout("rsi") source.as_ptr() => _, inout("rdi") target.as_mut_ptr() => _,
+                            options(nostack, preserves_flags));
+        }
+        return;
+    }
+    target.copy_from_slice(source);
+}
+
 /// Copies `length` bytes from private memory into an own lane.
 ///
 /// The lines are asked for first, all at once and for writing: they are in the peer's cache, and
@@ -177,6 +198,16 @@ mod tests {
                     assert_eq!((target[0], target[length + 1]), (0xEE, 0xEE));
                 }
             }
+        }
+    }
+
+    #[test]
+    fn an_arena_gets_the_whole_message() {
+        let source: Vec<u8> = (0..600_000_u32).map(|n| (n * 7 + n / 256) as u8).collect();
+        for length in [0, 1, LONG - 1, LONG, LONG + 1, source.len()] {
+            let mut target = vec![0xEE; length];
+            fill(&mut target, &source[..length]);
+            assert_eq!(target, &source[..length]);
         }
     }
 }
