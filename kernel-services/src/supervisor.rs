@@ -26,7 +26,7 @@ mod unit;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 pub use command::{Command, Refusal};
 pub use report::{End, Notice};
@@ -170,6 +170,8 @@ pub struct Supervisor {
     phase: Phase,
     next_unit: u32,
     random: Random,
+    /// Where processes write what they were told to at their start.
+    log_directory: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,6 +205,7 @@ impl Supervisor {
             phase: Phase::New,
             next_unit: 1,
             random: Random::new(seed),
+            log_directory: node.log_directory.clone(),
         };
         supervisor.add_missing_units(0);
         supervisor

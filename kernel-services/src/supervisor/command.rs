@@ -130,7 +130,9 @@ impl Supervisor {
         };
         match (unit.goal, unit.state) {
             (Goal::Down(Why::Shutdown), _) => refused(Refusal::ShuttingDown),
-            (Goal::Down(Why::Asked), _) => refused(Refusal::Superseded(unit.name.clone())),
+            (Goal::Down(Why::Asked | Why::Gone), _) => {
+                refused(Refusal::Superseded(unit.name.clone()))
+            }
             (Goal::Down(Why::GaveUp | Why::Sibling), _)
             | (Goal::Up, State::BackingOff | State::Ended | State::Failed | State::Stopped) => {
                 refused(failed())

@@ -49,7 +49,6 @@ impl Supervisor {
         if unit.must_stop() {
             return self.rest(id, turn);
         }
-        unit.started_ns = turn.now_ns;
         let again = self.plan.services[unit.service].restart != Restart::Temporary;
         self.failed(id, format!("cannot be started: {reason}"), again, turn);
     }
@@ -64,13 +63,16 @@ impl Supervisor {
             _ => None,
         };
         let asked = unit.must_stop();
+        let spec = &self.plan.services[unit.service];
+        if after(unit.started_ns, spec.backoff.forget_after) <= turn.now_ns {
+            unit.failures = 0;
+        }
         unit.last_end = Some(how);
         turn.report(id, &unit.name, Notice::Ended { how, asked });
         if asked {
             return self.rest(id, turn);
         }
         unit.pid = None;
-        let spec = &self.plan.services[unit.service];
         let succeeded = fault.is_none() && how.is_success();
         let again = match (spec.restart, spec.readiness.when) {
             (Restart::Temporary, _) => false,
@@ -105,9 +107,6 @@ impl Supervisor {
             return;
         }
         let spec = &self.plan.services[unit.service];
-        if after(unit.started_ns, spec.backoff.forget_after) <= turn.now_ns {
-            unit.failures = 0;
-        }
         let delay_ns = backoff::delay_ns(&spec.backoff, unit.failures, &mut self.random);
         let due_ns = turn.now_ns.saturating_add(delay_ns);
         let group = &mut self.plan.groups[self.plan.group_of[unit.service]];

@@ -6,7 +6,7 @@ mod property;
 mod table;
 mod world;
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use super::*;
 use crate::node::{

@@ -78,8 +78,10 @@ pub(super) enum Goal {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Why {
-    /// A command, or the node file has it no more.
+    /// A command.
     Asked,
+    /// The node file does not have it any more.
+    Gone,
     /// It is never restarted, and its group is.
     Sibling,
     GaveUp,
@@ -191,7 +193,7 @@ impl Unit {
         self.pid = None;
         let state = match self.goal {
             Goal::Up => return self.queue(now_ns),
-            Goal::Down(Why::Asked | Why::Shutdown) => State::Stopped,
+            Goal::Down(Why::Asked | Why::Gone | Why::Shutdown) => State::Stopped,
             Goal::Down(Why::Sibling) => State::Ended,
             Goal::Down(Why::GaveUp) => State::Failed,
         };

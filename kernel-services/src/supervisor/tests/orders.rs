@@ -175,7 +175,8 @@ fn a_reload_changes_what_changed() {
          reload fewer    => term api, spawn log
          wait 50         => kill api, kill db
          signal api 9    =>
-         reload terms    => term log
+         reload terms    =>
+         spawned log     => term log
          signal db 9     => spawn db
          spawned db      => spawn api",
     );
