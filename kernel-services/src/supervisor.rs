@@ -252,7 +252,7 @@ impl Supervisor {
             Event::Start if self.phase == Phase::New => self.phase = Phase::Up,
             Event::Start | Event::Tick => {}
             Event::Spawned { unit, pid } => self.spawned(unit, pid, turn),
-            Event::SpawnFailed { unit, reason } => self.spawn_failed(unit, reason, turn),
+            Event::SpawnFailed { unit, reason } => self.spawn_failed(unit, &reason, turn),
             Event::Adopted { unit, pid } => self.adopted(unit, pid, turn),
             Event::Serves { unit } => self.serves(unit, turn),
             Event::Ended { unit, how } => self.ended(unit, how, turn),

@@ -66,7 +66,7 @@ mod tests {
     fn delays_double_to_the_most() {
         let terms = Backoff {
             first: Duration::from_nanos(100),
-            most: Duration::from_nanos(1000),
+            most: Duration::from_micros(1),
             factor: 2.0,
             jitter: 0.0,
             forget_after: Duration::ZERO,

@@ -40,12 +40,12 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn spawn_failed(&mut self, id: UnitId, reason: String, turn: &mut Turn) {
+    pub(super) fn spawn_failed(&mut self, id: UnitId, reason: &str, turn: &mut Turn) {
         let Some(unit) = self.units.get_mut(&id) else { return };
         if unit.state != State::Spawning {
             return;
         }
-        turn.report(id, &unit.name, Notice::SpawnFailed { reason: reason.clone() });
+        turn.report(id, &unit.name, Notice::SpawnFailed { reason: reason.to_owned() });
         if unit.must_stop() {
             return self.rest(id, turn);
         }
@@ -157,10 +157,8 @@ impl Supervisor {
             if self.plan.group_of[unit.service] != number || unit.leaving || unit.goal != Goal::Up {
                 continue;
             }
-            let reason = match id == culprit {
-                true => format!("{used}: {cause}"),
-                false => format!("{name} {used}: {cause}"),
-            };
+            let whose = if id == culprit { String::new() } else { format!("{name} ") };
+            let reason = format!("{whose}{used}: {cause}");
             if unit.has_process() {
                 (unit.goal, unit.cycle) = (Goal::Down(Why::GaveUp), false);
                 unit.reason = Some(reason);

@@ -216,10 +216,8 @@ impl World {
         match self.draw.below(10) {
             0..5 => self.command(),
             5..7 => {
-                let node = match self.draw.percent(30) {
-                    true => self.node.clone(),
-                    false => any_node(&mut self.draw),
-                };
+                let same = self.draw.percent(30);
+                let node = if same { self.node.clone() } else { any_node(&mut self.draw) };
                 // In a shutdown it is too late.
                 if !self.shutting_down {
                     self.learn(node.clone());
