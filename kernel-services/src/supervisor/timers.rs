@@ -7,14 +7,18 @@ use super::{
 use crate::node::{Service, Watchdog};
 
 impl Supervisor {
-    pub(super) fn run_timers(&mut self, turn: &mut Turn) {
+    /// Does what is due. Returns whether a unit has left its state.
+    pub(super) fn run_timers(&mut self, turn: &mut Turn) -> bool {
+        let mut moved = false;
         for (&id, unit) in &mut self.units {
             let spec = &self.plan.services[unit.service];
             // A ping that is over makes room for the next, which may be due.
             while unit.deadline_ns(spec).is_some_and(|due_ns| due_ns <= turn.now_ns) {
                 due(id, unit, spec, turn);
+                moved |= !matches!(unit.state, State::Ready { .. });
             }
         }
+        moved
     }
 
     pub(super) fn answered(&mut self, id: UnitId) {

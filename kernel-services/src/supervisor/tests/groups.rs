@@ -90,7 +90,7 @@ fn a_group_gives_up_together_and_a_command_starts_it_again() {
          exit c 2               => term a, term b
          exit a 3               =>
          exit b 0               =>
-         wait 5000              =>
+         wait 100               =>
          up b                   => spawn b
          spawned b              => 1 ok
          up core                => spawn a, spawn c

@@ -183,6 +183,19 @@ fn a_reload_changes_what_changed() {
 }
 
 #[test]
+fn what_is_gone_stops_in_its_old_order() {
+    let mut bench = Bench::new(&node(&["api: db", "db: disk", "disk"]));
+    bench.nodes = BTreeMap::from([("none", node(&[]))]);
+    bench.all("start, spawned disk, spawned db, spawned api, down db, exit db 0");
+    bench.script(
+        "reload none     => term api
+         exit api 0      => term disk
+         exit disk 0     =>",
+    );
+    assert_eq!(bench.supervisor.status(), []);
+}
+
+#[test]
 fn what_returns_before_it_is_gone_is_the_same_unit() {
     let mut bench = Bench::new(&node(&["db"]));
     bench.nodes = BTreeMap::from([("none", node(&[])), ("again", node(&["db"]))]);
