@@ -26,6 +26,8 @@ mod pidfd;
 mod reactor;
 mod registry;
 mod succession;
+#[cfg(feature = "node")]
+pub mod supervisor;
 
 pub use error::KernelError;
 pub use kernel::Kernel;
