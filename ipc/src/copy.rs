@@ -40,7 +40,8 @@ pub(crate) fn fill(target: &mut [u8], source: &[u8]) {
         // clear by the ABI.
         unsafe {
             std::arch::asm!("rep movsb", inout("rcx") source.len() => _,
-                            inout("rsi") source.as_ptr() => _, inout("rdi") target.as_mut_ptr() => _,
+                            inout("rsi") source.as_ptr() => _,
+                            inout("rdi") target.as_mut_ptr() => _,
                             options(nostack, preserves_flags));
         }
         return;
