@@ -23,8 +23,10 @@ mod kernel;
 #[cfg(feature = "node")]
 pub mod node;
 mod pidfd;
+pub mod quota;
 mod reactor;
 mod registry;
+pub mod security;
 mod succession;
 #[cfg(feature = "node")]
 pub mod supervisor;
