@@ -30,6 +30,7 @@ pub mod security;
 mod succession;
 #[cfg(feature = "node")]
 pub mod supervisor;
+pub mod token;
 
 pub use error::KernelError;
 pub use kernel::Kernel;

@@ -35,11 +35,7 @@ mod compiled;
 mod explain;
 mod rule;
 
-use std::{
-    collections::HashMap,
-    fmt,
-    path::{Path, PathBuf},
-};
+use std::{collections::HashMap, fmt, path::PathBuf};
 
 use compiled::Compiled;
 pub use explain::Explanation;
@@ -357,22 +353,6 @@ pub struct Revoked {
 
 fn by_default(fallback: Fallback) -> Verdict {
     Verdict { allowed: fallback.allows(), because: Because::Default(fallback) }
-}
-
-/// Tells whether a rule is about somebody.
-///
-/// Who cannot be identified is taken to be whom a denial means, and never whom a grant means.
-fn is_about(subject: &Subject, who: &Who, allow: bool) -> bool {
-    match (subject, who) {
-        (Subject::Any, _) => true,
-        (Subject::Service(name), Who::Supervised { service, .. }) => name == service,
-        (Subject::User(user), Who::Unsupervised { uid, .. }) => user == uid,
-        (Subject::Executable(path), Who::Unsupervised { executable, .. }) => {
-            executable.as_deref().map_or(!allow, |it| it == Path::new(path))
-        }
-        (Subject::Service(_), Who::Unsupervised { .. })
-        | (Subject::User(_) | Subject::Executable(_), Who::Supervised { .. }) => false,
-    }
 }
 
 /// Tells whether a rule is about something.

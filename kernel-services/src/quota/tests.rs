@@ -41,7 +41,8 @@ fn users_do_not_pay_for_each_other() {
     let first = ledger.charge(&one, Kind::Names, 5).expect("room");
     let second = ledger.charge(&two, Kind::Names, 5).expect("room of its own");
     assert!(ledger.charge(&one, Kind::Channels, 5).map(|it| ledger.release(it)).is_ok());
-    [first, second].into_iter().for_each(|charge| ledger.release(charge));
+    ledger.release(first);
+    ledger.release(second);
     ledger.assert_settled();
 }
 
@@ -174,7 +175,9 @@ proptest! {
                 }
             }
         }
-        held.into_iter().for_each(|charge| ledger.release(charge));
+        for charge in held {
+            ledger.release(charge);
+        }
         ledger.assert_settled();
     }
 }

@@ -1,5 +1,8 @@
 //! Rules by subject and object, so that a judgement does not read them all.
 //!
+//! Who cannot be identified is taken to be whom a denial by executable means, and never whom a
+//! grant means.
+//!
 //! A rule lies in the one drawer of its subject, and there by its object: exact names in a map,
 //! prefixes and the rest in a list. Each list ascends, so the first match of a list is its least.
 

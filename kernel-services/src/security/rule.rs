@@ -68,8 +68,8 @@ impl fmt::Display for Operation {
 
 /// Names the operations of a mask, separated by a comma and a space.
 pub fn names_of(mask: u64) -> String {
-    let named = Operation::ALL.into_iter().filter(|it| mask & it.bit() != 0);
-    let names: Vec<&str> = named.map(Operation::name).collect();
+    let within = Operation::ALL.into_iter().filter(|it| mask & it.bit() != 0);
+    let names: Vec<&str> = within.map(Operation::name).collect();
     if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
 }
 

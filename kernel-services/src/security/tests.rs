@@ -247,6 +247,20 @@ fn anybody() -> impl Strategy<Value = Who> {
     ]
 }
 
+/// What a rule's subject means, read by itself.
+fn is_about(rule: &Rule, who: &Who) -> bool {
+    match (&rule.subject, who) {
+        (Subject::Any, _) => true,
+        (Subject::Service(name), Who::Supervised { service, .. }) => name == service,
+        (Subject::User(user), Who::Unsupervised { uid, .. }) => user == uid,
+        (Subject::Executable(path), Who::Unsupervised { executable, .. }) => {
+            executable.as_ref().map_or(!rule.allow, |it| it == path)
+        }
+        (Subject::Service(_), Who::Unsupervised { .. })
+        | (Subject::User(_) | Subject::Executable(_), Who::Supervised { .. }) => false,
+    }
+}
+
 proptest! {
     #[test]
     fn the_compiled_form_decides_as_reading_the_rules_in_order(
@@ -259,7 +273,7 @@ proptest! {
         let operation = Operation::from_number(number).expect("one of six");
         let read = rules.iter().position(|rule| {
             rule.operations & operation.bit() != 0
-                && is_about(&rule.subject, &who, rule.allow)
+                && is_about(rule, &who)
                 && concerns(&rule.object, what)
         });
         let allows = read.map(|index| rules[index].allow);
