@@ -13,6 +13,8 @@
 //! carries them out and never blocks on a node.
 #![deny(missing_docs)]
 
+#[cfg(feature = "node")]
+pub mod audit;
 mod broker;
 mod directory;
 mod error;
