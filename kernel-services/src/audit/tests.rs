@@ -135,6 +135,17 @@ fn harm_is_found_at_the_first_line_that_shows_it() {
 }
 
 #[test]
+fn the_first_record_of_all_follows_nothing() {
+    let directory = directory();
+    for (hash, holds) in [(Hash::default(), true), (Hash([1; 32]), false)] {
+        let mut text = String::new();
+        line::write(&mut text, line::Link { seq: 0, hash }, NOW, &denial("api"));
+        fs::write(growing(&directory), text).expect("ours");
+        assert_eq!(verify(directory.path()).is_ok(), holds, "{hash}");
+    }
+}
+
+#[test]
 fn an_end_that_is_missing_shows_against_the_head() {
     let directory = directory();
     let log = filled(&directory, 6);

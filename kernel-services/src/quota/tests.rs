@@ -110,12 +110,14 @@ fn messages_come_at_their_rate_with_a_burst_of_a_second() {
     assert!(ledger.admit(&payer, now + SECOND / 2 - 1).is_err());
     ledger.admit(&payer, now + SECOND / 2).expect("two a second");
     assert!(ledger.admit(&payer, now).is_err(), "a clock that goes back gives nothing");
+    assert!(ledger.admit(&payer, now + SECOND / 2).is_err(), "nor when it comes forward again");
     // The refused ones cost the user nothing: of 4 it has used 3, and refilled 2.
     let other = Payer::new(7, None);
     (0..3).for_each(|_| ledger.admit(&other, now + SECOND / 2).expect("the user's own"));
     assert_eq!(ledger.admit(&other, now + SECOND / 2).expect_err("used up").who, Account::User(7));
-    (0..4).for_each(|_| ledger.admit(&other, now + 99 * SECOND).expect("full, and not fuller"));
-    assert!(ledger.admit(&other, now + 99 * SECOND).is_err());
+    ledger.admit(&other, now + 99 * SECOND).expect("full again");
+    (0..4).for_each(|_| ledger.admit(&other, now + 199 * SECOND).expect("full, and not fuller"));
+    assert!(ledger.admit(&other, now + 199 * SECOND).is_err());
 }
 
 #[test]

@@ -131,6 +131,8 @@ fn another_key_or_another_statement_does_not_hold() {
     let token = token();
     let other = TokenKey::from_seed(&[4; 32]).public();
     assert_eq!(verify(&other, &token, API, &[STORE], NOW), Err(Refusal::Signature));
+    let statement = [&DOMAIN[..], &token.fields()].concat();
+    assert!(key().public().holds(&statement, &token.signature), "what the contract says is signed");
     // The same fields signed bare, as another protocol might.
     let bare = AuthToken { signature: key().sign(&token.fields()).expect("not forked"), ..token };
     assert_eq!(verify(&key().public(), &bare, API, &[STORE], NOW), Err(Refusal::Signature));
