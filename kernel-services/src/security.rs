@@ -9,7 +9,7 @@
 //! | a supervised service | a name that it provides itself | allowed |
 //! | a supervised service | anything else | denied |
 //! | a process that ipcd did not start | a name that a supervised service provides | denied |
-//! | the same, of the runtime's user or root | administration of such a name, or of the runtime | allowed |
+//! | the same, of the runtime's user or root | to administer that, or the runtime | allowed |
 //! | the same | a name served by a process of its own user | allowed |
 //! | the same | a name served by another user, or by nobody; the runtime | denied |
 //!

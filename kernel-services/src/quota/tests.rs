@@ -163,14 +163,16 @@ proptest! {
                 // Refused rightly: some account of the payer would be over.
                 let payer = Payer::new(uid, service);
                 let kind = Kind::HELD[kind];
-                let is_over = |it: &Account| ledger.held(it, kind) + amount > ledger.limit(it, kind);
-                prop_assert!(payer.accounts().any(is_over));
+                let sum = |it: &Account| ledger.held(it, kind) + amount;
+                prop_assert!(payer.accounts().any(|it| sum(it) > ledger.limit(it, kind)));
             }
-            for account in
-                [Account::User(0), Account::User(1), Account::Service("a".into()), Account::Service("b".into())]
-            {
+            let users = [0, 1].map(Account::User);
+            let services = ["a", "b"].map(|name| Account::Service(name.into()));
+            for account in users.into_iter().chain(services) {
                 for kind in Kind::HELD {
-                    let mine = |it: &&Charge| it.kind == kind && it.payer.accounts().any(|a| *a == account);
+                    let mine = |it: &&Charge| {
+                        it.kind == kind && it.payer.accounts().any(|payer| *payer == account)
+                    };
                     let sum: u64 = held.iter().filter(mine).map(|it| it.amount).sum();
                     prop_assert_eq!(ledger.held(&account, kind), sum);
                     prop_assert!(sum <= ledger.limit(&account, kind));

@@ -168,7 +168,8 @@ fn an_explanation_names_the_rule_its_line_and_the_default() {
     assert_eq!(
         denied.to_string(),
         "user 7 (pid 2, /bin/tool) → the runtime: admin is denied\n  no rule matches\n  \
-         default: denied, since the runtime takes administration only, from its own user or root\n  \
+         default: denied, since the runtime takes administration only, from its own \
+         user or root\n  \
          to allow it, add a rule: allow user 7 → the runtime: admin"
     );
 }
@@ -269,7 +270,7 @@ proptest! {
         text in prop::option::of(any_name()),
         number in 0..6u32,
     ) {
-        let what = text.as_ref().map_or(What::Runtime, |text| What::Name { text, served_by: Some(0) });
+        let what = text.as_deref().map_or(What::Runtime, |text| name(text, 0));
         let operation = Operation::from_number(number).expect("one of six");
         let read = rules.iter().position(|rule| {
             rule.operations & operation.bit() != 0
