@@ -21,7 +21,7 @@ pub struct Explanation {
     pub rule: Option<(String, Option<u32>)>,
     /// What holds without a rule.
     pub default: Fallback,
-    /// The rule that would allow it, where it is denied by default.
+    /// The rule that would allow it, as a node file has it, where it is denied by default.
     pub hint: Option<String>,
 }
 
@@ -61,7 +61,7 @@ fn remedy(who: &Who, what: What<'_>, operation: Operation) -> String {
         What::Name { text, .. } => Object::Name(text.to_owned()),
         What::Runtime => Object::Runtime,
     };
-    super::Rule { subject, object, operations: operation.bit(), allow: true }.to_string()
+    super::Rule { subject, object, operations: operation.bit(), allow: true }.to_toml()
 }
 
 impl fmt::Display for Explanation {
@@ -82,7 +82,8 @@ impl fmt::Display for Explanation {
         let default = self.default;
         write!(to, "  default: {}, since {}", verdict(default.allows()), default.text())?;
         if let Some(hint) = &self.hint {
-            write!(to, "\n  to allow it, add a rule: {hint}")?;
+            write!(to, "\n  to allow it, add to the node file:")?;
+            hint.lines().try_for_each(|line| write!(to, "\n    {line}"))?;
         }
         Ok(())
     }

@@ -110,22 +110,42 @@ pub enum Object {
     Runtime,
 }
 
+impl Rule {
+    /// Writes it as a node file has it.
+    pub fn to_toml(&self) -> String {
+        let within = Operation::ALL.into_iter().filter(|it| self.operations & it.bit() != 0);
+        let words: Vec<String> = within.map(|it| quoted(it.name())).collect();
+        let [from, to] = [self.subject.to_string(), self.object.to_string()].map(|it| quoted(&it));
+        let (verb, words) = (self.verb(), words.join(", "));
+        format!("[[rule]]\nfrom = {from}\nto = {to}\n{verb} = [{words}]\n")
+    }
+
+    fn verb(&self) -> &'static str {
+        if self.allow { "allow" } else { "deny" }
+    }
+}
+
+/// Writes a string of TOML. Names have no control characters.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
 impl fmt::Display for Rule {
+    /// Says it in a line.
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verb = if self.allow { "allow" } else { "deny" };
         let Rule { subject, object, operations, .. } = self;
-        write!(to, "{verb} {subject} → {object}: {}", names_of(*operations))
+        write!(to, "{subject} → {object}: {} {}", self.verb(), names_of(*operations))
     }
 }
 
 impl fmt::Display for Subject {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Subject::Any => to.write_str("anybody"),
-            Subject::Service(name) => write!(to, "service {name}"),
-            Subject::User(uid) => write!(to, "user {uid}"),
+            Subject::Any => to.write_str("any"),
+            Subject::Service(name) => write!(to, "service:{name}"),
+            Subject::User(uid) => write!(to, "user:{uid}"),
             Subject::Executable(path) => {
-                write!(to, "executable {}", path.to_string_lossy().escape_debug())
+                write!(to, "executable:{}", path.to_string_lossy().escape_debug())
             }
         }
     }
@@ -134,9 +154,9 @@ impl fmt::Display for Subject {
 impl fmt::Display for Object {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Object::Any => to.write_str("every name"),
-            Object::Name(name) => write!(to, "name {name}"),
-            Object::Runtime => to.write_str("the runtime"),
+            Object::Any => to.write_str("any"),
+            Object::Name(name) => write!(to, "name:{name}"),
+            Object::Runtime => to.write_str("runtime"),
         }
     }
 }

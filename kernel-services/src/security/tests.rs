@@ -161,7 +161,7 @@ fn an_explanation_names_the_rule_its_line_and_the_default() {
     assert_eq!(
         allowed.to_string(),
         "service api (user 1000, pid 1) → name store (served by user 1000): send is allowed\n  \
-         by rule 1, line 10: allow service api → name store*: call, send\n  \
+         by rule 1, line 10: service:api → name:store*: allow call, send\n  \
          default: denied, since a supervised service may do nothing that no rule allows"
     );
     let denied = policy.explain(&user(7), What::Runtime, Operation::Admin);
@@ -170,7 +170,8 @@ fn an_explanation_names_the_rule_its_line_and_the_default() {
         "user 7 (pid 2, /bin/tool) → the runtime: admin is denied\n  no rule matches\n  \
          default: denied, since the runtime takes administration only, from its own \
          user or root\n  \
-         to allow it, add a rule: allow user 7 → the runtime: admin"
+         to allow it, add to the node file:\n    [[rule]]\n    from = \"user:7\"\n    \
+         to = \"runtime\"\n    allow = [\"admin\"]"
     );
 }
 
@@ -194,10 +195,36 @@ fn the_hint_of_a_denial_is_a_rule_that_allows_it() {
                 What::Runtime => Object::Runtime,
             };
             let added = rule(subject, object, &[operation], true);
-            assert_eq!(hint, added.to_string());
+            assert_eq!(hint, added.to_toml());
             assert!(policy(vec![added]).judge(&who, what, operation).allowed);
         }
     }
+}
+
+/// What a policy writes down is what the reader of node files takes.
+#[cfg(feature = "node")]
+#[test]
+fn a_rule_is_written_as_the_node_file_has_it() {
+    let subjects = [
+        Subject::Any,
+        Subject::Service("api".to_owned()),
+        Subject::User(7),
+        Subject::Executable("/bin/tool".into()),
+    ];
+    let names = ["store", "a b*", "say \"\\\"", "é"].map(|it| Object::Name(it.to_owned()));
+    let objects = names.into_iter().chain([Object::Any]);
+    let with = |object: Object| {
+        let rules = subjects
+            .clone()
+            .map(|it| rule(it, object.clone(), &[Operation::Call, Operation::Admin], true));
+        rules.into_iter().chain([rule(Subject::User(9), object, &[Operation::Send], false)])
+    };
+    let mut rules: Vec<Rule> = objects.flat_map(with).collect();
+    rules.push(rule(Subject::User(7), Object::Runtime, &[Operation::Admin], true));
+    let service = "[service.api]\nexecutable = \"/bin/api\"\n";
+    let file = rules.iter().fold(service.to_owned(), |file, rule| file + &rule.to_toml());
+    let node = crate::node::parse(&file, std::path::Path::new("/etc/node.toml"));
+    assert_eq!(node.expect("a good file").rules, rules);
 }
 
 #[test]
