@@ -208,6 +208,13 @@ fn check(path: &Path) -> Result<fs::Metadata, KernelError> {
     Ok(found)
 }
 
+/// Tells whether a file is ours, and nobody else can read or write it, under this name or another.
+pub(crate) fn is_private(found: &fs::Metadata) -> bool {
+    let others = found.mode() & (libc::S_IRWXG | libc::S_IRWXO);
+    let ours = found.uid() == nix::unistd::geteuid().as_raw();
+    found.is_file() && ours && others == 0 && found.nlink() == 1
+}
+
 /// Takes the lock and writes our pid beside it. Not `flock`: a forked child would keep that.
 fn lock(directory: &Path) -> Result<File, KernelError> {
     let path = directory.join("ipcd.lock");

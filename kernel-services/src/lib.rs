@@ -13,6 +13,8 @@
 //! carries them out and never blocks on a node.
 #![deny(missing_docs)]
 
+#[cfg(feature = "node")]
+pub mod audit;
 mod broker;
 mod directory;
 mod error;
@@ -23,11 +25,14 @@ mod kernel;
 #[cfg(feature = "node")]
 pub mod node;
 mod pidfd;
+pub mod quota;
 mod reactor;
 mod registry;
+pub mod security;
 mod succession;
 #[cfg(feature = "node")]
 pub mod supervisor;
+pub mod token;
 
 pub use error::KernelError;
 pub use kernel::Kernel;

@@ -30,7 +30,6 @@ use toml::de::DeTable;
 pub use change::{Change, Difference};
 pub use fault::{Fault, NodeError};
 pub use order::{start_order, stop_order};
-pub use rules::OPERATIONS;
 pub use spec::{
     Backoff, Grants, Group, Intensity, Limits, Listener, Log, LogFormat, Node, Object, Quota,
     Readiness, Ready, Restart, Rule, Sandbox, Service, Strategy, Subject, Watchdog,

@@ -8,12 +8,7 @@ use super::{
     fields::{Field, Reading, Span, Table},
     quantity::quoted,
 };
-
-/// What rules allow or deny, in the order of the bits `1 << operation_type_t`.
-pub const OPERATIONS: [&str; 6] = ["call", "send", "publish", "subscribe", "map_region", "admin"];
-
-const ALL: u64 = (1 << OPERATIONS.len()) - 1;
-const ADMIN: u64 = 1 << 5;
+use crate::security::Operation;
 
 /// Reads one `[[rule]]`, with the place of its `from`.
 pub(super) fn rule(reading: &mut Reading, field: Field<'_>) -> Option<(Rule, Span)> {
@@ -41,7 +36,10 @@ pub(super) fn rule(reading: &mut Reading, field: Field<'_>) -> Option<(Rule, Spa
     let allow = allowed.is_some();
     let operations = allowed.or(denied)?;
     let ((subject, from), object) = (subject?, object?);
-    if object == Object::Runtime && operations != ALL && operations != ADMIN {
+    if object == Object::Runtime
+        && operations != Operation::MASK
+        && operations != Operation::Admin.bit()
+    {
         let what = "the runtime itself is only administered".to_owned();
         reading.fault(place, what, "write [\"admin\"], or make it a rule on a name");
     }
@@ -118,12 +116,12 @@ fn operations(reading: &mut Reading, field: Field<'_>) -> Option<u64> {
     } else {
         vec![(reading.text(field)?, field.span())]
     };
-    let known: Vec<&str> = OPERATIONS.into_iter().chain(["all"]).collect();
+    let known: Vec<&str> = Operation::ALL.map(Operation::name).into_iter().chain(["all"]).collect();
     let mut bits = 0;
     for (word, at) in &words {
-        match known.iter().position(|name| name == word) {
-            Some(index) if index < OPERATIONS.len() => bits |= 1 << index,
-            Some(_) => bits |= ALL,
+        match Operation::from_name(word) {
+            Some(operation) => bits |= operation.bit(),
+            None if *word == "all" => bits |= Operation::MASK,
             None => {
                 let hint = instead(word, &known, "operations are");
                 reading.fault(at.clone(), format!("unknown operation {}", quoted(word)), hint);

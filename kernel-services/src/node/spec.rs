@@ -3,6 +3,11 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use super::Fault;
+// A runtime without a node file has rights and quotas, too: they stand with what enforces them.
+pub use crate::{
+    quota::Quota,
+    security::{Object, Rule, Subject},
+};
 
 /// A whole node file.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -209,23 +214,6 @@ pub struct Limits {
     pub cpu_percent: Option<u32>,
 }
 
-/// What ipcd lets somebody hold at a time; `None` is the runtime's own bound.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Quota {
-    /// Names served.
-    pub names: Option<u32>,
-    /// Channels open.
-    pub channels: Option<u32>,
-    /// Descriptors that ipcd holds for it.
-    pub descriptors: Option<u32>,
-    /// Bytes of shared memory that it handed over.
-    pub shared_bytes: Option<u64>,
-    /// Connections that have not greeted, and connects unanswered.
-    pub half_open: Option<u32>,
-    /// Control messages a second, with a burst of as many.
-    pub messages_per_second: Option<u32>,
-}
-
 /// What a process may do beside talking.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sandbox {
@@ -277,41 +265,4 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line, with `level`, `message` and whatever else.
     Json,
-}
-
-/// One rule on rights.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
-    /// Who.
-    pub subject: Subject,
-    /// With whom.
-    pub object: Object,
-    /// What: bits `1 << operation_type_t`.
-    pub operations: u64,
-    /// Whether it may.
-    pub allow: bool,
-}
-
-/// Whom a rule is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Subject {
-    /// Everybody.
-    Any,
-    /// A supervised service.
-    Service(String),
-    /// Processes of a user that ipcd did not start.
-    User(u32),
-    /// Processes of an executable that ipcd did not start.
-    Executable(PathBuf),
-}
-
-/// What a rule is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Object {
-    /// Every name.
-    Any,
-    /// A name; one that ends in `*` is a prefix.
-    Name(String),
-    /// ipcd itself: `OP_ADMIN`.
-    Runtime,
 }

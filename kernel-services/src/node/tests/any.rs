@@ -5,6 +5,7 @@ use std::{fmt::Write, path::PathBuf, time::Duration};
 use proptest::{collection::vec, option, prelude::*, sample::select, strategy::Strategy};
 
 use super::super::*;
+use crate::security::Operation;
 
 const INTO_TEXT: &str = "a string takes all";
 
@@ -287,8 +288,8 @@ fn write_rule(out: &mut String, rule: &Rule) {
         Object::Name(name) => format!("name:{name}"),
         Object::Runtime => "runtime".to_owned(),
     };
-    let bit = |(index, _): &(usize, &&str)| rule.operations & (1 << index) != 0;
-    let words = OPERATIONS.iter().enumerate().filter(bit).map(|(_, word)| (*word).to_owned());
+    let within = Operation::ALL.into_iter().filter(|it| rule.operations & it.bit() != 0);
+    let words = within.map(|it| it.name().to_owned());
     let verb = if rule.allow { "allow" } else { "deny" };
     out.push_str("[[rule]]\n");
     put(out, "from", &quoted(&from));

@@ -1,0 +1,113 @@
+//! The audit log: what was granted and denied, who died, who was killed, what an operator did.
+//!
+//! One record is a line of JSON, and ends with the SHA-256 of itself and of the line before it. So
+//! no line can be changed, taken out, put in or moved without [`verify`] saying at which one; what
+//! is cut off at the end shows against `audit.head`, or a hash that was noted elsewhere.
+//!
+//! ```text
+//!   audit-00000000000000012840.log   rotated: its last record has that number
+//!   audit.log                        the file that grows
+//!   audit.head                       number and hash of the last record that is durable
+//!   audit-torn-…                     what a crash left unfinished, or somebody damaged: cut off
+//! ```
+//! Whoever may write these files can write a new, consistent chain: they are of mode 0600, and
+//! who wants to be sure keeps a hash elsewhere (`ipctl audit verify --head HASH`).
+//!
+//! # What the broker asks
+//! - while handling events: [`Log::record`], which only buffers.
+//! - once per turn of the loop, before the turn's replies are sent where a grant must not be known
+//!   before it is on record: [`Log::flush`], one write and one `fdatasync`. On a slow disk a thread
+//!   of its own may have the log: [`Log`] is `Send`.
+//! - a failed flush stops nothing: it is reported (stderr, metrics), and the next one writes the
+//!   same bytes again, in the same place. Beyond [`PENDING`] bytes newcomers are counted instead,
+//!   and the count is the next record ([`Kind::Lost`]).
+//!
+//! No text breaks out of its field: everything but letters, digits and ASCII punctuation is escaped
+//! (`\u000a`), and a field longer than [`FIELD`] bytes is cut.
+
+mod line;
+mod log;
+mod verify;
+
+use std::borrow::Cow;
+
+pub use line::{Fault, Hash};
+pub use log::{Keep, Log, OpenError, Unwritten};
+pub use verify::{Bad, Found, verify, verify_to};
+
+/// Longest text of a field, in bytes; what is longer is cut and ends in `...`.
+pub const FIELD: usize = 1024;
+/// Most bytes that wait for a flush.
+pub const PENDING: usize = 1 << 20;
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A right was used for the first time on a channel.
+    Grant,
+    /// A right was missing.
+    Denial,
+    /// A name was registered.
+    Registered,
+    /// A process ended by itself.
+    Died,
+    /// ipcd killed a process.
+    Killed,
+    /// A service was started again.
+    Restarted,
+    /// A service will not be started again.
+    GaveUp,
+    /// The node file was read again.
+    Reload,
+    /// An operator's command.
+    Admin,
+    /// A token was issued.
+    Token,
+    /// A channel was closed, since its right was taken away.
+    Revoked,
+    /// The log was opened, by a new run of ipcd.
+    Opened,
+    /// The end of the log was unfinished or damaged, and was cut off to a file beside it.
+    Torn,
+    /// The log ended before the record that `audit.head` names.
+    Truncated,
+    /// Records could not be kept: the file could not be written for too long.
+    Lost,
+}
+
+impl Kind {
+    /// Tells whether it says that the log itself has suffered.
+    pub fn is_incident(self) -> bool {
+        matches!(self, Kind::Torn | Kind::Truncated | Kind::Lost)
+    }
+}
+
+/// One thing to be recorded. Fields that do not apply are empty.
+#[derive(Clone, Debug)]
+pub struct Record<'a> {
+    /// What happened.
+    pub kind: Kind,
+    /// Who did it, or to whom it happened.
+    pub subject: Cow<'a, str>,
+    /// With what.
+    pub object: Cow<'a, str>,
+    /// The operation's name.
+    pub operation: Cow<'a, str>,
+    /// Whether it was allowed, where that was the question.
+    pub verdict: Option<bool>,
+    /// The rule or default, the exit status, the reason.
+    pub because: Cow<'a, str>,
+}
+
+impl<'a> Record<'a> {
+    /// Begins a record of somebody; the rest is empty.
+    pub fn new(kind: Kind, subject: impl Into<Cow<'a, str>>) -> Record<'a> {
+        let none = || Cow::Borrowed("");
+        let subject = subject.into();
+        Record { kind, subject, object: none(), operation: none(), verdict: None, because: none() }
+    }
+}
+
+#[cfg(test)]
+mod tests;
