@@ -14,6 +14,8 @@
 #![deny(missing_docs)]
 
 mod broker;
+#[cfg(feature = "node")]
+mod cgroup;
 mod directory;
 mod error;
 #[cfg(feature = "fuzzing")]
@@ -21,10 +23,18 @@ pub mod fuzzing;
 mod ids;
 mod kernel;
 #[cfg(feature = "node")]
+pub mod logs;
+#[cfg(feature = "node")]
 pub mod node;
+#[cfg(feature = "node")]
+mod numa;
 mod pidfd;
+#[cfg(feature = "node")]
+pub mod process;
 mod reactor;
 mod registry;
+#[cfg(feature = "node")]
+mod sandbox;
 mod succession;
 #[cfg(feature = "node")]
 pub mod supervisor;
