@@ -229,15 +229,13 @@ fn cut_beginning(file: &mut File, copy: &mut File) -> io::Result<bool> {
     }
     io::copy(&mut Read::by_ref(file).take(length), copy)?;
     let length = i64::try_from(length).map_err(io::Error::other)?;
-    match fallocate(file.as_fd(), FallocateFlags::FALLOC_FL_COLLAPSE_RANGE, 0, length) {
-        Ok(()) => Ok(true),
-        Err(_) => {
-            file.rewind()?;
-            copy.set_len(0)?;
-            copy.rewind()?;
-            Ok(false)
-        }
+    if fallocate(file.as_fd(), FallocateFlags::FALLOC_FL_COLLAPSE_RANGE, 0, length).is_ok() {
+        return Ok(true);
     }
+    file.rewind()?;
+    copy.set_len(0)?;
+    copy.rewind()?;
+    Ok(false)
 }
 
 /// Copies the file, then again and again what was appended meanwhile, until that is nothing.

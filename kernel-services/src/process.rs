@@ -227,10 +227,9 @@ impl Process {
         match waitid(Id::Pid(self.number()), how) {
             Ok(WaitStatus::Exited(_, code)) => Some(Exit::Code(code)),
             Ok(WaitStatus::Signaled(_, signal, _)) => Some(Exit::Signal(signal as i32)),
-            // It ended by a real-time signal, which has no name, and was reaped.
-            Err(Errno::EINVAL) => Some(Exit::Unknown),
-            // Somebody else waited for it: SIGCHLD is ignored, or all children are waited for.
-            Err(Errno::ECHILD) => Some(Exit::Unknown),
+            // EINVAL: it ended by a real-time signal, which has no name, and was reaped. ECHILD:
+            // somebody else waited for it, or SIGCHLD is ignored.
+            Err(Errno::EINVAL | Errno::ECHILD) => Some(Exit::Unknown),
             Ok(_) | Err(_) => None,
         }
     }

@@ -29,7 +29,7 @@ pub(super) fn until_exec(plan: &mut Plan) -> Result<Option<Unenforced>, Failure>
             Ok(Received::Packet(_, mut fds)) => {
                 let report = Report::from_bytes(bytes);
                 match (Step::of(report.step), fds.pop()) {
-                    (Some(Step::Listener), Some(listener)) => let_through(listener, reports)?,
+                    (Some(Step::Listener), Some(listener)) => let_through(&listener, reports)?,
                     (Some(Step::Listener), None) => gap = Some(Unenforced::SecondExec),
                     _ => return Err(Failure::Reported(report)),
                 }
@@ -41,15 +41,15 @@ pub(super) fn until_exec(plan: &mut Plan) -> Result<Option<Unenforced>, Failure>
     }
 }
 
-/// Lets one exec through, and closes the listener: every later one fails with ENOSYS, whoever asks
-/// for it, and whatever becomes of us.
-fn let_through(listener: OwnedFd, reports: BorrowedFd<'_>) -> Result<(), Failure> {
+/// Lets one exec through. The listener is closed after that, and every later exec fails with
+/// ENOSYS, whoever asks for it, and whatever becomes of us.
+fn let_through(listener: &OwnedFd, reports: BorrowedFd<'_>) -> Result<(), Failure> {
     loop {
         if readable(&[listener.as_fd(), reports])? != 0 {
             // It failed before, or died.
             return Ok(());
         }
-        match system::allow_one(&listener) {
+        match system::allow_one(listener) {
             Err(Errno::EINTR | Errno::ENOENT) => {}
             result => return result.map_err(Failure::Unheard),
         }

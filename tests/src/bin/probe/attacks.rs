@@ -108,10 +108,7 @@ const ATTACKS: &[(&str, Attack)] = &[
     }),
     ("keys", |_, _| call(libc::SYS_keyctl, &[0, -3_isize as usize, 1])),
     ("page_faults", |_, _| call(libc::SYS_userfaultfd, &[0])),
-    ("root_directory", |_, directory| {
-        let directory = c_string(directory);
-        call(libc::SYS_chroot, &[place(directory.as_ptr())])
-    }),
+    ("root_directory", |_, _| call(libc::SYS_chroot, &[place(c"/".as_ptr())])),
     ("be_dumpable", |_, _| call(libc::SYS_prctl, &[libc::PR_SET_DUMPABLE as usize, 1, 0, 0, 0])),
 ];
 
