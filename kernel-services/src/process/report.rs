@@ -34,6 +34,8 @@ pub(super) fn until_exec(plan: &mut Plan) -> Result<Option<Unenforced>, Failure>
                     _ => return Err(Failure::Reported(report)),
                 }
             }
+            // There is no descriptor left here for the listener.
+            Ok(Received::Bereft(_)) => return Err(Failure::Unheard(Errno::EMFILE)),
             Ok(Received::Oversized) => return Err(Failure::Unheard(Errno::EPROTO)),
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             Err(errno) => return Err(Failure::Unheard(errno)),
