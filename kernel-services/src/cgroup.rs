@@ -248,7 +248,7 @@ mod tests {
         }
         let (groups, lacking) = hierarchy.make("ipc-a-0-x", &LIMITS);
         assert!(lacking.is_empty(), "{lacking:?}");
-        assert_eq!(groups.directories, [group.clone()], "one group for both");
+        assert_eq!(groups.directories, std::slice::from_ref(&group), "one group for both");
         assert_eq!(groups.doors.len(), 1);
         let read = |file| fs::read_to_string(group.join(file)).expect("written");
         assert_eq!(

@@ -104,8 +104,8 @@ impl Logs {
     /// Rotates the log of a service if it is longer than `rotate_at`; tells whether it was.
     ///
     /// No byte written before the end of it is lost on file systems that can cut off the beginning
-    /// of a file (ext4, XFS): what was copied is cut off there and nothing else, in whole blocks, so
-    /// that a line may begin in `NAME.log.1` and end in `NAME.log`. Elsewhere the file is
+    /// of a file (ext4, XFS): what was copied is cut off there and nothing else, in whole blocks,
+    /// so that a line may begin in `NAME.log.1` and end in `NAME.log`. Elsewhere the file is
     /// truncated, and what is written between the last look at its length and the truncation, two
     /// system calls, is lost.
     pub fn rotate(&self, service: &str, log: &Log) -> Result<bool, LogError> {

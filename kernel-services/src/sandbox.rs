@@ -31,7 +31,7 @@ const OWN_PID: u32 = 0x7fff_0001;
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
     /// A granted path does not exist, or cannot be opened.
-    #[error("cannot grant {}: {reason}; make it first, or take it out of `sandbox`", path.display())]
+    #[error("cannot grant {}: {reason}; make it, or take it out of `sandbox`", path.display())]
     Path {
         /// The path.
         path: PathBuf,

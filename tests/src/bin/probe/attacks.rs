@@ -119,10 +119,9 @@ const HERE: usize = libc::AT_FDCWD as isize as usize;
 fn call(number: c_long, arguments: &[usize]) -> c_long {
     let mut all = [0; 6];
     all[..arguments.len()].copy_from_slice(arguments);
-    let [a, b, c, d, e, f] = all;
     // SAFETY: addresses among the arguments are of memory that outlives the call, and large
     // enough for what the kernel reads or writes there.
-    unsafe { libc::syscall(number, a, b, c, d, e, f) }
+    unsafe { libc::syscall(number, all[0], all[1], all[2], all[3], all[4], all[5]) }
 }
 
 fn place<T>(pointer: *const T) -> usize {

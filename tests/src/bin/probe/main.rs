@@ -50,7 +50,7 @@ fn serve(name: &str) {
     let threads: Vec<_> = (0..3)
         .map(|_| {
             let server = server.clone();
-            std::thread::spawn(move || server.run(answer))
+            std::thread::spawn(move || server.run(|request| answer(&request)))
         })
         .collect();
     for thread in threads {
@@ -58,7 +58,7 @@ fn serve(name: &str) {
     }
 }
 
-fn answer(request: Request<'_>) {
+fn answer(request: &Request<'_>) {
     match request.payload() {
         b"abort" => std::process::abort(),
         b"panic" => {
