@@ -71,8 +71,12 @@ const UNSAFE_FILES: &[&str] = &[
     "ipc/src/table.rs",
     "ipc/src/wait/futex.rs",
     "kernel-services/src/pidfd.rs",
+    "kernel-services/src/process/child.rs",
+    "kernel-services/src/process/system.rs",
     "tests/src/bin/actor/raw.rs",
     "tests/src/bin/hostile/memory.rs",
+    "tests/src/bin/probe/attacks.rs",
+    "tests/src/bin/probe/facts.rs",
 ];
 
 /// The only file of `ipc` that names the standard library's atomics, or loom's.

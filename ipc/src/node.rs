@@ -7,6 +7,8 @@ mod warden;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use nix::sys::prctl;
+
 pub(crate) use self::core::Core;
 
 use crate::{
@@ -154,6 +156,7 @@ impl Node {
     /// not ours; [`NodeError::Version`]; [`NodeError::Config`].
     pub fn connect(config: &Config) -> Result<Node, NodeError> {
         config.validate()?;
+        give_up_dumpable();
         let birth = Birth::now();
         let core = Core::connect(config)?;
         let warden = warden::start(Arc::clone(&core))?;
@@ -316,4 +319,15 @@ pub(crate) fn refused(reply: &Reply) -> NodeError {
 /// What the runtime's refusal of a channel means to who was refused.
 pub(crate) fn is_gone(error: &NodeError) -> bool {
     matches!(error, NodeError::Refused(Status::NOT_FOUND | Status::PEER_DIED))
+}
+
+/// In a sandboxed service, keeps every other process of its user out of this one's memory: no
+/// ptrace, no `/proc/PID/mem`, no core. The launcher cannot, since exec makes a process dumpable
+/// again. Others, who may want to be debugged, are left alone.
+fn give_up_dumpable() {
+    let is_service = std::env::var_os("IPC_SERVICE").is_some();
+    if is_service && prctl::get_no_new_privs() == Ok(true) {
+        // Fails in a sandbox stricter than ours only, which is somebody else's business.
+        let _ = prctl::set_dumpable(false);
+    }
 }

@@ -16,6 +16,8 @@
 #[cfg(feature = "node")]
 pub mod audit;
 mod broker;
+#[cfg(feature = "node")]
+mod cgroup;
 mod directory;
 mod error;
 #[cfg(feature = "fuzzing")]
@@ -23,11 +25,19 @@ pub mod fuzzing;
 mod ids;
 mod kernel;
 #[cfg(feature = "node")]
+pub mod logs;
+#[cfg(feature = "node")]
 pub mod node;
+#[cfg(feature = "node")]
+mod numa;
 mod pidfd;
+#[cfg(feature = "node")]
+pub mod process;
 pub mod quota;
 mod reactor;
 mod registry;
+#[cfg(feature = "node")]
+mod sandbox;
 pub mod security;
 mod succession;
 #[cfg(feature = "node")]

@@ -22,7 +22,7 @@ pub(crate) fn of_peer(socket: &OwnedFd, pid: u32) -> Option<OwnedFd> {
     open(pid).filter(|_| is_connected(socket))
 }
 
-fn open(pid: u32) -> Option<OwnedFd> {
+pub(crate) fn open(pid: u32) -> Option<OwnedFd> {
     let pid = libc::pid_t::try_from(pid).ok().filter(|&pid| pid > 0)?;
     // SAFETY: pidfd_open takes two integers and touches no memory of ours.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };

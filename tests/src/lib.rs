@@ -6,6 +6,7 @@
 mod actor;
 mod house;
 pub mod proc;
+pub mod services;
 mod watchdog;
 mod world;
 

@@ -1,0 +1,73 @@
+//! What a new process tells before its program runs, and how it is let through to it.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use ipc::control::packet::{self, Received};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+
+use super::{
+    child::{Report, Step},
+    error::Failure,
+    plan::Plan,
+    system,
+};
+use crate::sandbox::Unenforced;
+
+/// Waits until the program runs, or not. What the process could not put on is given back.
+pub(super) fn until_exec(plan: &mut Plan) -> Result<Option<Unenforced>, Failure> {
+    let reports = plan.reports.as_fd();
+    let mut gap = None;
+    loop {
+        readable(&[reports])?;
+        let mut bytes = [0; Report::SIZE];
+        match packet::receive(reports, &mut bytes) {
+            // exec closed the other end, and so would its death: then `try_wait` tells of it.
+            Ok(Received::Closed) => return Ok(gap),
+            Ok(Received::Packet(_, mut fds)) => {
+                let report = Report::from_bytes(bytes);
+                match (Step::of(report.step), fds.pop()) {
+                    (Some(Step::Listener), Some(listener)) => let_through(&listener, reports)?,
+                    (Some(Step::Listener), None) => gap = Some(Unenforced::SecondExec),
+                    _ => return Err(Failure::Reported(report)),
+                }
+            }
+            // There is no descriptor left here for the listener.
+            Ok(Received::Bereft(_)) => return Err(Failure::Unheard(Errno::EMFILE)),
+            Ok(Received::Oversized) => return Err(Failure::Unheard(Errno::EPROTO)),
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Err(errno) => return Err(Failure::Unheard(errno)),
+        }
+    }
+}
+
+/// Lets one exec through. The listener is closed after that, and every later exec fails with
+/// ENOSYS, whoever asks for it, and whatever becomes of us.
+fn let_through(listener: &OwnedFd, reports: BorrowedFd<'_>) -> Result<(), Failure> {
+    loop {
+        if readable(&[listener.as_fd(), reports])? != 0 {
+            // It failed before, or died.
+            return Ok(());
+        }
+        match system::allow_one(listener) {
+            Err(Errno::EINTR | Errno::ENOENT) => {}
+            result => return result.map_err(Failure::Unheard),
+        }
+    }
+}
+
+/// Waits until one can be read, or has hung up; tells which.
+fn readable(fds: &[BorrowedFd<'_>]) -> Result<usize, Failure> {
+    loop {
+        let mut polled: Vec<_> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+        match poll(&mut polled, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(Failure::Unheard(errno)),
+        }
+        if let Some(first) = polled.iter().position(|fd| fd.any().unwrap_or(false)) {
+            return Ok(first);
+        }
+    }
+}
