@@ -26,6 +26,9 @@ pub const MAX_FDS: usize = 3;
 /// Longest name, in bytes.
 pub const MAX_NAME: usize = 255;
 
+/// Longest [`Request::Command`], in bytes.
+pub const MAX_COMMAND: usize = 4000;
+
 /// Flag of [`Request::Register`]: calls may be repeated without harm.
 pub const SERVICE_IDEMPOTENT: u32 = 1;
 /// Flag of [`Request::Register`]: no replicas; the name is refused while somebody serves it.
@@ -132,6 +135,16 @@ pub enum Request {
     },
     /// Asks after the runtime's own state. Answer: [`Reply::State`].
     Ping,
+    /// Tells the supervisor what to do, in its own words. Answer: [`Reply::Answer`].
+    Command {
+        /// A JSON object of at most [`MAX_COMMAND`] bytes.
+        text: String,
+    },
+    /// An end of a channel is closed. Never answered.
+    Closed {
+        /// The channel.
+        channel: u64,
+    },
 }
 
 /// What the runtime answers, and what it says by itself.
@@ -186,6 +199,16 @@ pub enum Reply {
     },
     /// The request failed; nothing changed.
     Refused(Status),
+    /// Answer to `Command`; carries a sealed memfd with as many bytes of JSON.
+    Answer {
+        /// In bytes.
+        length: u64,
+    },
+    /// Sent by itself to both ends of a channel that is not allowed any more: they close it.
+    Revoked {
+        /// The channel.
+        channel: u64,
+    },
 }
 
 /// Introduces one end of a channel to the other. The kernel proved every word of it.
@@ -260,6 +283,8 @@ pub fn encode_request(sequence: u32, request: &Request) -> Vec<u8> {
         }
         Request::List { after } => out.u32(*after),
         Request::Ping => {}
+        Request::Command { text } => out.text(text),
+        Request::Closed { channel } => out.u64(*channel),
     }
     out.bytes
 }
@@ -276,6 +301,8 @@ fn request_verb(request: &Request) -> u16 {
         Request::Accept { .. } => 8,
         Request::List { .. } => 9,
         Request::Ping => 10,
+        Request::Command { .. } => 11,
+        Request::Closed { .. } => 12,
     }
 }
 
@@ -301,6 +328,8 @@ pub fn decode_request(bytes: &[u8]) -> Result<(u32, Request), Malformed> {
         8 => Request::Accept { channel: input.u64()?, status: Status::from_code(input.i32()?) },
         9 => Request::List { after: input.u32()? },
         10 => Request::Ping,
+        11 => Request::Command { text: input.text()? },
+        12 => Request::Closed { channel: input.u64()? },
         verb => return Err(Malformed::Verb(verb)),
     };
     if head.status != 0 {
@@ -345,6 +374,8 @@ pub fn encode_reply(sequence: u32, reply: &Reply) -> Vec<u8> {
             out.u32(*services);
             out.u64(*channels);
         }
+        Reply::Answer { length } => out.u64(*length),
+        Reply::Revoked { channel } => out.u64(*channel),
     }
     out.bytes
 }
@@ -360,6 +391,8 @@ fn reply_verb(reply: &Reply) -> u16 {
         Reply::Page { .. } => 107,
         Reply::State { .. } => 108,
         Reply::Refused(_) => 109,
+        Reply::Answer { .. } => 110,
+        Reply::Revoked { .. } => 111,
     }
 }
 
@@ -393,6 +426,8 @@ pub fn decode_reply(bytes: &[u8]) -> Result<(u32, Reply), Malformed> {
             channels: input.u64()?,
         },
         109 => Reply::Refused(Status::from_code(head.status)),
+        110 => Reply::Answer { length: input.u64()? },
+        111 => Reply::Revoked { channel: input.u64()? },
         verb => return Err(Malformed::Verb(verb)),
     };
     if head.status != 0 && !matches!(reply, Reply::Refused(_)) {
@@ -460,8 +495,12 @@ impl Writer {
     }
 
     fn name(&mut self, name: &str) {
-        self.u16(name.len() as u16);
-        self.bytes.extend_from_slice(name.as_bytes());
+        self.text(name);
+    }
+
+    fn text(&mut self, text: &str) {
+        self.u16(text.len() as u16);
+        self.bytes.extend_from_slice(text.as_bytes());
     }
 
     fn geometry(&mut self, geometry: Geometry) {
@@ -545,15 +584,26 @@ impl<'a> Reader<'a> {
     }
 
     fn name(&mut self) -> Result<String, Malformed> {
-        let length = usize::from(self.u16()?);
-        if length > self.rest.len() {
-            return Err(Malformed::Short);
-        }
-        let (name, rest) = self.rest.split_at(length);
-        self.rest = rest;
+        let name = self.bytes()?;
         let name = std::str::from_utf8(name).map_err(|_| Malformed::Name)?;
         check_name(name).map_err(|_| Malformed::Name)?;
         Ok(name.to_owned())
+    }
+
+    fn text(&mut self) -> Result<String, Malformed> {
+        let text = self.bytes()?;
+        if text.len() > MAX_COMMAND {
+            return Err(Malformed::Field);
+        }
+        String::from_utf8(text.to_vec()).map_err(|_| Malformed::Field)
+    }
+
+    /// So many bytes as a length before them says.
+    fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
+        let length = usize::from(self.u16()?);
+        let (bytes, rest) = self.rest.split_at_checked(length).ok_or(Malformed::Short)?;
+        self.rest = rest;
+        Ok(bytes)
     }
 
     fn geometry(&mut self) -> Result<Geometry, Malformed> {

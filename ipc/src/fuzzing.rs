@@ -27,6 +27,7 @@ use crate::{
     layout::Ring,
     life::Roll,
     link::{Limit, Link, Parcel, Sink},
+    node::Closing,
     ring::{Consumer, Producer},
     server::{Hub, Incoming, Member},
     sync::{AtomicU32, Ordering},
@@ -211,7 +212,8 @@ impl Stage {
                 incoming = Some(end);
             }
             End::Client => {
-                let end = Arc::new(Link::new(channel, OUTSTANDING, interrupter));
+                let end =
+                    Arc::new(Link::new(channel, OUTSTANDING, interrupter, Closing::of_nobody()));
                 end.join(&hub);
                 hub.add(Member::Outgoing(Arc::clone(&end)));
                 link = Some(end);

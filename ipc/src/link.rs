@@ -22,6 +22,7 @@ use crate::{
     error::{CallError, PeerCorrupt},
     frame::{Kind, Label},
     interrupt::Interrupter,
+    node::Closing,
     ring::PushError,
     server::Hub,
     sync::{AtomicBool, AtomicU32, AtomicU64, Ordering},
@@ -149,10 +150,16 @@ pub(crate) struct Link {
     hub: OnceLock<Weak<Hub>>,
     /// This channel's number in that loop.
     pub(crate) token: AtomicU32,
+    _closing: Closing,
 }
 
 impl Link {
-    pub(crate) fn new(channel: Channel, outstanding: u32, interrupter: Arc<Interrupter>) -> Link {
+    pub(crate) fn new(
+        channel: Channel,
+        outstanding: u32,
+        interrupter: Arc<Interrupter>,
+        closing: Closing,
+    ) -> Link {
         Link {
             channel,
             table: Table::new(outstanding),
@@ -165,6 +172,7 @@ impl Link {
             is_lined: AtomicBool::new(false),
             hub: OnceLock::new(),
             token: AtomicU32::new(u32::MAX),
+            _closing: closing,
         }
     }
 

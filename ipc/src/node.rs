@@ -2,14 +2,21 @@
 
 mod core;
 mod dial;
+mod inherited;
 mod peers;
 mod warden;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs::File,
+    io::{Read, Seek},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use nix::sys::prctl;
 
-pub(crate) use self::core::Core;
+pub(crate) use self::core::{Closing, Core};
 
 use crate::{
     Client, Geometry, ServiceId, Spin, bulk,
@@ -236,6 +243,29 @@ impl Node {
             }),
             _ => Err(NodeError::Malformed("another answer than the state")),
         }
+    }
+
+    /// Gives the runtime's supervisor a command, and returns its answer: JSON both, as in
+    /// `docs/control.md`. For operators' programs.
+    ///
+    /// # Errors
+    /// [`NodeError::Refused`] with `NOT_SUPPORTED` when this runtime supervises nothing, `ACCESS`
+    /// when this process may not; [`NodeError::Config`] when the command is too long.
+    pub fn command(&self, text: &str, timeout: Option<Duration>) -> Result<String, NodeError> {
+        if text.len() > control::MAX_COMMAND {
+            return Err(NodeError::Config("a command is at most 4000 bytes".into()));
+        }
+        let request = Request::Command { text: text.to_owned() };
+        let (reply, fds) = self.shared.core.request(&request, &[], timeout)?;
+        let (Reply::Answer { length }, Some(fd)) = (&reply, fds.into_iter().next()) else {
+            return Err(refused(&reply));
+        };
+        let mut answer = String::new();
+        let mut file = File::from(fd);
+        file.rewind()
+            .and_then(|()| file.take(*length).read_to_string(&mut answer))
+            .map_err(|source| NodeError::System { what: "read the runtime's answer", source })?;
+        Ok(answer)
     }
 
     /// Opens a channel to a name or an instance, or shares the one that this node has already.

@@ -19,7 +19,10 @@ use ipc::{
     control::{Malformed, Reply, Request},
 };
 
-use crate::registry::{Claims, NODES, Registry};
+use crate::{
+    desk::{Notice, Unit},
+    registry::{Claims, NODES, Registry},
+};
 use introductions::Introductions;
 
 /// Names a control connection; given by the reactor and never reused.
@@ -34,7 +37,7 @@ const WAITS_PER_NODE: usize = 64;
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A connection was accepted; the kernel says whose it is.
-    Accepted { token: Token, pid: u32, uid: u32 },
+    Accepted { token: Token, pid: u32, uid: u32, unit: Option<Unit> },
     /// A packet came, with these descriptors.
     Packet { token: Token, sequence: u32, request: Result<Request, Malformed>, carried: Carried },
     /// A connection is closed already.
@@ -77,6 +80,8 @@ pub(crate) enum Effect {
     Release { ticket: u64 },
     /// Closes a connection, after a last word where there is one. The broker has forgotten it.
     Cut { token: Token, last: Option<(u32, Status)> },
+    /// Tells who supervises.
+    Tell(Notice),
 }
 
 /// The runtime's whole state, save sockets and descriptors.
@@ -89,6 +94,8 @@ pub(crate) struct Broker {
     tokens: HashMap<ServiceId, Token>,
     waits: HashMap<String, Vec<(Token, u32)>>,
     introductions: Introductions,
+    /// Whether somebody supervises.
+    supervised: bool,
     pid: u32,
     uid: u32,
     started_ns: u64,
@@ -105,6 +112,8 @@ struct Turn {
 struct Session {
     pid: u32,
     uid: u32,
+    /// Of the process, if it is supervised.
+    unit: Option<Unit>,
     /// None before the greeting.
     node: Option<ServiceId>,
     asymmetric: bool,
@@ -130,17 +139,26 @@ impl Broker {
             tokens: HashMap::new(),
             waits: HashMap::new(),
             introductions,
+            supervised: false,
             pid,
             uid,
             started_ns: now_ns,
         })
     }
 
+    /// Has somebody supervise, who hears of units and gets operators' commands.
+    #[cfg_attr(not(feature = "node"), allow(dead_code, reason = "an embedded runtime has none"))]
+    pub(crate) fn supervised(self) -> Broker {
+        Broker { supervised: true, ..self }
+    }
+
     /// Takes one event; gives what is to be done about it.
     pub(crate) fn step(&mut self, event: Event, now_ns: u64) -> Vec<Effect> {
         let mut turn = Turn { now_ns, out: Vec::new() };
         match event {
-            Event::Accepted { token, pid, uid } => self.accepted(token, pid, uid, &mut turn),
+            Event::Accepted { token, pid, uid, unit } => {
+                self.accepted(token, pid, uid, unit, &mut turn);
+            }
             Event::Packet { token, sequence, request, carried } => {
                 self.packet(token, sequence, request, carried, &mut turn);
             }
@@ -157,8 +175,8 @@ impl Broker {
         [greeting, self.introductions.deadline_ns()].into_iter().flatten().min()
     }
 
-    fn accepted(&mut self, token: Token, pid: u32, uid: u32, turn: &mut Turn) {
-        let refusal = if uid != self.uid {
+    fn accepted(&mut self, token: Token, pid: u32, uid: u32, unit: Option<Unit>, turn: &mut Turn) {
+        let refusal = if uid != self.uid && unit.is_none() {
             Some(Status::ACCESS)
         } else if self.sessions.len() >= NODES {
             Some(Status::QUOTA)
@@ -168,7 +186,7 @@ impl Broker {
         if let Some(status) = refusal {
             return turn.out.push(Effect::Cut { token, last: Some((0, status)) });
         }
-        let session = Session { pid, uid, node: None, asymmetric: false, waits: 0 };
+        let session = Session { pid, uid, unit, node: None, asymmetric: false, waits: 0 };
         self.sessions.insert(token, session);
         self.greetings.insert(token, turn.now_ns.saturating_add(GREETING_NS));
     }
@@ -232,6 +250,11 @@ impl Broker {
                     Ok(made) => {
                         let reply = Reply::Registered { instance: made.instance, name: made.name };
                         turn.out.push(Effect::Send { to, sequence, reply });
+                        self.tell(to, turn, |unit| Notice::Registered {
+                            unit,
+                            instance: made.instance,
+                            name: name.clone(),
+                        });
                         return self.answer_waits(&name, made.name, turn);
                     }
                 }
@@ -241,6 +264,7 @@ impl Broker {
                     Reply::Refused(status)
                 } else {
                     turn.out.push(Effect::Send { to, sequence, reply: Reply::Done });
+                    self.tell(to, turn, |unit| Notice::Unregistered { unit, instance });
                     return self.move_on(|pending| pending.instance == instance, turn);
                 }
             }
@@ -276,8 +300,20 @@ impl Broker {
                 services: self.registry.services() as u32,
                 channels: self.introductions.made(),
             },
+            Request::Command { .. } if !self.supervised => Reply::Refused(Status::NOT_SUPPORTED),
+            Request::Command { text } => {
+                return turn.out.push(Effect::Tell(Notice::Command { from: to, sequence, text }));
+            }
+            Request::Closed { .. } => return,
         };
         turn.out.push(Effect::Send { to, sequence, reply });
+    }
+
+    /// Tells who supervises something about the unit at the other end, if it is one.
+    fn tell(&self, about: Token, turn: &mut Turn, notice: impl FnOnce(u32) -> Notice) {
+        if let Some(unit) = self.sessions.get(&about).and_then(|it| it.unit.as_ref()) {
+            turn.out.push(Effect::Tell(notice(unit.id)));
+        }
     }
 
     fn wait(&mut self, token: Token, sequence: u32, name: String) -> Result<(), Status> {

@@ -80,7 +80,7 @@ impl Ground {
         self.next += 1;
         self.connected.insert(token);
         let uid = UID + u32::from(foreign);
-        self.step(Event::Accepted { token, pid: token as u32 + 100, uid }, None);
+        self.step(Event::Accepted { token, pid: token as u32 + 100, uid, unit: None }, None);
         assert!(!foreign || !self.connected.contains(&token), "a stranger was let in");
         token
     }
@@ -181,6 +181,7 @@ impl Ground {
             Effect::Cut { token, .. } => {
                 assert!(self.connected.remove(&token), "cut twice");
             }
+            Effect::Tell(notice) => panic!("nobody supervises, but was told {notice:?}"),
         }
     }
 }

@@ -15,6 +15,7 @@ use nix::sys::signal::SigSet;
 
 use crate::{
     broker::Broker,
+    desk::{Desk, Notice, Order},
     directory::{Directory, Door},
     error::KernelError,
     reactor::{Reactor, monotonic_ns},
@@ -64,16 +65,25 @@ impl Kernel {
     /// - no descriptor is left: [`KernelError::Descriptors`]
     /// - a system call failed otherwise: [`KernelError::System`]
     pub fn embedded(runtime_dir: &Path) -> Result<Kernel, KernelError> {
+        Kernel::start(runtime_dir, None)
+    }
+
+    /// Starts a runtime that somebody supervises, at the other side of the desk.
+    pub(crate) fn start(
+        runtime_dir: &Path,
+        desk: Option<Desk<Notice, Order>>,
+    ) -> Result<Kernel, KernelError> {
         let directory = Directory::open(runtime_dir)?;
         let registry = Registry::new(directory.ids()?);
         let pid = std::process::id();
         let uid = nix::unistd::geteuid().as_raw();
         let broker = Broker::new(registry, pid, uid, monotonic_ns())
             .map_err(|status| no_ids(runtime_dir, status))?;
+        let broker = if desk.is_some() { broker.supervised() } else { broker };
         let (leash, collar) = UnixStream::pair()
             .map_err(|error| KernelError::system("cannot make a socket pair", error))?;
         let (door, listener) = directory.listen()?;
-        let mut reactor = Reactor::new(broker, listener, collar)
+        let mut reactor = Reactor::new(broker, listener, collar, desk)
             .map_err(|errno| KernelError::system("cannot set up epoll", errno))?;
         let thread = Builder::new()
             .name("ipc-kernel".to_owned())

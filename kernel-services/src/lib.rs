@@ -18,6 +18,7 @@ pub mod audit;
 mod broker;
 #[cfg(feature = "node")]
 mod cgroup;
+mod desk;
 mod directory;
 mod error;
 #[cfg(feature = "fuzzing")]

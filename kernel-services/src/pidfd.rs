@@ -22,6 +22,7 @@ pub(crate) fn of_peer(socket: &OwnedFd, pid: u32) -> Option<OwnedFd> {
     open(pid).filter(|_| is_connected(socket))
 }
 
+/// Gives a pidfd of the process that has this number now.
 pub(crate) fn open(pid: u32) -> Option<OwnedFd> {
     let pid = libc::pid_t::try_from(pid).ok().filter(|&pid| pid > 0)?;
     // SAFETY: pidfd_open takes two integers and touches no memory of ours.
@@ -29,6 +30,14 @@ pub(crate) fn open(pid: u32) -> Option<OwnedFd> {
     let fd = Errno::result(fd).ok()?;
     // SAFETY: the kernel made this descriptor just now; nobody else knows its number.
     Some(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
+}
+
+/// Says when a process started, in clock ticks since boot: with its number this names it for good.
+pub(crate) fn process_started(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field may hold anything, parentheses too; the 22nd is 20 behind it.
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
 fn is_connected(socket: &OwnedFd) -> bool {

@@ -2,6 +2,8 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    fs::File,
+    io::Write,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
@@ -18,8 +20,10 @@ use ipc::{
 };
 use nix::{
     errno::Errno,
+    fcntl::{FcntlArg, SealFlag, fcntl},
     sys::{
         epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+        memfd::{MFdFlags, memfd_create},
         socket::{
             AddressFamily, Shutdown, SockFlag, SockType, getsockopt, shutdown, socketpair, sockopt,
         },
@@ -29,7 +33,8 @@ use nix::{
 
 use crate::{
     broker::{Broker, Carried, Effect, Event, Token},
-    pidfd,
+    desk::{Desk, Notice, Order, Unit},
+    pidfd::{self, process_started},
 };
 
 /// Packets kept for a node that does not read its socket; beyond, it is cut.
@@ -43,8 +48,9 @@ const REST_NS: u64 = 100_000_000;
 
 const LISTENER: Token = 0;
 const LEASH: Token = 1;
+const ORDERS: Token = 2;
 /// Nodes have even tokens; the number above is epoll's for the node's pidfd.
-const FIRST_NODE: Token = 2;
+const FIRST_NODE: Token = 4;
 const PER_NODE: Token = 2;
 
 /// The loop's own state: sockets and descriptors. What they mean is the broker's.
@@ -61,6 +67,10 @@ pub(crate) struct Reactor {
     /// By ticket.
     held: HashMap<u64, Held>,
     effects: VecDeque<Effect>,
+    /// To who supervises, if anybody does.
+    desk: Option<Desk<Notice, Order>>,
+    /// Processes of supervised services by their ids, of which some are yet to connect.
+    units: HashMap<u32, Unit>,
 }
 
 #[derive(Debug)]
@@ -100,10 +110,14 @@ impl Reactor {
         broker: Broker,
         listener: UnixListener,
         leash: UnixStream,
+        desk: Option<Desk<Notice, Order>>,
     ) -> Result<Reactor, Errno> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
         epoll.add(&leash, EpollEvent::new(EpollFlags::EPOLLIN, LEASH))?;
+        if let Some(desk) = &desk {
+            epoll.add(desk, EpollEvent::new(EpollFlags::EPOLLIN, ORDERS))?;
+        }
         Ok(Reactor {
             broker,
             epoll,
@@ -114,6 +128,8 @@ impl Reactor {
             next_token: FIRST_NODE,
             held: HashMap::new(),
             effects: VecDeque::new(),
+            desk,
+            units: HashMap::new(),
         })
     }
 
@@ -130,6 +146,7 @@ impl Reactor {
                 match event.data() {
                     LEASH => return,
                     LISTENER => self.accept(),
+                    ORDERS => self.obey(),
                     pidfd if pidfd % PER_NODE == 1 => self.lose(pidfd - 1),
                     token => self.serve(token, event.events()),
                 }
@@ -163,10 +180,25 @@ impl Reactor {
 
     fn admit(&mut self, socket: OwnedFd) {
         let Ok(peer) = getsockopt(&socket, sockopt::PeerCredentials) else { return };
-        let token = self.next_token;
         // 0 where the peer lives in a pid namespace that is not ours.
         let pid = u32::try_from(peer.pid()).unwrap_or(0);
-        let pidfd = pidfd::of_peer(&socket, pid).map(Arc::new);
+        let unit = self.units.get(&pid).filter(|it| process_started(pid) == Some(it.start_time));
+        let unit = unit.cloned();
+        let pidfd = pidfd::of_peer(&socket, pid);
+        self.attend(socket, pidfd, pid, peer.uid(), unit);
+    }
+
+    /// Takes a connection in.
+    fn attend(
+        &mut self,
+        socket: OwnedFd,
+        pidfd: Option<OwnedFd>,
+        pid: u32,
+        uid: u32,
+        unit: Option<Unit>,
+    ) {
+        let token = self.next_token;
+        let pidfd = pidfd.map(Arc::new);
         let reads = |token| EpollEvent::new(EpollFlags::EPOLLIN, token);
         let watched = self.epoll.add(&socket, reads(token)).and_then(|()| match &pidfd {
             Some(pidfd) => self.epoll.add(pidfd, reads(token + 1)),
@@ -178,7 +210,42 @@ impl Reactor {
         }
         self.next_token += PER_NODE;
         self.nodes.insert(token, node);
-        self.step(Event::Accepted { token, pid, uid: peer.uid() }, None);
+        self.step(Event::Accepted { token, pid, uid, unit }, None);
+    }
+
+    /// Does what the supervisor says.
+    fn obey(&mut self) {
+        for order in self.desk.as_ref().map(Desk::hear).unwrap_or_default() {
+            match order {
+                Order::Admit { unit, socket } => {
+                    let (pid, uid) = (unit.pid, unit.uid);
+                    self.units.insert(pid, unit.clone());
+                    let pidfd = pidfd::open(pid);
+                    self.attend(socket, pidfd, pid, uid, Some(unit));
+                }
+                Order::Expect { unit } => drop(self.units.insert(unit.pid, unit)),
+                Order::Forget { unit } => self.units.retain(|_, it| it.id != unit),
+                Order::Answer { to, sequence, text } => {
+                    let lost = self.answer(to, sequence, &text);
+                    if let Some(event) = lost {
+                        self.step(event, None);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends what may be larger than a packet.
+    fn answer(&mut self, to: Token, sequence: u32, text: &str) -> Option<Event> {
+        let Ok(memory) = sealed(text) else {
+            return self.reply(to, sequence, &Reply::Refused(Status::NO_MEMORY));
+        };
+        let bytes = encode_reply(sequence, &Reply::Answer { length: text.len() as u64 });
+        match self.post(to, Parcel { bytes, fds: vec![Arc::new(memory)] }) {
+            Ok(()) => None,
+            Err(Lost::Introduction) => self.reply(to, sequence, &Reply::Refused(Status::QUOTA)),
+            Err(Lost::Node) => self.drop_node(to),
+        }
     }
 
     /// Stops listening for a while: without a descriptor for the newcomer, epoll would report it
@@ -300,6 +367,12 @@ impl Reactor {
                 self.held.remove(&ticket);
                 None
             }
+            Effect::Tell(notice) => {
+                if let Some(desk) = &self.desk {
+                    desk.say(notice);
+                }
+                None
+            }
             Effect::Cut { token, last } => {
                 if let (Some(node), Some((sequence, status))) = (self.remove(token), last) {
                     farewell(&node, sequence, status);
@@ -419,6 +492,16 @@ pub(crate) fn monotonic_ns() -> u64 {
 fn send(socket: &OwnedFd, parcel: &Parcel) -> Result<(), Errno> {
     let fds: Vec<BorrowedFd<'_>> = parcel.fds.iter().map(|fd| fd.as_fd()).collect();
     packet::send(socket.as_fd(), &parcel.bytes, &fds)
+}
+
+/// Puts text where only its reader's copy of the descriptor leads, and nobody can change it.
+fn sealed(text: &str) -> Result<OwnedFd, std::io::Error> {
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let mut file = File::from(memfd_create(c"ipc-answer", flags)?);
+    file.write_all(text.as_bytes())?;
+    let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(file.into())
 }
 
 /// Says why, if the node still listens; it is cut in either case.

@@ -49,6 +49,8 @@ fn requests() -> impl Strategy<Value = Request> {
         }),
         any::<u32>().prop_map(|after| Request::List { after }),
         Just(Request::Ping),
+        "\\PC{0,900}".prop_map(|text| Request::Command { text }),
+        any::<u64>().prop_map(|channel| Request::Closed { channel }),
     ]
 }
 
@@ -87,6 +89,8 @@ fn replies() -> impl Strategy<Value = Reply> {
             channels: long[1]
         }),
         any::<i32>().prop_map(|code| Reply::Refused(Status::from_code(code))),
+        any::<u64>().prop_map(|length| Reply::Answer { length }),
+        any::<u64>().prop_map(|channel| Reply::Revoked { channel }),
     ]
 }
 

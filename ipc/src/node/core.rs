@@ -64,6 +64,8 @@ pub(crate) struct Core {
     registered: Mutex<Vec<Registered>>,
     pub(super) peers: Peers,
     pub(crate) clients: Mutex<HashMap<ServiceId, Weak<ClientState>>>,
+    /// Closed, and not yet told to the runtime.
+    closed_channels: Mutex<Vec<u64>>,
 }
 
 /// What waits for an answer of the runtime.
@@ -138,6 +140,7 @@ impl Core {
             registered: Mutex::default(),
             peers: Peers::default(),
             clients: Mutex::default(),
+            closed_channels: Mutex::default(),
         };
         core.adopt(&mut lock(&core.connection), connection)?;
         Ok(Arc::new(core))
@@ -440,14 +443,36 @@ impl Core {
         }
     }
 
+    /// Tells the runtime that a channel is closed, without waiting: where there is no room in the
+    /// socket, the warden tells it later. A runtime that is gone has forgotten the channel.
+    fn say_closed(&self, channel: u64) {
+        lock(&self.closed_channels).push(channel);
+        self.tell_closed();
+    }
+
+    /// Tells the runtime which channels are closed, as far as its socket has room.
+    pub(super) fn tell_closed(&self) {
+        let mut closed = lock(&self.closed_channels);
+        let Some(socket) = self.current() else { return closed.clear() };
+        while let Some(&channel) = closed.last() {
+            let bytes = encode_request(0, &Request::Closed { channel });
+            match packet::send(socket.as_fd(), &bytes, &[]) {
+                Err(Errno::EAGAIN) => return,
+                Ok(()) | Err(_) => drop(closed.pop()),
+            }
+        }
+    }
+
     /// Opens a channel to a service.
-    pub(crate) fn open(&self, dest: ServiceId) -> Result<Arc<Link>, NodeError> {
+    pub(crate) fn open(self: &Arc<Self>, dest: ServiceId) -> Result<Arc<Link>, NodeError> {
         let geometry = self.config.geometry;
         let (own, fd) = lane::create(geometry)?;
         let entry = self.roll.enter(&own)?;
         let request = Request::Connect { dest, geometry };
         let (reply, fds) = self.request(&request, &[fd.as_fd()], Some(PATIENCE))?;
         let Reply::Connected(introduction) = reply else { return Err(refused(&reply)) };
+        // From here on the runtime counts the channel.
+        let closing = Closing { core: Arc::downgrade(self), channel: introduction.channel };
         if introduction.geometry != geometry {
             return Err(NodeError::Lane("its geometry is not the one asked for"));
         }
@@ -465,7 +490,7 @@ impl Core {
             spin: self.config.spin,
         });
         let interrupter = Arc::clone(&self.interrupter);
-        let link = Arc::new(Link::new(channel, self.config.outstanding, interrupter));
+        let link = Arc::new(Link::new(channel, self.config.outstanding, interrupter, closing));
         let end = End::Link(Arc::downgrade(&link));
         self.peers.watch(&self.epoll, introduction.peer_pid, pidfd, end);
         Ok(link)
@@ -509,6 +534,31 @@ impl Core {
         self.peers.watch(&self.epoll, introduction.peer_pid, pidfd, end);
         hub.add(Member::Incoming(incoming));
         Ok(fd)
+    }
+}
+
+/// Tells the runtime, when it is dropped, that a channel which this node opened is closed.
+#[derive(Debug)]
+pub(crate) struct Closing {
+    core: Weak<Core>,
+    channel: u64,
+}
+
+#[cfg(feature = "fuzzing")]
+impl Closing {
+    /// Tells nobody.
+    pub(crate) fn of_nobody() -> Closing {
+        Closing { core: Weak::new(), channel: 0 }
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        if let Some(core) = self.core.upgrade()
+            && core.birth.is_here()
+        {
+            core.say_closed(self.channel);
+        }
     }
 }
 

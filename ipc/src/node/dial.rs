@@ -14,6 +14,7 @@ use nix::{
     },
 };
 
+use super::inherited;
 use crate::{
     ServiceId,
     control::{
@@ -37,7 +38,20 @@ pub(super) struct Connection {
 /// Connects to the runtime in a directory.
 pub(super) fn dial(directory: &Path) -> Result<Connection, NodeError> {
     let path = directory.join("ipcd.sock");
-    let address = UnixAddr::new(&path).map_err(|_| {
+    let socket = match inherited::take() {
+        Some(socket) => socket,
+        None => connected(&path)?,
+    };
+    check_owner(&socket, &path)?;
+    let hello = Request::Hello { asymmetric: futex::has_membarrier() };
+    packet::send(socket.as_fd(), &encode_request(1, &hello), &[])
+        .map_err(|_| NodeError::NoRuntime { path: path.clone() })?;
+    let node = greeted(&socket, &path)?;
+    Ok(Connection { socket, node })
+}
+
+fn connected(path: &Path) -> Result<OwnedFd, NodeError> {
+    let address = UnixAddr::new(path).map_err(|_| {
         NodeError::Config(format!("the path {} is too long for a socket", path.display()))
     })?;
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -45,21 +59,16 @@ pub(super) fn dial(directory: &Path) -> Result<Connection, NodeError> {
         .map_err(NodeError::system("make a socket"))?;
     connect(socket.as_raw_fd(), &address).map_err(|errno| match errno {
         Errno::ENOENT | Errno::ECONNREFUSED | Errno::ENOTDIR | Errno::EPROTOTYPE => {
-            NodeError::NoRuntime { path: path.clone() }
+            NodeError::NoRuntime { path: path.to_owned() }
         }
         Errno::EACCES | Errno::EPERM => {
-            NodeError::Directory { path: path.clone(), source: errno.into() }
+            NodeError::Directory { path: path.to_owned(), source: errno.into() }
         }
         // Its backlog is full: it lives, and is flooded.
         Errno::EAGAIN => NodeError::TimedOut,
         errno => NodeError::system("connect to the runtime")(errno),
     })?;
-    check_owner(&socket, &path)?;
-    let hello = Request::Hello { asymmetric: futex::has_membarrier() };
-    packet::send(socket.as_fd(), &encode_request(1, &hello), &[])
-        .map_err(|_| NodeError::NoRuntime { path: path.clone() })?;
-    let node = greeted(&socket, &path)?;
-    Ok(Connection { socket, node })
+    Ok(socket)
 }
 
 /// A runtime of somebody else could introduce us to anybody.

@@ -9,7 +9,7 @@ use std::{
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
 use super::core::lock;
-use crate::{ServiceId, channel::Fate, link::Link, server::Incoming};
+use crate::{ServiceId, channel::Fate, control::Introduction, link::Link, server::Incoming};
 
 /// One end of a channel, for who watches over the other.
 #[derive(Clone, Debug)]
@@ -42,11 +42,19 @@ impl End {
     }
 
     pub(super) fn serves(&self, instance: ServiceId) -> bool {
+        matches!(self, End::Incoming(_)) && self.is(|introduction| introduction.dest == instance)
+    }
+
+    fn is_of(&self, channel: u64) -> bool {
+        self.is(|introduction| introduction.channel == channel)
+    }
+
+    fn is(&self, what: impl Fn(&Introduction) -> bool) -> bool {
         match self {
-            End::Link(_) => false,
-            End::Incoming(incoming) => incoming
-                .upgrade()
-                .is_some_and(|incoming| incoming.channel.introduction.dest == instance),
+            End::Link(link) => link.upgrade().is_some_and(|it| what(&it.channel.introduction)),
+            End::Incoming(incoming) => {
+                incoming.upgrade().is_some_and(|it| what(&it.channel.introduction))
+            }
         }
     }
 }
@@ -93,6 +101,13 @@ impl Peers {
         let peer = lock(&self.processes).remove(&pid);
         for end in peer.into_iter().flat_map(|peer| peer.ends) {
             end.end(Fate::Died);
+        }
+    }
+
+    /// A channel is not allowed any more.
+    pub(super) fn revoke(&self, channel: u64) {
+        for end in self.ends().iter().filter(|end| end.is_of(channel)) {
+            end.end(Fate::Closed);
         }
     }
 

@@ -89,10 +89,12 @@ impl Warden<'_> {
 
     /// Takes one packet; epoll says if there are more.
     fn hear(&mut self) {
+        self.core.tell_closed();
         let Some(socket) = self.core.current() else { return };
         match packet::receive(socket.as_fd(), &mut self.buffer) {
             Ok(Received::Packet(length, fds)) => match decode_reply(&self.buffer[..length]) {
                 Ok((0, Reply::Incoming(introduction))) => self.core.accept(introduction, fds),
+                Ok((0, Reply::Revoked { channel })) => self.core.peers.revoke(channel),
                 Ok((sequence, reply)) => self.core.settle(sequence, (reply, fds)),
                 // A runtime that speaks nonsense is no runtime.
                 Err(_) => self.core.lose(&socket),

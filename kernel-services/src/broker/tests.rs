@@ -34,7 +34,10 @@ fn ask(broker: &mut Broker, token: Token, request: Request) -> Vec<Effect> {
 }
 
 fn node(broker: &mut Broker, token: Token) -> ServiceId {
-    assert_eq!(broker.step(Event::Accepted { token, pid: token as u32, uid: UID }, 0), vec![]);
+    assert_eq!(
+        broker.step(Event::Accepted { token, pid: token as u32, uid: UID, unit: None }, 0),
+        vec![]
+    );
     match ask(broker, token, Request::Hello { asymmetric: true }).as_slice() {
         [Effect::Send { reply: Reply::Welcome { node, kernel_pid: 1 }, .. }] => *node,
         other => panic!("not welcomed: {other:?}"),
@@ -270,24 +273,24 @@ fn quotas_are_refused_as_such() {
 #[test]
 fn strangers_and_crowds_are_turned_away() {
     let mut broker = broker();
-    let other = broker.step(Event::Accepted { token: 1, pid: 5, uid: UID + 1 }, 0);
+    let other = broker.step(Event::Accepted { token: 1, pid: 5, uid: UID + 1, unit: None }, 0);
     assert_eq!(other, vec![cut(1, 0, Status::ACCESS)]);
     for token in 0..NODES as u64 {
-        assert_eq!(broker.step(Event::Accepted { token, pid: 5, uid: UID }, 0), vec![]);
+        assert_eq!(broker.step(Event::Accepted { token, pid: 5, uid: UID, unit: None }, 0), vec![]);
     }
-    let more = broker.step(Event::Accepted { token: 9999, pid: 5, uid: UID }, 0);
+    let more = broker.step(Event::Accepted { token: 9999, pid: 5, uid: UID, unit: None }, 0);
     assert_eq!(more, vec![cut(9999, 0, Status::QUOTA)]);
 }
 
 #[test]
 fn a_greeting_comes_first_once_and_soon() {
     let mut broker = broker();
-    broker.step(Event::Accepted { token: 1, pid: 5, uid: UID }, 0);
+    broker.step(Event::Accepted { token: 1, pid: 5, uid: UID, unit: None }, 0);
     assert_eq!(ask(&mut broker, 1, Request::Ping), vec![cut(1, 7, Status::PROTOCOL)]);
     node(&mut broker, 2);
     let twice = ask(&mut broker, 2, Request::Hello { asymmetric: false });
     assert_eq!(twice, vec![cut(2, 7, Status::PROTOCOL)]);
-    broker.step(Event::Accepted { token: 3, pid: 5, uid: UID }, SECOND);
+    broker.step(Event::Accepted { token: 3, pid: 5, uid: UID, unit: None }, SECOND);
     assert_eq!(broker.deadline_ns(), Some(3 * SECOND));
     let effects = broker.step(Event::Tick, 3 * SECOND);
     assert_eq!(effects, vec![cut(3, 0, Status::TIMED_OUT)]);
@@ -357,7 +360,7 @@ proptest! {
         let mut events = Vec::new();
         for (token, sequence, request, arrives) in script {
             if arrives {
-                events.push(Event::Accepted { token: 100 + events.len() as u64, pid: 1, uid: UID });
+                events.push(Event::Accepted { token: 100 + events.len() as u64, pid: 1, uid: UID, unit: None });
             }
             events.push(packet(token, sequence, request, lane()));
         }
