@@ -1,0 +1,589 @@
+//! A running system of services: carries out what the supervisor decides.
+//!
+//! ```text
+//!   signals, ends of processes, desk, probes, logs ─▶ System (one loop) ─ Event ─▶ Supervisor
+//!   launch, signal, kill, ping, answer             ◀─ System ◀────────── Effect ── Supervisor
+//! ```
+//! It runs beside the runtime's own thread, which introduces processes to each other meanwhile:
+//! starting a process takes milliseconds. Nothing here waits for a service.
+
+mod probe;
+mod store;
+mod words;
+
+use std::{
+    collections::HashMap,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use ipc::ServiceId;
+use nix::{
+    errno::Errno,
+    sys::{
+        epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+        inotify::{AddWatchFlags, InitFlags, Inotify},
+        signal::{SigSet, Signal},
+        signalfd::{SfdFlags, SignalFd},
+        socket::{AddressFamily, SockFlag, SockType, socketpair},
+    },
+    unistd::{User, geteuid},
+};
+
+use crate::{
+    Kernel, KernelError,
+    desk::{Desk, Notice, Order, Unit, desk},
+    logs::{LogError, Logs},
+    node::{self, Node, NodeError, Ready},
+    process::{Exit, Launch, Process, launch},
+    reactor::monotonic_ns,
+    supervisor::{Command, Effect, End, Event, Refusal, Supervisor, UnitId, UnitState},
+};
+use probe::{Outcome, Probes};
+use store::{Record, Store};
+use words::{Answer, Wish};
+
+const SIGNALS: u64 = 0;
+const DESK: u64 = 1;
+const KERNEL: u64 = 2;
+const PROBES: u64 = 3;
+const LOGS: u64 = 4;
+/// A unit's process is told by this and the unit's number.
+const FIRST_UNIT: u64 = 1 << 32;
+
+/// Between two looks at logs that grow, in nanoseconds.
+const LOOK_AT_LOGS_NS: u64 = 1_000_000_000;
+/// Lines of its log that a service which failed is shown with.
+const LAST_LINES: usize = 10;
+
+/// Explains why a system could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum SystemError {
+    /// The runtime could not start.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The node file is no good.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// The log directory is no good.
+    #[error(transparent)]
+    Logs(#[from] LogError),
+    /// What was known of processes that may still run cannot be read.
+    #[error("{}: {what}; if no service of this node runs any more, remove it", path.display())]
+    Units {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A system call failed.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was being done.
+        what: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It must not happen.
+    #[error("the runtime's thread ended by itself; please report it, and start ipcd again")]
+    Ended,
+}
+
+fn failed(what: &'static str) -> impl Fn(Errno) -> SystemError {
+    move |errno| SystemError::System { what, source: errno.into() }
+}
+
+/// A system of services, from its node file.
+#[derive(Debug)]
+pub struct System {
+    path: PathBuf,
+    runtime_dir: PathBuf,
+    node: Node,
+    supervisor: Supervisor,
+    running: HashMap<UnitId, Running>,
+    /// Commands that the supervisor has not answered: who asked, and under which sequence.
+    asked: HashMap<u64, (u64, u32)>,
+    next_request: u64,
+    probes: Probes,
+    store: Store,
+    logs: Logs,
+    log_events: Inotify,
+    /// When to look at the logs next, if they grow.
+    logs_due_ns: Option<u64>,
+    epoll: Epoll,
+    signals: SignalFd,
+    desk: Desk<Order, Notice>,
+    // Dropped last: it has the lock on the directory.
+    kernel: Kernel,
+}
+
+/// A unit's process, and what is known of it.
+#[derive(Debug)]
+struct Running {
+    process: Process,
+    /// The names that it serves, by instance.
+    serves: HashMap<ServiceId, String>,
+    /// Whether the supervisor knows that it answers.
+    told_ready: bool,
+}
+
+impl System {
+    /// Reads the node file, starts the runtime, and finds the processes of an earlier run.
+    ///
+    /// The calling thread's signals SIGTERM, SIGINT, SIGHUP and SIGCHLD must be blocked before any
+    /// other thread is started: see [`signals`].
+    ///
+    /// # Errors
+    /// [`SystemError`]; nothing was started.
+    pub fn open(path: &Path, runtime_dir: &Path, signals: SignalFd) -> Result<System, SystemError> {
+        let mut node = node::load(path)?;
+        settle_paths(&mut node, runtime_dir);
+        let (desk, other) = desk().map_err(failed("make an eventfd"))?;
+        let kernel = Kernel::start(runtime_dir, Some(other))?;
+        let store = Store::open(runtime_dir)?;
+        let logs = Logs::open(&node.log_directory)?;
+        let epoll =
+            Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed("make an epoll instance"))?;
+        let log_events = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
+            .map_err(failed("watch the logs"))?;
+        log_events
+            .add_watch(&node.log_directory, AddWatchFlags::IN_MODIFY)
+            .map_err(failed("watch the logs"))?;
+        let probes = Probes::new(runtime_dir).map_err(failed("make an eventfd"))?;
+        let reads = |token| EpollEvent::new(EpollFlags::EPOLLIN, token);
+        epoll
+            .add(&signals, reads(SIGNALS))
+            .and_then(|()| epoll.add(&desk, reads(DESK)))
+            .and_then(|()| epoll.add(&kernel, reads(KERNEL)))
+            .and_then(|()| epoll.add(&probes, reads(PROBES)))
+            .and_then(|()| epoll.add(&log_events, reads(LOGS)))
+            .map_err(failed("set up epoll"))?;
+        let supervisor = Supervisor::new(&node, monotonic_ns());
+        Ok(System {
+            path: path.to_owned(),
+            runtime_dir: runtime_dir.to_owned(),
+            node,
+            supervisor,
+            running: HashMap::new(),
+            asked: HashMap::new(),
+            next_request: 1,
+            probes,
+            store,
+            logs,
+            log_events,
+            logs_due_ns: None,
+            epoll,
+            signals,
+            desk,
+            kernel,
+        })
+    }
+
+    /// Gives the path of the socket to which nodes connect.
+    pub fn socket_path(&self) -> &Path {
+        self.kernel.socket_path()
+    }
+
+    /// Gives what the node file has that is allowed, and hardly meant.
+    pub fn warnings(&self) -> impl Iterator<Item = String> {
+        self.node.warnings.iter().map(ToString::to_string)
+    }
+
+    /// Runs the system until SIGTERM or SIGINT has stopped all of it.
+    ///
+    /// # Errors
+    /// [`SystemError::Ended`], [`SystemError::System`]: the services go on.
+    pub fn run(&mut self) -> Result<(), SystemError> {
+        self.adopt();
+        self.step(Event::Start);
+        let mut ready = [EpollEvent::empty(); 64];
+        while !self.supervisor.is_over() {
+            let count = match self.epoll.wait(&mut ready, self.timeout()) {
+                Ok(count) => count,
+                Err(Errno::EINTR) => continue,
+                Err(errno) => return Err(failed("wait for events")(errno)),
+            };
+            for event in &ready[..count] {
+                match event.data() {
+                    SIGNALS => self.hear_signals(),
+                    DESK => self.hear_notices(),
+                    KERNEL => return Err(SystemError::Ended),
+                    PROBES => self.hear_probes(),
+                    LOGS => self.hear_logs(),
+                    unit => self.reap(UnitId((unit - FIRST_UNIT) as u32)),
+                }
+            }
+            self.look_at_logs();
+            self.step(Event::Tick);
+        }
+        Ok(())
+    }
+
+    fn timeout(&self) -> EpollTimeout {
+        let next = [self.supervisor.deadline_ns(), self.logs_due_ns].into_iter().flatten().min();
+        let Some(next) = next else { return EpollTimeout::NONE };
+        // Rounded up, so as not to wake before the deadline and spin until it.
+        let ms = next.saturating_sub(monotonic_ns()).div_ceil(1_000_000);
+        EpollTimeout::from(u16::try_from(ms).unwrap_or(u16::MAX))
+    }
+
+    /// Tells the supervisor, and does what it says.
+    fn step(&mut self, event: Event) {
+        let mut events = vec![event];
+        while let Some(event) = events.pop() {
+            for effect in self.supervisor.step(event, monotonic_ns()) {
+                events.extend(self.perform(effect));
+            }
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) -> Option<Event> {
+        match effect {
+            Effect::Spawn { unit, .. } => Some(match self.spawn(unit) {
+                Ok(pid) => Event::Spawned { unit, pid },
+                Err(reason) => Event::SpawnFailed { unit, reason },
+            }),
+            Effect::Terminate { unit } => {
+                self.signal(unit, Signal::SIGTERM);
+                None
+            }
+            Effect::Kill { unit } => {
+                self.signal(unit, Signal::SIGKILL);
+                None
+            }
+            Effect::Probe { unit } => {
+                self.probe(unit);
+                None
+            }
+            Effect::Report { unit: _, name, notice } => {
+                say(&format!("{name}: {notice}"));
+                None
+            }
+            Effect::Answer { request, result } => {
+                if let Some((to, sequence)) = self.asked.remove(&request) {
+                    self.answer(to, sequence, &Answer::of(result));
+                }
+                None
+            }
+            Effect::Done => None,
+        }
+    }
+
+    fn spawn(&mut self, unit: UnitId) -> Result<u32, String> {
+        let Some((service, replica)) = self.supervisor.service(unit) else {
+            return Err("it is gone from the node file".to_owned());
+        };
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let (socket, control) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
+            .map_err(|errno| format!("cannot make its connection: {errno}"))?;
+        let log = self.logs.append(&service.name).map_err(|error| error.to_string())?;
+        let uid = user_of(service.user.as_deref())?;
+        let (name, replica): (Arc<str>, u32) = (service.name.as_str().into(), replica);
+        let process = launch(Launch {
+            service,
+            replica: replica - 1,
+            runtime_dir: &self.runtime_dir,
+            control,
+            log,
+        })
+        .map_err(|error| error.to_string())?;
+        for gap in process.unenforced() {
+            say(&format!("{name}: not enforced here: {gap}"));
+        }
+        let pid = process.pid();
+        let start_time = process.start_time();
+        self.store.remember(Record { service: name.to_string(), replica, pid, start_time });
+        self.watch(unit, &process);
+        let known = Unit { id: unit.0, service: name, pid, uid, start_time };
+        self.desk.say(Order::Admit { unit: known, socket });
+        self.running.insert(unit, Running::new(process));
+        Ok(pid)
+    }
+
+    /// Has the loop hear of the process' end. Where there are no pidfds, SIGCHLD tells.
+    fn watch(&self, unit: UnitId, process: &Process) {
+        if let Some(pidfd) = process.pidfd() {
+            let token = FIRST_UNIT + u64::from(unit.0);
+            // Without it SIGCHLD tells.
+            let _ = self.epoll.add(pidfd, EpollEvent::new(EpollFlags::EPOLLIN, token));
+        }
+    }
+
+    /// Takes over the processes that an earlier run started, and ends those that nobody wants.
+    fn adopt(&mut self) {
+        for record in self.store.take() {
+            let Some(process) = Process::adopt(record.pid, record.start_time) else { continue };
+            let unit = self.supervisor.unit(&record.service, record.replica);
+            let Some(unit) = unit.filter(|unit| !self.running.contains_key(unit)) else {
+                say(&format!("{}: not in the node file any more: ended", record.service));
+                // It may have ended by itself just now.
+                let _ = process.kill();
+                continue;
+            };
+            let pid = process.pid();
+            self.watch(unit, &process);
+            let uid = uid_of_process(pid).unwrap_or_else(|| geteuid().as_raw());
+            let service: Arc<str> = record.service.as_str().into();
+            let known = Unit { id: unit.0, service, pid, uid, start_time: record.start_time };
+            self.desk.say(Order::Expect { unit: known });
+            self.store.remember(record);
+            self.running.insert(unit, Running::new(process));
+            self.step(Event::Adopted { unit, pid });
+        }
+    }
+
+    fn signal(&self, unit: UnitId, signal: Signal) {
+        if let Some(running) = self.running.get(&unit) {
+            // It ended by itself: that is heard next.
+            let _ = running.process.signal(signal);
+        }
+    }
+
+    fn reap(&mut self, unit: UnitId) {
+        let Some(running) = self.running.get_mut(&unit) else { return };
+        let Some(exit) = running.process.try_wait() else { return };
+        if let Some(running) = self.running.remove(&unit) {
+            if let Some(pidfd) = running.process.pidfd() {
+                let _ = self.epoll.delete(pidfd);
+            }
+            self.store.forget(running.process.pid());
+        }
+        self.desk.say(Order::Forget { unit: unit.0 });
+        self.step(Event::Ended { unit, how: end_of(exit) });
+    }
+
+    fn hear_signals(&mut self) {
+        while let Ok(Some(signal)) = self.signals.read_signal() {
+            match Signal::try_from(signal.ssi_signo.cast_signed()) {
+                Ok(Signal::SIGHUP) => {
+                    if let Err(error) = self.reload() {
+                        say(&format!("the node file is not taken, and all goes on: {error}"));
+                    }
+                }
+                Ok(Signal::SIGCHLD) => {
+                    let units: Vec<_> = self.running.keys().copied().collect();
+                    units.into_iter().for_each(|unit| self.reap(unit));
+                }
+                _ => self.step(Event::Shutdown),
+            }
+        }
+    }
+
+    /// Reads the node file again, and changes what it changes. What is wrong changes nothing.
+    fn reload(&mut self) -> Result<String, SystemError> {
+        let mut node = node::reload(&self.path)?;
+        settle_paths(&mut node, &self.runtime_dir);
+        let logs = Logs::open(&node.log_directory)?;
+        if node.log_directory != self.node.log_directory {
+            self.log_events
+                .add_watch(&node.log_directory, AddWatchFlags::IN_MODIFY)
+                .map_err(failed("watch the logs"))?;
+        }
+        let change = node::Change::between(&self.node, &node).to_string();
+        self.logs = logs;
+        self.node = node.clone();
+        for warning in &node.warnings {
+            say(&warning.to_string());
+        }
+        say(&format!("the node file is taken: {change}"));
+        self.step(Event::Reload(Box::new(node)));
+        Ok(change)
+    }
+
+    fn hear_notices(&mut self) {
+        for notice in self.desk.hear() {
+            match notice {
+                Notice::Registered { unit, instance, name } => {
+                    let unit = UnitId(unit);
+                    if let Some(running) = self.running.get_mut(&unit) {
+                        running.serves.insert(instance, name);
+                    }
+                    self.ask_if_ready(unit);
+                }
+                Notice::Unregistered { unit, instance } => {
+                    if let Some(running) = self.running.get_mut(&UnitId(unit)) {
+                        running.serves.remove(&instance);
+                    }
+                }
+                Notice::Command { from, sequence, text } => self.obey(from, sequence, &text),
+            }
+        }
+    }
+
+    /// Pings a unit that serves all its names for the first time.
+    fn ask_if_ready(&mut self, unit: UnitId) {
+        let Some((service, _)) = self.supervisor.service(unit) else { return };
+        let Some(running) = self.running.get(&unit) else { return };
+        let serves_all =
+            service.provides.iter().all(|name| running.serves.values().any(|it| it == name));
+        if service.readiness.when == Ready::Answers && serves_all && !running.told_ready {
+            self.probe(unit);
+        }
+    }
+
+    /// Pings a unit, through a channel like anybody's.
+    fn probe(&self, unit: UnitId) {
+        let Some((service, _)) = self.supervisor.service(unit) else { return };
+        let timeout = match service.watchdog {
+            Some(watchdog) => watchdog.timeout,
+            None => service.readiness.within,
+        };
+        let instance = self.running.get(&unit).and_then(|it| it.serves.keys().next());
+        match instance {
+            Some(&instance) => self.probes.ping(unit, instance, timeout),
+            None => self.probes.miss(unit),
+        }
+    }
+
+    fn hear_probes(&mut self) {
+        for Outcome { unit, answered } in self.probes.hear() {
+            let Some(running) = self.running.get_mut(&unit) else { continue };
+            let was_ready = running.told_ready;
+            running.told_ready |= answered;
+            match (answered, was_ready) {
+                (true, false) => self.step(Event::Serves { unit }),
+                (true, true) => self.step(Event::Answered { unit }),
+                // Until it is late.
+                (false, false) => self.ask_if_ready(unit),
+                (false, true) => self.step(Event::Missed { unit }),
+            }
+        }
+    }
+
+    fn obey(&mut self, from: u64, sequence: u32, text: &str) {
+        let wish = match Wish::read(text) {
+            Ok(wish) => wish,
+            Err(error) => return self.answer(from, sequence, &Answer::refusal(&error)),
+        };
+        let (command, name) = match wish {
+            Wish::Status => {
+                let answer = self.status();
+                return self.answer(from, sequence, &answer);
+            }
+            Wish::Reload => {
+                let answer = match self.reload() {
+                    Ok(change) => Answer::change(change),
+                    Err(error) => Answer::refusal(&error.to_string()),
+                };
+                return self.answer(from, sequence, &answer);
+            }
+            Wish::Start { name } => (Command::Start, name),
+            Wish::Stop { name } => (Command::Stop, name),
+            Wish::Restart { name } => (Command::Restart, name),
+        };
+        let request = self.next_request;
+        self.next_request += 1;
+        self.asked.insert(request, (from, sequence));
+        self.step(Event::Command { request, command, name });
+    }
+
+    fn answer(&self, to: u64, sequence: u32, answer: &Answer) {
+        self.desk.say(Order::Answer { to, sequence, text: answer.text() });
+    }
+
+    fn status(&self) -> Answer {
+        let now_ns = monotonic_ns();
+        let units = self.supervisor.status();
+        let units = units.iter().map(|unit| {
+            let shows_lines = matches!(unit.state, UnitState::Failed | UnitState::BackingOff);
+            let lines = shows_lines.then(|| self.logs.last_lines(&unit.service, LAST_LINES));
+            let provides = self.running.get(&unit.unit).map(|it| it.serves.values().cloned());
+            let service = self.node.services.iter().find(|it| it.name == unit.service);
+            words::UnitWords {
+                status: unit,
+                line: unit.line(now_ns),
+                now_ns,
+                serves: provides.into_iter().flatten().collect(),
+                depends_on: service.map(|it| it.depends_on.clone()).unwrap_or_default(),
+                log: self.node.log_directory.join(format!("{}.log", unit.service)),
+                last_lines: lines.and_then(Result::ok).unwrap_or_default(),
+            }
+        });
+        Answer::units(units)
+    }
+
+    fn hear_logs(&mut self) {
+        // What was written does not matter, only that something was.
+        while self.log_events.read_events().is_ok_and(|events| !events.is_empty()) {}
+        if self.logs_due_ns.is_none() {
+            self.logs_due_ns = Some(monotonic_ns() + LOOK_AT_LOGS_NS);
+            self.listen_to_logs(EpollFlags::empty());
+        }
+    }
+
+    /// Rotates what has grown too long. Logs that grow are looked at now and then, not for every
+    /// line.
+    fn look_at_logs(&mut self) {
+        if self.logs_due_ns.is_none_or(|due| due > monotonic_ns()) {
+            return;
+        }
+        self.logs_due_ns = None;
+        for service in &self.node.services {
+            if let Err(error) = self.logs.rotate(&service.name, &service.log) {
+                say(&error.to_string());
+            }
+        }
+        self.listen_to_logs(EpollFlags::EPOLLIN);
+    }
+
+    fn listen_to_logs(&self, flags: EpollFlags) {
+        // Cannot fail: it was added and is open.
+        let _ = self.epoll.modify(&self.log_events, &mut EpollEvent::new(flags, LOGS));
+    }
+}
+
+impl Running {
+    fn new(process: Process) -> Running {
+        Running { process, serves: HashMap::new(), told_ready: false }
+    }
+}
+
+/// Blocks the signals that a [`System`] hears, and gives it its ear for them. Call it before any
+/// other thread starts.
+///
+/// # Errors
+/// Those of `signalfd`.
+pub fn signals() -> Result<SignalFd, SystemError> {
+    let mut mask = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD] {
+        mask.add(signal);
+    }
+    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+    mask.thread_block()
+        .and_then(|()| SignalFd::with_flags(&mask, flags))
+        .map_err(failed("wait for signals"))
+}
+
+/// A log directory that is not absolute is in the runtime's.
+fn settle_paths(node: &mut Node, runtime_dir: &Path) {
+    node.log_directory = runtime_dir.join(&node.log_directory);
+}
+
+fn user_of(name: Option<&str>) -> Result<u32, String> {
+    let Some(name) = name else { return Ok(geteuid().as_raw()) };
+    match User::from_name(name) {
+        Ok(Some(user)) => Ok(user.uid.as_raw()),
+        Ok(None) => Err(format!("there is no user {name}")),
+        Err(errno) => Err(format!("cannot look up user {name}: {errno}")),
+    }
+}
+
+fn uid_of_process(pid: u32) -> Option<u32> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(format!("/proc/{pid}")).ok().map(|it| it.uid())
+}
+
+fn end_of(exit: Exit) -> End {
+    match exit {
+        Exit::Code(code) => End::Exit { code },
+        Exit::Signal(number) => End::Signal { number, core: false },
+        Exit::Unknown => End::Unknown,
+    }
+}
+
+/// Writes one line to stderr, in one piece. Nobody may be listening, which is no reason to end.
+fn say(line: &str) {
+    use std::io::Write;
+    let _ = std::io::stderr().write_all(format!("ipcd: {line}\n").as_bytes());
+}

@@ -1,0 +1,116 @@
+//! Pings services as anybody would: through a channel, answered by the loop that serves.
+
+use std::{
+    os::fd::{AsFd, BorrowedFd},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, Sender, channel},
+    },
+    thread::Builder,
+    time::{Duration, Instant},
+};
+
+use ipc::{Config, Node, ServiceId};
+use nix::{
+    errno::Errno,
+    sys::eventfd::{EfdFlags, EventFd},
+};
+
+use crate::supervisor::UnitId;
+
+/// Bytes of stack for a thread that pings once.
+const STACK: usize = 128 * 1024;
+
+/// What came of a ping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Outcome {
+    pub(super) unit: UnitId,
+    pub(super) answered: bool,
+}
+
+/// Pings under way. Each has a thread of its own for as long as it takes: a service that hangs
+/// holds up nobody's but its own.
+#[derive(Debug)]
+pub(super) struct Probes {
+    shared: Arc<Shared>,
+    heard: Receiver<Outcome>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    runtime_dir: PathBuf,
+    /// This process as a client of its own runtime, from the first ping on.
+    node: Mutex<Option<Node>>,
+    tell: Sender<Outcome>,
+    bell: EventFd,
+}
+
+impl Probes {
+    pub(super) fn new(runtime_dir: &Path) -> Result<Probes, Errno> {
+        let (tell, heard) = channel();
+        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        let (runtime_dir, node) = (runtime_dir.to_owned(), Mutex::new(None));
+        Ok(Probes { shared: Arc::new(Shared { runtime_dir, node, tell, bell }), heard })
+    }
+
+    /// Pings an instance; what comes of it is to be heard.
+    pub(super) fn ping(&self, unit: UnitId, instance: ServiceId, timeout: Duration) {
+        let shared = Arc::clone(&self.shared);
+        let thread = Builder::new().name("ipc-probe".to_owned()).stack_size(STACK);
+        let begun = thread.spawn(move || {
+            let begun = Instant::now();
+            let answered = shared.try_ping(instance, timeout).is_some();
+            if !answered {
+                // One that fails at once is not to be asked again at once.
+                std::thread::sleep(Duration::from_millis(20).saturating_sub(begun.elapsed()));
+            }
+            shared.tell(Outcome { unit, answered });
+        });
+        if begun.is_err() {
+            self.miss(unit);
+        }
+    }
+
+    /// Has a ping of a unit that serves nothing missed.
+    pub(super) fn miss(&self, unit: UnitId) {
+        self.shared.tell(Outcome { unit, answered: false });
+    }
+
+    /// Quiets the bell, and gives what came of pings since.
+    pub(super) fn hear(&self) -> Vec<Outcome> {
+        // Fails where nothing was told.
+        let _ = self.shared.bell.read();
+        self.heard.try_iter().collect()
+    }
+}
+
+impl AsFd for Probes {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.shared.bell.as_fd()
+    }
+}
+
+impl Shared {
+    fn try_ping(&self, instance: ServiceId, timeout: Duration) -> Option<Duration> {
+        let client = self.node()?.client(instance).ok()?;
+        client.ping(timeout).ok()
+    }
+
+    fn node(&self) -> Option<Node> {
+        let mut node = self.node.lock().unwrap_or_else(PoisonError::into_inner);
+        if node.is_none() {
+            let config =
+                Config { runtime_dir: Some(self.runtime_dir.clone()), ..Config::default() };
+            *node = Node::connect(&config).ok();
+        }
+        node.clone()
+    }
+
+    fn tell(&self, outcome: Outcome) {
+        if self.tell.send(outcome).is_ok() {
+            // Fails only when it was rung 2^64 times and not heard.
+            let _ = self.bell.write(1);
+        }
+    }
+}
