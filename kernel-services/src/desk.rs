@@ -70,7 +70,8 @@ pub(crate) struct Desk<S, R> {
 }
 
 /// Makes both sides: the supervisor's and the runtime's.
-pub(crate) fn desk<S, R>() -> Result<(Desk<S, R>, Desk<R, S>), Errno> {
+#[cfg(feature = "node")]
+pub(crate) fn desk() -> Result<(Desk<Order, Notice>, Desk<Notice, Order>), Errno> {
     let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
     let bells = [EventFd::from_flags(flags)?, EventFd::from_flags(flags)?].map(Arc::new);
     let [here, there] = bells;

@@ -43,6 +43,8 @@ pub mod security;
 mod succession;
 #[cfg(feature = "node")]
 pub mod supervisor;
+#[cfg(feature = "node")]
+pub mod system;
 pub mod token;
 
 pub use error::KernelError;

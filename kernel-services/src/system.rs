@@ -13,7 +13,6 @@ mod words;
 
 use std::{
     collections::HashMap,
-    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -143,8 +142,8 @@ impl System {
         let kernel = Kernel::start(runtime_dir, Some(other))?;
         let store = Store::open(runtime_dir)?;
         let logs = Logs::open(&node.log_directory)?;
-        let epoll =
-            Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed("make an epoll instance"))?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
+            .map_err(failed("make an epoll instance"))?;
         let log_events = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
             .map_err(failed("watch the logs"))?;
         log_events

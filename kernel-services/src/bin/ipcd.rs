@@ -8,7 +8,10 @@ use std::{
 };
 
 use clap::Parser;
-use kernel_services::{Kernel, KernelError};
+use kernel_services::{
+    Kernel, KernelError,
+    system::{self, System, SystemError},
+};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -32,12 +35,20 @@ struct Arguments {
     /// Without it: $IPC_RUNTIME_DIR, else $XDG_RUNTIME_DIR/ipc, else /run/ipc.
     #[arg(long, value_name = "DIR")]
     runtime_dir: Option<PathBuf>,
+
+    /// A node file: start and supervise the services that it describes
+    ///
+    /// `docs/supervision.md` explains it, `examples/node.toml` shows every key. SIGHUP reads it
+    /// again; SIGTERM stops all of its services, and ipcd with them.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 const AFTER_HELP: &str = "\
 Examples:
   ipcd                               serve the default directory
   ipcd --runtime-dir /tmp/demo       serve another; clients need IPC_RUNTIME_DIR=/tmp/demo
+  ipcd --config node.toml            start a system of services, and keep it up
 
 When it can be connected to, it writes one line to stderr:
   ipcd: ready: /run/user/1000/ipc/ipcd.sock (pid 4711)
@@ -49,7 +60,12 @@ Exit codes:
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match run(&arguments.runtime_dir.unwrap_or_else(ipc::runtime_dir)) {
+    let runtime_dir = arguments.runtime_dir.unwrap_or_else(ipc::runtime_dir);
+    let ended = match arguments.config {
+        Some(config) => supervise(&config, &runtime_dir),
+        None => run(&runtime_dir),
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(&error.to_string());
@@ -63,10 +79,22 @@ fn main() -> ExitCode {
 enum Failure {
     #[error(transparent)]
     Start(#[from] KernelError),
+    #[error(transparent)]
+    System(#[from] SystemError),
     #[error("cannot wait for signals: {0}")]
     Signals(Errno),
     #[error("the runtime's thread ended by itself; please report it, and start ipcd again")]
     Ended,
+}
+
+/// Runs a system of services until it was told to stop, and has.
+fn supervise(config: &Path, runtime_dir: &Path) -> Result<(), Failure> {
+    raise_descriptor_limit();
+    let signals = system::signals()?;
+    let mut system = System::open(config, runtime_dir, signals)?;
+    system.warnings().for_each(|warning| say(&warning));
+    say(&format!("ready: {} (pid {})", system.socket_path().display(), std::process::id()));
+    Ok(system.run()?)
 }
 
 fn run(runtime_dir: &Path) -> Result<(), Failure> {

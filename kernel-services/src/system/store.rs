@@ -91,8 +91,10 @@ impl Store {
             .and_then(|text| fs::write(&fresh, text))
             .and_then(|()| fs::rename(&fresh, &self.path));
         if let Err(error) = written {
-            say(&format!("cannot write {}: {error}; a restart will not find all services",
-                         self.path.display()));
+            say(&format!(
+                "cannot write {}: {error}; a restart will not find all services",
+                self.path.display()
+            ));
         }
     }
 }

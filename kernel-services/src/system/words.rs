@@ -25,7 +25,8 @@ impl Wish {
     /// # Errors
     /// What is wrong with it, for the operator.
     pub(super) fn read(text: &str) -> Result<Wish, String> {
-        serde_json::from_str(text).map_err(|error| format!("this ipcd does not understand: {error}"))
+        serde_json::from_str(text)
+            .map_err(|error| format!("this ipcd does not understand: {error}"))
     }
 }
 
@@ -106,7 +107,8 @@ mod tests {
         assert_eq!(Wish::read(r#"{"do":"status"}"#), Ok(Wish::Status));
         let start = Wish::Start { name: "api".to_owned() };
         assert_eq!(Wish::read(r#"{"do":"start","name":"api"}"#), Ok(start));
-        for text in ["", "{}", r#"{"do":"fly"}"#, r#"{"do":"start"}"#, r#"{"do":"stop","name":1}"#] {
+        for text in ["", "{}", r#"{"do":"fly"}"#, r#"{"do":"start"}"#, r#"{"do":"stop","name":1}"#]
+        {
             let error = Wish::read(text).expect_err("nonsense");
             assert!(error.starts_with("this ipcd does not understand: "), "{error}");
         }
