@@ -10,15 +10,12 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
         Arc,
-        mpsc::{Receiver, Sender, channel},
+        mpsc::{Receiver, Sender},
     },
 };
 
 use ipc::ServiceId;
-use nix::{
-    errno::Errno,
-    sys::eventfd::{EfdFlags, EventFd},
-};
+use nix::sys::eventfd::EventFd;
 
 use crate::broker::Token;
 
@@ -69,13 +66,21 @@ pub(crate) struct Desk<S, R> {
     own_bell: Arc<EventFd>,
 }
 
-/// Makes both sides: the supervisor's and the runtime's.
+/// The supervisor's side.
 #[cfg(feature = "node")]
-pub(crate) fn desk() -> Result<(Desk<Order, Notice>, Desk<Notice, Order>), Errno> {
+pub(crate) type SupervisorDesk = Desk<Order, Notice>;
+/// The runtime's side.
+pub(crate) type RuntimeDesk = Desk<Notice, Order>;
+
+/// Makes both sides.
+#[cfg(feature = "node")]
+pub(crate) fn desk() -> Result<(SupervisorDesk, RuntimeDesk), nix::errno::Errno> {
+    use nix::sys::eventfd::EfdFlags;
     let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
     let bells = [EventFd::from_flags(flags)?, EventFd::from_flags(flags)?].map(Arc::new);
     let [here, there] = bells;
-    let ((out, heard_there), (out_there, heard)) = (channel(), channel());
+    let ((out, heard_there), (out_there, heard)) =
+        (std::sync::mpsc::channel(), std::sync::mpsc::channel());
     let ours = Desk { out, bell: Arc::clone(&there), heard, own_bell: Arc::clone(&here) };
     Ok((ours, Desk { out: out_there, bell: here, heard: heard_there, own_bell: there }))
 }

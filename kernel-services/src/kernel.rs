@@ -15,7 +15,7 @@ use nix::sys::signal::SigSet;
 
 use crate::{
     broker::Broker,
-    desk::{Desk, Notice, Order},
+    desk::RuntimeDesk,
     directory::{Directory, Door},
     error::KernelError,
     reactor::{Reactor, monotonic_ns},
@@ -71,7 +71,7 @@ impl Kernel {
     /// Starts a runtime that somebody supervises, at the other side of the desk.
     pub(crate) fn start(
         runtime_dir: &Path,
-        desk: Option<Desk<Notice, Order>>,
+        desk: Option<RuntimeDesk>,
     ) -> Result<Kernel, KernelError> {
         let directory = Directory::open(runtime_dir)?;
         let registry = Registry::new(directory.ids()?);

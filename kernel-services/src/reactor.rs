@@ -33,7 +33,7 @@ use nix::{
 
 use crate::{
     broker::{Broker, Carried, Effect, Event, Token},
-    desk::{Desk, Notice, Order, Unit},
+    desk::{Desk, Order, RuntimeDesk, Unit},
     pidfd::{self, process_started},
 };
 
@@ -68,7 +68,7 @@ pub(crate) struct Reactor {
     held: HashMap<u64, Held>,
     effects: VecDeque<Effect>,
     /// To who supervises, if anybody does.
-    desk: Option<Desk<Notice, Order>>,
+    desk: Option<RuntimeDesk>,
     /// Processes of supervised services by their ids, of which some are yet to connect.
     units: HashMap<u32, Unit>,
 }
@@ -110,7 +110,7 @@ impl Reactor {
         broker: Broker,
         listener: UnixListener,
         leash: UnixStream,
-        desk: Option<Desk<Notice, Order>>,
+        desk: Option<RuntimeDesk>,
     ) -> Result<Reactor, Errno> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
@@ -135,6 +135,8 @@ impl Reactor {
 
     /// Serves until the leash is let go.
     pub(crate) fn run(&mut self) {
+        // Before anybody who is expected can come.
+        self.obey();
         let mut ready = [EpollEvent::empty(); 64];
         loop {
             let count = match self.epoll.wait(&mut ready, self.timeout()) {

@@ -12,7 +12,7 @@ mod store;
 mod words;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -32,7 +32,7 @@ use nix::{
 
 use crate::{
     Kernel, KernelError,
-    desk::{Desk, Notice, Order, Unit, desk},
+    desk::{Notice, Order, SupervisorDesk, Unit, desk},
     logs::{LogError, Logs},
     node::{self, Node, NodeError, Ready},
     process::{Exit, Launch, Process, launch},
@@ -101,18 +101,22 @@ pub struct System {
     node: Node,
     supervisor: Supervisor,
     running: HashMap<UnitId, Running>,
+    /// Processes of an earlier run that are not taken over yet.
+    found: Vec<Found>,
     /// Commands that the supervisor has not answered: who asked, and under which sequence.
     asked: HashMap<u64, (u64, u32)>,
     next_request: u64,
     probes: Probes,
     store: Store,
+    /// What this machine does not enforce, as far as that was said.
+    gaps: HashSet<String>,
     logs: Logs,
     log_events: Inotify,
     /// When to look at the logs next, if they grow.
     logs_due_ns: Option<u64>,
     epoll: Epoll,
     signals: SignalFd,
-    desk: Desk<Order, Notice>,
+    desk: SupervisorDesk,
     // Dropped last: it has the lock on the directory.
     kernel: Kernel,
 }
@@ -127,6 +131,15 @@ struct Running {
     told_ready: bool,
 }
 
+/// A process of an earlier run.
+#[derive(Debug)]
+struct Found {
+    /// Whose it is now; nobody's where the node file has no such service.
+    unit: Option<UnitId>,
+    process: Process,
+    record: Record,
+}
+
 impl System {
     /// Reads the node file, starts the runtime, and finds the processes of an earlier run.
     ///
@@ -139,8 +152,11 @@ impl System {
         let mut node = node::load(path)?;
         settle_paths(&mut node, runtime_dir);
         let (desk, other) = desk().map_err(failed("make an eventfd"))?;
+        let supervisor = Supervisor::new(&node, monotonic_ns());
+        let mut store = Store::open(runtime_dir)?;
+        // They come back to the runtime as soon as it is there, and are to be known then.
+        let found = find(&mut store, &supervisor, &desk);
         let kernel = Kernel::start(runtime_dir, Some(other))?;
-        let store = Store::open(runtime_dir)?;
         let logs = Logs::open(&node.log_directory)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
             .map_err(failed("make an epoll instance"))?;
@@ -158,17 +174,18 @@ impl System {
             .and_then(|()| epoll.add(&probes, reads(PROBES)))
             .and_then(|()| epoll.add(&log_events, reads(LOGS)))
             .map_err(failed("set up epoll"))?;
-        let supervisor = Supervisor::new(&node, monotonic_ns());
         Ok(System {
             path: path.to_owned(),
             runtime_dir: runtime_dir.to_owned(),
             node,
             supervisor,
             running: HashMap::new(),
+            found,
             asked: HashMap::new(),
             next_request: 1,
             probes,
             store,
+            gaps: HashSet::new(),
             logs,
             log_events,
             logs_due_ns: None,
@@ -287,8 +304,10 @@ impl System {
             log,
         })
         .map_err(|error| error.to_string())?;
-        for gap in process.unenforced() {
-            say(&format!("{name}: not enforced here: {gap}"));
+        for gap in process.unenforced().iter().map(ToString::to_string) {
+            if self.gaps.insert(gap.clone()) {
+                say(&format!("not enforced on this machine: {gap}"));
+            }
         }
         let pid = process.pid();
         let start_time = process.start_time();
@@ -311,9 +330,7 @@ impl System {
 
     /// Takes over the processes that an earlier run started, and ends those that nobody wants.
     fn adopt(&mut self) {
-        for record in self.store.take() {
-            let Some(process) = Process::adopt(record.pid, record.start_time) else { continue };
-            let unit = self.supervisor.unit(&record.service, record.replica);
+        for Found { unit, process, record } in std::mem::take(&mut self.found) {
             let Some(unit) = unit.filter(|unit| !self.running.contains_key(unit)) else {
                 say(&format!("{}: not in the node file any more: ended", record.service));
                 // It may have ended by itself just now.
@@ -322,10 +339,6 @@ impl System {
             };
             let pid = process.pid();
             self.watch(unit, &process);
-            let uid = uid_of_process(pid).unwrap_or_else(|| geteuid().as_raw());
-            let service: Arc<str> = record.service.as_str().into();
-            let known = Unit { id: unit.0, service, pid, uid, start_time: record.start_time };
-            self.desk.say(Order::Expect { unit: known });
             self.store.remember(record);
             self.running.insert(unit, Running::new(process));
             self.step(Event::Adopted { unit, pid });
@@ -348,6 +361,7 @@ impl System {
             }
             self.store.forget(running.process.pid());
         }
+        self.probes.forget(unit);
         self.desk.say(Order::Forget { unit: unit.0 });
         self.step(Event::Ended { unit, how: end_of(exit) });
     }
@@ -362,7 +376,9 @@ impl System {
                 }
                 Ok(Signal::SIGCHLD) => {
                     let units: Vec<_> = self.running.keys().copied().collect();
-                    units.into_iter().for_each(|unit| self.reap(unit));
+                    for unit in units {
+                        self.reap(unit);
+                    }
                 }
                 _ => self.step(Event::Shutdown),
             }
@@ -462,7 +478,7 @@ impl System {
             }
             Wish::Reload => {
                 let answer = match self.reload() {
-                    Ok(change) => Answer::change(change),
+                    Ok(change) => Answer::change(&change),
                     Err(error) => Answer::refusal(&error.to_string()),
                 };
                 return self.answer(from, sequence, &answer);
@@ -552,6 +568,23 @@ pub fn signals() -> Result<SignalFd, SystemError> {
     mask.thread_block()
         .and_then(|()| SignalFd::with_flags(&mask, flags))
         .map_err(failed("wait for signals"))
+}
+
+/// Finds the processes of an earlier run, and has the runtime expect them.
+fn find(store: &mut Store, supervisor: &Supervisor, desk: &SupervisorDesk) -> Vec<Found> {
+    let mut found = Vec::new();
+    for record in store.take() {
+        let Some(process) = Process::adopt(record.pid, record.start_time) else { continue };
+        let unit = supervisor.unit(&record.service, record.replica);
+        if let Some(UnitId(id)) = unit {
+            let uid = uid_of_process(record.pid).unwrap_or_else(|| geteuid().as_raw());
+            let service = record.service.as_str().into();
+            let (pid, start_time) = (record.pid, record.start_time);
+            desk.say(Order::Expect { unit: Unit { id, service, pid, uid, start_time } });
+        }
+        found.push(Found { unit, process, record });
+    }
+    found
 }
 
 /// A log directory that is not absolute is in the runtime's.

@@ -388,6 +388,7 @@ proptest! {
                         prop_assert!(live.remove(&ticket));
                     }
                     Effect::Send { .. } | Effect::Cut { .. } => {}
+                    Effect::Tell(notice) => prop_assert!(false, "nobody to tell {notice:?}"),
                 }
             }
         }

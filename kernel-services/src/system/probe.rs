@@ -1,17 +1,18 @@
 //! Pings services as anybody would: through a channel, answered by the loop that serves.
 
 use std::{
+    collections::HashMap,
     os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{Receiver, Sender, channel},
     },
     thread::Builder,
     time::{Duration, Instant},
 };
 
-use ipc::{Config, Node, ServiceId};
+use ipc::{Client, Config, Node, ServiceId};
 use nix::{
     errno::Errno,
     sys::eventfd::{EfdFlags, EventFd},
@@ -42,6 +43,8 @@ struct Shared {
     runtime_dir: PathBuf,
     /// This process as a client of its own runtime, from the first ping on.
     node: Mutex<Option<Node>>,
+    /// Kept between pings: a channel takes longer to open than a ping takes.
+    clients: Mutex<HashMap<UnitId, (ServiceId, Client)>>,
     tell: Sender<Outcome>,
     bell: EventFd,
 }
@@ -51,7 +54,13 @@ impl Probes {
         let (tell, heard) = channel();
         let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let (runtime_dir, node) = (runtime_dir.to_owned(), Mutex::new(None));
-        Ok(Probes { shared: Arc::new(Shared { runtime_dir, node, tell, bell }), heard })
+        let clients = Mutex::default();
+        Ok(Probes { shared: Arc::new(Shared { runtime_dir, node, clients, tell, bell }), heard })
+    }
+
+    /// A unit's process is gone, or another.
+    pub(super) fn forget(&self, unit: UnitId) {
+        lock(&self.shared.clients).remove(&unit);
     }
 
     /// Pings an instance; what comes of it is to be heard.
@@ -60,7 +69,7 @@ impl Probes {
         let thread = Builder::new().name("ipc-probe".to_owned()).stack_size(STACK);
         let begun = thread.spawn(move || {
             let begun = Instant::now();
-            let answered = shared.try_ping(instance, timeout).is_some();
+            let answered = shared.try_ping(unit, instance, timeout).is_some();
             if !answered {
                 // One that fails at once is not to be asked again at once.
                 std::thread::sleep(Duration::from_millis(20).saturating_sub(begun.elapsed()));
@@ -92,13 +101,20 @@ impl AsFd for Probes {
 }
 
 impl Shared {
-    fn try_ping(&self, instance: ServiceId, timeout: Duration) -> Option<Duration> {
-        let client = self.node()?.client(instance).ok()?;
+    fn try_ping(&self, unit: UnitId, instance: ServiceId, timeout: Duration) -> Option<Duration> {
+        let kept = lock(&self.clients).get(&unit).filter(|(of, _)| *of == instance).cloned();
+        let client = if let Some((_, client)) = kept {
+            client
+        } else {
+            let client = self.node()?.client(instance).ok()?;
+            lock(&self.clients).insert(unit, (instance, client.clone()));
+            client
+        };
         client.ping(timeout).ok()
     }
 
     fn node(&self) -> Option<Node> {
-        let mut node = self.node.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut node = lock(&self.node);
         if node.is_none() {
             let config =
                 Config { runtime_dir: Some(self.runtime_dir.clone()), ..Config::default() };
@@ -113,4 +129,8 @@ impl Shared {
             let _ = self.bell.write(1);
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

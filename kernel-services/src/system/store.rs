@@ -4,8 +4,9 @@
 //! It is not synced: after a crash of the machine no process is left to be found.
 
 use std::{
-    fs,
-    io::ErrorKind,
+    fs::{self, OpenOptions},
+    io::{ErrorKind, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -88,7 +89,12 @@ impl Store {
         let fresh = self.path.with_extension("new");
         let written = serde_json::to_vec(&contents)
             .map_err(Into::into)
-            .and_then(|text| fs::write(&fresh, text))
+            .and_then(|text| {
+                let mut options = OpenOptions::new();
+                let mut file =
+                    options.write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+                file.write_all(&text)
+            })
             .and_then(|()| fs::rename(&fresh, &self.path));
         if let Err(error) = written {
             say(&format!(

@@ -57,7 +57,7 @@ impl Answer {
         Answer(json!({ "error": why }))
     }
 
-    pub(super) fn change(change: String) -> Answer {
+    pub(super) fn change(change: &str) -> Answer {
         Answer(json!({ "change": change }))
     }
 
