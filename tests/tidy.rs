@@ -68,6 +68,7 @@ const UNSAFE_FILES: &[&str] = &[
     "ipc/src/lane.rs",
     "ipc/src/lane/map.rs",
     "ipc/src/life.rs",
+    "ipc/src/node/inherited.rs",
     "ipc/src/table.rs",
     "ipc/src/wait/futex.rs",
     "kernel-services/src/pidfd.rs",

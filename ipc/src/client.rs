@@ -257,8 +257,9 @@ impl Client {
         response: &mut Vec<u8>,
         options: impl Into<CallOptions>,
     ) -> Result<(), CallError> {
-        response.clear();
+        // Not emptied before: what is there is written over, not filled with zeros first.
         self.fetch(Parcel::Bytes(payload), options.into(), &mut Sink::Vector(response))
+            .inspect_err(|_| response.clear())
     }
 
     /// Sends a message that nobody answers; returns its id. The timeout is for room in the ring:

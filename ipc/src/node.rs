@@ -4,6 +4,7 @@ mod core;
 mod dial;
 mod inherited;
 mod peers;
+mod ticket;
 mod warden;
 
 use std::{

@@ -22,6 +22,7 @@ use super::{
     dial::{Connection, dial},
     peers::{End, Peers},
     refused, runtime_dir,
+    ticket::Ticket,
 };
 use crate::{
     ServiceId,
@@ -76,13 +77,6 @@ struct Waiter {
     /// What to note when a name is registered, before anything else is heard: a client may come
     /// right behind.
     registering: Option<Registered>,
-}
-
-/// A question to the runtime, while it has no answer.
-#[derive(Debug)]
-struct Ticket {
-    done: AtomicU32,
-    answer: Mutex<Option<Result<Answer, NodeError>>>,
 }
 
 /// A name that this node serves.
@@ -324,7 +318,7 @@ impl Core {
     ) -> Result<Answer, NodeError> {
         let turn = self.interrupter.turn();
         let sequence = self.next_sequence();
-        let ticket = Arc::new(Ticket { done: AtomicU32::new(0), answer: Mutex::new(None) });
+        let ticket = Arc::new(Ticket::new());
         let waiter =
             Waiter { ticket: Some(Arc::clone(&ticket)), registering: registering.cloned() };
         lock(&self.waiting).insert(sequence, waiter);
@@ -333,15 +327,17 @@ impl Core {
             return Err(error);
         }
         let given_up = loop {
-            if ticket.done.load(Ordering::Acquire) == 1 {
+            if ticket.is_settled() {
                 return ticket.take();
             }
             if self.interrupter.turn() != turn {
                 break NodeError::Closed;
             }
             let Ok(left) = time_left(until) else { break NodeError::TimedOut };
-            let done = futex::Word { at: &ticket.done, value: 0, shared: false };
-            futex::wait_words([Some(done), Some(self.interrupter.word(turn)), None, None], left);
+            futex::wait_words(
+                [Some(ticket.word()), Some(self.interrupter.word(turn)), None, None],
+                left,
+            );
         };
         if lock(&self.waiting).remove(&sequence).is_none() {
             // The answer came in this very moment.
@@ -575,28 +571,6 @@ impl Descriptors {
         match (fds.next(), fds.next(), fds.next()) {
             (Some(lane), Some(bell), pidfd) => Ok(Descriptors { lane, bell, pidfd }),
             _ => Err(NodeError::Malformed("an introduction without its descriptors")),
-        }
-    }
-}
-
-impl Ticket {
-    fn settle(&self, answer: Result<Answer, NodeError>) {
-        *lock(&self.answer) = Some(answer);
-        self.done.store(1, Ordering::Release);
-        futex::wake(&self.done, false, i32::MAX);
-    }
-
-    fn take(&self) -> Result<Answer, NodeError> {
-        loop {
-            if let Some(answer) = lock(&self.answer).take() {
-                return match answer {
-                    Ok((reply @ Reply::Refused(_), _)) => Err(refused(&reply)),
-                    other => other,
-                };
-            }
-            // It is being settled: whoever took it out of the table is about to store it.
-            let done = futex::Word { at: &self.done, value: 0, shared: false };
-            futex::wait(done, None);
         }
     }
 }

@@ -360,7 +360,8 @@ proptest! {
         let mut events = Vec::new();
         for (token, sequence, request, arrives) in script {
             if arrives {
-                events.push(Event::Accepted { token: 100 + events.len() as u64, pid: 1, uid: UID, unit: None });
+                let token = 100 + events.len() as u64;
+                events.push(Event::Accepted { token, pid: 1, uid: UID, unit: None });
             }
             events.push(packet(token, sequence, request, lane()));
         }
