@@ -33,11 +33,21 @@ pub(crate) fn open(pid: u32) -> Option<OwnedFd> {
 }
 
 /// Says when a process started, in clock ticks since boot: with its number this names it for good.
+/// Nothing where the process is gone or a zombie.
 pub(crate) fn process_started(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field may hold anything, parentheses too; the 22nd is 20 behind it.
-    let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_ascii_whitespace().nth(19)?.parse().ok()
+    start_time_in(&stat)
+}
+
+/// Reads field 22.
+fn start_time_in(stat: &str) -> Option<u64> {
+    // The second field, in parentheses, may hold anything, also parentheses.
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    let state = fields.next()?;
+    if matches!(state, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
 }
 
 fn is_connected(socket: &OwnedFd) -> bool {
@@ -49,6 +59,16 @@ fn is_connected(socket: &OwnedFd) -> bool {
 mod tests {
     use super::*;
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
+    #[test]
+    fn the_start_time_is_found_behind_any_name() {
+        let tail = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
+        assert_eq!(start_time_in(&format!("7 (a) ) S (b) {tail}\n")), Some(4711));
+        assert_eq!(start_time_in(&format!("7 (a) {}", tail.replace('S', "Z"))), None);
+        assert_eq!(start_time_in("7 (a"), None);
+        let ours = process_started(std::process::id()).expect("we live");
+        assert!(ours > 0);
+    }
 
     #[test]
     fn our_own_process_can_be_opened() {

@@ -36,7 +36,7 @@ pub use crate::{
 pub use error::LaunchError;
 pub(crate) use system::landlock_abi;
 
-use crate::{cgroup, node::Service};
+use crate::{cgroup, node::Service, pidfd::process_started};
 use plan::Plan;
 
 /// One process to be launched.
@@ -65,7 +65,7 @@ pub struct Launch<'a> {
 pub fn launch(launch: Launch<'_>) -> Result<Process, LaunchError> {
     let mut plan = Plan::of(launch)?;
     let born = system::start(&mut plan).map_err(|errno| LaunchError::system("start", errno))?;
-    let start_time = start_time(born.pid).unwrap_or(0);
+    let start_time = process_started(born.pid).unwrap_or(0);
     let mut process = Process {
         pid: born.pid,
         start_time,
@@ -126,7 +126,7 @@ impl Process {
     pub fn adopt(pid: u32, start_time: u64) -> Option<Process> {
         // First the descriptor, then the look: a descriptor names one process for ever.
         let pidfd = crate::pidfd::open(pid);
-        if start_time == 0 || self::start_time(pid) != Some(start_time) {
+        if start_time == 0 || process_started(pid) != Some(start_time) {
             return None;
         }
         let groups = cgroup::Hierarchy::of(&pid.to_string()).made();
@@ -181,7 +181,7 @@ impl Process {
         }
         // Our own child keeps its number until it is waited for; of any other this is the nearest
         // to certainty that there is.
-        if !self.is_child && start_time(self.pid) != Some(self.start_time) {
+        if !self.is_child && process_started(self.pid) != Some(self.start_time) {
             return Err(Errno::ESRCH);
         }
         nix::sys::signal::kill(self.number(), signal)
@@ -240,29 +240,13 @@ impl Process {
                 let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
                 matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
             }
-            None => start_time(self.pid) != Some(self.start_time),
+            None => process_started(self.pid) != Some(self.start_time),
         }
     }
 
     fn number(&self) -> Pid {
         Pid::from_raw(self.pid.cast_signed())
     }
-}
-
-/// Reads field 22 of `/proc/PID/stat`; `None` where the process is gone or a zombie.
-fn start_time(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    start_time_in(&stat)
-}
-
-fn start_time_in(stat: &str) -> Option<u64> {
-    // The second field, in parentheses, may hold anything, also parentheses.
-    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
 }
 
 /// Makes a descriptor that is none of those that the new process is given numbers of.
@@ -279,19 +263,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_start_time_is_found_behind_any_name() {
-        let tail = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
-        assert_eq!(start_time_in(&format!("7 (a) ) S (b) {tail}\n")), Some(4711));
-        assert_eq!(start_time_in(&format!("7 (a) {}", tail.replace('S', "Z"))), None);
-        assert_eq!(start_time_in("7 (a"), None);
-        let ours = start_time(std::process::id()).expect("we live");
-        assert!(ours > 0);
-    }
-
-    #[test]
     fn nobody_is_adopted_for_another() {
         let us = std::process::id();
-        let ours = start_time(us).expect("we live");
+        let ours = process_started(us).expect("we live");
         assert!(Process::adopt(us, ours).is_some_and(|mut us| us.try_wait().is_none()));
         assert!(Process::adopt(us, ours + 1).is_none());
         assert!(Process::adopt(us, 0).is_none());
