@@ -64,7 +64,7 @@ impl LogFile {
             while at > 0 && ends <= count {
                 let from = at.saturating_sub(BLOCK);
                 let block = read_at(&file, from, at)?;
-                ends += block.iter().filter(|byte| **byte == b'\n').count();
+                ends += block.split(|byte| *byte == b'\n').count() - 1;
                 blocks.push(block);
                 at = from;
             }
