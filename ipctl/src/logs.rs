@@ -19,6 +19,7 @@ use crate::{
     supervised::{self, Supervisor, Unit},
 };
 use file::LogFile;
+pub(crate) use line::pretty;
 use line::{Form, Lines};
 
 /// Between two looks at the files, in milliseconds.

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::{
     failure::Failure,
+    logs,
     output::Output,
     supervised::{self, Supervisor, Unit, ago, harmless},
     table::{Align, Table},
@@ -114,7 +115,7 @@ fn or_dash(text: Option<String>) -> String {
 
 /// The last lines of a unit's log, set off from what we say ourselves.
 fn lines(f: &mut fmt::Formatter<'_>, unit: &Unit) -> fmt::Result {
-    unit.last_lines.iter().try_for_each(|line| writeln!(f, "  | {}", harmless(line)))
+    unit.last_lines.iter().try_for_each(|line| writeln!(f, "  | {}", logs::pretty(line)))
 }
 
 #[derive(Serialize)]
@@ -182,7 +183,11 @@ mod tests {
             restarts: 5,
             last_end: Some("exit code 1".to_owned()),
             reason: Some("6 restarts within 30 s".to_owned()),
-            last_lines: vec!["starting".to_owned(), "\u{1b}[31mno disk".to_owned()],
+            last_lines: vec![
+                "starting".to_owned(),
+                "\u{1b}[31mno disk".to_owned(),
+                r#"{"level":"error","msg":"end"}"#.to_owned(),
+            ],
             ..unit("api#2", "failed", &[])
         };
         let web = Unit {
@@ -209,6 +214,7 @@ mod tests {
             "api#2 failed: 6 restarts within 30 s",
             "  | starting",
             "  | \\u{1b}[31mno disk",
+            "  | ERROR end",
         ];
         assert_eq!(shown.skip(2).collect::<Vec<_>>(), below);
         assert_eq!(Overview(&[]).to_string(), "");

@@ -82,7 +82,7 @@ impl Lines {
 }
 
 /// Time, level and message of a line that is a JSON object, then its other fields; else the line.
-fn pretty(line: &str) -> String {
+pub(crate) fn pretty(line: &str) -> String {
     let line = line.strip_suffix('\r').unwrap_or(line);
     if !line.starts_with('{') {
         return harmless(line);
@@ -161,8 +161,8 @@ mod tests {
                 r#"12:00:01 INFO  up k=v port=80 to="a b""#,
             ),
             (
-                r#"{"timestamp":"T","level":"ERROR","fields":{"message":"no disk","n":1},"target":"x"}"#,
-                "T ERROR no disk n=1 target=x",
+                r#"{"timestamp":"T","level":"ERROR","fields":{"message":"no","n":1},"on":1}"#,
+                "T ERROR no n=1 on=1",
             ),
             (r#"{"ts":1.5,"msg":"\u001b[2J"}"#, r"1.5 \u{1b}[2J"),
             (r#"{"broken"#, r#"{"broken"#),
