@@ -24,6 +24,20 @@ pub(crate) enum Failure {
     Silent { name: String, timeout: Duration },
     #[error("{name:?} took no messages for {}: its loop is busy or stuck", units::show(*timeout))]
     Stalled { name: String, timeout: Duration },
+    #[error("this runtime supervises nothing: start ipcd with --config FILE")]
+    Unsupervised,
+    #[error("no service, group or unit is called {0:?}; see `ipctl status`")]
+    NoUnit(String),
+    #[error(
+        "the supervisor did not answer within {}; what it was told goes on: see `ipctl status`, or \
+         wait longer with --timeout 5m",
+        units::show(*.0)
+    )]
+    Unanswered(Duration),
+    #[error("{0}")]
+    Told(String),
+    #[error("the supervisor's answer is no JSON that this ipctl understands: {0}")]
+    Answer(serde_json::Error),
     #[error("cannot read {path}: {source}")]
     Read { path: String, source: io::Error },
     #[error("cannot write the answer: {0}")]
@@ -40,11 +54,16 @@ impl Failure {
     /// The number by which C knows it.
     pub(crate) fn status(&self) -> Status {
         match self {
-            Failure::NoService(_) => Status::NOT_FOUND,
+            Failure::NoService(_) | Failure::NoUnit(_) => Status::NOT_FOUND,
+            Failure::Unsupervised => Status::NOT_SUPPORTED,
+            // What was commanded did not come to its end.
+            Failure::Told(_) => Status::CANCELED,
+            Failure::Answer(_) => Status::PROTOCOL,
             Failure::NeverServed { .. }
             | Failure::NeverOpened(_)
             | Failure::Silent { .. }
-            | Failure::Stalled { .. } => Status::TIMED_OUT,
+            | Failure::Stalled { .. }
+            | Failure::Unanswered(_) => Status::TIMED_OUT,
             Failure::Read { .. } | Failure::Write(_) => Status::IO,
             Failure::Histogram { .. } => Status::INVALID,
             Failure::Node(error) => error.status(),
@@ -84,6 +103,10 @@ mod tests {
         assert_eq!(Failure::from(CallError::TimedOut).exit_code(), 5);
         assert_eq!(Failure::from(CallError::Remote(Status::TIMED_OUT)).exit_code(), 5);
         assert_eq!(Failure::from(CallError::Full).exit_code(), 1);
+        assert_eq!(Failure::Unsupervised.exit_code(), 1);
+        assert_eq!(Failure::NoUnit("api".to_owned()).exit_code(), 4);
+        assert_eq!(Failure::Unanswered(Duration::from_mins(1)).exit_code(), 5);
+        assert_eq!(Failure::Told("api: exit code 1".to_owned()).exit_code(), 1);
     }
 
     #[test]

@@ -7,12 +7,17 @@ mod call;
 mod completions;
 mod doctor;
 mod failure;
+mod logs;
 mod ls;
 mod output;
 mod payload;
 mod ping;
 mod service;
+mod status;
+mod steer;
+mod supervised;
 mod table;
+mod tree;
 mod units;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -20,6 +25,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand};
 
 use output::Output;
+use steer::Verb;
 
 /// Looks into a running libipc runtime: who serves what, does it answer, how fast is it.
 #[derive(Parser)]
@@ -39,6 +45,9 @@ Examples:
   ipctl ping echo                 does the loop of this service answer?
   ipctl call echo hello           send five bytes, print the answer
   ipctl bench echo                calls per second, and how long each takes
+  ipctl status                    how are the services that ipcd supervises?
+  ipctl restart api               stop one of them, and start it again
+  ipctl logs api -f               what it writes, as it writes it
   ipctl --json ls | jq -r '.[].name'
 
 Exit status:
@@ -46,8 +55,9 @@ Exit status:
   1  failed; one line on stderr says why
   2  the command line is wrong
   3  no runtime answers: start `ipcd`, or name its directory with --runtime-dir
-  4  nobody serves that name
+  4  nobody serves that name, or no service, group or unit has it
   5  no answer in time
+  6  `ipctl status`: a unit is failed
 
 With --json everything is on stdout, one object or array to a line; a failure is
 {\"error\":{\"name\":\"IPC_ENOENT\",\"code\":-4,\"message\":\"…\"}}, with the numbers of ipc.h.
@@ -76,6 +86,19 @@ enum Command {
     Ls(ls::Arguments),
     Call(call::Arguments),
     Bench(bench::Arguments),
+    Status(status::Arguments),
+    /// Start a supervised service, group or unit, and wait until it is ready
+    #[command(after_long_help = steer::START)]
+    Start(steer::Named),
+    /// Stop a supervised service, group or unit for good, and wait until it is down
+    #[command(after_long_help = steer::STOP)]
+    Stop(steer::Named),
+    /// Stop and start a supervised service, group or unit, and wait until it is ready
+    #[command(after_long_help = steer::RESTART)]
+    Restart(steer::Named),
+    Reload(steer::Reload),
+    Tree(tree::Arguments),
+    Logs(logs::Arguments),
     Completions(completions::Arguments),
 }
 
@@ -89,6 +112,13 @@ fn main() -> ExitCode {
         Command::Ls(arguments) => ls::run(&arguments, &config, output).map(done),
         Command::Call(arguments) => call::run(&arguments, &config, output).map(done),
         Command::Bench(arguments) => bench::run(&arguments, &config, output).map(done),
+        Command::Status(arguments) => status::run(&arguments, &config, output),
+        Command::Start(named) => steer::run(Verb::Start, &named, &config, output).map(done),
+        Command::Stop(named) => steer::run(Verb::Stop, &named, &config, output).map(done),
+        Command::Restart(named) => steer::run(Verb::Restart, &named, &config, output).map(done),
+        Command::Reload(arguments) => steer::reload(&arguments, &config, output).map(done),
+        Command::Tree(arguments) => tree::run(&arguments, &config, output).map(done),
+        Command::Logs(arguments) => logs::run(&arguments, &config, output).map(done),
         Command::Completions(arguments) => completions::run(&arguments).map(done),
     };
     match outcome {
@@ -153,6 +183,17 @@ mod tests {
             "ipctl ping echo --count 0",
             "ipctl bench echo --seconds 0",
             "ipctl bench echo --batch 8",
+            "ipctl status api web",
+            "ipctl status a/b",
+            "ipctl start",
+            "ipctl stop api web",
+            "ipctl restart api --timeout 5",
+            "ipctl reload api",
+            "ipctl tree api",
+            "ipctl logs",
+            "ipctl logs api -n many",
+            "ipctl logs api -n -1",
+            "ipctl logs api --raw --json",
         ] {
             let refused = Cli::try_parse_from(line.split(' ')).err().map(|error| error.exit_code());
             assert_eq!(refused, Some(2), "{line}");

@@ -29,6 +29,11 @@ impl Output {
         write(text.as_bytes())
     }
 
+    /// Whether a program reads.
+    pub(crate) fn is_json(self) -> bool {
+        self.json
+    }
+
     /// Tells people, but no program, what an answer does not say.
     pub(crate) fn remark(self, text: &str) {
         if !self.json {

@@ -21,7 +21,18 @@ fn outcome(arguments: &[&str]) -> (Option<i32>, String, String) {
 
 #[test]
 fn without_a_runtime_one_line_says_so_and_the_exit_status_is_3() {
-    for command in ["ping", "ls", "ping echo", "call echo hello", "bench echo"] {
+    for command in [
+        "ping",
+        "ls",
+        "ping echo",
+        "call echo hello",
+        "bench echo",
+        "status",
+        "stop api",
+        "reload",
+        "tree",
+        "logs api",
+    ] {
         let arguments: Vec<&str> = command.split(' ').collect();
         let (code, stdout, stderr) = outcome(&arguments);
         assert_eq!((code, stdout.as_str()), (Some(3), ""), "{command}");
@@ -70,7 +81,13 @@ fn wrong_command_lines_explain_themselves() {
 fn help_lists_the_exit_statuses() {
     let (code, stdout, _) = outcome(&["--help"]);
     assert_eq!(code, Some(0));
-    for line in ["Exit status:", "3  no runtime", "4  nobody serves", "5  no answer in time"] {
+    for line in [
+        "Exit status:",
+        "3  no runtime",
+        "4  nobody serves",
+        "5  no answer in time",
+        "6  `ipctl status`",
+    ] {
         assert!(stdout.contains(line), "{line}");
     }
 }
@@ -80,7 +97,7 @@ fn every_shell_gets_its_script() {
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let (code, stdout, _) = outcome(&["completions", shell]);
         assert_eq!(code, Some(0), "{shell}");
-        for word in ["bench", "doctor", "runtime-dir"] {
+        for word in ["bench", "doctor", "runtime-dir", "restart", "follow"] {
             assert!(stdout.contains(word), "{shell}: {word}");
         }
     }

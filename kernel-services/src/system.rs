@@ -587,9 +587,11 @@ fn find(store: &mut Store, supervisor: &Supervisor, desk: &SupervisorDesk) -> Ve
     found
 }
 
-/// A log directory that is not absolute is in the runtime's.
+/// A log directory that is not absolute is in the runtime's. Operators are told of it, wherever
+/// they are.
 fn settle_paths(node: &mut Node, runtime_dir: &Path) {
-    node.log_directory = runtime_dir.join(&node.log_directory);
+    let directory = runtime_dir.join(&node.log_directory);
+    node.log_directory = std::path::absolute(&directory).unwrap_or(directory);
 }
 
 fn user_of(name: Option<&str>) -> Result<u32, String> {
