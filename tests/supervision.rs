@@ -18,6 +18,7 @@ use tests::{
 
 const IPCD: &str = env!("CARGO_BIN_EXE_ipcd-under-test");
 const PROBE: &str = env!("CARGO_BIN_EXE_probe");
+const WITHOUT: &str = env!("CARGO_BIN_EXE_without");
 const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
 
 /// A service that serves its own name. `more` are further lines of its table.
@@ -161,7 +162,9 @@ fn a_loop_of_crashes_comes_to_an_end_and_a_command_begins_it_anew() {
 #[test]
 fn who_hangs_is_killed_and_replaced() {
     let watchdog = "watchdog = { interval = \"50ms\", timeout = \"200ms\", failures = 2 }";
-    let runs = format!("{AT_ONCE}\n{RUNS}\nwatchdog = {{ interval = \"20ms\", failures = 1 }}");
+    // A ping that was answered and not heard of would be the end of it.
+    let strict = "watchdog = { interval = \"20ms\", timeout = \"2s\", failures = 1 }";
+    let runs = format!("{AT_ONCE}\n{RUNS}\n{strict}");
     let node = [server("echo", &format!("{AT_ONCE}\n{watchdog}")), server("other", &runs)];
     let (world, ipcd) = start(&node.concat());
     let pid = ipcd.wait("echo", "ready")["pid"].as_u64().expect("a process") as u32;
@@ -171,6 +174,11 @@ fn who_hangs_is_killed_and_replaced() {
     assert!(is_gone(pid) && !is_gone(next));
     let mut client = world.actor(&[]);
     assert_eq!(client.ask("ask echo 30000 hello", "answer"), "hello");
+    wait_until("other has been pinged for long", || {
+        let other = ipcd.unit("other");
+        assert_eq!(other["attempts"], 1, "{other:#}");
+        other["since_ms"].as_u64() > Some(3000)
+    });
     stop(&world, ipcd);
 }
 
@@ -208,7 +216,7 @@ fn what_does_not_come_up_is_said_with_its_reason() {
 fn services_outlive_ipcd_and_the_next_one_goes_on() {
     let node = [server("echo", AT_ONCE), server("dies", AT_ONCE)];
     let (world, ipcd) = start(&node.concat());
-    ["echo", "dies"].map(|name| ipcd.wait(name, "ready"));
+    ["echo", "dies"].iter().for_each(|name| drop(ipcd.wait(name, "ready")));
     let pids = ["echo", "dies"].map(|name| ipcd.pid_of(name));
     let before = ids(&world, "echo");
     let (done, called) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -231,7 +239,7 @@ fn services_outlive_ipcd_and_the_next_one_goes_on() {
         signal(pids[1], Signal::SIGKILL);
         wait_until("it is gone", || is_gone(pids[1]));
         let ipcd = Ipcd::again(IPCD, world.directory());
-        ["echo", "dies"].map(|name| ipcd.wait(name, "ready"));
+        ["echo", "dies"].iter().for_each(|name| drop(ipcd.wait(name, "ready")));
         more();
         done.store(true, Ordering::Relaxed);
         ipcd
@@ -252,6 +260,20 @@ fn services_outlive_ipcd_and_the_next_one_goes_on() {
     assert_eq!(ipcd.pid_of("echo"), last);
     stop(&world, ipcd);
     assert!(is_gone(last));
+}
+
+#[test]
+fn the_end_of_an_adopted_service_is_seen_without_pidfds() {
+    let (world, ipcd) = start(&server("echo", AT_ONCE));
+    ipcd.wait("echo", "ready");
+    let pid = ipcd.pid_of("echo");
+    ipcd.kill();
+    let ipcd = Ipcd::by(&[WITHOUT, "pidfd", "--", IPCD], world.directory());
+    ipcd.wait("echo", "ready");
+    assert_eq!(ipcd.pid_of("echo"), pid);
+    signal(pid, Signal::SIGKILL);
+    ipcd.wait_replaced("echo", pid);
+    stop(&world, ipcd);
 }
 
 #[test]

@@ -53,6 +53,8 @@ const FIRST_UNIT: u64 = 1 << 32;
 
 /// Between two looks at logs that grow, in nanoseconds.
 const LOOK_AT_LOGS_NS: u64 = 1_000_000_000;
+/// Between two looks at processes whose end nothing tells of, in nanoseconds.
+const LOOK_AT_UNHEARD_NS: u64 = 1_000_000_000;
 /// Lines of its log that a service which failed is shown with.
 const LAST_LINES: usize = 10;
 
@@ -230,15 +232,26 @@ impl System {
                     unit => self.reap(UnitId((unit - FIRST_UNIT) as u32)),
                 }
             }
+            for unit in self.unheard().collect::<Vec<_>>() {
+                self.reap(unit);
+            }
             self.look_at_logs();
             self.step(Event::Tick);
         }
         Ok(())
     }
 
+    /// Gives the units of which no descriptor tells the end: where there are no pidfds. SIGCHLD
+    /// does not tell of adopted ones either.
+    fn unheard(&self) -> impl Iterator<Item = UnitId> {
+        let unheard = self.running.iter().filter(|(_, it)| it.process.pidfd().is_none());
+        unheard.map(|(&unit, _)| unit)
+    }
+
     fn timeout(&self) -> EpollTimeout {
-        let next = [self.supervisor.deadline_ns(), self.logs_due_ns].into_iter().flatten().min();
-        let Some(next) = next else { return EpollTimeout::NONE };
+        let look = self.unheard().next().map(|_| monotonic_ns() + LOOK_AT_UNHEARD_NS);
+        let next = [self.supervisor.deadline_ns(), self.logs_due_ns, look];
+        let Some(next) = next.into_iter().flatten().min() else { return EpollTimeout::NONE };
         // Rounded up, so as not to wake before the deadline and spin until it.
         let ms = next.saturating_sub(monotonic_ns()).div_ceil(1_000_000);
         EpollTimeout::from(u16::try_from(ms).unwrap_or(u16::MAX))
@@ -319,7 +332,7 @@ impl System {
         Ok(pid)
     }
 
-    /// Has the loop hear of the process' end. Where there are no pidfds, SIGCHLD tells.
+    /// Has the loop hear of the process' end. Where there are no pidfds, a look now and then has to do.
     fn watch(&self, unit: UnitId, process: &Process) {
         if let Some(pidfd) = process.pidfd() {
             let token = FIRST_UNIT + u64::from(unit.0);
@@ -452,16 +465,21 @@ impl System {
     }
 
     fn hear_probes(&mut self) {
-        for Outcome { unit, answered } in self.probes.hear() {
+        for Outcome { unit, instance, answered } in self.probes.hear() {
             let Some(running) = self.running.get_mut(&unit) else { continue };
+            // News of a process that is gone is none of the one that took its place.
+            if instance.is_some_and(|it| !running.serves.contains_key(&it)) {
+                continue;
+            }
             let was_ready = running.told_ready;
             running.told_ready |= answered;
+            // Who is ready as soon as it runs is pinged by its watchdog first.
+            self.step(if answered { Event::Answered { unit } } else { Event::Missed { unit } });
             match (answered, was_ready) {
                 (true, false) => self.step(Event::Serves { unit }),
-                (true, true) => self.step(Event::Answered { unit }),
                 // Until it is late.
                 (false, false) => self.ask_if_ready(unit),
-                (false, true) => self.step(Event::Missed { unit }),
+                (_, true) => {}
             }
         }
     }
@@ -472,11 +490,11 @@ impl System {
             Err(error) => return self.answer(from, sequence, &Answer::refusal(&error)),
         };
         let (command, name) = match wish {
-            Wish::Status => {
+            Wish::Status {} => {
                 let answer = self.status();
                 return self.answer(from, sequence, &answer);
             }
-            Wish::Reload => {
+            Wish::Reload {} => {
                 let answer = match self.reload() {
                     Ok(change) => Answer::change(&change),
                     Err(error) => Answer::refusal(&error.to_string()),
