@@ -99,11 +99,7 @@ fn services_start_in_order_and_stop_in_reverse() {
     ipcd.wait("once", "finished");
     assert_order(&ipcd, &["base: is ready"], &["left: starts", "right: starts"]);
     // Neither waits for the other.
-    assert_order(
-        &ipcd,
-        &["left: starts", "right: starts"],
-        &["left: is ready", "right: is ready"],
-    );
+    assert_order(&ipcd, &["left: starts", "right: starts"], &["left: is ready", "right: is ready"]);
     assert_order(&ipcd, &["left: is ready", "right: is ready"], &["top: starts"]);
     let unit = ipcd.unit("top");
     assert_eq!(unit["serves"], json!(["top"]));
@@ -216,7 +212,9 @@ fn what_does_not_come_up_is_said_with_its_reason() {
 fn services_outlive_ipcd_and_the_next_one_goes_on() {
     let node = [server("echo", AT_ONCE), server("dies", AT_ONCE)];
     let (world, ipcd) = start(&node.concat());
-    ["echo", "dies"].iter().for_each(|name| drop(ipcd.wait(name, "ready")));
+    for name in ["echo", "dies"] {
+        ipcd.wait(name, "ready");
+    }
     let pids = ["echo", "dies"].map(|name| ipcd.pid_of(name));
     let before = ids(&world, "echo");
     let (done, called) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -239,7 +237,9 @@ fn services_outlive_ipcd_and_the_next_one_goes_on() {
         signal(pids[1], Signal::SIGKILL);
         wait_until("it is gone", || is_gone(pids[1]));
         let ipcd = Ipcd::again(IPCD, world.directory());
-        ["echo", "dies"].iter().for_each(|name| drop(ipcd.wait(name, "ready")));
+        for name in ["echo", "dies"] {
+            ipcd.wait(name, "ready");
+        }
         more();
         done.store(true, Ordering::Relaxed);
         ipcd
@@ -252,11 +252,12 @@ fn services_outlive_ipcd_and_the_next_one_goes_on() {
     ipcd.wait_replaced("echo", pids[0]);
     assert_eq!(ids(&world, "echo").0, before.0);
     assert_eq!(&*client.call(b"hello", LONG).expect("answered"), b"hello");
-    // One that ends with its adopted services.
-    let last = ipcd.pid_of("echo");
+    // One that ends with its adopted services, and at once those that it is not to have.
+    let [last, unwanted] = ["echo", "dies"].map(|name| ipcd.pid_of(name));
     ipcd.kill();
-    let ipcd = Ipcd::again(IPCD, world.directory());
+    let ipcd = Ipcd::start(IPCD, world.directory(), &server("echo", AT_ONCE));
     ipcd.wait("echo", "ready");
+    wait_until("it is gone", || is_gone(unwanted));
     assert_eq!(ipcd.pid_of("echo"), last);
     stop(&world, ipcd);
     assert!(is_gone(last));
@@ -365,10 +366,7 @@ fn commands_do_as_they_say_or_say_why_not() {
     stop(&world, ipcd);
     let bare = World::new(ACTOR);
     let refused = bare.node(Spin::Never).command(r#"{"do":"status"}"#, Some(LONG));
-    assert!(
-        matches!(refused, Err(NodeError::Refused(Status::NOT_SUPPORTED))),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(NodeError::Refused(Status::NOT_SUPPORTED))), "{refused:?}");
 }
 
 #[test]
@@ -425,7 +423,8 @@ fn an_idle_system_sleeps() {
 #[test]
 fn a_hundred_deaths_leave_nothing_behind() {
     let node = server("echo", AT_ONCE)
-        + "[group.sturdy]\nmembers = [\"echo\"]\nintensity = { restarts = 1000, within = \"1s\" }\n";
+        + "[group.sturdy]\nmembers = [\"echo\"]\n\
+           intensity = { restarts = 1000, within = \"1s\" }\n";
     let (world, ipcd) = start(&node);
     ipcd.wait("echo", "ready");
     let mut pid = ipcd.pid_of("echo");

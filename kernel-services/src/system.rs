@@ -7,6 +7,7 @@
 //! It runs beside the runtime's own thread, which introduces processes to each other meanwhile:
 //! starting a process takes milliseconds. Nothing here waits for a service.
 
+mod adopt;
 mod probe;
 mod store;
 mod words;
@@ -39,6 +40,7 @@ use crate::{
     reactor::monotonic_ns,
     supervisor::{Command, Effect, End, Event, Refusal, Supervisor, UnitId, UnitState},
 };
+use adopt::{Found, find};
 use probe::{Outcome, Probes};
 use store::{Record, Store};
 use words::{Answer, Wish};
@@ -131,15 +133,6 @@ struct Running {
     serves: HashMap<ServiceId, String>,
     /// Whether the supervisor knows that it answers.
     told_ready: bool,
-}
-
-/// A process of an earlier run.
-#[derive(Debug)]
-struct Found {
-    /// Whose it is now; nobody's where the node file has no such service.
-    unit: Option<UnitId>,
-    process: Process,
-    record: Record,
 }
 
 impl System {
@@ -332,29 +325,12 @@ impl System {
         Ok(pid)
     }
 
-    /// Has the loop hear of the process' end. Where there are no pidfds, a look now and then has to do.
+    /// Has the loop hear of the process' end. Without pidfds it looks now and then: see `unheard`.
     fn watch(&self, unit: UnitId, process: &Process) {
         if let Some(pidfd) = process.pidfd() {
             let token = FIRST_UNIT + u64::from(unit.0);
-            // Without it SIGCHLD tells.
+            // Without it SIGCHLD tells of a child.
             let _ = self.epoll.add(pidfd, EpollEvent::new(EpollFlags::EPOLLIN, token));
-        }
-    }
-
-    /// Takes over the processes that an earlier run started, and ends those that nobody wants.
-    fn adopt(&mut self) {
-        for Found { unit, process, record } in std::mem::take(&mut self.found) {
-            let Some(unit) = unit.filter(|unit| !self.running.contains_key(unit)) else {
-                say(&format!("{}: not in the node file any more: ended", record.service));
-                // It may have ended by itself just now.
-                let _ = process.kill();
-                continue;
-            };
-            let pid = process.pid();
-            self.watch(unit, &process);
-            self.store.remember(record);
-            self.running.insert(unit, Running::new(process));
-            self.step(Event::Adopted { unit, pid });
         }
     }
 
@@ -416,6 +392,10 @@ impl System {
         }
         say(&format!("the node file is taken: {change}"));
         self.step(Event::Reload(Box::new(node)));
+        // Who is to provide less than before may do so already.
+        for unit in self.running.keys().copied().collect::<Vec<_>>() {
+            self.ask_if_ready(unit);
+        }
         Ok(change)
     }
 
@@ -588,23 +568,6 @@ pub fn signals() -> Result<SignalFd, SystemError> {
         .map_err(failed("wait for signals"))
 }
 
-/// Finds the processes of an earlier run, and has the runtime expect them.
-fn find(store: &mut Store, supervisor: &Supervisor, desk: &SupervisorDesk) -> Vec<Found> {
-    let mut found = Vec::new();
-    for record in store.take() {
-        let Some(process) = Process::adopt(record.pid, record.start_time) else { continue };
-        let unit = supervisor.unit(&record.service, record.replica);
-        if let Some(UnitId(id)) = unit {
-            let uid = uid_of_process(record.pid).unwrap_or_else(|| geteuid().as_raw());
-            let service = record.service.as_str().into();
-            let (pid, start_time) = (record.pid, record.start_time);
-            desk.say(Order::Expect { unit: Unit { id, service, pid, uid, start_time } });
-        }
-        found.push(Found { unit, process, record });
-    }
-    found
-}
-
 /// A log directory that is not absolute is in the runtime's. Operators are told of it, wherever
 /// they are.
 fn settle_paths(node: &mut Node, runtime_dir: &Path) {
@@ -619,11 +582,6 @@ fn user_of(name: Option<&str>) -> Result<u32, String> {
         Ok(None) => Err(format!("there is no user {name}")),
         Err(errno) => Err(format!("cannot look up user {name}: {errno}")),
     }
-}
-
-fn uid_of_process(pid: u32) -> Option<u32> {
-    use std::os::unix::fs::MetadataExt;
-    std::fs::metadata(format!("/proc/{pid}")).ok().map(|it| it.uid())
 }
 
 fn end_of(exit: Exit) -> End {

@@ -124,11 +124,9 @@ impl Ipcd {
     /// Waits until a unit is in a state, and tells about it.
     pub fn wait(&self, name: &str, state: &str) -> Value {
         let mut unit = Value::Null;
-        let mut seen = String::new();
         crate::wait_for(&format!("{name} is so"), &state.to_owned(), || {
             unit = self.unit(name);
-            seen = unit["state"].as_str().expect("a state").to_owned();
-            seen.clone()
+            unit["state"].as_str().expect("a state").to_owned()
         });
         unit
     }
