@@ -7,6 +7,7 @@
 //! It runs beside the runtime's own thread, which introduces processes to each other meanwhile:
 //! starting a process takes milliseconds. Nothing here waits for a service.
 
+mod adopt;
 mod probe;
 mod store;
 mod words;
@@ -39,6 +40,7 @@ use crate::{
     reactor::monotonic_ns,
     supervisor::{Command, Effect, End, Event, Refusal, Supervisor, UnitId, UnitState},
 };
+use adopt::{Found, find};
 use probe::{Outcome, Probes};
 use store::{Record, Store};
 use words::{Answer, Wish};
@@ -53,6 +55,8 @@ const FIRST_UNIT: u64 = 1 << 32;
 
 /// Between two looks at logs that grow, in nanoseconds.
 const LOOK_AT_LOGS_NS: u64 = 1_000_000_000;
+/// Between two looks at processes whose end nothing tells of, in nanoseconds.
+const LOOK_AT_UNHEARD_NS: u64 = 1_000_000_000;
 /// Lines of its log that a service which failed is shown with.
 const LAST_LINES: usize = 10;
 
@@ -129,15 +133,6 @@ struct Running {
     serves: HashMap<ServiceId, String>,
     /// Whether the supervisor knows that it answers.
     told_ready: bool,
-}
-
-/// A process of an earlier run.
-#[derive(Debug)]
-struct Found {
-    /// Whose it is now; nobody's where the node file has no such service.
-    unit: Option<UnitId>,
-    process: Process,
-    record: Record,
 }
 
 impl System {
@@ -230,15 +225,26 @@ impl System {
                     unit => self.reap(UnitId((unit - FIRST_UNIT) as u32)),
                 }
             }
+            for unit in self.unheard().collect::<Vec<_>>() {
+                self.reap(unit);
+            }
             self.look_at_logs();
             self.step(Event::Tick);
         }
         Ok(())
     }
 
+    /// Gives the units of which no descriptor tells the end: where there are no pidfds. SIGCHLD
+    /// does not tell of adopted ones either.
+    fn unheard(&self) -> impl Iterator<Item = UnitId> {
+        let unheard = self.running.iter().filter(|(_, it)| it.process.pidfd().is_none());
+        unheard.map(|(&unit, _)| unit)
+    }
+
     fn timeout(&self) -> EpollTimeout {
-        let next = [self.supervisor.deadline_ns(), self.logs_due_ns].into_iter().flatten().min();
-        let Some(next) = next else { return EpollTimeout::NONE };
+        let look = self.unheard().next().map(|_| monotonic_ns() + LOOK_AT_UNHEARD_NS);
+        let next = [self.supervisor.deadline_ns(), self.logs_due_ns, look];
+        let Some(next) = next.into_iter().flatten().min() else { return EpollTimeout::NONE };
         // Rounded up, so as not to wake before the deadline and spin until it.
         let ms = next.saturating_sub(monotonic_ns()).div_ceil(1_000_000);
         EpollTimeout::from(u16::try_from(ms).unwrap_or(u16::MAX))
@@ -319,29 +325,12 @@ impl System {
         Ok(pid)
     }
 
-    /// Has the loop hear of the process' end. Where there are no pidfds, SIGCHLD tells.
+    /// Has the loop hear of the process' end. Without pidfds it looks now and then: see `unheard`.
     fn watch(&self, unit: UnitId, process: &Process) {
         if let Some(pidfd) = process.pidfd() {
             let token = FIRST_UNIT + u64::from(unit.0);
-            // Without it SIGCHLD tells.
+            // Without it SIGCHLD tells of a child.
             let _ = self.epoll.add(pidfd, EpollEvent::new(EpollFlags::EPOLLIN, token));
-        }
-    }
-
-    /// Takes over the processes that an earlier run started, and ends those that nobody wants.
-    fn adopt(&mut self) {
-        for Found { unit, process, record } in std::mem::take(&mut self.found) {
-            let Some(unit) = unit.filter(|unit| !self.running.contains_key(unit)) else {
-                say(&format!("{}: not in the node file any more: ended", record.service));
-                // It may have ended by itself just now.
-                let _ = process.kill();
-                continue;
-            };
-            let pid = process.pid();
-            self.watch(unit, &process);
-            self.store.remember(record);
-            self.running.insert(unit, Running::new(process));
-            self.step(Event::Adopted { unit, pid });
         }
     }
 
@@ -403,6 +392,10 @@ impl System {
         }
         say(&format!("the node file is taken: {change}"));
         self.step(Event::Reload(Box::new(node)));
+        // Who is to provide less than before may do so already.
+        for unit in self.running.keys().copied().collect::<Vec<_>>() {
+            self.ask_if_ready(unit);
+        }
         Ok(change)
     }
 
@@ -452,16 +445,21 @@ impl System {
     }
 
     fn hear_probes(&mut self) {
-        for Outcome { unit, answered } in self.probes.hear() {
+        for Outcome { unit, instance, answered } in self.probes.hear() {
             let Some(running) = self.running.get_mut(&unit) else { continue };
+            // News of a process that is gone is none of the one that took its place.
+            if instance.is_some_and(|it| !running.serves.contains_key(&it)) {
+                continue;
+            }
             let was_ready = running.told_ready;
             running.told_ready |= answered;
+            // Who is ready as soon as it runs is pinged by its watchdog first.
+            self.step(if answered { Event::Answered { unit } } else { Event::Missed { unit } });
             match (answered, was_ready) {
                 (true, false) => self.step(Event::Serves { unit }),
-                (true, true) => self.step(Event::Answered { unit }),
                 // Until it is late.
                 (false, false) => self.ask_if_ready(unit),
-                (false, true) => self.step(Event::Missed { unit }),
+                (_, true) => {}
             }
         }
     }
@@ -472,11 +470,11 @@ impl System {
             Err(error) => return self.answer(from, sequence, &Answer::refusal(&error)),
         };
         let (command, name) = match wish {
-            Wish::Status => {
+            Wish::Status {} => {
                 let answer = self.status();
                 return self.answer(from, sequence, &answer);
             }
-            Wish::Reload => {
+            Wish::Reload {} => {
                 let answer = match self.reload() {
                     Ok(change) => Answer::change(&change),
                     Err(error) => Answer::refusal(&error.to_string()),
@@ -570,23 +568,6 @@ pub fn signals() -> Result<SignalFd, SystemError> {
         .map_err(failed("wait for signals"))
 }
 
-/// Finds the processes of an earlier run, and has the runtime expect them.
-fn find(store: &mut Store, supervisor: &Supervisor, desk: &SupervisorDesk) -> Vec<Found> {
-    let mut found = Vec::new();
-    for record in store.take() {
-        let Some(process) = Process::adopt(record.pid, record.start_time) else { continue };
-        let unit = supervisor.unit(&record.service, record.replica);
-        if let Some(UnitId(id)) = unit {
-            let uid = uid_of_process(record.pid).unwrap_or_else(|| geteuid().as_raw());
-            let service = record.service.as_str().into();
-            let (pid, start_time) = (record.pid, record.start_time);
-            desk.say(Order::Expect { unit: Unit { id, service, pid, uid, start_time } });
-        }
-        found.push(Found { unit, process, record });
-    }
-    found
-}
-
 /// A log directory that is not absolute is in the runtime's. Operators are told of it, wherever
 /// they are.
 fn settle_paths(node: &mut Node, runtime_dir: &Path) {
@@ -601,11 +582,6 @@ fn user_of(name: Option<&str>) -> Result<u32, String> {
         Ok(None) => Err(format!("there is no user {name}")),
         Err(errno) => Err(format!("cannot look up user {name}: {errno}")),
     }
-}
-
-fn uid_of_process(pid: u32) -> Option<u32> {
-    use std::os::unix::fs::MetadataExt;
-    std::fs::metadata(format!("/proc/{pid}")).ok().map(|it| it.uid())
 }
 
 fn end_of(exit: Exit) -> End {

@@ -5,6 +5,7 @@
 
 mod actor;
 mod house;
+pub mod ipcd;
 pub mod proc;
 pub mod services;
 mod watchdog;
@@ -12,6 +13,7 @@ mod world;
 
 pub use actor::Actor;
 pub use house::House;
+pub use ipcd::Ipcd;
 pub use watchdog::{Watchdog, wait_for, wait_until};
 pub use world::World;
 

@@ -27,6 +27,8 @@ const STACK: usize = 128 * 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Outcome {
     pub(super) unit: UnitId,
+    /// Who was pinged, if the unit served anything.
+    pub(super) instance: Option<ServiceId>,
     pub(super) answered: bool,
 }
 
@@ -74,7 +76,7 @@ impl Probes {
                 // One that fails at once is not to be asked again at once.
                 std::thread::sleep(Duration::from_millis(20).saturating_sub(begun.elapsed()));
             }
-            shared.tell(Outcome { unit, answered });
+            shared.tell(Outcome { unit, instance: Some(instance), answered });
         });
         if begun.is_err() {
             self.miss(unit);
@@ -83,7 +85,7 @@ impl Probes {
 
     /// Has a ping of a unit that serves nothing missed.
     pub(super) fn miss(&self, unit: UnitId) {
-        self.shared.tell(Outcome { unit, answered: false });
+        self.shared.tell(Outcome { unit, instance: None, answered: false });
     }
 
     /// Quiets the bell, and gives what came of pings since.

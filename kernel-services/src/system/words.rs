@@ -12,8 +12,9 @@ use crate::supervisor::{End, UnitStatus};
 #[derive(Debug, Deserialize, PartialEq, Eq)]
 #[serde(tag = "do", rename_all = "lowercase", deny_unknown_fields)]
 pub(super) enum Wish {
-    Status,
-    Reload,
+    // In braces, or fields that nobody knows would be passed over.
+    Status {},
+    Reload {},
     Start { name: String },
     Stop { name: String },
     Restart { name: String },
@@ -104,11 +105,17 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_said_to_be() {
-        assert_eq!(Wish::read(r#"{"do":"status"}"#), Ok(Wish::Status));
+        assert_eq!(Wish::read(r#"{"do":"status"}"#), Ok(Wish::Status {}));
         let start = Wish::Start { name: "api".to_owned() };
         assert_eq!(Wish::read(r#"{"do":"start","name":"api"}"#), Ok(start));
-        for text in ["", "{}", r#"{"do":"fly"}"#, r#"{"do":"start"}"#, r#"{"do":"stop","name":1}"#]
-        {
+        for text in [
+            "",
+            "{}",
+            r#"{"do":"fly"}"#,
+            r#"{"do":"start"}"#,
+            r#"{"do":"stop","name":1}"#,
+            r#"{"do":"status","name":"api"}"#,
+        ] {
             let error = Wish::read(text).expect_err("nonsense");
             assert!(error.starts_with("this ipcd does not understand: "), "{error}");
         }
