@@ -35,18 +35,25 @@ pub(super) struct Connection {
     pub(super) node: ServiceId,
 }
 
-/// Connects to the runtime in a directory.
+/// Connects to the runtime in a directory: by the connection that this process was started with,
+/// or by the path where it has none, or where the runtime that made it is gone.
 pub(super) fn dial(directory: &Path) -> Result<Connection, NodeError> {
     let path = directory.join("ipcd.sock");
-    let socket = match inherited::take() {
-        Some(socket) => socket,
-        None => connected(&path)?,
-    };
-    check_owner(&socket, &path)?;
+    if let Some(socket) = inherited::take() {
+        match greet(socket, &path) {
+            Err(NodeError::NoRuntime { .. }) => {}
+            greeted => return greeted,
+        }
+    }
+    greet(connected(&path)?, &path)
+}
+
+fn greet(socket: OwnedFd, path: &Path) -> Result<Connection, NodeError> {
+    check_owner(&socket, path)?;
     let hello = Request::Hello { asymmetric: futex::has_membarrier() };
     packet::send(socket.as_fd(), &encode_request(1, &hello), &[])
-        .map_err(|_| NodeError::NoRuntime { path: path.clone() })?;
-    let node = greeted(&socket, &path)?;
+        .map_err(|_| NodeError::NoRuntime { path: path.to_owned() })?;
+    let node = greeted(&socket, path)?;
     Ok(Connection { socket, node })
 }
 
@@ -96,8 +103,9 @@ fn greeted(socket: &OwnedFd, path: &Path) -> Result<ServiceId, NodeError> {
                     Err(errno) => return Err(NodeError::system("wait for the runtime")(errno)),
                 }
             }
-            Err(errno) => return Err(NodeError::system("hear the runtime")(errno)),
-            Ok(Received::Closed) => return Err(NodeError::NoRuntime { path: path.to_owned() }),
+            Ok(Received::Closed) | Err(Errno::ECONNRESET) => {
+                return Err(NodeError::NoRuntime { path: path.to_owned() });
+            }
             Ok(Received::Packet(length, _)) => {
                 return match decode_reply(&buffer[..length]) {
                     Ok((_, Reply::Welcome { node, .. })) => Ok(node),
@@ -111,6 +119,7 @@ fn greeted(socket: &OwnedFd, path: &Path) -> Result<ServiceId, NodeError> {
                     Ok(_) | Err(_) => Err(NodeError::Malformed("no greeting")),
                 };
             }
+            Err(errno) => return Err(NodeError::system("hear the runtime")(errno)),
             Ok(_) => return Err(NodeError::Malformed("no greeting")),
         }
     }
