@@ -21,8 +21,11 @@ use crate::{
     sync::{AtomicBool, AtomicU32, Ordering, pause},
 };
 
-/// Most frames taken from one channel before the others have their turn.
-const BATCH: usize = 64;
+/// Most frames taken from one channel before the loop looks about. The clock is read after 1, 2, 4
+/// and so on: the longer a turn, the less of it goes into that.
+const BATCH: usize = 256;
+/// Most of them while another channel is polled, too.
+const SHARED: usize = 64;
 /// Most messages in a turn while others are served, too, by how many are polled: the more there
 /// are, the shorter all of their turns, but none is shorter than this.
 const FEWEST: usize = 4;
@@ -100,7 +103,7 @@ impl Turn {
     /// Of one among so many that are polled.
     #[inline]
     pub(crate) fn among(channels: usize) -> Turn {
-        Turn { is_shared: true, messages: (BATCH / channels.max(1)).max(FEWEST), ns: SHARED_NS }
+        Turn { is_shared: true, messages: (SHARED / channels.max(1)).max(FEWEST), ns: SHARED_NS }
     }
 }
 
