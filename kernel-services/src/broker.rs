@@ -301,6 +301,12 @@ impl Broker {
                 channels: self.introductions.made(),
             },
             Request::Command { .. } if !self.supervised => Reply::Refused(Status::NOT_SUPPORTED),
+            // A service that was taken over is not to stop the others.
+            Request::Command { .. }
+                if self.sessions.get(&to).is_some_and(|it| it.unit.is_some()) =>
+            {
+                Reply::Refused(Status::ACCESS)
+            }
             Request::Command { text } => {
                 return turn.out.push(Effect::Tell(Notice::Command { from: to, sequence, text }));
             }

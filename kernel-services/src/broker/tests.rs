@@ -349,6 +349,20 @@ fn requests() -> impl Strategy<Value = Request> {
     ]
 }
 
+#[test]
+fn operators_command_and_services_do_not() {
+    let mut broker = broker().supervised();
+    node(&mut broker, 1);
+    let unit = Unit { id: 1, service: "api".into(), pid: 2, uid: UID, start_time: 7 };
+    broker.step(Event::Accepted { token: 2, pid: 2, uid: UID, unit: Some(unit) }, 0);
+    ask(&mut broker, 2, Request::Hello { asymmetric: true });
+    let command = || Request::Command { text: "{}".to_owned() };
+    let told = Notice::Command { from: 1, sequence: 7, text: "{}".to_owned() };
+    assert_eq!(ask(&mut broker, 1, command()), [Effect::Tell(told)]);
+    let reply = Reply::Refused(Status::ACCESS);
+    assert_eq!(ask(&mut broker, 2, command()), [Effect::Send { to: 2, sequence: 7, reply }]);
+}
+
 proptest! {
     /// Every connect that got a ticket ends exactly once, and nobody's remains stay.
     #[test]
