@@ -16,10 +16,9 @@ use nix::{
     sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket},
     unistd::geteuid,
 };
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 use tests::{
     LONG, Watchdog, World, pattern,
-    services::{Nursery, end_of, said},
+    services::{Nursery, deny, end_of, said},
     wait_until,
 };
 
@@ -152,7 +151,7 @@ fn each_layer_holds_without_the_others() {
     let outcomes = std::thread::scope(|scope| {
         let alone = scope.spawn(|| {
             let targets = Targets::new();
-            deny_landlock();
+            deny(&[libc::SYS_landlock_create_ruleset]);
             let service = targets.service(Sandbox::On(Grants::default()));
             let mut process = targets.nursery.launch(&service).expect("launched");
             assert!(process.unenforced().contains(&Unenforced::Files));
@@ -168,17 +167,6 @@ fn each_layer_holds_without_the_others() {
     }
     assert_eq!(of(&outcomes, "execute"), "ENOSYS");
     assert_eq!(of(&outcomes, "read_passwords"), "done", "there was no landlock");
-}
-
-fn deny_landlock() {
-    let filter = SeccompFilter::new(
-        [(libc::SYS_landlock_create_ruleset, vec![])].into(),
-        SeccompAction::Allow,
-        SeccompAction::Errno(libc::ENOSYS.unsigned_abs()),
-        std::env::consts::ARCH.try_into().expect("an architecture with filters"),
-    );
-    let program: BpfProgram = filter.and_then(TryInto::try_into).expect("a filter");
-    apply_filter(&program).expect("any process may deny itself something");
 }
 
 #[test]

@@ -13,10 +13,9 @@ use nix::{
     sys::signal::{SigSet, Signal},
     unistd::geteuid,
 };
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 use tests::{
     Watchdog, proc,
-    services::{Nursery, end_of, said},
+    services::{Nursery, deny, end_of, said},
     wait_until,
 };
 
@@ -285,18 +284,6 @@ fn services_start_on_kernels_that_lack_what_is_newer() {
     })
     .join()
     .expect("all was so");
-}
-
-/// Makes system calls of this thread, and of its children, unknown.
-fn deny(calls: &[i64]) {
-    let filter = SeccompFilter::new(
-        calls.iter().map(|call| (*call, vec![])).collect(),
-        SeccompAction::Allow,
-        SeccompAction::Errno(libc::ENOSYS.unsigned_abs()),
-        std::env::consts::ARCH.try_into().expect("an architecture with filters"),
-    );
-    let program: BpfProgram = filter.and_then(TryInto::try_into).expect("a filter");
-    apply_filter(&program).expect("any process may deny itself something");
 }
 
 #[test]

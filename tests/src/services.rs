@@ -18,6 +18,7 @@ use kernel_services::{
     process::{Exit, Launch, LaunchError, Process, launch},
 };
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 
 use crate::wait_until;
 
@@ -131,4 +132,16 @@ pub fn end_of(process: &mut Process) -> Exit {
 pub fn said<'a>(output: &'a str, word: &str) -> &'a str {
     let line = output.lines().find_map(|line| line.strip_prefix(word)?.strip_prefix(' '));
     line.unwrap_or_else(|| panic!("no {word:?} in {output}"))
+}
+
+/// Makes system calls of this thread, and of its children, unknown.
+pub fn deny(calls: &[i64]) {
+    let filter = SeccompFilter::new(
+        calls.iter().map(|call| (*call, vec![])).collect(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::ENOSYS.unsigned_abs()),
+        std::env::consts::ARCH.try_into().expect("an architecture with filters"),
+    );
+    let program: BpfProgram = filter.and_then(TryInto::try_into).expect("a filter");
+    apply_filter(&program).expect("any process may deny itself something");
 }
