@@ -61,7 +61,7 @@ impl Contender for Libipc {
         // A caller that is gone needs no answer.
         match self.payload {
             Payload::Copied => server.run(|request| {
-                let _ = request.reply(request.payload());
+                let _ = answer_copied(&request);
             }),
             Payload::InPlace => server.run(|request| {
                 let _ = answer_in_place(&request);
@@ -101,6 +101,15 @@ impl Link {
         answer.read_at(0, &mut response[..STAMP]);
         Ok(answer.len())
     }
+}
+
+/// What came in bulk is copied from loan to loan, as the other lenders do it, and not by way of
+/// private memory: this server decides nothing by what it copies.
+fn answer_copied(request: &Request<'_>) -> Result<(), CallError> {
+    let Some(view) = request.view() else { return request.reply(request.payload()) };
+    let mut loan = request.loan(view.len())?;
+    view.copy_to(&mut loan);
+    request.reply_loaned(loan)
 }
 
 fn answer_in_place(request: &Request<'_>) -> Result<(), CallError> {
