@@ -3,7 +3,7 @@
 mod receive;
 
 use std::{
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
     sync::Arc,
     time::Duration,
 };
@@ -14,7 +14,10 @@ use crate::{
     ServiceId,
     bulk::{Borrower, Lender, Loan},
     claim::Claim,
-    control::Introduction,
+    control::{
+        Introduction,
+        closer::{Closer, PeerSocket},
+    },
     copy,
     error::{CallError, PeerCorrupt},
     fork::Birth,
@@ -63,7 +66,8 @@ pub(crate) struct Parts {
     pub(crate) own: Arc<Lane>,
     pub(crate) peer: Arc<Lane>,
     pub(crate) entry: Entry,
-    pub(crate) bell: OwnedFd,
+    pub(crate) bell: PeerSocket,
+    pub(crate) closer: Arc<Closer>,
     pub(crate) max_payload: u64,
     pub(crate) max_bulk: u64,
     pub(crate) spin: Spin,
@@ -91,7 +95,7 @@ pub(crate) struct Channel {
     /// Sleeps so far, for the numbers of `parked` words.
     sleeps: AtomicU32,
     /// Our end of a socket pair: rung for a peer that sleeps in epoll; hung up when the peer goes.
-    bell: OwnedFd,
+    bell: PeerSocket,
     /// Closes the own lane when dropped.
     entry: Option<Entry>,
 }
@@ -109,8 +113,8 @@ pub(crate) struct Transmit {
 
 impl Channel {
     pub(crate) fn new(parts: Parts) -> Channel {
-        let Parts { introduction, role, own, peer, entry, bell, max_payload, max_bulk, spin } =
-            parts;
+        let Parts { introduction, role, own, peer, entry, bell, closer, .. } = parts;
+        let Parts { max_payload, max_bulk, spin, .. } = parts;
         let other = match role {
             Sender::Client => Sender::Server,
             Sender::Server => Sender::Client,
@@ -130,7 +134,7 @@ impl Channel {
             alleged: [Ring::Urgent, Ring::Ordinary].map(|ring| peer.peer_ring(ring)),
             fate: AtomicU32::new(0),
             lender: Lender::new(&peer, max_bulk),
-            borrower: Borrower::new(&own),
+            borrower: Borrower::new(&own, &closer),
             rung: AtomicU32::new(0),
             sleeps: AtomicU32::new(0),
             introduction,
@@ -188,7 +192,7 @@ impl Channel {
             }
             self.wake_own();
             // The peer learns it from its end of the socket, and our own pollers from ours.
-            let _ = shutdown(self.bell.as_raw_fd(), Shutdown::Both);
+            let _ = shutdown(self.bell().as_raw_fd(), Shutdown::Both);
         }
     }
 
@@ -257,7 +261,7 @@ impl Channel {
             Sleep::Doorbell => {
                 // EAGAIN: it is ringing already. EPIPE: the peer is gone, which others notice.
                 let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-                let _ = send(self.bell.as_raw_fd(), &[1], flags);
+                let _ = send(self.bell().as_raw_fd(), &[1], flags);
             }
         }
     }

@@ -13,6 +13,7 @@
 //! `sequence` is chosen by the node and repeated in the answer; it is 0 in what the runtime sends
 //! by itself. `status` is 0 except in [`Reply::Refused`].
 
+pub mod closer;
 pub mod packet;
 mod wire;
 

@@ -20,7 +20,11 @@ use crate::{
     CallError, Geometry, NodeError, PeerCorrupt, Request, ServiceId, Spin,
     channel::{Channel, Fate, Parts},
     clock,
-    control::{Introduction, packet},
+    control::{
+        Introduction,
+        closer::{Closer, PeerSocket},
+        packet,
+    },
     frame::{Frame, Kind, Label, Sender},
     interrupt::Interrupter,
     lane::{self, Lane, OwnRing},
@@ -190,13 +194,15 @@ impl Stage {
         let (bell, end) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
             .map_err(NodeError::system("make a doorbell"))?;
         let role = role(honest);
+        let closer = Closer::new()?;
         let channel = Channel::new(Parts {
             introduction: introduction(geometry),
             role,
             own: Arc::clone(&own),
             peer: Arc::clone(&read),
             entry: roll()?.enter(&own)?,
-            bell: end,
+            bell: PeerSocket::new(end, &closer),
+            closer,
             max_payload: MAX_PAYLOAD,
             max_bulk,
             spin: Spin::Never,

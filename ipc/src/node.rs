@@ -262,7 +262,7 @@ impl Node {
             return Err(refused(&reply));
         };
         let mut answer = String::new();
-        let mut file = File::from(fd);
+        let mut file = File::from(fd.vouched());
         file.rewind()
             .and_then(|()| file.take(*length).read_to_string(&mut answer))
             .map_err(|source| NodeError::System { what: "read the runtime's answer", source })?;

@@ -15,7 +15,7 @@ use nix::{
 /// `SO_PEERPIDFD` (Linux 6.5) names the process itself. Before that only its number is known, and
 /// `pidfd_open` (Linux 5.3) could meet a later process of that number: hence the look at the
 /// socket, which hangs up when the process that connected it ends.
-pub(crate) fn of_peer(socket: &OwnedFd, pid: u32) -> Option<OwnedFd> {
+pub(crate) fn of_peer(socket: &impl AsFd, pid: u32) -> Option<OwnedFd> {
     if let Ok(pidfd) = getsockopt(socket, PeerPidfd) {
         return Some(pidfd);
     }
@@ -50,7 +50,7 @@ fn start_time_in(stat: &str) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
-fn is_connected(socket: &OwnedFd) -> bool {
+fn is_connected(socket: &impl AsFd) -> bool {
     let mut fds = [PollFd::new(socket.as_fd(), PollFlags::empty())];
     matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
 }

@@ -14,7 +14,9 @@ use std::{
 use ipc::{
     Status,
     control::{
-        MAX_PACKET, Reply, decode_request, encode_reply,
+        MAX_FDS, MAX_PACKET, Reply,
+        closer::{Closer, PeerSocket, Stranger},
+        decode_request, encode_reply,
         packet::{self, Received},
     },
 };
@@ -57,6 +59,8 @@ const PER_NODE: Token = 2;
 #[derive(Debug)]
 pub(crate) struct Reactor {
     broker: Broker,
+    /// Closes what comes from others.
+    closer: Arc<Closer>,
     epoll: Epoll,
     listener: UnixListener,
     /// Until when the listener rests.
@@ -75,18 +79,10 @@ pub(crate) struct Reactor {
 
 #[derive(Debug)]
 struct Node {
-    socket: OwnedFd,
+    socket: PeerSocket,
     /// Tells the process's end even where a child that it forked keeps the connection open.
     pidfd: Option<Arc<OwnedFd>>,
     backlog: VecDeque<Parcel>,
-}
-
-impl Drop for Node {
-    /// Ends the connection for the peer, though a child that this process forked may have a copy
-    /// of the descriptor. It fails where the peer has left already.
-    fn drop(&mut self) {
-        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
-    }
 }
 
 /// A packet with its descriptors, which live until it is sent.
@@ -94,6 +90,17 @@ impl Drop for Node {
 struct Parcel {
     bytes: Vec<u8>,
     fds: Vec<Arc<OwnedFd>>,
+    /// Goes second. The other end has written to it already, perhaps.
+    bell: Option<PeerSocket>,
+}
+
+impl Parcel {
+    /// Lets go of what somebody else has now.
+    fn sent(self) {
+        if let Some(bell) = self.bell {
+            bell.passed_on();
+        }
+    }
 }
 
 /// Descriptors of a pending connect.
@@ -101,7 +108,7 @@ struct Parcel {
 struct Held {
     lane: Arc<OwnedFd>,
     /// The client's end of the doorbell offered last.
-    bell: Option<OwnedFd>,
+    bell: Option<PeerSocket>,
 }
 
 impl Reactor {
@@ -111,7 +118,8 @@ impl Reactor {
         listener: UnixListener,
         leash: UnixStream,
         desk: Option<RuntimeDesk>,
-    ) -> Result<Reactor, Errno> {
+    ) -> Result<Reactor, std::io::Error> {
+        let closer = Closer::new().map_err(std::io::Error::other)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
         epoll.add(&leash, EpollEvent::new(EpollFlags::EPOLLIN, LEASH))?;
@@ -120,6 +128,7 @@ impl Reactor {
         }
         Ok(Reactor {
             broker,
+            closer,
             epoll,
             listener,
             rests_until_ns: None,
@@ -168,9 +177,12 @@ impl Reactor {
 
     fn accept(&mut self) {
         for _ in 0..ACCEPTS {
+            if self.closer.is_crowded() {
+                return self.rest_listener();
+            }
             // The name is the standard library's; the socket keeps packets as it was made to.
             match self.listener.accept() {
-                Ok((socket, _)) => self.admit(socket.into()),
+                Ok((socket, _)) => self.admit(PeerSocket::new(socket.into(), &self.closer)),
                 Err(error) => match error.raw_os_error().map(Errno::from_raw) {
                     Some(Errno::EAGAIN) => return,
                     Some(Errno::ECONNABORTED | Errno::EINTR) => {}
@@ -180,7 +192,7 @@ impl Reactor {
         }
     }
 
-    fn admit(&mut self, socket: OwnedFd) {
+    fn admit(&mut self, socket: PeerSocket) {
         let Ok(peer) = getsockopt(&socket, sockopt::PeerCredentials) else { return };
         // 0 where the peer lives in a pid namespace that is not ours.
         let pid = u32::try_from(peer.pid()).unwrap_or(0);
@@ -193,7 +205,7 @@ impl Reactor {
     /// Takes a connection in.
     fn attend(
         &mut self,
-        socket: OwnedFd,
+        socket: PeerSocket,
         pidfd: Option<OwnedFd>,
         pid: u32,
         uid: u32,
@@ -223,6 +235,7 @@ impl Reactor {
                     let (pid, uid) = (unit.pid, unit.uid);
                     self.units.insert(pid, unit.clone());
                     let pidfd = pidfd::open(pid);
+                    let socket = PeerSocket::new(socket, &self.closer);
                     self.attend(socket, pidfd, pid, uid, Some(unit));
                 }
                 Order::Expect { unit } => drop(self.units.insert(unit.pid, unit)),
@@ -243,7 +256,7 @@ impl Reactor {
             return self.reply(to, sequence, &Reply::Refused(Status::NO_MEMORY));
         };
         let bytes = encode_reply(sequence, &Reply::Answer { length: text.len() as u64 });
-        match self.post(to, Parcel { bytes, fds: vec![Arc::new(memory)] }) {
+        match self.post(to, Parcel { bytes, fds: vec![Arc::new(memory)], bell: None }) {
             Ok(()) => None,
             Err(Lost::Introduction) => self.reply(to, sequence, &Reply::Refused(Status::QUOTA)),
             Err(Lost::Node) => self.drop_node(to),
@@ -279,18 +292,24 @@ impl Reactor {
         let mut buffer = [0; MAX_PACKET];
         for _ in 0..BATCH {
             let Some(node) = self.nodes.get(&token) else { return };
-            match packet::receive(node.socket.as_fd(), &mut buffer) {
-                Ok(Received::Packet(length, fds)) => self.packet(token, &buffer[..length], fds),
-                Ok(Received::Oversized | Received::Bereft(_)) => self.refuse_and_drop(token),
+            match packet::receive(node.socket.as_fd(), &mut buffer, &self.closer) {
+                Ok(Received::Packet(length, fds)) if fds.len() <= MAX_FDS => {
+                    self.packet(token, &buffer[..length], fds);
+                }
                 Err(Errno::EAGAIN) => return,
                 Ok(Received::Closed) | Err(_) => self.lose(token),
+                Ok(_) => self.refuse_and_drop(token),
             }
         }
     }
 
-    fn packet(&mut self, token: Token, bytes: &[u8], mut fds: Vec<OwnedFd>) {
+    fn packet(&mut self, token: Token, bytes: &[u8], mut fds: Vec<Stranger>) {
         let carried = match fds.as_slice() {
             [] => Carried::Nothing,
+            // What waits already may wait for long: no more of it from anybody.
+            [fd] if self.closer.is_full() && !fd.is_quick() => {
+                return self.refuse_and_drop(token);
+            }
             [fd] => Carried::One(ipc::LaneFacts::inspect(fd.as_fd())),
             _ => Carried::Many,
         };
@@ -317,7 +336,7 @@ impl Reactor {
 
     /// Asks the broker and carries out what it says; `carried` is the one descriptor that came
     /// with the packet at hand, closed here unless an effect takes it.
-    fn step(&mut self, event: Event, mut carried: Option<OwnedFd>) {
+    fn step(&mut self, event: Event, mut carried: Option<Stranger>) {
         let effects = self.broker.step(event, monotonic_ns());
         self.effects.extend(effects);
         while let Some(effect) = self.effects.pop_front() {
@@ -330,11 +349,11 @@ impl Reactor {
     }
 
     /// Carries out one effect; gives what came of it, if it failed.
-    fn perform(&mut self, effect: Effect, carried: &mut Option<OwnedFd>) -> Option<Event> {
+    fn perform(&mut self, effect: Effect, carried: &mut Option<Stranger>) -> Option<Event> {
         match effect {
             Effect::Send { to, sequence, reply } => self.reply(to, sequence, &reply),
             Effect::Hold { ticket } => {
-                let lane = Arc::new(carried.take()?);
+                let lane = Arc::new(carried.take()?.vouched());
                 self.held.insert(ticket, Held { lane, bell: None });
                 None
             }
@@ -346,7 +365,7 @@ impl Reactor {
                     Err(status) => return failed(status),
                 };
                 let bytes = encode_reply(0, &Reply::Incoming(introduction));
-                match self.post(to, Parcel { bytes, fds }) {
+                match self.post(to, Parcel { bytes, fds, bell: None }) {
                     Ok(()) => None,
                     Err(Lost::Introduction) => failed(Status::QUOTA),
                     Err(Lost::Node) => self.drop_node(to),
@@ -354,10 +373,10 @@ impl Reactor {
             }
             Effect::Deliver { ticket, to, service, sequence, introduction } => {
                 let bell = self.held.remove(&ticket).and_then(|held| held.bell);
-                let mut fds = vec![Arc::new(carried.take()?), Arc::new(bell?)];
+                let mut fds = vec![Arc::new(carried.take()?.vouched())];
                 fds.extend(self.pidfd(service));
                 let bytes = encode_reply(sequence, &Reply::Connected(introduction));
-                match self.post(to, Parcel { bytes, fds }) {
+                match self.post(to, Parcel { bytes, fds, bell: Some(bell?) }) {
                     Ok(()) => None,
                     Err(Lost::Introduction) => {
                         self.reply(to, sequence, &Reply::Refused(Status::QUOTA))
@@ -385,7 +404,8 @@ impl Reactor {
     }
 
     fn reply(&mut self, to: Token, sequence: u32, reply: &Reply) -> Option<Event> {
-        let parcel = Parcel { bytes: encode_reply(sequence, reply), fds: Vec::new() };
+        let bytes = encode_reply(sequence, reply);
+        let parcel = Parcel { bytes, fds: Vec::new(), bell: None };
         match self.post(to, parcel) {
             Ok(()) => None,
             Err(Lost::Introduction | Lost::Node) => self.drop_node(to),
@@ -403,7 +423,7 @@ impl Reactor {
                 Errno::ENOMEM | Errno::ENOBUFS => Status::NO_MEMORY,
                 _ => Status::SYSTEM,
             })?;
-        held.bell = Some(ours);
+        held.bell = Some(PeerSocket::new(ours, &self.closer));
         let mut fds = vec![Arc::clone(&held.lane), Arc::new(theirs)];
         fds.extend(pidfd);
         Ok(fds)
@@ -436,7 +456,10 @@ impl Reactor {
         let Some(node) = self.nodes.get_mut(&to) else { return Ok(()) };
         if node.backlog.is_empty() {
             match send(&node.socket, &parcel) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    parcel.sent();
+                    return Ok(());
+                }
                 Err(Errno::EAGAIN) => {
                     let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT;
                     self.epoll
@@ -464,7 +487,7 @@ impl Reactor {
         let Some(node) = self.nodes.get_mut(&token) else { return };
         while let Some(parcel) = node.backlog.front() {
             match send(&node.socket, parcel) {
-                Ok(()) => drop(node.backlog.pop_front()),
+                Ok(()) => node.backlog.pop_front().map(Parcel::sent).unwrap_or_default(),
                 Err(Errno::EAGAIN) => return,
                 Err(_) => return self.lose(token),
             }
@@ -472,6 +495,16 @@ impl Reactor {
         let mut reads = EpollEvent::new(EpollFlags::EPOLLIN, token);
         if self.epoll.modify(&node.socket, &mut reads).is_err() {
             self.lose(token);
+        }
+    }
+}
+
+impl Drop for Reactor {
+    /// Turns away who still waits in the backlog, and has perhaps sent something already.
+    fn drop(&mut self) {
+        let _ = shutdown(self.listener.as_raw_fd(), Shutdown::Both);
+        while let Ok((socket, _)) = self.listener.accept() {
+            drop(PeerSocket::new(socket.into(), &self.closer));
         }
     }
 }
@@ -491,8 +524,11 @@ pub(crate) fn monotonic_ns() -> u64 {
     now.map_or(0, |now| u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
 }
 
-fn send(socket: &OwnedFd, parcel: &Parcel) -> Result<(), Errno> {
-    let fds: Vec<BorrowedFd<'_>> = parcel.fds.iter().map(|fd| fd.as_fd()).collect();
+fn send(socket: &PeerSocket, parcel: &Parcel) -> Result<(), Errno> {
+    let mut fds: Vec<BorrowedFd<'_>> = parcel.fds.iter().map(|fd| fd.as_fd()).collect();
+    if let Some(bell) = &parcel.bell {
+        fds.insert(1, bell.as_fd());
+    }
     packet::send(socket.as_fd(), &parcel.bytes, &fds)
 }
 

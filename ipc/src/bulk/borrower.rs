@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -11,7 +11,10 @@ use nix::errno::Errno;
 
 use super::{Descriptor, MOST_ARENAS, MOST_BYTES, NOTICE, Notice, arena::PeerArena};
 use crate::{
-    control::packet::{self, Received},
+    control::{
+        closer::{Closer, Stranger},
+        packet::{self, Received},
+    },
     error::{CallError, NodeError, PeerCorrupt},
     lane::Lane,
     sync::{AtomicU32, Ordering},
@@ -26,6 +29,7 @@ const MOST_PACKETS: usize = 1024;
 pub(crate) struct Borrower {
     desk: Arc<Desk>,
     arenas: Mutex<BTreeMap<u32, Known>>,
+    closer: Arc<Closer>,
 }
 
 /// An arena that the peer has handed over.
@@ -91,31 +95,35 @@ impl Desk {
 }
 
 impl Borrower {
-    pub(crate) fn new(own: &Arc<Lane>) -> Borrower {
+    pub(crate) fn new(own: &Arc<Lane>, closer: &Arc<Closer>) -> Borrower {
         let desk = Desk { lane: Arc::clone(own), out: AtomicU32::new(0) };
-        Borrower { desk: Arc::new(desk), arenas: Mutex::default() }
+        let (desk, arenas) = (Arc::new(desk), Mutex::default());
+        Borrower { desk, arenas, closer: Arc::clone(closer) }
     }
 
     /// Hears what stands in the channel's socket: doorbells and arenas. Returns whether the peer
     /// still has its end.
     ///
     /// # Errors
-    /// [`PeerCorrupt::Arena`] for an arena that is none, or over the quota.
+    /// [`PeerCorrupt::Arena`] for an arena that is none, or over the quota, and for descriptors
+    /// where none are due: who sends them would fill the closer.
     pub(crate) fn hear(&self, bell: BorrowedFd<'_>) -> Result<bool, PeerCorrupt> {
         let mut arenas = self.arenas();
         let mut packet = [0; NOTICE + 1];
         for _ in 0..MOST_PACKETS {
-            let parcel = match packet::receive(bell, &mut packet) {
+            let parcel = match packet::receive(bell, &mut packet, &self.closer) {
                 Ok(Received::Packet(NOTICE, fds)) => Some(fds),
                 Ok(Received::Bereft(NOTICE)) => None,
-                // A doorbell; descriptors that came with it are closed.
-                Ok(Received::Packet(..) | Received::Bereft(_) | Received::Oversized) => continue,
+                Ok(Received::Packet(_, fds) | Received::Oversized(fds)) if fds.is_empty() => {
+                    continue; // A doorbell.
+                }
                 Ok(Received::Closed) => return Ok(false),
+                Ok(_) => return Err(PeerCorrupt::Arena),
                 Err(_) => return Ok(true),
             };
             let mut notice = [0; NOTICE];
             notice.copy_from_slice(&packet[..NOTICE]);
-            admit(&mut arenas, notice, parcel.as_deref()).ok_or(PeerCorrupt::Arena)?;
+            admit(&mut arenas, notice, parcel).ok_or(PeerCorrupt::Arena)?;
         }
         Ok(true)
     }
@@ -166,9 +174,9 @@ impl Borrower {
 fn admit(
     arenas: &mut BTreeMap<u32, Known>,
     notice: [u8; NOTICE],
-    parcel: Option<&[OwnedFd]>,
+    mut parcel: Option<Vec<Stranger>>,
 ) -> Option<()> {
-    let (number, bytes) = match (Notice::from_bytes(notice)?, parcel) {
+    let (number, bytes) = match (Notice::from_bytes(notice)?, parcel.as_deref()) {
         (Notice::Arena { number, bytes }, None | Some([_])) => (number, bytes),
         (Notice::Gone { number }, Some([])) => return arenas.remove(&number).map(drop),
         _ => return None,
@@ -178,13 +186,17 @@ fn admit(
     if !is_within || arenas.contains_key(&number) {
         return None;
     }
-    let known = match parcel {
-        Some([fd]) => match PeerArena::map(fd.as_fd(), bytes) {
-            Ok(arena) => Known::Mapped(Arc::new(arena)),
+    let known = match parcel.as_mut().and_then(Vec::pop) {
+        Some(fd) => match PeerArena::map(fd.as_fd(), bytes) {
+            Ok(arena) => {
+                // Sealed memory, which the mapping keeps.
+                drop(fd.vouched());
+                Known::Mapped(Arc::new(arena))
+            }
             // Without an errno it is no failure of ours.
             Err(error) => Known::Unmapped(Errno::from_raw(error.os_error()?), bytes),
         },
-        _ => Known::Unmapped(Errno::EMFILE, bytes),
+        None => Known::Unmapped(Errno::EMFILE, bytes),
     };
     arenas.insert(number, known);
     Some(())
@@ -307,13 +319,15 @@ mod tests {
     use super::*;
     use crate::{Geometry, bulk::arena::OwnArena, lane};
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+    use std::os::fd::OwnedFd;
 
     /// A borrower that was handed arenas 1, and 2, for which there was no descriptor.
     fn borrower() -> (Borrower, OwnedFd) {
         let (own, _) = lane::create(Geometry::default()).expect("a lane");
-        let borrower = Borrower::new(&own);
+        let closer = Closer::new().expect("a closer");
+        let borrower = Borrower::new(&own, &closer);
         let (_arena, fd) = OwnArena::create(4096).expect("an arena");
-        let parcels = [Some(std::slice::from_ref(&fd)), None];
+        let parcels = [Some(vec![Stranger::new(fd, &closer)]), None];
         for (number, parcel) in (1..).zip(parcels) {
             let notice = Notice::Arena { number, bytes: 4096 }.to_bytes();
             admit(&mut borrower.arenas(), notice, parcel).expect("no lie");

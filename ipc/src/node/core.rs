@@ -28,7 +28,11 @@ use crate::{
     ServiceId,
     channel::{Channel, Fate, Parts},
     client::ClientState,
-    control::{Introduction, Reply, Request, encode_request, packet},
+    control::{
+        Introduction, Reply, Request,
+        closer::{Closer, PeerSocket, Stranger},
+        encode_request, packet,
+    },
     error::{NodeError, Status},
     fork::Birth,
     frame::Sender,
@@ -45,7 +49,7 @@ pub(super) const TOKEN_KICK: u64 = u64::MAX;
 pub(super) const TOKEN_SOCKET: u64 = u64::MAX - 1;
 
 /// An answer of the runtime, with its descriptors.
-pub(crate) type Answer = (Reply, Vec<OwnedFd>);
+pub(crate) type Answer = (Reply, Vec<Stranger>);
 
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -53,6 +57,8 @@ pub(crate) struct Core {
     pub(super) directory: PathBuf,
     pub(crate) interrupter: Arc<Interrupter>,
     pub(super) roll: Arc<Roll>,
+    /// Closes what comes from others.
+    pub(super) closer: Arc<Closer>,
     /// What the warden sleeps on.
     pub(super) epoll: Epoll,
     kick: EventFd,
@@ -60,7 +66,7 @@ pub(crate) struct Core {
     birth: Birth,
     id: AtomicU32,
     sequence: AtomicU32,
-    connection: Mutex<Option<Arc<OwnedFd>>>,
+    connection: Mutex<Option<Arc<PeerSocket>>>,
     waiting: Mutex<HashMap<u32, Waiter>>,
     registered: Mutex<Vec<Registered>>,
     pub(super) peers: Peers,
@@ -108,7 +114,8 @@ impl Core {
     /// Connects, without a warden yet.
     pub(super) fn connect(config: &Config) -> Result<Arc<Core>, NodeError> {
         let directory = config.runtime_dir.clone().unwrap_or_else(runtime_dir);
-        let connection = dial(&directory)?;
+        let closer = Closer::new()?;
+        let connection = dial(&directory, &closer)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
             .map_err(NodeError::system("make an epoll instance"))?;
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
@@ -123,6 +130,7 @@ impl Core {
             directory,
             interrupter: Arc::new(Interrupter::new()?),
             roll: Arc::new(Roll::default()),
+            closer,
             epoll,
             kick,
             closed: AtomicBool::new(false),
@@ -153,7 +161,7 @@ impl Core {
     /// Takes a fresh connection into use.
     fn adopt(
         &self,
-        slot: &mut Option<Arc<OwnedFd>>,
+        slot: &mut Option<Arc<PeerSocket>>,
         connection: Connection,
     ) -> Result<(), NodeError> {
         let Connection { socket, node } = connection;
@@ -167,7 +175,7 @@ impl Core {
     }
 
     /// The connection, made anew if it was lost.
-    fn connection(&self) -> Result<Arc<OwnedFd>, NodeError> {
+    fn connection(&self) -> Result<Arc<PeerSocket>, NodeError> {
         let mut slot = lock(&self.connection);
         if let Some(socket) = &*slot {
             return Ok(Arc::clone(socket));
@@ -175,10 +183,10 @@ impl Core {
         if self.closed.load(Ordering::SeqCst) {
             return Err(NodeError::Closed);
         }
-        let connection = match (dial(&self.directory), &self.config.heir) {
+        let connection = match (dial(&self.directory, &self.closer), &self.config.heir) {
             (Err(NodeError::NoRuntime { .. }), Some(heir)) => {
                 heir.0();
-                dial(&self.directory)
+                dial(&self.directory, &self.closer)
             }
             (dialled, _) => dialled,
         }?;
@@ -190,13 +198,13 @@ impl Core {
     }
 
     /// The connection as it stands, for the warden.
-    pub(super) fn current(&self) -> Option<Arc<OwnedFd>> {
+    pub(super) fn current(&self) -> Option<Arc<PeerSocket>> {
         lock(&self.connection).clone()
     }
 
     /// The connection is lost: whoever waits for an answer on it hears so. Nothing happens when it
     /// has been replaced already.
-    pub(super) fn lose(&self, socket: &Arc<OwnedFd>) {
+    pub(super) fn lose(&self, socket: &Arc<PeerSocket>) {
         {
             let mut slot = lock(&self.connection);
             if !slot.as_ref().is_some_and(|current| Arc::ptr_eq(current, socket)) {
@@ -472,7 +480,7 @@ impl Core {
         if introduction.geometry != geometry {
             return Err(NodeError::Lane("its geometry is not the one asked for"));
         }
-        let Descriptors { lane: peer, bell, pidfd } = Descriptors::of(fds)?;
+        let Descriptors { lane: peer, bell, pidfd } = Descriptors::of(fds, &self.closer)?;
         let peer = lane::map_peer(peer.as_fd(), geometry)?;
         let channel = Channel::new(Parts {
             introduction,
@@ -481,6 +489,7 @@ impl Core {
             peer,
             entry,
             bell,
+            closer: Arc::clone(&self.closer),
             max_payload: self.config.max_payload,
             max_bulk: self.config.max_bulk,
             spin: self.config.spin,
@@ -493,7 +502,7 @@ impl Core {
     }
 
     /// Takes in a client that the runtime introduces, and answers. The warden's work.
-    pub(super) fn accept(&self, introduction: Introduction, fds: Vec<OwnedFd>) {
+    pub(super) fn accept(&self, introduction: Introduction, fds: Vec<Stranger>) {
         let channel = introduction.channel;
         let (status, lane) = match self.admit(introduction, fds) {
             Ok(lane) => (Status::OK, Some(lane)),
@@ -504,13 +513,16 @@ impl Core {
         let _ = self.post(0, &Request::Accept { channel, status }, &fds);
     }
 
-    fn admit(&self, introduction: Introduction, fds: Vec<OwnedFd>) -> Result<OwnedFd, NodeError> {
+    fn admit(&self, introduction: Introduction, fds: Vec<Stranger>) -> Result<OwnedFd, NodeError> {
+        let Descriptors { lane: peer, bell, pidfd } = Descriptors::of(fds, &self.closer)?;
+        if self.closer.is_crowded() {
+            return Err(NodeError::Refused(Status::QUOTA));
+        }
         let hub = lock(&self.registered)
             .iter()
             .find(|it| it.current == introduction.dest)
             .and_then(|it| it.hub.upgrade())
             .ok_or(NodeError::Refused(Status::PEER_DIED))?;
-        let Descriptors { lane: peer, bell, pidfd } = Descriptors::of(fds)?;
         let peer = lane::map_peer(peer.as_fd(), introduction.geometry)?;
         let (own, fd) = lane::create(introduction.geometry)?;
         let entry = self.roll.enter(&own)?;
@@ -521,6 +533,7 @@ impl Core {
             peer,
             entry,
             bell,
+            closer: Arc::clone(&self.closer),
             max_payload: self.config.max_payload,
             max_bulk: self.config.max_bulk,
             spin: self.config.spin,
@@ -558,18 +571,22 @@ impl Drop for Closing {
     }
 }
 
-/// What comes with an introduction.
+/// What comes with an introduction. The lane is somebody else's, the rest the runtime's own.
 struct Descriptors {
-    lane: OwnedFd,
-    bell: OwnedFd,
+    lane: Stranger,
+    bell: PeerSocket,
     pidfd: Option<OwnedFd>,
 }
 
 impl Descriptors {
-    fn of(fds: Vec<OwnedFd>) -> Result<Descriptors, NodeError> {
+    fn of(fds: Vec<Stranger>, closer: &Arc<Closer>) -> Result<Descriptors, NodeError> {
         let mut fds = fds.into_iter();
         match (fds.next(), fds.next(), fds.next()) {
-            (Some(lane), Some(bell), pidfd) => Ok(Descriptors { lane, bell, pidfd }),
+            (Some(lane), Some(bell), pidfd) => Ok(Descriptors {
+                lane,
+                bell: PeerSocket::new(bell.vouched(), closer),
+                pidfd: pidfd.map(Stranger::vouched),
+            }),
             _ => Err(NodeError::Malformed("an introduction without its descriptors")),
         }
     }

@@ -4,6 +4,7 @@ use std::{
     io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     path::Path,
+    sync::Arc,
 };
 
 use nix::{
@@ -18,7 +19,9 @@ use super::inherited;
 use crate::{
     ServiceId,
     control::{
-        self, MAX_PACKET, Malformed, Reply, Request, decode_reply, encode_request,
+        self, MAX_PACKET, Malformed, Reply, Request,
+        closer::{Closer, PeerSocket},
+        decode_reply, encode_request,
         packet::{self, Received},
     },
     error::{NodeError, Status},
@@ -31,29 +34,30 @@ const GREETING_MS: u16 = 2000;
 /// A connection that was greeted.
 #[derive(Debug)]
 pub(super) struct Connection {
-    pub(super) socket: OwnedFd,
+    pub(super) socket: PeerSocket,
     pub(super) node: ServiceId,
 }
 
 /// Connects to the runtime in a directory: by the connection that this process was started with,
 /// or by the path where it has none, or where the runtime that made it is gone.
-pub(super) fn dial(directory: &Path) -> Result<Connection, NodeError> {
+pub(super) fn dial(directory: &Path, closer: &Arc<Closer>) -> Result<Connection, NodeError> {
     let path = directory.join("ipcd.sock");
     if let Some(socket) = inherited::take() {
-        match greet(socket, &path) {
+        match greet(socket, &path, closer) {
             Err(NodeError::NoRuntime { .. }) => {}
             greeted => return greeted,
         }
     }
-    greet(connected(&path)?, &path)
+    greet(connected(&path)?, &path, closer)
 }
 
-fn greet(socket: OwnedFd, path: &Path) -> Result<Connection, NodeError> {
+fn greet(socket: OwnedFd, path: &Path, closer: &Arc<Closer>) -> Result<Connection, NodeError> {
+    let socket = PeerSocket::new(socket, closer);
     check_owner(&socket, path)?;
     let hello = Request::Hello { asymmetric: futex::has_membarrier() };
     packet::send(socket.as_fd(), &encode_request(1, &hello), &[])
         .map_err(|_| NodeError::NoRuntime { path: path.to_owned() })?;
-    let node = greeted(&socket, path)?;
+    let node = greeted(&socket, path, closer)?;
     Ok(Connection { socket, node })
 }
 
@@ -79,7 +83,7 @@ fn connected(path: &Path) -> Result<OwnedFd, NodeError> {
 }
 
 /// A runtime of somebody else could introduce us to anybody.
-fn check_owner(socket: &OwnedFd, path: &Path) -> Result<(), NodeError> {
+fn check_owner(socket: &PeerSocket, path: &Path) -> Result<(), NodeError> {
     let peer = getsockopt(socket, sockopt::PeerCredentials)
         .map_err(NodeError::system("ask who runs the runtime"))?;
     let own = nix::unistd::geteuid().as_raw();
@@ -91,10 +95,10 @@ fn check_owner(socket: &OwnedFd, path: &Path) -> Result<(), NodeError> {
     Err(NodeError::Directory { path: path.to_owned(), source })
 }
 
-fn greeted(socket: &OwnedFd, path: &Path) -> Result<ServiceId, NodeError> {
+fn greeted(socket: &PeerSocket, path: &Path, closer: &Arc<Closer>) -> Result<ServiceId, NodeError> {
     let mut buffer = vec![0; MAX_PACKET];
     loop {
-        match packet::receive(socket.as_fd(), &mut buffer) {
+        match packet::receive(socket.as_fd(), &mut buffer, closer) {
             Err(Errno::EAGAIN) => {
                 let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
                 match poll(&mut fds, PollTimeout::from(GREETING_MS)) {

@@ -91,7 +91,7 @@ impl Warden<'_> {
     fn hear(&mut self) {
         self.core.tell_closed();
         let Some(socket) = self.core.current() else { return };
-        match packet::receive(socket.as_fd(), &mut self.buffer) {
+        match packet::receive(socket.as_fd(), &mut self.buffer, &self.core.closer) {
             Ok(Received::Packet(length, fds)) => match decode_reply(&self.buffer[..length]) {
                 Ok((0, Reply::Incoming(introduction))) => self.core.accept(introduction, fds),
                 Ok((0, Reply::Revoked { channel })) => self.core.peers.revoke(channel),
@@ -100,9 +100,7 @@ impl Warden<'_> {
                 Err(_) => self.core.lose(&socket),
             },
             Err(Errno::EAGAIN) => {}
-            Ok(Received::Oversized | Received::Bereft(_) | Received::Closed) | Err(_) => {
-                self.core.lose(&socket);
-            }
+            Ok(_) | Err(_) => self.core.lose(&socket),
         }
     }
 }

@@ -2,7 +2,10 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use ipc::control::packet::{self, Received};
+use ipc::control::{
+    closer::Closer,
+    packet::{self, Received},
+};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -19,24 +22,30 @@ use crate::sandbox::Unenforced;
 /// Waits until the program runs, or not. What the process could not put on is given back.
 pub(super) fn until_exec(plan: &mut Plan) -> Result<Option<Unenforced>, Failure> {
     let reports = plan.reports.as_fd();
+    // The child is ours until its program runs: nothing that it sends is slow to close.
+    let closer = Closer::new().map_err(|_| Failure::Unheard(Errno::EMFILE))?;
     let mut gap = None;
     loop {
         readable(&[reports])?;
         let mut bytes = [0; Report::SIZE];
-        match packet::receive(reports, &mut bytes) {
+        match packet::receive(reports, &mut bytes, &closer) {
             // exec closed the other end, and so would its death: then `try_wait` tells of it.
             Ok(Received::Closed) => return Ok(gap),
             Ok(Received::Packet(_, mut fds)) => {
                 let report = Report::from_bytes(bytes);
                 match (Step::of(report.step), fds.pop()) {
-                    (Some(Step::Listener), Some(listener)) => let_through(&listener, reports)?,
+                    (Some(Step::Listener), Some(listener)) => {
+                        let_through(&listener.vouched(), reports)?;
+                    }
                     (Some(Step::Listener), None) => gap = Some(Unenforced::SecondExec),
                     _ => return Err(Failure::Reported(report)),
                 }
             }
             // There is no descriptor left here for the listener.
-            Ok(Received::Bereft(_)) => return Err(Failure::Unheard(Errno::EMFILE)),
-            Ok(Received::Oversized) => return Err(Failure::Unheard(Errno::EPROTO)),
+            Ok(Received::Bereft(_) | Received::Overloaded) => {
+                return Err(Failure::Unheard(Errno::EMFILE));
+            }
+            Ok(Received::Oversized(_)) => return Err(Failure::Unheard(Errno::EPROTO)),
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             Err(errno) => return Err(Failure::Unheard(errno)),
         }

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use ipc::{
     Geometry, ServiceId, Status,
-    control::{Reply, Request, packet},
+    control::{Reply, Request, closer::Closer, packet},
 };
 use nix::sys::stat::fstat;
 
@@ -32,7 +32,8 @@ fn inode(fd: &OwnedFd) -> u64 {
 
 fn is_hung_up(bell: &OwnedFd) {
     await_readable(bell.as_fd());
-    let heard = packet::receive(bell.as_fd(), &mut [0; 8]).expect("readable");
+    let closer = Closer::new().expect("a closer");
+    let heard = packet::receive(bell.as_fd(), &mut [0; 8], &closer).expect("readable");
     assert!(matches!(heard, packet::Received::Closed));
 }
 

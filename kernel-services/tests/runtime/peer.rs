@@ -9,7 +9,9 @@ use std::{
 use ipc::{
     Geometry, ServiceId, Status,
     control::{
-        Introduction, MAX_PACKET, Reply, Request, decode_reply, encode_request,
+        Introduction, MAX_PACKET, Reply, Request,
+        closer::{Closer, Stranger},
+        decode_reply, encode_request,
         packet::{self, Received},
     },
 };
@@ -116,13 +118,14 @@ impl Peer {
     pub(crate) fn hear(&self) -> Heard {
         await_readable(self.socket.as_fd());
         let mut buffer = [0; MAX_PACKET];
-        match packet::receive(self.socket.as_fd(), &mut buffer).expect("receives") {
+        let closer = Closer::new().expect("a closer");
+        match packet::receive(self.socket.as_fd(), &mut buffer, &closer).expect("receives") {
             Received::Packet(length, fds) => {
                 let (sequence, reply) = decode_reply(&buffer[..length]).expect("well formed");
-                Heard::Reply(sequence, reply, fds)
+                Heard::Reply(sequence, reply, fds.into_iter().map(Stranger::vouched).collect())
             }
-            Received::Oversized | Received::Bereft(_) => panic!("oversized"),
             Received::Closed => Heard::Closed,
+            other => panic!("{other:?}"),
         }
     }
 

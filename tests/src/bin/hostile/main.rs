@@ -104,7 +104,8 @@ impl Villain {
     ///
     /// With bulk memory: see `bulk.rs`.
     ///
-    /// As either: `flood`, `parcels`: rings without pause, with descriptors; `rest` ends it.
+    /// As either: `flood`, `parcels`: rings without pause, with descriptors; `rest` ends it;
+    /// `end`: waits until the channel is cut
     fn act(&mut self, command: &str, rest: &str) {
         match command {
             "open" => {
@@ -285,6 +286,11 @@ impl Villain {
                 let parcels = if command == "parcels" { 200 } else { 0 };
                 self.noise.start(bell, parcels);
                 say("flooding");
+            }
+            "end" => {
+                self.end().await_cut("what was done");
+                self.ends.pop();
+                say("cut");
             }
             "rest" => say(&format!("rested {}", self.noise.stop())),
             other => self.handle_bulk(other, rest),
