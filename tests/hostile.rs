@@ -11,3 +11,5 @@ mod channels;
 mod descriptors;
 #[path = "hostile/siege.rs"]
 mod siege;
+#[path = "hostile/slow.rs"]
+mod slow;

@@ -77,6 +77,18 @@ fn bounds(range: &str) -> Option<(u64, u64)> {
     Some((u64::from_str_radix(from, 16).ok()?, u64::from_str_radix(to, 16).ok()?))
 }
 
+/// Tells whether whoever closes a TCP socket of this host waits for its last bytes to be taken: it
+/// has said that it ends, and still belongs to a file.
+pub fn is_lingering(port: u16) -> bool {
+    const FIN_WAIT1: &str = "04";
+    let sockets = fs::read_to_string("/proc/net/tcp").expect("a list");
+    sockets.lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let of_port = fields.get(1).is_some_and(|local| local.ends_with(&format!(":{port:04X}")));
+        of_port && fields[3] == FIN_WAIT1 && fields[9] != "0"
+    })
+}
+
 /// Lists the threads of a process.
 pub fn threads(pid: u32) -> Vec<u32> {
     let tasks = fs::read_dir(of(pid).join("task")).expect("a process");

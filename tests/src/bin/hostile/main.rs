@@ -10,9 +10,11 @@
 mod bulk;
 mod descriptors;
 mod end;
+mod fuse;
 mod lies;
 mod memory;
 mod noise;
+mod slow;
 mod wire;
 
 use std::{io::BufRead, os::fd::AsRawFd, os::unix::process::CommandExt, path::Path};
@@ -45,6 +47,7 @@ fn main() {
         id: 0,
         noise: noise::Noise::default(),
         hoard: Vec::new(),
+        slow: slow::Slow::default(),
     };
     for line in std::io::stdin().lock().lines().map_while(Result::ok) {
         if line == "quit" {
@@ -71,6 +74,8 @@ struct Villain {
     noise: noise::Noise,
     /// Loans of the other end that were not given back.
     hoard: Vec<bulk::Place>,
+    /// What is slow to close.
+    slow: slow::Slow,
 }
 
 impl Villain {
@@ -102,7 +107,7 @@ impl Villain {
     ///   answers to so many requests, that change while they are read
     /// - `nudge COUNT`: wakes for nothing; `displace`: moves sleepers to where nobody wakes them
     ///
-    /// With bulk memory: see `bulk.rs`.
+    /// With bulk memory: see `bulk.rs`. What is slow to close: see `slow.rs`.
     ///
     /// As either: `flood`, `parcels`: rings without pause, with descriptors; `rest` ends it;
     /// `end`: waits until the channel is cut
@@ -293,7 +298,7 @@ impl Villain {
                 say("cut");
             }
             "rest" => say(&format!("rested {}", self.noise.stop())),
-            other => self.handle_bulk(other, rest),
+            other => self.be_slow(other, rest),
         }
     }
 
