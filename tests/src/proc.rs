@@ -1,6 +1,11 @@
 //! What `/proc` says of a process.
 
-use std::{collections::BTreeMap, fs, os::unix::fs::FileExt, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    os::unix::fs::FileExt,
+    path::PathBuf,
+};
 
 /// What a process holds: it must come back to what it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,16 +82,18 @@ fn bounds(range: &str) -> Option<(u64, u64)> {
     Some((u64::from_str_radix(from, 16).ok()?, u64::from_str_radix(to, 16).ok()?))
 }
 
-/// Tells whether whoever closes a TCP socket of this host waits for its last bytes to be taken: it
-/// has said that it ends, and still belongs to a file.
-pub fn is_lingering(port: u16) -> bool {
+/// Lists the TCP ports of this host for which somebody waits in `close` until the last bytes are
+/// taken: the socket has said that it ends, and still belongs to a file.
+pub fn lingering() -> BTreeSet<u16> {
     const FIN_WAIT1: &str = "04";
     let sockets = fs::read_to_string("/proc/net/tcp").expect("a list");
-    sockets.lines().any(|line| {
+    let port = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        let of_port = fields.get(1).is_some_and(|local| local.ends_with(&format!(":{port:04X}")));
-        of_port && fields[3] == FIN_WAIT1 && fields[9] != "0"
-    })
+        let [_, local, _, FIN_WAIT1, _, _, _, _, _, inode, ..] = fields[..] else { return None };
+        let (_, port) = local.split_once(':').filter(|_| inode != "0")?;
+        u16::from_str_radix(port, 16).ok()
+    };
+    sockets.lines().filter_map(port).collect()
 }
 
 /// Lists the threads of a process.
