@@ -1,6 +1,7 @@
 //! A process's place in the runtime: finds services, opens channels, serves names.
 
 mod core;
+mod descriptors;
 mod dial;
 mod inherited;
 mod peers;

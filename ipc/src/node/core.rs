@@ -19,6 +19,7 @@ use nix::{
 
 use super::{
     Config, PATIENCE,
+    descriptors::Descriptors,
     dial::{Connection, dial},
     peers::{End, Peers},
     refused, runtime_dir,
@@ -567,27 +568,6 @@ impl Drop for Closing {
             && core.birth.is_here()
         {
             core.say_closed(self.channel);
-        }
-    }
-}
-
-/// What comes with an introduction. The lane is somebody else's, the rest the runtime's own.
-struct Descriptors {
-    lane: Stranger,
-    bell: PeerSocket,
-    pidfd: Option<OwnedFd>,
-}
-
-impl Descriptors {
-    fn of(fds: Vec<Stranger>, closer: &Arc<Closer>) -> Result<Descriptors, NodeError> {
-        let mut fds = fds.into_iter();
-        match (fds.next(), fds.next(), fds.next()) {
-            (Some(lane), Some(bell), pidfd) => Ok(Descriptors {
-                lane,
-                bell: PeerSocket::new(bell.vouched(), closer),
-                pidfd: pidfd.map(Stranger::vouched),
-            }),
-            _ => Err(NodeError::Malformed("an introduction without its descriptors")),
         }
     }
 }
