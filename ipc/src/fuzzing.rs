@@ -194,7 +194,7 @@ impl Stage {
         let (bell, end) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
             .map_err(NodeError::system("make a doorbell"))?;
         let role = role(honest);
-        let closer = Closer::new()?;
+        let closer = Closer::new().map_err(NodeError::system("make an eventfd"))?;
         let channel = Channel::new(Parts {
             introduction: introduction(geometry),
             role,

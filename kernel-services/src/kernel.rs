@@ -84,7 +84,7 @@ impl Kernel {
             .map_err(|error| KernelError::system("cannot make a socket pair", error))?;
         let (door, listener) = directory.listen()?;
         let mut reactor = Reactor::new(broker, listener, collar, desk)
-            .map_err(|error| KernelError::system("cannot set up epoll", error))?;
+            .map_err(|errno| KernelError::system("cannot set up epoll", errno))?;
         let thread = Builder::new()
             .name("ipc-kernel".to_owned())
             .stack_size(STACK)

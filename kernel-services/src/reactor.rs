@@ -118,8 +118,8 @@ impl Reactor {
         listener: UnixListener,
         leash: UnixStream,
         desk: Option<RuntimeDesk>,
-    ) -> Result<Reactor, std::io::Error> {
-        let closer = Closer::new().map_err(std::io::Error::other)?;
+    ) -> Result<Reactor, Errno> {
+        let closer = Closer::new()?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
         epoll.add(&leash, EpollEvent::new(EpollFlags::EPOLLIN, LEASH))?;

@@ -24,13 +24,16 @@ use std::{
     time::Duration,
 };
 
-use nix::sys::{
-    eventfd::{EfdFlags, EventFd},
-    socket::{Shutdown, shutdown},
+use nix::{
+    errno::Errno,
+    sys::{
+        eventfd::{EfdFlags, EventFd},
+        socket::{Shutdown, shutdown},
+    },
 };
 
 use super::packet;
-use crate::{error::NodeError, fork::Birth, lane::LaneFacts};
+use crate::{fork::Birth, lane::LaneFacts};
 
 /// Threads that wait in `close`, at most.
 const MOST_THREADS: usize = 4;
@@ -67,13 +70,13 @@ impl Closer {
     /// Makes one, without threads.
     ///
     /// # Errors
-    /// [`NodeError::System`] when no descriptor is left.
-    pub fn new() -> Result<Arc<Closer>, NodeError> {
+    /// `EMFILE`, `ENFILE` or `ENOMEM`: no descriptor is left.
+    pub fn new() -> Result<Arc<Closer>, Errno> {
         Ok(Arc::new(Closer {
             birth: Birth::now(),
             queue: Mutex::default(),
             work: Condvar::new(),
-            spare: Mutex::new(Some(spare().map_err(NodeError::system("make an eventfd"))?)),
+            spare: Mutex::new(Some(spare()?)),
         }))
     }
 
@@ -153,7 +156,7 @@ impl Closer {
     }
 }
 
-fn spare() -> Result<EventFd, nix::errno::Errno> {
+fn spare() -> Result<EventFd, Errno> {
     EventFd::from_flags(EfdFlags::EFD_CLOEXEC)
 }
 

@@ -115,7 +115,7 @@ impl Core {
     /// Connects, without a warden yet.
     pub(super) fn connect(config: &Config) -> Result<Arc<Core>, NodeError> {
         let directory = config.runtime_dir.clone().unwrap_or_else(runtime_dir);
-        let closer = Closer::new()?;
+        let closer = Closer::new().map_err(NodeError::system("make an eventfd"))?;
         let connection = dial(&directory, &closer)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
             .map_err(NodeError::system("make an epoll instance"))?;

@@ -23,7 +23,7 @@ use crate::sandbox::Unenforced;
 pub(super) fn until_exec(plan: &mut Plan) -> Result<Option<Unenforced>, Failure> {
     let reports = plan.reports.as_fd();
     // The child is ours until its program runs: nothing that it sends is slow to close.
-    let closer = Closer::new().map_err(|_| Failure::Unheard(Errno::EMFILE))?;
+    let closer = Closer::new().map_err(Failure::Unheard)?;
     let mut gap = None;
     loop {
         readable(&[reports])?;
