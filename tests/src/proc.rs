@@ -82,15 +82,15 @@ fn bounds(range: &str) -> Option<(u64, u64)> {
     Some((u64::from_str_radix(from, 16).ok()?, u64::from_str_radix(to, 16).ok()?))
 }
 
-/// Lists the TCP ports of this host for which somebody waits in `close` until the last bytes are
-/// taken: the socket has said that it ends, and still belongs to a file.
+/// Lists the TCP ports to which somebody of this host is connected who waits in `close` until the
+/// last bytes are taken: the socket has said that it ends, and still belongs to a file.
 pub fn lingering() -> BTreeSet<u16> {
     const FIN_WAIT1: &str = "04";
     let sockets = fs::read_to_string("/proc/net/tcp").expect("a list");
     let port = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        let [_, local, _, FIN_WAIT1, _, _, _, _, _, inode, ..] = fields[..] else { return None };
-        let (_, port) = local.split_once(':').filter(|_| inode != "0")?;
+        let [_, _, remote, FIN_WAIT1, _, _, _, _, _, inode, ..] = fields[..] else { return None };
+        let (_, port) = remote.split_once(':').filter(|_| inode != "0")?;
         u16::from_str_radix(port, 16).ok()
     };
     sockets.lines().filter_map(port).collect()

@@ -27,8 +27,8 @@ const MOST_FDS: usize = 253;
 #[derive(Debug, Default)]
 pub(crate) struct Slow {
     lingering: Vec<TcpStream>,
-    /// Read by nobody.
-    others: Vec<TcpStream>,
+    /// Read by nobody, and their listeners, whose ports nobody else has meanwhile.
+    others: Vec<(TcpStream, TcpListener)>,
     /// Kept open: it is each `close` that takes long, and not only the last.
     fuse: Option<Fuse>,
     /// The id of a name, and a connection besides the first.
@@ -36,20 +36,21 @@ pub(crate) struct Slow {
 }
 
 impl Slow {
-    /// Makes a socket whose last `close` waits; returns its port.
+    /// Makes a socket whose last `close` waits; returns the port that it is connected to.
     fn linger(&mut self) -> u16 {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         setsockopt(&listener, sockopt::RcvBuf, &4096).expect("small");
         let socket = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
-        self.others.push(listener.accept().expect("connected").0);
+        let other = listener.accept().expect("connected").0;
         setsockopt(&socket, sockopt::SndBuf, &4096).expect("small");
         socket.set_nonblocking(true).expect("a socket");
         // Until neither end holds any more: what is left is never taken.
         while (&socket).write(&[0; 4096]).is_ok() {}
         let linger = libc::linger { l_onoff: 1, l_linger: LINGERS };
         setsockopt(&socket, sockopt::Linger, &linger).expect("it may");
-        let port = socket.local_addr().expect("connected").port();
+        let port = listener.local_addr().expect("bound").port();
         self.lingering.push(socket);
+        self.others.push((other, listener));
         port
     }
 
