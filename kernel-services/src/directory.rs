@@ -33,6 +33,7 @@ use nix::{
 
 use crate::{
     error::KernelError,
+    failpoint::{self, At},
     ids::{BLOCK, IdSource, Ids},
 };
 
@@ -68,6 +69,11 @@ impl Directory {
         let claim = Claim::take(path, (found.dev(), found.ino()))?;
         let lock = lock(path)?;
         Ok(Directory { path: path.to_owned(), _lock: lock, _claim: claim })
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Opens the counter of ids above everything that was reserved here, and reserves a block.
@@ -283,8 +289,11 @@ impl IdFile {
             .open(&temporary)?;
         writeln!(file, "{end}")?;
         file.sync_all()?;
+        failpoint::reach(At::IdsWritten);
         fs::rename(&temporary, self.directory.join("ids"))?;
-        File::open(&self.directory)?.sync_all()
+        File::open(&self.directory)?.sync_all()?;
+        failpoint::reach(At::IdsReserved);
+        Ok(())
     }
 }
 

@@ -65,20 +65,19 @@ impl Kernel {
     /// - no descriptor is left: [`KernelError::Descriptors`]
     /// - a system call failed otherwise: [`KernelError::System`]
     pub fn embedded(runtime_dir: &Path) -> Result<Kernel, KernelError> {
-        Kernel::start(runtime_dir, None)
+        Kernel::start(Directory::open(runtime_dir)?, None)
     }
 
     /// Starts a runtime that somebody supervises, at the other side of the desk.
     pub(crate) fn start(
-        runtime_dir: &Path,
+        directory: Directory,
         desk: Option<RuntimeDesk>,
     ) -> Result<Kernel, KernelError> {
-        let directory = Directory::open(runtime_dir)?;
         let registry = Registry::new(directory.ids()?);
         let pid = std::process::id();
         let uid = nix::unistd::geteuid().as_raw();
         let broker = Broker::new(registry, pid, uid, monotonic_ns())
-            .map_err(|status| no_ids(runtime_dir, status))?;
+            .map_err(|status| no_ids(directory.path(), status))?;
         let broker = if desk.is_some() { broker.supervised() } else { broker };
         let (leash, collar) = UnixStream::pair()
             .map_err(|error| KernelError::system("cannot make a socket pair", error))?;

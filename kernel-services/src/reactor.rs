@@ -36,6 +36,7 @@ use nix::{
 use crate::{
     broker::{Broker, Carried, Effect, Event, Token},
     desk::{Desk, Order, RuntimeDesk, Unit},
+    failpoint::{self, At},
     pidfd::{self, process_started},
 };
 
@@ -237,6 +238,7 @@ impl Reactor {
                     let pidfd = pidfd::open(pid);
                     let socket = PeerSocket::new(socket, &self.closer);
                     self.attend(socket, pidfd, pid, uid, Some(unit));
+                    failpoint::reach(At::SpawnAdmitted);
                 }
                 Order::Expect { unit } => drop(self.units.insert(unit.pid, unit)),
                 Order::Forget { unit } => self.units.retain(|_, it| it.id != unit),
@@ -317,6 +319,9 @@ impl Reactor {
             Ok((sequence, request)) => (sequence, Ok(request)),
             Err(malformed) => (sequence_of(bytes), Err(malformed)),
         };
+        if let Ok(request) = &request {
+            failpoint::heard(request);
+        }
         self.step(Event::Packet { token, sequence, request, carried }, fds.pop());
     }
 
@@ -340,7 +345,9 @@ impl Reactor {
         let effects = self.broker.step(event, monotonic_ns());
         self.effects.extend(effects);
         while let Some(effect) = self.effects.pop_front() {
+            let reached = failpoint::around(&effect);
             let consequence = self.perform(effect, &mut carried);
+            reached.into_iter().for_each(failpoint::reach);
             if let Some(event) = consequence {
                 let effects = self.broker.step(event, monotonic_ns());
                 self.effects.extend(effects);
