@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 use tests::{
     Ipcd, LONG, World,
-    ipcd::{recorded, signal},
+    ipcd::{children, recorded, signal},
     proc::{self, has_ended},
     wait_until,
 };
@@ -44,13 +44,6 @@ fn start(node: &str) -> (World, Ipcd) {
     let world = World::without_runtime(ACTOR);
     let ipcd = Ipcd::start(IPCD, world.directory(), node);
     (world, ipcd)
-}
-
-/// The children of a process, also those that ended and were not waited for.
-fn children(pid: u32) -> usize {
-    let each = |thread| fs::read_to_string(format!("/proc/{pid}/task/{thread}/children"));
-    let lists = proc::threads(pid).into_iter().filter_map(|thread| each(thread).ok());
-    lists.map(|list| list.split_whitespace().count()).sum()
 }
 
 /// Ends it in order; nothing may stay behind.
@@ -412,31 +405,5 @@ fn an_idle_system_sleeps() {
     // The one wait for a time: nothing can be observed but that nothing happens.
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(sleeps(), before, "somebody woke up");
-    stop(&world, ipcd);
-}
-
-#[test]
-fn a_hundred_deaths_leave_nothing_behind() {
-    let node = server("echo", AT_ONCE)
-        + "[group.sturdy]\nmembers = [\"echo\"]\n\
-           intensity = { restarts = 1000, within = \"1s\" }\n";
-    let (world, ipcd) = start(&node);
-    ipcd.wait("echo", "ready");
-    let mut pid = ipcd.pid_of("echo");
-    let round = |pid: &mut u32| {
-        signal(*pid, Signal::SIGKILL);
-        *pid = ipcd.wait_replaced("echo", *pid);
-    };
-    // What is made once, is made by then.
-    (0..10).for_each(|_| round(&mut pid));
-    let rest = || (proc::holdings(ipcd.pid()), proc::resident_kib(ipcd.pid()));
-    let (before, memory) = rest();
-    (0..100).for_each(|_| round(&mut pid));
-    wait_until("nothing is left of them", || {
-        rest().0.is_within(&before) && children(ipcd.pid()) == 1
-    });
-    let grown = rest().1.saturating_sub(memory);
-    assert!(grown < 1024, "{grown} KiB more than {memory}");
-    assert_eq!(recorded(world.directory()).len(), 1);
     stop(&world, ipcd);
 }

@@ -385,6 +385,12 @@ impl System {
             }
             let was_ready = running.told_ready;
             running.told_ready |= answered;
+            let is_watched =
+                self.supervisor.service(unit).is_some_and(|it| it.0.watchdog.is_some());
+            if answered && !is_watched {
+                // It is not pinged again: a channel would be kept for nothing.
+                self.probes.forget(unit);
+            }
             // Who is ready as soon as it runs is pinged by its watchdog first.
             self.step(if answered { Event::Answered { unit } } else { Event::Missed { unit } });
             match (answered, was_ready) {

@@ -17,7 +17,7 @@ use nix::{
 };
 use serde_json::{Value, json};
 
-use crate::{LONG, wait_until};
+use crate::{LONG, proc, wait_until};
 
 /// An `ipcd --config` of its own; it and all its services are killed when this is dropped.
 #[derive(Debug)]
@@ -219,6 +219,13 @@ pub fn recorded(directory: &Path) -> Vec<(u32, u64)> {
     let units = contents["units"].as_array().into_iter().flatten();
     let of = |unit: &Value| Some((unit["pid"].as_u64()? as u32, unit["start_time"].as_u64()?));
     units.filter_map(of).collect()
+}
+
+/// The children of a process, also those that ended and were not waited for.
+pub fn children(pid: u32) -> usize {
+    let each = |thread| fs::read_to_string(format!("/proc/{pid}/task/{thread}/children"));
+    let lists = proc::threads(pid).into_iter().filter_map(|thread| each(thread).ok());
+    lists.map(|list| list.split_whitespace().count()).sum()
 }
 
 /// Sends a signal to a process that is known to be there.

@@ -69,8 +69,9 @@ pub(super) fn until_exec(plan: &mut Plan) -> Result<Option<Unenforced>, Failure>
 /// ENOSYS, whoever asks for it, and whatever becomes of us.
 fn let_through(listener: &OwnedFd, reports: BorrowedFd<'_>) -> Result<(), Failure> {
     loop {
-        if readable(&[listener.as_fd(), reports])? != 0 {
-            // It failed before, or died.
+        // The report first: of a process that died both have hung up, and there is nothing to let
+        // through, now or ever.
+        if readable(&[reports, listener.as_fd()])? == 0 {
             return Ok(());
         }
         match system::allow_one(listener) {
