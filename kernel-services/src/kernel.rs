@@ -4,7 +4,7 @@ use std::{
     net::Shutdown,
     os::{
         fd::{AsFd, BorrowedFd},
-        unix::net::UnixStream,
+        unix::net::{UnixListener, UnixStream},
     },
     path::Path,
     thread::{Builder, JoinHandle},
@@ -41,10 +41,13 @@ const STACK: usize = 256 * 1024;
 pub struct Kernel {
     // Dropped in this order: the socket goes before the lock on the directory is given up.
     door: Door,
+    #[cfg(feature = "node")]
+    other_doors: std::collections::HashMap<u32, Door>,
     leash: UnixStream,
     thread: Option<JoinHandle<()>>,
     pid: u32,
-    _directory: Directory,
+    #[cfg_attr(not(feature = "node"), allow(dead_code, reason = "its lock is held"))]
+    directory: Directory,
 }
 
 impl Kernel {
@@ -94,7 +97,27 @@ impl Kernel {
                 reactor.run();
             })
             .map_err(|error| KernelError::system("cannot start the runtime's thread", error))?;
-        Ok(Kernel { door, leash, thread: Some(thread), pid, _directory: directory })
+        Ok(Kernel {
+            door,
+            #[cfg(feature = "node")]
+            other_doors: std::collections::HashMap::new(),
+            leash,
+            thread: Some(thread),
+            pid,
+            directory,
+        })
+    }
+
+    /// Gives a socket for the runtime to listen on, to which one other user may connect; nothing
+    /// where there is one.
+    #[cfg(feature = "node")]
+    pub(crate) fn open_door(&mut self, uid: u32) -> Result<Option<UnixListener>, KernelError> {
+        if self.other_doors.contains_key(&uid) {
+            return Ok(None);
+        }
+        let (door, listener) = self.directory.listen_for(uid)?;
+        self.other_doors.insert(uid, door);
+        Ok(Some(listener))
     }
 
     /// Gives the path of the socket to which nodes connect.

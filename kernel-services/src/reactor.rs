@@ -63,8 +63,9 @@ pub(crate) struct Reactor {
     /// Closes what comes from others.
     closer: Arc<Closer>,
     epoll: Epoll,
-    listener: UnixListener,
-    /// Until when the listener rests.
+    /// The runtime's own first, then those for other users' services.
+    listeners: Vec<UnixListener>,
+    /// Until when they rest.
     rests_until_ns: Option<u64>,
     _leash: UnixStream,
     nodes: HashMap<Token, Node>,
@@ -131,7 +132,7 @@ impl Reactor {
             broker,
             closer,
             epoll,
-            listener,
+            listeners: vec![listener],
             rests_until_ns: None,
             _leash: leash,
             nodes: HashMap::new(),
@@ -177,12 +178,16 @@ impl Reactor {
     }
 
     fn accept(&mut self) {
+        (0..self.listeners.len()).for_each(|number| self.accept_at(number));
+    }
+
+    fn accept_at(&mut self, number: usize) {
         for _ in 0..ACCEPTS {
             if self.closer.is_crowded() {
                 return self.rest_listener();
             }
             // The name is the standard library's; the socket keeps packets as it was made to.
-            match self.listener.accept() {
+            match self.listeners[number].accept() {
                 Ok((socket, _)) => self.admit(PeerSocket::new(socket.into(), &self.closer)),
                 Err(error) => match error.raw_os_error().map(Errno::from_raw) {
                     Some(Errno::EAGAIN) => return,
@@ -241,6 +246,12 @@ impl Reactor {
                     failpoint::reach(At::SpawnAdmitted);
                 }
                 Order::Expect { unit } => drop(self.units.insert(unit.pid, unit)),
+                Order::Listen { listener } => {
+                    let reads = EpollEvent::new(EpollFlags::EPOLLIN, LISTENER);
+                    if self.epoll.add(&listener, reads).is_ok() {
+                        self.listeners.push(listener);
+                    }
+                }
                 Order::Forget { unit } => self.units.retain(|_, it| it.id != unit),
                 Order::Answer { to, sequence, text } => {
                     let lost = self.answer(to, sequence, &text);
@@ -280,8 +291,10 @@ impl Reactor {
     }
 
     fn watch_listener(&self, flags: EpollFlags) {
-        // Cannot fail: the listener was added and is open.
-        let _ = self.epoll.modify(&self.listener, &mut EpollEvent::new(flags, LISTENER));
+        for listener in &self.listeners {
+            // Cannot fail: it was added and is open.
+            let _ = self.epoll.modify(listener, &mut EpollEvent::new(flags, LISTENER));
+        }
     }
 
     fn serve(&mut self, token: Token, events: EpollFlags) {

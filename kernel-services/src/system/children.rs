@@ -51,6 +51,7 @@ impl System {
                 say(&format!("not enforced on this machine: {gap}"));
             }
         }
+        self.open_door(uid);
         let (pid, start_time) = (process.pid(), process.start_time());
         self.watch(unit, &process);
         let known = Unit { id: unit.0, service: name, pid, uid, start_time };
@@ -58,6 +59,18 @@ impl System {
         failpoint::reach(At::SpawnSaid);
         self.running.insert(unit, Running::new(process));
         Ok(pid)
+    }
+
+    /// Makes a way back for the services of another user, for when this ipcd has died.
+    pub(super) fn open_door(&mut self, uid: u32) {
+        if uid == geteuid().as_raw() {
+            return;
+        }
+        match self.kernel.open_door(uid) {
+            Ok(None) => {}
+            Ok(Some(listener)) => self.desk.say(Order::Listen { listener }),
+            Err(error) => say(&format!("services of user {uid} cannot come back: {error}")),
+        }
     }
 
     /// Has the loop hear of the process' end. Without pidfds it looks now and then: see `unheard`.
