@@ -51,8 +51,9 @@ fn a_service_of_another_user_comes_back() {
     assert!(copied.success());
     let node = format!(
         "[[rule]]\nfrom = \"any\"\nto = \"any\"\nallow = \"all\"\n\
-         [service.echo]\nexecutable = {program:?}\narguments = [\"serve\", \"echo\"]\n\
-         user = \"nobody\"\ndirectory = \"/\"\n"
+         [service.echo]\nexecutable = \"{}\"\narguments = [\"serve\", \"echo\"]\n\
+         user = \"nobody\"\ndirectory = \"/\"\n",
+        program.display()
     );
     let mut ipcd = Ipcd::start(PROGRAMS.ipcd, world.directory(), &node);
     ipcd.wait("echo", "ready");

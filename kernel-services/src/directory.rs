@@ -107,7 +107,7 @@ impl Directory {
     #[cfg(feature = "node")]
     pub(crate) fn listen_for(&self, uid: u32) -> Result<(Door, UnixListener), KernelError> {
         let path = self.path.join(format!("ipcd.{uid}.sock"));
-        let made = listen_at(path, Some(uid))?;
+        let open = listen_at(path, Some(uid))?;
         let passable = |found: fs::Metadata| {
             let mode = Permissions::from_mode(found.mode() & 0o7777 | 0o011);
             fs::set_permissions(&self.path, mode)
@@ -115,7 +115,7 @@ impl Directory {
         fs::metadata(&self.path)
             .and_then(passable)
             .map_err(|error| KernelError::write(self.path.clone(), error))?;
-        Ok(made)
+        Ok(open)
     }
 }
 

@@ -41,13 +41,13 @@ pub(super) struct Survivor {
 
 impl Survivors {
     /// Takes what one end tells; gives both when they agree.
-    fn tell(&mut self, by: Token, serves: bool, introduction: Introduction) -> Option<Survivor> {
+    fn tell(&mut self, by: Token, is_server: bool, introduction: Introduction) -> Option<Survivor> {
         let channel = introduction.channel;
         if self.channels.len() >= MOST && !self.channels.contains_key(&channel) {
             return None;
         }
         let ends = self.channels.entry(channel).or_default();
-        let side = if serves { &mut ends.server } else { &mut ends.client };
+        let side = if is_server { &mut ends.server } else { &mut ends.client };
         // The first who tells of an end has it; were it a lie, the channel counts for nobody.
         if side.is_some() {
             return None;
