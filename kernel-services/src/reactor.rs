@@ -522,9 +522,11 @@ impl Reactor {
 impl Drop for Reactor {
     /// Turns away who still waits in the backlog, and has perhaps sent something already.
     fn drop(&mut self) {
-        let _ = shutdown(self.listener.as_raw_fd(), Shutdown::Both);
-        while let Ok((socket, _)) = self.listener.accept() {
-            drop(PeerSocket::new(socket.into(), &self.closer));
+        for listener in &self.listeners {
+            let _ = shutdown(listener.as_raw_fd(), Shutdown::Both);
+            while let Ok((socket, _)) = listener.accept() {
+                drop(PeerSocket::new(socket.into(), &self.closer));
+            }
         }
     }
 }
