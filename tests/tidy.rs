@@ -166,6 +166,22 @@ fn libipc_links_no_command_line_and_no_runtime() {
 }
 
 #[test]
+fn nothing_that_is_delivered_can_be_told_to_die() {
+    let mut faults = Vec::new();
+    for package in packages() {
+        let name = text(&package["name"]);
+        let default = package["features"]["default"].as_array().map_or(&[][..], Vec::as_slice);
+        let told = |list: &[Value]| list.iter().any(|it| text(it).contains("failpoints"));
+        let asks =
+            in_workspace(package).any(|it| told(it["features"].as_array().map_or(&[], |a| a)));
+        if told(default) || asks {
+            faults.push(format!("{name}: only the feature `failpoints` of `tests` may ask for it"));
+        }
+    }
+    settle(&faults);
+}
+
+#[test]
 fn every_crate_takes_the_workspace_s_lints() {
     let mut faults = Vec::new();
     for package in packages() {

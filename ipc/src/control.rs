@@ -148,6 +148,13 @@ pub enum Request {
         /// The channel.
         channel: u64,
     },
+    /// An end of a channel that an earlier runtime introduced is open. Never answered.
+    Holds {
+        /// Whether it is the service's end.
+        serves: bool,
+        /// What this end was told when it was introduced.
+        introduction: Introduction,
+    },
 }
 
 /// What the runtime answers, and what it says by itself.
@@ -288,6 +295,10 @@ pub fn encode_request(sequence: u32, request: &Request) -> Vec<u8> {
         Request::Ping => {}
         Request::Command { text } => out.text(text),
         Request::Closed { channel } => out.u64(*channel),
+        Request::Holds { serves, introduction } => {
+            out.u32(u32::from(*serves));
+            out.introduction(introduction);
+        }
     }
     out.bytes
 }
@@ -306,6 +317,7 @@ fn request_verb(request: &Request) -> u16 {
         Request::Ping => 10,
         Request::Command { .. } => 11,
         Request::Closed { .. } => 12,
+        Request::Holds { .. } => 30,
     }
 }
 
@@ -333,6 +345,7 @@ pub fn decode_request(bytes: &[u8]) -> Result<(u32, Request), Malformed> {
         10 => Request::Ping,
         11 => Request::Command { text: input.text()? },
         12 => Request::Closed { channel: input.u64()? },
+        30 => Request::Holds { serves: input.bool()?, introduction: input.introduction()? },
         verb => return Err(Malformed::Verb(verb)),
     };
     if head.status != 0 {

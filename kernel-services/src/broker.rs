@@ -11,6 +11,7 @@
 //! ```
 
 mod introductions;
+mod survivors;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -24,6 +25,7 @@ use crate::{
     registry::{Claims, NODES, Registry},
 };
 use introductions::Introductions;
+use survivors::Survivors;
 
 /// Names a control connection; given by the reactor and never reused.
 pub(crate) type Token = u64;
@@ -94,6 +96,7 @@ pub(crate) struct Broker {
     tokens: HashMap<ServiceId, Token>,
     waits: HashMap<String, Vec<(Token, u32)>>,
     introductions: Introductions,
+    survivors: Survivors,
     /// Whether somebody supervises.
     supervised: bool,
     pid: u32,
@@ -139,6 +142,7 @@ impl Broker {
             tokens: HashMap::new(),
             waits: HashMap::new(),
             introductions,
+            survivors: Survivors::default(),
             supervised: false,
             pid,
             uid,
@@ -310,7 +314,10 @@ impl Broker {
             Request::Command { text } => {
                 return turn.out.push(Effect::Tell(Notice::Command { from: to, sequence, text }));
             }
-            Request::Closed { .. } => return,
+            Request::Closed { channel } => return self.survivors.close(channel, to),
+            Request::Holds { serves, introduction } => {
+                return self.hear_of(to, serves, introduction);
+            }
         };
         turn.out.push(Effect::Send { to, sequence, reply });
     }
@@ -381,6 +388,7 @@ impl Broker {
     /// Forgets a connection and all that hung on it.
     fn gone(&mut self, token: Token, turn: &mut Turn) {
         self.forget_waits(token, |_| true);
+        self.survivors.leave(token);
         self.greetings.remove(&token);
         let Some(session) = self.sessions.remove(&token) else { return };
         if let Some(node) = session.node {

@@ -7,7 +7,10 @@
 //! ```
 
 use std::{
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::net::UnixListener,
+    },
     sync::{
         Arc,
         mpsc::{Receiver, Sender},
@@ -40,6 +43,8 @@ pub(crate) enum Order {
     Admit { unit: Unit, socket: OwnedFd },
     /// A process of an earlier run lives; it will connect by itself.
     Expect { unit: Unit },
+    /// Newcomers of another user come here.
+    Listen { listener: UnixListener },
     /// It is gone.
     Forget { unit: u32 },
     /// What an operator asked for.

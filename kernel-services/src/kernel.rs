@@ -4,7 +4,7 @@ use std::{
     net::Shutdown,
     os::{
         fd::{AsFd, BorrowedFd},
-        unix::net::UnixStream,
+        unix::net::{UnixListener, UnixStream},
     },
     path::Path,
     thread::{Builder, JoinHandle},
@@ -41,10 +41,13 @@ const STACK: usize = 256 * 1024;
 pub struct Kernel {
     // Dropped in this order: the socket goes before the lock on the directory is given up.
     door: Door,
+    #[cfg(feature = "node")]
+    other_doors: std::collections::HashMap<u32, Door>,
     leash: UnixStream,
     thread: Option<JoinHandle<()>>,
     pid: u32,
-    _directory: Directory,
+    #[cfg_attr(not(feature = "node"), allow(dead_code, reason = "its lock is held"))]
+    directory: Directory,
 }
 
 impl Kernel {
@@ -65,20 +68,19 @@ impl Kernel {
     /// - no descriptor is left: [`KernelError::Descriptors`]
     /// - a system call failed otherwise: [`KernelError::System`]
     pub fn embedded(runtime_dir: &Path) -> Result<Kernel, KernelError> {
-        Kernel::start(runtime_dir, None)
+        Kernel::start(Directory::open(runtime_dir)?, None)
     }
 
     /// Starts a runtime that somebody supervises, at the other side of the desk.
     pub(crate) fn start(
-        runtime_dir: &Path,
+        directory: Directory,
         desk: Option<RuntimeDesk>,
     ) -> Result<Kernel, KernelError> {
-        let directory = Directory::open(runtime_dir)?;
         let registry = Registry::new(directory.ids()?);
         let pid = std::process::id();
         let uid = nix::unistd::geteuid().as_raw();
         let broker = Broker::new(registry, pid, uid, monotonic_ns())
-            .map_err(|status| no_ids(runtime_dir, status))?;
+            .map_err(|status| no_ids(directory.path(), status))?;
         let broker = if desk.is_some() { broker.supervised() } else { broker };
         let (leash, collar) = UnixStream::pair()
             .map_err(|error| KernelError::system("cannot make a socket pair", error))?;
@@ -95,7 +97,27 @@ impl Kernel {
                 reactor.run();
             })
             .map_err(|error| KernelError::system("cannot start the runtime's thread", error))?;
-        Ok(Kernel { door, leash, thread: Some(thread), pid, _directory: directory })
+        Ok(Kernel {
+            door,
+            #[cfg(feature = "node")]
+            other_doors: std::collections::HashMap::new(),
+            leash,
+            thread: Some(thread),
+            pid,
+            directory,
+        })
+    }
+
+    /// Gives a socket for the runtime to listen on, to which one other user may connect; nothing
+    /// where there is one.
+    #[cfg(feature = "node")]
+    pub(crate) fn open_door(&mut self, uid: u32) -> Result<Option<UnixListener>, KernelError> {
+        if self.other_doors.contains_key(&uid) {
+            return Ok(None);
+        }
+        let (door, listener) = self.directory.listen_for(uid)?;
+        self.other_doors.insert(uid, door);
+        Ok(Some(listener))
     }
 
     /// Gives the path of the socket to which nodes connect.

@@ -18,9 +18,12 @@ pub mod audit;
 mod broker;
 #[cfg(feature = "node")]
 mod cgroup;
+#[cfg(feature = "node")]
+pub mod console;
 mod desk;
 mod directory;
 mod error;
+pub mod failpoint;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod ids;

@@ -27,6 +27,7 @@ use std::{fs::File, io::Read, path::Path};
 
 use toml::de::DeTable;
 
+pub(crate) use change::needs_restart;
 pub use change::{Change, Difference};
 pub use fault::{Fault, NodeError};
 pub use order::{start_order, stop_order};

@@ -36,6 +36,7 @@ use nix::{
 use crate::{
     broker::{Broker, Carried, Effect, Event, Token},
     desk::{Desk, Order, RuntimeDesk, Unit},
+    failpoint::{self, At},
     pidfd::{self, process_started},
 };
 
@@ -62,8 +63,9 @@ pub(crate) struct Reactor {
     /// Closes what comes from others.
     closer: Arc<Closer>,
     epoll: Epoll,
-    listener: UnixListener,
-    /// Until when the listener rests.
+    /// The runtime's own first, then those for other users' services.
+    listeners: Vec<UnixListener>,
+    /// Until when they rest.
     rests_until_ns: Option<u64>,
     _leash: UnixStream,
     nodes: HashMap<Token, Node>,
@@ -130,7 +132,7 @@ impl Reactor {
             broker,
             closer,
             epoll,
-            listener,
+            listeners: vec![listener],
             rests_until_ns: None,
             _leash: leash,
             nodes: HashMap::new(),
@@ -176,12 +178,16 @@ impl Reactor {
     }
 
     fn accept(&mut self) {
+        (0..self.listeners.len()).for_each(|number| self.accept_at(number));
+    }
+
+    fn accept_at(&mut self, number: usize) {
         for _ in 0..ACCEPTS {
             if self.closer.is_crowded() {
                 return self.rest_listener();
             }
             // The name is the standard library's; the socket keeps packets as it was made to.
-            match self.listener.accept() {
+            match self.listeners[number].accept() {
                 Ok((socket, _)) => self.admit(PeerSocket::new(socket.into(), &self.closer)),
                 Err(error) => match error.raw_os_error().map(Errno::from_raw) {
                     Some(Errno::EAGAIN) => return,
@@ -237,8 +243,15 @@ impl Reactor {
                     let pidfd = pidfd::open(pid);
                     let socket = PeerSocket::new(socket, &self.closer);
                     self.attend(socket, pidfd, pid, uid, Some(unit));
+                    failpoint::reach(At::SpawnAdmitted);
                 }
                 Order::Expect { unit } => drop(self.units.insert(unit.pid, unit)),
+                Order::Listen { listener } => {
+                    let reads = EpollEvent::new(EpollFlags::EPOLLIN, LISTENER);
+                    if self.epoll.add(&listener, reads).is_ok() {
+                        self.listeners.push(listener);
+                    }
+                }
                 Order::Forget { unit } => self.units.retain(|_, it| it.id != unit),
                 Order::Answer { to, sequence, text } => {
                     let lost = self.answer(to, sequence, &text);
@@ -278,8 +291,10 @@ impl Reactor {
     }
 
     fn watch_listener(&self, flags: EpollFlags) {
-        // Cannot fail: the listener was added and is open.
-        let _ = self.epoll.modify(&self.listener, &mut EpollEvent::new(flags, LISTENER));
+        for listener in &self.listeners {
+            // Cannot fail: it was added and is open.
+            let _ = self.epoll.modify(listener, &mut EpollEvent::new(flags, LISTENER));
+        }
     }
 
     fn serve(&mut self, token: Token, events: EpollFlags) {
@@ -317,6 +332,9 @@ impl Reactor {
             Ok((sequence, request)) => (sequence, Ok(request)),
             Err(malformed) => (sequence_of(bytes), Err(malformed)),
         };
+        if let Ok(request) = &request {
+            failpoint::heard(request);
+        }
         self.step(Event::Packet { token, sequence, request, carried }, fds.pop());
     }
 
@@ -340,7 +358,9 @@ impl Reactor {
         let effects = self.broker.step(event, monotonic_ns());
         self.effects.extend(effects);
         while let Some(effect) = self.effects.pop_front() {
+            let reached = failpoint::around(&effect);
             let consequence = self.perform(effect, &mut carried);
+            reached.into_iter().for_each(failpoint::reach);
             if let Some(event) = consequence {
                 let effects = self.broker.step(event, monotonic_ns());
                 self.effects.extend(effects);
@@ -502,9 +522,11 @@ impl Reactor {
 impl Drop for Reactor {
     /// Turns away who still waits in the backlog, and has perhaps sent something already.
     fn drop(&mut self) {
-        let _ = shutdown(self.listener.as_raw_fd(), Shutdown::Both);
-        while let Ok((socket, _)) = self.listener.accept() {
-            drop(PeerSocket::new(socket.into(), &self.closer));
+        for listener in &self.listeners {
+            let _ = shutdown(listener.as_raw_fd(), Shutdown::Both);
+            while let Ok((socket, _)) = listener.accept() {
+                drop(PeerSocket::new(socket.into(), &self.closer));
+            }
         }
     }
 }

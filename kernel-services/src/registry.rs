@@ -1,6 +1,7 @@
 //! Who serves what: nodes, names, and the ordered groups of instances behind a name. Pure.
 //!
-//! A name leads to a group: the first registered serves, the others stand by in order. Names,
+//! A name leads to a group: the first registered serves, the others stand by in order, which is
+//! that of their instances' ids, also when they register again after a restart. Names,
 //! instances and nodes take their ids from one counter, so an id says by itself what it is.
 
 use std::{
@@ -123,7 +124,8 @@ impl Registry {
         left.instances
     }
 
-    /// Puts a node at the end of the group that serves a name.
+    /// Puts a node into the group that serves a name: at its end, or where it was under an earlier
+    /// run.
     ///
     /// # Errors
     /// `INVALID` for unknown flags or nodes; `EXISTS` when the node serves the name already, or
@@ -158,7 +160,10 @@ impl Registry {
             self.remember_former(claims.name, name);
         }
         if let Some(group) = self.names.get_mut(&name) {
-            group.group.push(instance);
+            // By age, which is the order of the ids: who returns after a restart of the runtime
+            // has the place that it had, whoever returned before it.
+            let rank = group.group.partition_point(|&other| other < instance);
+            group.group.insert(rank, instance);
         }
         if let Some(holder) = self.nodes.get_mut(&node) {
             holder.instances.push(instance);

@@ -51,6 +51,8 @@ fn requests() -> impl Strategy<Value = Request> {
         Just(Request::Ping),
         "\\PC{0,900}".prop_map(|text| Request::Command { text }),
         any::<u64>().prop_map(|channel| Request::Closed { channel }),
+        (any::<bool>(), introductions())
+            .prop_map(|(serves, introduction)| Request::Holds { serves, introduction }),
     ]
 }
 

@@ -156,7 +156,7 @@ impl Core {
     /// Ends the warden.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
-        let _ = nix::unistd::write(&self.kick, &1_u64.to_ne_bytes());
+        self.kick();
     }
 
     /// Takes a fresh connection into use.
@@ -218,15 +218,24 @@ impl Core {
         for ticket in waiters.into_iter().filter_map(|waiter| waiter.ticket) {
             ticket.settle(Err(self.no_runtime()));
         }
+        // Whoever found out: the socket has left the warden's epoll instance, which would tell it.
+        self.kick();
+    }
+
+    fn kick(&self) {
+        let _ = nix::unistd::write(&self.kick, &1_u64.to_ne_bytes());
     }
 
     fn no_runtime(&self) -> NodeError {
         NodeError::NoRuntime { path: self.directory.join("ipcd.sock") }
     }
 
-    /// Whether anything depends on this node's coming back to a runtime.
+    /// Whether anything depends on this node's coming back to a runtime: who may want its names,
+    /// and who is to account for its channels.
     pub(super) fn needs_runtime(&self) -> bool {
-        self.config.heir.is_some() || !lock(&self.registered).is_empty()
+        self.config.heir.is_some()
+            || !lock(&self.registered).is_empty()
+            || self.peers.ends().iter().any(|end| end.introduction().is_some())
     }
 
     /// Tries to come back to a runtime that was lost.
@@ -234,7 +243,8 @@ impl Core {
         self.connection().is_ok()
     }
 
-    /// Tells a runtime that knows nothing of us what we serve. The warden hears the answers.
+    /// Tells a runtime that knows nothing of us what we serve, and which channels are open. The
+    /// warden hears the answers.
     fn claim_again(&self) {
         let claims = lock(&self.registered).clone();
         for registered in claims {
@@ -244,6 +254,11 @@ impl Core {
             lock(&self.waiting).insert(sequence, waiter);
             if self.post(sequence, &request, &[]).is_err() {
                 lock(&self.waiting).remove(&sequence);
+            }
+        }
+        for (serves, introduction) in self.peers.ends().iter().filter_map(End::introduction) {
+            if self.post(0, &Request::Holds { serves, introduction }, &[]).is_err() {
+                return;
             }
         }
     }

@@ -1,7 +1,6 @@
 //! The runtime as a program: arguments, signals, one line when ready.
 
 use std::{
-    io::Write,
     os::fd::AsFd,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -10,6 +9,7 @@ use std::{
 use clap::Parser;
 use kernel_services::{
     Kernel, KernelError,
+    console::say,
     system::{self, System, SystemError},
 };
 use nix::{
@@ -145,9 +145,4 @@ fn raise_descriptor_limit() {
     {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
-}
-
-/// Writes one line to stderr, in one piece. Nobody may be listening, which is no reason to end.
-fn say(line: &str) {
-    let _ = std::io::stderr().write_all(format!("ipcd: {line}\n").as_bytes());
 }

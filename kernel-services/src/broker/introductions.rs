@@ -72,6 +72,16 @@ impl Introductions {
         }
     }
 
+    /// Tells whether a channel's id is of this run.
+    pub(super) fn is_of_this_run(&self, channel: u64) -> bool {
+        (channel >> 32) as u32 == self.epoch
+    }
+
+    #[cfg(test)]
+    pub(super) fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
     /// Channels introduced since the start.
     pub(super) fn made(&self) -> u64 {
         self.made

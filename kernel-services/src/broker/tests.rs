@@ -29,7 +29,7 @@ fn packet(token: Token, sequence: u32, request: Request, carried: Carried) -> Ev
     Event::Packet { token, sequence, request: Ok(request), carried }
 }
 
-fn ask(broker: &mut Broker, token: Token, request: Request) -> Vec<Effect> {
+pub(super) fn ask(broker: &mut Broker, token: Token, request: Request) -> Vec<Effect> {
     broker.step(packet(token, 7, request, Carried::Nothing), 0)
 }
 
@@ -44,7 +44,7 @@ fn node(broker: &mut Broker, token: Token) -> ServiceId {
     }
 }
 
-fn with_nodes(tokens: RangeInclusive<Token>) -> Broker {
+pub(super) fn with_nodes(tokens: RangeInclusive<Token>) -> Broker {
     let mut broker = broker();
     for token in tokens {
         node(&mut broker, token);

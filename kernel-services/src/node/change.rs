@@ -118,6 +118,11 @@ fn settings(old: &Node, new: &Node) -> Vec<&'static str> {
     ])
 }
 
+/// Tells whether a process of the old terms is not one of the new.
+pub(crate) fn needs_restart(old: &Service, new: &Service) -> bool {
+    !restarting(old, new).is_empty()
+}
+
 /// Returns the keys that differ and say what a process is from its start.
 fn restarting(old: &Service, new: &Service) -> Vec<&'static str> {
     differing(&[
