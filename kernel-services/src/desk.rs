@@ -17,7 +17,7 @@ use std::{
 use ipc::ServiceId;
 use nix::sys::eventfd::EventFd;
 
-use crate::broker::Token;
+use crate::broker::{Law, Token};
 
 /// One process of a supervised service, as the runtime knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub(crate) enum Order {
     Expect { unit: Unit },
     /// It is gone.
     Forget { unit: u32 },
+    /// The node file's rules and quotas hold from now on.
+    Enact(Box<Law>),
     /// What an operator asked for.
     Answer { to: Token, sequence: u32, text: String },
 }
@@ -54,7 +56,7 @@ pub(crate) enum Notice {
     /// It serves an instance no more.
     Unregistered { unit: u32, instance: ServiceId },
     /// An operator wants something.
-    Command { from: Token, sequence: u32, text: String },
+    Command { from: Token, sequence: u32, by: String, text: String },
 }
 
 /// One side of the desk: sends `S`, hears `R`, and can be waited for.

@@ -7,6 +7,7 @@ use std::{
         unix::net::UnixStream,
     },
     path::Path,
+    sync::Arc,
     thread::{Builder, JoinHandle},
 };
 
@@ -18,8 +19,10 @@ use crate::{
     desk::RuntimeDesk,
     directory::{Directory, Door},
     error::KernelError,
-    reactor::{Reactor, monotonic_ns},
+    notes::Notes,
+    reactor::{Reactor, Ties, monotonic_ns},
     registry::Registry,
+    token::TokenKey,
 };
 
 /// Bytes of stack for the runtime's thread: a 4 KiB packet and shallow calls.
@@ -44,6 +47,11 @@ pub struct Kernel {
     leash: UnixStream,
     thread: Option<JoinHandle<()>>,
     pid: u32,
+    notes: Option<Notes>,
+    // It ends once nobody has the notes any more.
+    #[cfg(feature = "node")]
+    #[allow(dead_code, reason = "for its end")]
+    writer: Option<crate::audit::Writer>,
     _directory: Directory,
 }
 
@@ -61,30 +69,57 @@ impl Kernel {
     ///   [`KernelError::Shared`]
     /// - its path is too long for a socket's address: [`KernelError::PathTooLong`]
     /// - a runtime serves it, in this process or another: [`KernelError::Running`]
-    /// - its file `ids` is damaged: [`KernelError::Ids`]
+    /// - its file `ids` is damaged: [`KernelError::Ids`]; its key: [`KernelError::Key`]
     /// - no descriptor is left: [`KernelError::Descriptors`]
     /// - a system call failed otherwise: [`KernelError::System`]
     pub fn embedded(runtime_dir: &Path) -> Result<Kernel, KernelError> {
+        let directory = Directory::open(runtime_dir)?;
+        Kernel::serve(directory, runtime_dir, None, None)
+    }
+
+    /// Starts a runtime as [`Kernel::embedded`] does, with an audit log: see [`crate::audit`].
+    ///
+    /// # Errors
+    /// Those of [`Kernel::embedded`]; [`KernelError::Audit`].
+    #[cfg(feature = "node")]
+    pub fn recorded(runtime_dir: &Path) -> Result<Kernel, KernelError> {
         Kernel::start(runtime_dir, None)
     }
 
-    /// Starts a runtime that somebody supervises, at the other side of the desk.
+    /// Starts a runtime with an audit log, and with somebody who supervises at the other side of
+    /// the desk.
+    #[cfg(feature = "node")]
     pub(crate) fn start(
         runtime_dir: &Path,
         desk: Option<RuntimeDesk>,
     ) -> Result<Kernel, KernelError> {
         let directory = Directory::open(runtime_dir)?;
+        let (writer, notes) = crate::audit::Writer::start(runtime_dir)?;
+        let mut kernel = Kernel::serve(directory, runtime_dir, desk, Some(notes))?;
+        kernel.writer = Some(writer);
+        Ok(kernel)
+    }
+
+    fn serve(
+        directory: Directory,
+        runtime_dir: &Path,
+        desk: Option<RuntimeDesk>,
+        notes: Option<Notes>,
+    ) -> Result<Kernel, KernelError> {
+        let key = Arc::new(TokenKey::open(runtime_dir)?);
         let registry = Registry::new(directory.ids()?);
         let pid = std::process::id();
         let uid = nix::unistd::geteuid().as_raw();
-        let broker = Broker::new(registry, pid, uid, monotonic_ns())
+        let broker = Broker::new(registry, pid, uid, monotonic_ns(), Arc::clone(&key))
             .map_err(|status| no_ids(runtime_dir, status))?;
         let broker = if desk.is_some() { broker.supervised() } else { broker };
+        let broker = if notes.is_some() { broker.recorded() } else { broker };
         let (leash, collar) = UnixStream::pair()
             .map_err(|error| KernelError::system("cannot make a socket pair", error))?;
         let (door, listener) = directory.listen()?;
-        let mut reactor = Reactor::new(broker, listener, collar, desk)
-            .map_err(|error| KernelError::system("cannot set up epoll", error))?;
+        let mut reactor =
+            Reactor::new(broker, listener, collar, Ties { desk, notes: notes.clone(), key })
+                .map_err(|error| KernelError::system("cannot set up epoll", error))?;
         let thread = Builder::new()
             .name("ipc-kernel".to_owned())
             .stack_size(STACK)
@@ -95,7 +130,23 @@ impl Kernel {
                 reactor.run();
             })
             .map_err(|error| KernelError::system("cannot start the runtime's thread", error))?;
-        Ok(Kernel { door, leash, thread: Some(thread), pid, _directory: directory })
+        let thread = Some(thread);
+        Ok(Kernel {
+            door,
+            leash,
+            thread,
+            pid,
+            notes,
+            #[cfg(feature = "node")]
+            writer: None,
+            _directory: directory,
+        })
+    }
+
+    /// Gives the way to who records, if anybody does.
+    #[cfg(feature = "node")]
+    pub(crate) fn notes(&self) -> Option<Notes> {
+        self.notes.clone()
     }
 
     /// Gives the path of the socket to which nodes connect.

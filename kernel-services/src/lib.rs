@@ -29,6 +29,7 @@ mod kernel;
 pub mod logs;
 #[cfg(feature = "node")]
 pub mod node;
+mod notes;
 #[cfg(feature = "node")]
 mod numa;
 mod pidfd;

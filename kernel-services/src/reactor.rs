@@ -1,5 +1,8 @@
 //! The one I/O loop: packets and deaths in, effects out. It never waits for any one node.
 
+mod peer;
+mod tokens;
+
 use std::{
     collections::{HashMap, VecDeque},
     fs::File,
@@ -34,9 +37,11 @@ use nix::{
 };
 
 use crate::{
-    broker::{Broker, Carried, Effect, Event, Token},
+    broker::{Broker, Carried, Effect, Event, Peer, Token},
     desk::{Desk, Order, RuntimeDesk, Unit},
+    notes::{Note, Notes},
     pidfd::{self, process_started},
+    token::TokenKey,
 };
 
 /// Packets kept for a node that does not read its socket; beyond, it is cut.
@@ -71,10 +76,20 @@ pub(crate) struct Reactor {
     /// By ticket.
     held: HashMap<u64, Held>,
     effects: VecDeque<Effect>,
-    /// To who supervises, if anybody does.
-    desk: Option<RuntimeDesk>,
+    ties: Ties,
     /// Processes of supervised services by their ids, of which some are yet to connect.
     units: HashMap<u32, Unit>,
+}
+
+/// What a loop has to do with others.
+#[derive(Debug)]
+pub(crate) struct Ties {
+    /// To who supervises, if anybody does.
+    pub(crate) desk: Option<RuntimeDesk>,
+    /// To who records, if anybody does.
+    pub(crate) notes: Option<Notes>,
+    /// Signs tokens.
+    pub(crate) key: Arc<TokenKey>,
 }
 
 #[derive(Debug)]
@@ -117,13 +132,13 @@ impl Reactor {
         broker: Broker,
         listener: UnixListener,
         leash: UnixStream,
-        desk: Option<RuntimeDesk>,
+        ties: Ties,
     ) -> Result<Reactor, std::io::Error> {
         let closer = Closer::new().map_err(std::io::Error::other)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
         epoll.add(&leash, EpollEvent::new(EpollFlags::EPOLLIN, LEASH))?;
-        if let Some(desk) = &desk {
+        if let Some(desk) = &ties.desk {
             epoll.add(desk, EpollEvent::new(EpollFlags::EPOLLIN, ORDERS))?;
         }
         Ok(Reactor {
@@ -137,13 +152,18 @@ impl Reactor {
             next_token: FIRST_NODE,
             held: HashMap::new(),
             effects: VecDeque::new(),
-            desk,
+            ties,
             units: HashMap::new(),
         })
     }
 
     /// Serves until the leash is let go.
     pub(crate) fn run(&mut self) {
+        self.serve_all();
+        self.broker.close(monotonic_ns());
+    }
+
+    fn serve_all(&mut self) {
         // Before anybody who is expected can come.
         self.obey();
         let mut ready = [EpollEvent::empty(); 64];
@@ -199,20 +219,14 @@ impl Reactor {
         let unit = self.units.get(&pid).filter(|it| process_started(pid) == Some(it.start_time));
         let unit = unit.cloned();
         let pidfd = pidfd::of_peer(&socket, pid);
-        self.attend(socket, pidfd, pid, peer.uid(), unit);
+        let pidfd = pidfd.map(Arc::new);
+        let peer = peer::describe(pid, peer.uid(), unit, pidfd.as_ref(), false);
+        self.attend(socket, pidfd, peer);
     }
 
     /// Takes a connection in.
-    fn attend(
-        &mut self,
-        socket: PeerSocket,
-        pidfd: Option<OwnedFd>,
-        pid: u32,
-        uid: u32,
-        unit: Option<Unit>,
-    ) {
+    fn attend(&mut self, socket: PeerSocket, pidfd: Option<Arc<OwnedFd>>, peer: Peer) {
         let token = self.next_token;
-        let pidfd = pidfd.map(Arc::new);
         let reads = |token| EpollEvent::new(EpollFlags::EPOLLIN, token);
         let watched = self.epoll.add(&socket, reads(token)).and_then(|()| match &pidfd {
             Some(pidfd) => self.epoll.add(pidfd, reads(token + 1)),
@@ -224,22 +238,24 @@ impl Reactor {
         }
         self.next_token += PER_NODE;
         self.nodes.insert(token, node);
-        self.step(Event::Accepted { token, pid, uid, unit }, None);
+        self.step(Event::Accepted { token, peer }, None);
     }
 
     /// Does what the supervisor says.
     fn obey(&mut self) {
-        for order in self.desk.as_ref().map(Desk::hear).unwrap_or_default() {
+        for order in self.ties.desk.as_ref().map(Desk::hear).unwrap_or_default() {
             match order {
                 Order::Admit { unit, socket } => {
                     let (pid, uid) = (unit.pid, unit.uid);
                     self.units.insert(pid, unit.clone());
-                    let pidfd = pidfd::open(pid);
+                    let pidfd = pidfd::open(pid).map(Arc::new);
+                    let peer = peer::describe(pid, uid, Some(unit), pidfd.as_ref(), true);
                     let socket = PeerSocket::new(socket, &self.closer);
-                    self.attend(socket, pidfd, pid, uid, Some(unit));
+                    self.attend(socket, pidfd, peer);
                 }
                 Order::Expect { unit } => drop(self.units.insert(unit.pid, unit)),
                 Order::Forget { unit } => self.units.retain(|_, it| it.id != unit),
+                Order::Enact(law) => self.step(Event::Law(law), None),
                 Order::Answer { to, sequence, text } => {
                     let lost = self.answer(to, sequence, &text);
                     if let Some(event) = lost {
@@ -389,10 +405,24 @@ impl Reactor {
                 None
             }
             Effect::Tell(notice) => {
-                if let Some(desk) = &self.desk {
+                if let Some(desk) = &self.ties.desk {
                     desk.say(notice);
                 }
                 None
+            }
+            Effect::Note(note) => {
+                self.note(note);
+                None
+            }
+            Effect::Issue { to, sequence, wanted, allowed, note } => {
+                self.note(*note);
+                let reply = tokens::issue(&self.ties.key, wanted, allowed);
+                self.reply(to, sequence, &reply)
+            }
+            Effect::Check { to, sequence, token, presenters, audience, allowed } => {
+                let key = &self.ties.key;
+                let reply = tokens::check(key, &token, &presenters, &audience, allowed);
+                self.reply(to, sequence, &reply)
             }
             Effect::Cut { token, last } => {
                 if let (Some(node), Some((sequence, status))) = (self.remove(token), last) {
@@ -400,6 +430,12 @@ impl Reactor {
                 }
                 None
             }
+        }
+    }
+
+    fn note(&self, note: Note) {
+        if let Some(notes) = &self.ties.notes {
+            notes.take(note);
         }
     }
 

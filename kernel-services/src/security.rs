@@ -33,12 +33,16 @@
 
 mod compiled;
 mod explain;
+#[cfg(feature = "node")]
+mod question;
 mod rule;
 
 use std::{collections::HashMap, fmt, path::PathBuf};
 
 use compiled::Compiled;
 pub use explain::Explanation;
+#[cfg(feature = "node")]
+pub use question::{Clause, Question, Ruling};
 pub use rule::{Object, Operation, Rule, Subject, names_of};
 
 /// Who asks, as the kernel proved it.

@@ -106,7 +106,7 @@ fn run(runtime_dir: &Path) -> Result<(), Failure> {
     }
     mask.thread_block().map_err(Failure::Signals)?;
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC).map_err(Failure::Signals)?;
-    let kernel = Kernel::embedded(runtime_dir)?;
+    let kernel = Kernel::recorded(runtime_dir)?;
     say(&format!("ready: {} (pid {})", kernel.socket_path().display(), std::process::id()));
     wait_for_end(&kernel, &signals)?;
     kernel.stop();
