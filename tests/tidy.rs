@@ -49,6 +49,7 @@ const UNSAFE_FILES: &[&str] = &[
     "ffi/src/process.rs",
     "ffi/src/receive.rs",
     "ffi/src/response.rs",
+    "ffi/src/rights.rs",
     "ffi/src/runtime.rs",
     "ffi/src/send.rs",
     "ffi/src/service.rs",

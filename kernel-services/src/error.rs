@@ -103,9 +103,11 @@ pub enum KernelError {
     #[error(transparent)]
     Key(#[from] KeyError),
     /// The audit log cannot be opened.
-    #[cfg(feature = "node")]
-    #[error(transparent)]
-    Audit(crate::audit::OpenError),
+    #[error("{why}")]
+    Audit {
+        /// Why not, and what to do.
+        why: String,
+    },
     /// No descriptors are left, in this process or in the system.
     #[error("{what}: {source}; close some files, or raise the limit with `ulimit -n`")]
     Descriptors {

@@ -47,6 +47,7 @@ pub struct Kernel {
     leash: UnixStream,
     thread: Option<JoinHandle<()>>,
     pid: u32,
+    #[cfg_attr(not(feature = "node"), allow(dead_code, reason = "nobody records"))]
     notes: Option<Notes>,
     // It ends once nobody has the notes any more.
     #[cfg(feature = "node")]

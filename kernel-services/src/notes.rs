@@ -18,6 +18,7 @@ pub(crate) const QUEUE: usize = 4096;
 
 /// What happened; `audit::Kind` has the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "node"), allow(dead_code, reason = "nobody supervises"))]
 pub(crate) enum Matter {
     Grant,
     Denial,

@@ -139,6 +139,6 @@ fn record(note: &Note) -> Record<'_> {
 
 impl From<OpenError> for KernelError {
     fn from(source: OpenError) -> KernelError {
-        KernelError::Audit(source)
+        KernelError::Audit { why: source.to_string() }
     }
 }
