@@ -5,7 +5,21 @@ use std::{fmt, path::PathBuf};
 use nix::unistd::User;
 use serde::{Deserialize, Serialize};
 
-use super::{Because, Explanation, Fallback, Operation, Policy, What, Who};
+use super::{Because, Explanation, Fallback, Operation, Policy, Terms, What, Who};
+use crate::node::Node;
+
+impl Terms {
+    /// Gives those of a node file, for a runtime of user `uid`.
+    pub fn of(node: &Node, uid: u32) -> Terms {
+        let provides = node.services.iter().map(|it| (it.name.clone(), it.provides.clone()));
+        Terms {
+            uid,
+            rules: node.rules.clone(),
+            lines: node.rule_lines.clone(),
+            provides: provides.collect(),
+        }
+    }
+}
 
 /// Who may do what with whom?
 #[derive(Clone, Debug)]

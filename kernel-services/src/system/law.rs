@@ -18,17 +18,7 @@ use crate::{
 /// Gives the rules and quotas of a node file.
 pub(super) fn law(node: &Node) -> Law {
     let quotas = node.services.iter().map(|it| (it.name.as_str().into(), it.quota));
-    Law { terms: terms(node), users: node.user_limits, services: quotas.collect() }
-}
-
-fn terms(node: &Node) -> Terms {
-    let provides = node.services.iter().map(|it| (it.name.clone(), it.provides.clone()));
-    Terms {
-        uid: geteuid().as_raw(),
-        rules: node.rules.clone(),
-        lines: node.rule_lines.clone(),
-        provides: provides.collect(),
-    }
+    Law { terms: Terms::of(node, geteuid().as_raw()), users: node.user_limits, services: quotas.collect() }
 }
 
 impl System {
@@ -67,9 +57,9 @@ impl System {
         operation: &str,
         served_by: Option<u32>,
     ) -> Answer {
-        let policy = Policy::new(terms(&self.node));
-        let question = Question::read(subject, object, operation, geteuid().as_raw());
-        match question {
+        let uid = geteuid().as_raw();
+        let policy = Policy::new(Terms::of(&self.node, uid));
+        match Question::read(subject, object, operation, uid) {
             Ok(question) => Answer::policy(&question.ask(&policy, served_by)),
             Err(error) => Answer::refusal(&error),
         }
