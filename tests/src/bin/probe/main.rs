@@ -5,11 +5,13 @@
 //! probe attack PID UID         tries to break out: a line for each attack
 //! probe ask                    the same, after joining the runtime and growing threads
 //! probe serve NAME             serves NAME with three threads; "panic" and "abort" do that
+//! probe relay NAME             serves NAME, and does with others what it is told
 //! probe exit N | sleep | abort | crash
 //! ```
 
 mod attacks;
 mod facts;
+mod relay;
 
 use std::{env, process::ExitCode};
 
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
             println!("dumpable {before:?} {:?}", nix::sys::prctl::get_dumpable());
         }
         ["serve", name] => serve(name),
+        ["relay", name] => relay::serve(name),
         ["exit", code] => return ExitCode::from(code.parse::<u8>().expect("a number")),
         ["say", text] => println!("{text}"),
         ["sleep"] => {
