@@ -6,7 +6,13 @@ use std::{
     path::Path,
 };
 
-use ipc::{CallError, Client, Node, NodeError, ServiceId, Spin, Status};
+use ipc::{
+    CallError, Client, Node, NodeError, ServiceId, Spin, Status,
+    control::{
+        self, MAX_PACKET, Reply, Request, decode_reply, encode_request,
+        packet::{self, Received},
+    },
+};
 use kernel_services::audit;
 use nix::{
     errno::Errno,
@@ -75,9 +81,8 @@ fn records(directory: &Path, kind: &str) -> Vec<Value> {
 #[test]
 fn services_talk_where_a_rule_lets_them_until_it_is_gone() {
     let services = service("api", "relay", "") + &service("store", "serve", "");
-    let with = services.clone()
-        + &rule("service:api", "store", "allow = [\"call\"]")
-        + &open_to_all();
+    let with =
+        services.clone() + &rule("service:api", "store", "allow = [\"call\"]") + &open_to_all();
     let (world, ipcd) = start(&with);
     ready(&ipcd, &["api", "store"]);
     let node = world.node(Spin::Never);
@@ -89,10 +94,7 @@ fn services_talk_where_a_rule_lets_them_until_it_is_gone() {
     wait_until("the channel is closed", || tell(&api, "call store") == "IPC_EACCES");
     let [revoked] = &records(world.directory(), "revoked")[..] else { panic!("once") };
     assert!(revoked["subject"].as_str().is_some_and(|it| it.starts_with("service api ")));
-    assert_eq!(
-        (&revoked["object"], &revoked["operation"]),
-        (&json!("name store"), &json!("call"))
-    );
+    assert_eq!((&revoked["object"], &revoked["operation"]), (&json!("name store"), &json!("call")));
     ipcd.reload(&with);
     wait_until("it may again", || tell(&api, "call store") == "IPC_OK");
     // Who came from outside is shut out likewise, by a command.
@@ -159,9 +161,7 @@ fn one_service_s_flood_takes_no_share_of_another_s() {
     let [greedy, modest] = ["greedy", "modest"].map(|name| open(&node, name).expect("a rule"));
     // What is closed is given back: each time it gets as far.
     for _ in 0..5 {
-        wait_for("what it can open", &"3 IPC_EQUOTA".to_owned(), || {
-            tell(&greedy, "open store 9")
-        });
+        wait_for("what it can open", &"3 IPC_EQUOTA".to_owned(), || tell(&greedy, "open store 9"));
         assert_eq!(tell(&modest, "open store 9"), "9 IPC_OK");
     }
     let refused: usize = tell(&greedy, "spam 5000").parse().expect("a number");
@@ -223,6 +223,49 @@ fn a_thousand_who_connect_and_say_nothing_keep_no_service_from_its_work() {
     open(&newcomer, "api").expect("there is room");
     drop(newcomer);
     wait_until("nothing is kept of them", || proc::holdings(ipcd.pid()).is_within(&before));
+}
+
+/// Waits for what the runtime says next on a raw connection.
+fn hear(socket: &OwnedFd) -> (u32, Reply) {
+    let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::NONE).expect("polls");
+    let mut buffer = [0; MAX_PACKET];
+    match packet::receive(socket.as_fd(), &mut buffer) {
+        Ok(Received::Packet(length, _)) => decode_reply(&buffer[..length]).expect("a reply"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_name_is_kept_for_who_held_it_over_a_restart() {
+    let world = World::without_runtime(ACTOR);
+    let runtime = world.runtime();
+    let server = world.server("echo", &[]);
+    let entry = |node: &Node| node.list().expect("a list").into_iter().find(|it| it.rank == 0);
+    let before = entry(&world.node(Spin::Never)).expect("it is served");
+    signal(server.pid(), Signal::SIGSTOP);
+    runtime.kill();
+    let _runtime = world.runtime();
+    let thief = loris(world.directory()).expect("a connection");
+    let say = |sequence, request: &Request| {
+        let bytes = encode_request(sequence, request);
+        packet::send(thief.as_fd(), &bytes, &[]).expect("sent");
+    };
+    say(1, &Request::Hello { asymmetric: false });
+    assert!(matches!(hear(&thief), (1, Reply::Welcome { .. })));
+    // It claims what is not its own, in vain, and waits for who held it.
+    let (flags, ticket, name) = (control::SERVICE_EXCLUSIVE, [7; 32], "echo".to_owned());
+    let (claim_instance, claim_name) = (before.instance.get(), before.name_id.get());
+    say(2, &Request::Register { flags, claim_instance, claim_name, ticket, name });
+    say(3, &Request::Ping);
+    assert!(matches!(hear(&thief), (3, Reply::State { services: 0, .. })));
+    signal(server.pid(), Signal::SIGCONT);
+    assert_eq!(hear(&thief), (2, Reply::Refused(Status::EXISTS)));
+    let after = entry(&world.node(Spin::Never)).expect("it is served");
+    assert_eq!(
+        (after.instance, after.name_id, after.pid),
+        (before.instance, before.name_id, server.pid())
+    );
 }
 
 /// The process that serves a name, as the runtime says; 0 for none.
@@ -306,7 +349,10 @@ fn what_happens_is_on_record_beyond_the_death_of_ipcd() {
     let user = nix::unistd::geteuid();
     let admin = &records(directory, "admin")[0];
     assert!(admin["subject"].as_str().is_some_and(|it| it.starts_with(&format!("user {user} "))));
-    assert_eq!((&admin["operation"], &admin["object"]), (&json!("restart"), &json!("service store")));
+    assert_eq!(
+        (&admin["operation"], &admin["object"]),
+        (&json!("restart"), &json!("service store"))
+    );
     ipcd.kill();
     let found = audit::verify(directory).expect("it holds");
     let ipcd = Ipcd::again(IPCD, directory);
@@ -317,6 +363,7 @@ fn what_happens_is_on_record_beyond_the_death_of_ipcd() {
     // One letter, by somebody's hand.
     let path = directory.join("audit.log");
     let text = fs::read_to_string(&path).expect("a log");
-    fs::write(&path, text.replacen("IPC_", "ipc_", 1).replacen("denial", "grant", 1)).expect("ours");
+    fs::write(&path, text.replacen("IPC_", "ipc_", 1).replacen("denial", "grant", 1))
+        .expect("ours");
     assert!(matches!(audit::verify(directory), Err(audit::Bad::Line { .. })));
 }

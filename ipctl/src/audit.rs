@@ -57,11 +57,7 @@ fn hash(text: &str) -> Result<Hash, String> {
     text.parse().map_err(|_| "64 hexadecimal digits, as `head` shows them".to_owned())
 }
 
-pub(crate) fn run(
-    arguments: &Arguments,
-    config: &Config,
-    output: Output,
-) -> Result<u8, Failure> {
+pub(crate) fn run(arguments: &Arguments, config: &Config, output: Output) -> Result<u8, Failure> {
     let Verb::Verify(verify) = &arguments.verb;
     let path = match (&verify.path, &config.runtime_dir) {
         (Some(path), _) | (None, Some(path)) => path.clone(),

@@ -62,11 +62,7 @@ user, where no rule matches. A denial by default says which rule would allow it.
 
 Exit status 0: it may. 6: it may not.";
 
-pub(crate) fn run(
-    arguments: &Arguments,
-    config: &Config,
-    output: Output,
-) -> Result<u8, Failure> {
+pub(crate) fn run(arguments: &Arguments, config: &Config, output: Output) -> Result<u8, Failure> {
     let Verb::Check(check) = &arguments.verb;
     let uid = nix::unistd::geteuid().as_raw();
     let Check { subject, object, operation, .. } = check;
@@ -83,12 +79,7 @@ pub(crate) fn run(
 }
 
 /// Asks the runtime: it knows its rules, and who serves the name now.
-fn ask(
-    check: &Check,
-    question: &Question,
-    uid: u32,
-    config: &Config,
-) -> Result<Ruling, Failure> {
+fn ask(check: &Check, question: &Question, uid: u32, config: &Config) -> Result<Ruling, Failure> {
     let node = Node::connect(config)?;
     let entries = node.list()?;
     let serving = entries.iter().find(|it| Some(it.name.as_str()) == question.name());

@@ -14,6 +14,7 @@ mod accounts;
 mod channels;
 mod introductions;
 mod proofs;
+mod returning;
 mod rights;
 
 use std::{
@@ -29,6 +30,7 @@ use ipc::{
 
 use crate::{
     desk::{Notice, Unit},
+    holders::Holder,
     notes::Note,
     registry::{Claims, NODES, Registered, Registry},
     security::{Policy, Terms, Who},
@@ -37,6 +39,7 @@ use crate::{
 use accounts::Accounts;
 use channels::Channels;
 use introductions::Introductions;
+use returning::Returning;
 pub(crate) use rights::Law;
 
 /// Names a control connection; given by the reactor and never reused.
@@ -117,6 +120,10 @@ pub(crate) enum Effect {
     Tell(Notice),
     /// Has something recorded.
     Note(Note),
+    /// Remembers who serves a name, for the next run.
+    Keep(Holder),
+    /// An instance has ended.
+    LetGo { instance: ServiceId },
     /// Signs a token for what of it is allowed, and sends it; notes that.
     Issue { to: Token, sequence: u32, wanted: Wanted, allowed: u64, note: Box<Note> },
     /// Verifies a token, and sends what it is worth.
@@ -145,6 +152,7 @@ pub(crate) struct Broker {
     introductions: Introductions,
     channels: Channels,
     accounts: Accounts,
+    returning: Returning,
     policy: Policy,
     key: Arc<TokenKey>,
     /// Whether somebody supervises.
@@ -203,6 +211,7 @@ impl Broker {
             introductions,
             channels: Channels::default(),
             accounts: Accounts::default(),
+            returning: Returning::default(),
             policy: Policy::new(Terms { uid, ..Terms::default() }),
             key,
             supervised: false,
@@ -238,9 +247,11 @@ impl Broker {
             Event::Law(law) => self.enact(*law, &mut turn),
             Event::Tick => self.tick(&mut turn),
         }
-        if !self.recorded {
-            turn.out.retain(|effect| !matches!(effect, Effect::Note(_)));
-        }
+        turn.out.retain(|effect| match effect {
+            Effect::Note(_) => self.recorded,
+            Effect::Keep(_) | Effect::LetGo { .. } => self.returning.is_remembered,
+            _ => true,
+        });
         turn.out
     }
 
@@ -259,7 +270,8 @@ impl Broker {
     /// Says when [`Event::Tick`] is next needed.
     pub(crate) fn deadline_ns(&self) -> Option<u64> {
         let greeting = self.greetings.first_key_value().map(|(_, &at)| at);
-        [greeting, self.introductions.deadline_ns()].into_iter().flatten().min()
+        let returning = self.returning_until_ns();
+        [greeting, returning, self.introductions.deadline_ns()].into_iter().flatten().min()
     }
 
     fn accepted(&mut self, token: Token, peer: Peer, turn: &mut Turn) {
@@ -344,6 +356,18 @@ impl Broker {
                     name: ServiceId::new(claim_name),
                 };
                 let proven = self.proves(to, claims, &name, &ticket);
+                let is_unit = self.sessions.get(&to).is_some_and(|it| it.peer.unit.is_some());
+                if self.is_kept(&name, proven || is_unit, turn.now_ns) {
+                    let request =
+                        Request::Register { flags, claim_instance, claim_name, ticket, name };
+                    return match self.put_off(to, sequence, request) {
+                        Ok(()) => {}
+                        Err(status) => {
+                            let reply = Reply::Refused(status);
+                            turn.out.push(Effect::Send { to, sequence, reply });
+                        }
+                    };
+                }
                 let claims = if proven { claims } else { Claims::default() };
                 match self.register(to, node, &name, flags, claims, turn) {
                     Err(status) => Reply::Refused(status),
@@ -358,7 +382,8 @@ impl Broker {
                             instance,
                             name: name.clone(),
                         });
-                        return self.answer_waits(&name, id, turn);
+                        self.answer_waits(&name, id, turn);
+                        return self.returned(to, instance, &name, turn);
                     }
                 }
             }
@@ -368,6 +393,7 @@ impl Broker {
                 } else {
                     self.accounts.unnamed(instance);
                     turn.out.push(Effect::Send { to, sequence, reply: Reply::Done });
+                    turn.out.push(Effect::LetGo { instance });
                     self.tell(to, turn, |unit| Notice::Unregistered { unit, instance });
                     return self.move_on(|pending| pending.instance == instance, turn);
                 }
@@ -511,6 +537,7 @@ impl Broker {
         {
             self.cut(token, 0, Status::TIMED_OUT, turn);
         }
+        self.end_waiting(turn);
         while let Some(ticket) = self.introductions.overdue(turn.now_ns) {
             self.refuse(ticket, Status::TIMED_OUT, turn);
         }
@@ -530,8 +557,10 @@ impl Broker {
             self.tokens.remove(&node);
             for instance in self.registry.leave(node) {
                 self.accounts.unnamed(instance);
+                turn.out.push(Effect::LetGo { instance });
             }
         }
+        self.stop_waiting(token);
         for ticket in self.introductions.all_of_client(token) {
             self.withdraw(ticket, turn);
         }

@@ -19,6 +19,7 @@ use crate::{
     desk::RuntimeDesk,
     directory::{Directory, Door},
     error::KernelError,
+    holders::Holders,
     notes::Notes,
     reactor::{Reactor, Ties, monotonic_ns},
     registry::Registry,
@@ -113,14 +114,16 @@ impl Kernel {
         let uid = nix::unistd::geteuid().as_raw();
         let broker = Broker::new(registry, pid, uid, monotonic_ns(), Arc::clone(&key))
             .map_err(|status| no_ids(runtime_dir, status))?;
+        let (holders, living) = Holders::open(runtime_dir);
+        let broker = broker.expecting(living, monotonic_ns());
         let broker = if desk.is_some() { broker.supervised() } else { broker };
         let broker = if notes.is_some() { broker.recorded() } else { broker };
         let (leash, collar) = UnixStream::pair()
             .map_err(|error| KernelError::system("cannot make a socket pair", error))?;
         let (door, listener) = directory.listen()?;
-        let mut reactor =
-            Reactor::new(broker, listener, collar, Ties { desk, notes: notes.clone(), key })
-                .map_err(|error| KernelError::system("cannot set up epoll", error))?;
+        let ties = Ties { desk, notes: notes.clone(), key, holders };
+        let mut reactor = Reactor::new(broker, listener, collar, ties)
+            .map_err(|error| KernelError::system("cannot set up epoll", error))?;
         let thread = Builder::new()
             .name("ipc-kernel".to_owned())
             .stack_size(STACK)

@@ -23,6 +23,7 @@ mod directory;
 mod error;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod holders;
 mod ids;
 mod kernel;
 #[cfg(feature = "node")]

@@ -39,6 +39,7 @@ use nix::{
 use crate::{
     broker::{Broker, Carried, Effect, Event, Peer, Token},
     desk::{Desk, Order, RuntimeDesk, Unit},
+    holders::Holders,
     notes::{Note, Notes},
     pidfd::{self, process_started},
     token::TokenKey,
@@ -90,6 +91,8 @@ pub(crate) struct Ties {
     pub(crate) notes: Option<Notes>,
     /// Signs tokens.
     pub(crate) key: Arc<TokenKey>,
+    /// Remembers who serves what.
+    pub(crate) holders: Holders,
 }
 
 #[derive(Debug)]
@@ -412,6 +415,14 @@ impl Reactor {
             }
             Effect::Note(note) => {
                 self.note(note);
+                None
+            }
+            Effect::Keep(holder) => {
+                self.ties.holders.hold(holder);
+                None
+            }
+            Effect::LetGo { instance } => {
+                self.ties.holders.let_go(instance.get());
                 None
             }
             Effect::Issue { to, sequence, wanted, allowed, note } => {

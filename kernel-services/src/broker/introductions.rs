@@ -263,15 +263,15 @@ impl Broker {
     fn deliver(&mut self, ticket: u64, turn: &mut Turn) {
         let Some(pending) = self.introductions.remove(ticket) else { return };
         let Some(server) = self.sessions.get(&pending.service) else { return };
-        let (peer_pid, peer_uid) = (server.peer.pid, server.peer.uid);
+        let (pid, uid) = (server.peer.pid, server.peer.uid);
         self.introductions.made += 1;
         self.registry.count_channel(pending.instance);
-        self.keep(ticket, &pending, peer_uid, turn);
+        self.keep(ticket, &pending, uid, turn);
         let introduction = Introduction {
             peer: pending.introduction.dest,
             peer_name: pending.introduction.dest_name,
-            peer_pid,
-            peer_uid,
+            peer_pid: pid,
+            peer_uid: uid,
             ..pending.introduction
         };
         turn.out.push(Effect::Deliver {

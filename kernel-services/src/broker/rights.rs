@@ -179,6 +179,7 @@ impl Broker {
                 continue;
             }
             self.accounts.unnamed(instance);
+            turn.out.push(Effect::LetGo { instance });
             if let Some(session) = self.sessions.get(&token) {
                 let because = self.reason(because);
                 let note = denial(&session.who, format!("name {name}"), "serve", because);

@@ -425,6 +425,7 @@ proptest! {
                         prop_assert!(live.remove(&ticket));
                     }
                     Effect::Send { .. } | Effect::Cut { .. } => {}
+                    Effect::Keep(_) | Effect::LetGo { .. } => {}
                     other @ (Effect::Note(_) | Effect::Issue { .. } | Effect::Check { .. }) => {
                         prop_assert!(false, "nobody asked for {other:?}");
                     }

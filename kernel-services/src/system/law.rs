@@ -18,7 +18,11 @@ use crate::{
 /// Gives the rules and quotas of a node file.
 pub(super) fn law(node: &Node) -> Law {
     let quotas = node.services.iter().map(|it| (it.name.as_str().into(), it.quota));
-    Law { terms: Terms::of(node, geteuid().as_raw()), users: node.user_limits, services: quotas.collect() }
+    Law {
+        terms: Terms::of(node, geteuid().as_raw()),
+        users: node.user_limits,
+        services: quotas.collect(),
+    }
 }
 
 impl System {

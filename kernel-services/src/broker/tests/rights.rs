@@ -265,6 +265,63 @@ fn tickets_prove_what_a_process_held_and_nothing_else() {
 }
 
 #[test]
+fn a_newcomer_waits_for_who_held_the_name_and_then_stands_behind() {
+    let key = Arc::new(TokenKey::ephemeral().expect("a key"));
+    let ids = Ids::new(1..1, Box::new(Memory::default()));
+    let registry = Registry::new(ids);
+    let mut broker = Broker::new(registry, 1, UID, 0, Arc::clone(&key)).expect("an epoch");
+    let request = |instance: ServiceId, name: ServiceId, ticket, text: &str| Request::Register {
+        flags: SERVICE_EXCLUSIVE,
+        claim_instance: instance.get(),
+        claim_name: name.get(),
+        ticket,
+        name: text.to_owned(),
+    };
+    node(&mut broker, 5);
+    let none = ServiceId::NONE;
+    let made = ask(&mut broker, 5, request(none, none, [0; 32], "echo"));
+    let [Effect::Send { reply: Reply::Registered { instance, name, ticket }, .. }] = made[..]
+    else {
+        panic!("{made:?}");
+    };
+    let again = |names: &[&str]| {
+        let ids = Ids::new(100..100, Box::new(Memory::default()));
+        let broker = Broker::new(Registry::new(ids), 1, UID, 0, Arc::clone(&key));
+        let holder = |name: &&str| Holder {
+            instance: instance.get(),
+            pid: 5,
+            start_time: 0,
+            name: (*name).to_owned(),
+        };
+        let holders = names.iter().map(holder).collect();
+        let mut broker = broker.expect("an epoch").expecting(holders, 0);
+        node(&mut broker, 6);
+        broker
+    };
+    // An exclusive thief that is faster than the holder has to wait, and is refused.
+    let mut broker = again(&["echo"]);
+    assert_eq!(ask(&mut broker, 6, request(none, none, [0; 32], "echo")), []);
+    node(&mut broker, 5);
+    let effects = ask(&mut broker, 5, request(instance, name, ticket, "echo"));
+    assert!(effects.contains(&refusal(6, 7, Status::EXISTS)), "{effects:?}");
+    assert_eq!(broker.registry.resolve(name), Some(instance));
+    // A holder that does not come back is not waited for for ever.
+    let mut broker = again(&["echo"]);
+    assert_eq!(ask(&mut broker, 6, request(none, none, [0; 32], "echo")), []);
+    assert_eq!(broker.deadline_ns(), Some(3 * SECOND));
+    let effects = broker.step(Event::Tick, 3 * SECOND);
+    let is_registered =
+        |it: &Effect| matches!(it, Effect::Send { to: 6, reply: Reply::Registered { .. }, .. });
+    assert!(effects.contains(&Effect::LetGo { instance }), "{effects:?}");
+    assert!(effects.iter().any(is_registered), "{effects:?}");
+    assert_eq!(broker.deadline_ns(), None);
+    // Other names are anybody's at once.
+    let mut broker = again(&["another"]);
+    let effects = ask(&mut broker, 6, request(none, none, [0; 32], "echo"));
+    assert!(effects.iter().any(is_registered), "{effects:?}");
+}
+
+#[test]
 fn tokens_are_made_of_what_the_rules_allow() {
     let (mut broker, store) = system(vec![may(api(), "store", Operation::Call)]);
     let issue = |dest| Request::IssueToken { dest, permissions: 0b11, lifetime_ms: 1000 };

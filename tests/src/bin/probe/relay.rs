@@ -28,9 +28,8 @@ fn answer(node: &Node, kept: &mut HashMap<String, Client>, request: &Request<'_>
         }
         ["open", dest, most] => open(dest, most.parse().expect("a number")),
         ["spam", count] => {
-            let refused = (0..count.parse().expect("a number")).filter(|_| {
-                matches!(node.state(), Err(NodeError::Refused(Status::QUOTA)))
-            });
+            let refused = (0..count.parse().expect("a number"))
+                .filter(|_| matches!(node.state(), Err(NodeError::Refused(Status::QUOTA))));
             refused.count().to_string()
         }
         _ => panic!("no such thing to do: {text}"),
