@@ -54,12 +54,14 @@ fn rule(from: &str, to: &str, verb: &str) -> String {
 }
 
 fn ready(ipcd: &Ipcd, names: &[&str]) {
-    names.iter().for_each(|name| drop(ipcd.wait(name, "ready")));
+    for name in names {
+        ipcd.wait(name, "ready");
+    }
 }
 
 fn tell(client: &Client, what: &str) -> String {
     let answer = client.call(what.as_bytes(), LONG).expect("an answer");
-    String::from_utf8(answer.to_vec()).expect("text")
+    String::from_utf8(answer.clone()).expect("text")
 }
 
 fn open(node: &Node, name: &str) -> Result<Client, NodeError> {

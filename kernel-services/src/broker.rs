@@ -14,6 +14,7 @@ mod accounts;
 mod channels;
 mod introductions;
 mod proofs;
+mod registrations;
 mod returning;
 mod rights;
 
@@ -32,7 +33,7 @@ use crate::{
     desk::{Notice, Unit},
     holders::Holder,
     notes::Note,
-    registry::{Claims, NODES, Registered, Registry},
+    registry::{NODES, Registry},
     security::{Policy, Terms, Who},
     token::{TokenKey, Wanted},
 };
@@ -350,42 +351,8 @@ impl Broker {
     ) {
         let reply = match request {
             Request::Hello { .. } => Reply::Refused(Status::PROTOCOL),
-            Request::Register { flags, claim_instance, claim_name, ticket, name } => {
-                let claims = Claims {
-                    instance: ServiceId::new(claim_instance),
-                    name: ServiceId::new(claim_name),
-                };
-                let proven = self.proves(to, claims, &name, &ticket);
-                let is_unit = self.sessions.get(&to).is_some_and(|it| it.peer.unit.is_some());
-                if self.is_kept(&name, proven || is_unit, turn.now_ns) {
-                    let request =
-                        Request::Register { flags, claim_instance, claim_name, ticket, name };
-                    return match self.put_off(to, sequence, request) {
-                        Ok(()) => {}
-                        Err(status) => {
-                            let reply = Reply::Refused(status);
-                            turn.out.push(Effect::Send { to, sequence, reply });
-                        }
-                    };
-                }
-                let claims = if proven { claims } else { Claims::default() };
-                match self.register(to, node, &name, flags, claims, turn) {
-                    Err(status) => Reply::Refused(status),
-                    Ok(made) => {
-                        let ticket = self.ticket(to, made, &name);
-                        let Registered { instance, name: id } = made;
-                        let reply = Reply::Registered { instance, name: id, ticket };
-                        turn.out.push(Effect::Send { to, sequence, reply });
-                        self.note_registered(to, &name, turn);
-                        self.tell(to, turn, |unit| Notice::Registered {
-                            unit,
-                            instance,
-                            name: name.clone(),
-                        });
-                        self.answer_waits(&name, id, turn);
-                        return self.returned(to, instance, &name, turn);
-                    }
-                }
+            request @ Request::Register { .. } => {
+                return self.registration(to, node, sequence, request, turn);
             }
             Request::Unregister { instance } => {
                 if let Err(status) = self.registry.unregister(node, instance) {
@@ -446,43 +413,16 @@ impl Broker {
                 }
                 return;
             }
-            Request::Verify { src, dest, operation } => {
-                self.verify(node, src, dest, operation).unwrap_or_else(Reply::Refused)
-            }
-            Request::IssueToken { dest, permissions, lifetime_ms } => {
-                let (subject, _) = self.registry.appearance(node);
-                let wanted = Wanted { subject, audience: dest, permissions, lifetime_ms };
-                match self.issue_token(to, sequence, wanted, turn) {
-                    Ok(()) => return,
-                    Err(status) => Reply::Refused(status),
-                }
-            }
-            Request::CheckToken { presenter, token } => {
-                match self.check_token(to, sequence, presenter, token, turn) {
-                    Ok(()) => return,
-                    Err(status) => Reply::Refused(status),
-                }
-            }
-            Request::PublicKey => Reply::PublicKey { key: self.key.public().to_bytes() },
+            request @ (Request::Verify { .. }
+            | Request::IssueToken { .. }
+            | Request::CheckToken { .. }
+            | Request::PublicKey) => match self.proof(to, node, sequence, request, turn) {
+                Ok(None) => return,
+                Ok(Some(reply)) => reply,
+                Err(status) => Reply::Refused(status),
+            },
         };
         turn.out.push(Effect::Send { to, sequence, reply });
-    }
-
-    /// Registers a name, if the policy and the quotas have room for it.
-    fn register(
-        &mut self,
-        token: Token,
-        node: ServiceId,
-        name: &str,
-        flags: u32,
-        claims: Claims,
-        turn: &mut Turn,
-    ) -> Result<Registered, Status> {
-        self.may_register(token, name, turn)?;
-        let charge = self.accounts.name(token)?;
-        let made = self.registry.register(node, name, flags, claims);
-        self.accounts.named(charge, made.as_ref().ok().map(|made| made.instance));
-        made
     }
 
     /// Tells who supervises something about the unit at the other end, if it is one.

@@ -7,7 +7,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, RecvTimeoutError},
+        mpsc::{Receiver, RecvError, RecvTimeoutError},
     },
     thread::{Builder, JoinHandle},
     time::Duration,
@@ -75,7 +75,7 @@ struct Pen {
 impl Pen {
     fn run(&mut self) {
         self.flush();
-        while let Some(first) = self.next() {
+        while let Ok(first) = self.next() {
             for (time_us, note) in first.into_iter().chain(self.queue.try_iter().take(TOGETHER)) {
                 self.log.record(&record(&note), time_us);
             }
@@ -90,15 +90,16 @@ impl Pen {
         }
     }
 
-    /// Waits for a note; `Some(None)` where what failed is to be tried again.
-    fn next(&self) -> Option<Option<Dated>> {
+    /// Waits for a note, or until what failed is to be tried again. An error when nobody can note
+    /// anything any more.
+    fn next(&self) -> Result<Option<Dated>, RecvError> {
         if !self.troubled {
-            return self.queue.recv().ok().map(Some);
+            return self.queue.recv().map(Some);
         }
         match self.queue.recv_timeout(AGAIN) {
-            Ok(note) => Some(Some(note)),
-            Err(RecvTimeoutError::Timeout) => Some(None),
-            Err(RecvTimeoutError::Disconnected) => None,
+            Ok(note) => Ok(Some(note)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(RecvError),
         }
     }
 

@@ -87,7 +87,9 @@ impl Accounts {
     pub(super) fn gone(&mut self, token: Token, now_ns: u64) {
         let Some(connection) = self.connections.remove(&token) else { return };
         self.ledger.release(connection.descriptors);
-        connection.half_open.into_iter().for_each(|charge| self.ledger.release(charge));
+        if let Some(charge) = connection.half_open {
+            self.ledger.release(charge);
+        }
         self.ended += 1;
         if self.ended > IDLE_ACCOUNTS {
             self.ended = 0;
@@ -206,7 +208,9 @@ impl Accounts {
     }
 
     fn release_all(&mut self, charges: Vec<Charge>) {
-        charges.into_iter().for_each(|charge| self.ledger.release(charge));
+        for charge in charges {
+            self.ledger.release(charge);
+        }
     }
 }
 

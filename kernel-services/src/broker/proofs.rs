@@ -3,7 +3,7 @@
 
 use ipc::{
     ServiceId, Status,
-    control::{Reply, TOKEN_BYTES, Ticket},
+    control::{Reply, Request, TOKEN_BYTES, Ticket},
 };
 
 use super::{Broker, Effect, Token, Turn};
@@ -18,8 +18,33 @@ use crate::{
 const TICKET: &[u8; 16] = b"libipc ticket v1";
 
 impl Broker {
+    /// Answers what is asked of rights; nothing where the reactor answers.
+    pub(super) fn proof(
+        &self,
+        to: Token,
+        node: ServiceId,
+        sequence: u32,
+        request: Request,
+        turn: &mut Turn,
+    ) -> Result<Option<Reply>, Status> {
+        match request {
+            Request::Verify { src, dest, operation } => {
+                self.verify(node, src, dest, operation).map(Some)
+            }
+            Request::IssueToken { dest, permissions, lifetime_ms } => {
+                let (subject, _) = self.registry.appearance(node);
+                let wanted = Wanted { subject, audience: dest, permissions, lifetime_ms };
+                self.issue_token(to, sequence, wanted, turn).map(|()| None)
+            }
+            Request::CheckToken { presenter, token } => {
+                self.check_token(to, sequence, presenter, token, turn).map(|()| None)
+            }
+            _ => Ok(Some(Reply::PublicKey { key: self.key.public().to_bytes() })),
+        }
+    }
+
     /// Decides whether one may do something with another.
-    pub(super) fn verify(
+    fn verify(
         &self,
         asker: ServiceId,
         src: ServiceId,
@@ -34,7 +59,7 @@ impl Broker {
     }
 
     /// Has a token made for a node.
-    pub(super) fn issue_token(
+    fn issue_token(
         &self,
         to: Token,
         sequence: u32,
@@ -53,7 +78,7 @@ impl Broker {
     }
 
     /// Has a token checked that somebody showed to a node.
-    pub(super) fn check_token(
+    fn check_token(
         &self,
         to: Token,
         sequence: u32,

@@ -424,8 +424,10 @@ proptest! {
                     Effect::Deliver { ticket, .. } | Effect::Release { ticket } => {
                         prop_assert!(live.remove(&ticket));
                     }
-                    Effect::Send { .. } | Effect::Cut { .. } => {}
-                    Effect::Keep(_) | Effect::LetGo { .. } => {}
+                    Effect::Send { .. }
+                    | Effect::Cut { .. }
+                    | Effect::Keep(_)
+                    | Effect::LetGo { .. } => {}
                     other @ (Effect::Note(_) | Effect::Issue { .. } | Effect::Check { .. }) => {
                         prop_assert!(false, "nobody asked for {other:?}");
                     }

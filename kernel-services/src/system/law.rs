@@ -100,9 +100,7 @@ impl System {
     }
 
     fn note(&self, matter: Matter, subject: &str, because: &str) {
-        let mut note = Note::new(matter, subject);
-        note.because = because.to_owned();
-        self.take(note);
+        self.take(Note { because: because.to_owned(), ..Note::new(matter, subject) });
     }
 
     fn take(&self, note: Note) {
