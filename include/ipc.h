@@ -789,8 +789,8 @@ const struct ipc_message_t *ipc_message_retain(const struct ipc_message_t *msg);
 void ipc_message_release(const struct ipc_message_t *msg);
 
 /**
- * Asks whether src may do an operation with dest by the runtime's rules. src is any id of a process
- * that is there, 0 for this one; dest is a name's id or an instance's.
+ * Asks whether src may do an operation with dest by the runtime's rules. src is any id of a
+ * process that is there, 0 for this one; dest is a name's id or an instance's.
  *
  * IPC_EACCES: it may not. IPC_EINVAL: no such operation. IPC_ENOENT: src or dest is nobody's id.
  * IPC_ENORUNTIME: ipcd is gone.

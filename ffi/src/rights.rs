@@ -13,8 +13,8 @@ use crate::{
     types::{AuthToken, CryptoSignature, OperationType, permission_mask_t, service_id_t},
 };
 
-/// Asks whether src may do an operation with dest by the runtime's rules. src is any id of a process
-/// that is there, 0 for this one; dest is a name's id or an instance's.
+/// Asks whether src may do an operation with dest by the runtime's rules. src is any id of a
+/// process that is there, 0 for this one; dest is a name's id or an instance's.
 ///
 /// IPC_EACCES: it may not. IPC_EINVAL: no such operation. IPC_ENOENT: src or dest is nobody's id.
 /// IPC_ENORUNTIME: ipcd is gone.

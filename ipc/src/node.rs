@@ -276,8 +276,8 @@ impl Node {
     ///
     /// # Errors
     /// [`NodeError::Refused`] with `NOT_FOUND` when nobody serves it, `TIMED_OUT` or `PEER_DIED`
-    /// when the service does not answer, `QUOTA` at a limit; [`NodeError::Forbidden`] when the rules
-    /// do not allow it; [`NodeError::Forked`].
+    /// when the service does not answer, `QUOTA` at a limit; [`NodeError::Forbidden`] when the
+    /// rules do not allow it; [`NodeError::Forked`].
     pub fn client(&self, dest: ServiceId) -> Result<Client, NodeError> {
         if self.is_forked() {
             return Err(NodeError::Forked);
