@@ -90,10 +90,19 @@ fn services_talk_where_a_rule_lets_them_until_it_is_gone() {
     let node = world.node(Spin::Never);
     let api = open(&node, "api").expect("a rule");
     assert_eq!(tell(&api, "call store"), "IPC_OK");
+    let told = |ipcd: &Ipcd| {
+        ipcd.ask(&json!({
+            "do": "policy", "from": "service:api", "to": "name:store", "operation": "call",
+        }))
+    };
+    let ruling = told(&ipcd);
+    assert_eq!((&ruling["allowed"], &ruling["rule"]), (&json!(true), &json!(1)), "{ruling}");
     // The channel stays open between the calls; what is not allowed any more closes it.
     ipcd.reload(&(services.clone() + &open_to_all()));
     ipcd.hear("the node file is taken");
     wait_until("the channel is closed", || tell(&api, "call store") == "IPC_EACCES");
+    let ruling = told(&ipcd);
+    assert_eq!((&ruling["allowed"], &ruling["rule"]), (&json!(false), &json!(null)), "{ruling}");
     let [revoked] = &records(world.directory(), "revoked")[..] else { panic!("once") };
     assert!(revoked["subject"].as_str().is_some_and(|it| it.starts_with("service api ")));
     assert_eq!((&revoked["object"], &revoked["operation"]), (&json!("name store"), &json!("call")));
