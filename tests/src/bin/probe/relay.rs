@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use ipc::{CallError, Client, Config, Node, NodeError, Request, Status};
 
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 
 /// Serves a name until it is killed.
 pub(crate) fn serve(name: &str) {
