@@ -9,7 +9,9 @@ use std::{
 use ipc::{
     CallError, Client, Node, NodeError, ServiceId, Spin, Status,
     control::{
-        self, MAX_PACKET, Reply, Request, decode_reply, encode_request,
+        self, MAX_PACKET, Reply, Request,
+        closer::Closer,
+        decode_reply, encode_request,
         packet::{self, Received},
     },
 };
@@ -241,7 +243,8 @@ fn hear(socket: &OwnedFd) -> (u32, Reply) {
     let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
     poll(&mut fds, PollTimeout::NONE).expect("polls");
     let mut buffer = [0; MAX_PACKET];
-    match packet::receive(socket.as_fd(), &mut buffer) {
+    let closer = Closer::new().expect("a closer");
+    match packet::receive(socket.as_fd(), &mut buffer, &closer) {
         Ok(Received::Packet(length, _)) => decode_reply(&buffer[..length]).expect("a reply"),
         other => panic!("{other:?}"),
     }

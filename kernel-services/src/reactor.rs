@@ -1,12 +1,11 @@
 //! The one I/O loop: packets and deaths in, effects out. It never waits for any one node.
 
+mod memory;
 mod peer;
 mod tokens;
 
 use std::{
     collections::{HashMap, VecDeque},
-    fs::File,
-    io::Write,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
@@ -25,10 +24,8 @@ use ipc::{
 };
 use nix::{
     errno::Errno,
-    fcntl::{FcntlArg, SealFlag, fcntl},
     sys::{
         epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
-        memfd::{MFdFlags, memfd_create},
         socket::{
             AddressFamily, Shutdown, SockFlag, SockType, getsockopt, shutdown, socketpair, sockopt,
         },
@@ -271,7 +268,7 @@ impl Reactor {
 
     /// Sends what may be larger than a packet.
     fn answer(&mut self, to: Token, sequence: u32, text: &str) -> Option<Event> {
-        let Ok(memory) = sealed(text) else {
+        let Ok(memory) = memory::sealed(text) else {
             return self.reply(to, sequence, &Reply::Refused(Status::NO_MEMORY));
         };
         let bytes = encode_reply(sequence, &Reply::Answer { length: text.len() as u64 });
@@ -577,16 +574,6 @@ fn send(socket: &PeerSocket, parcel: &Parcel) -> Result<(), Errno> {
         fds.insert(1, bell.as_fd());
     }
     packet::send(socket.as_fd(), &parcel.bytes, &fds)
-}
-
-/// Puts text where only its reader's copy of the descriptor leads, and nobody can change it.
-fn sealed(text: &str) -> Result<OwnedFd, std::io::Error> {
-    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    let mut file = File::from(memfd_create(c"ipc-answer", flags)?);
-    file.write_all(text.as_bytes())?;
-    let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK;
-    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
-    Ok(file.into())
 }
 
 /// Says why, if the node still listens; it is cut in either case.
