@@ -276,6 +276,36 @@ typedef enum priority_level_t {
 } priority_level_t;
 
 /**
+ * Something that one may do with another; a right is the bit `1 << operation`.
+ */
+typedef enum operation_type_t {
+    /**
+     * Call, and have an answer.
+     */
+    OP_CALL = 0,
+    /**
+     * Send one way.
+     */
+    OP_SEND = 1,
+    /**
+     * Publish events.
+     */
+    OP_PUBLISH = 2,
+    /**
+     * Subscribe to events.
+     */
+    OP_SUBSCRIBE = 3,
+    /**
+     * Map a shared region.
+     */
+    OP_MAP_REGION = 4,
+    /**
+     * Start, stop, configure, fail over.
+     */
+    OP_ADMIN = 5,
+} operation_type_t;
+
+/**
  * Configures ipc_init. Start from IPC_CONFIG_INIT, then set what shall differ; 0 and NULL mean
  * the default.
  */
@@ -464,6 +494,40 @@ typedef void (*message_callback_t)(int status, const struct ipc_message_t *reply
  * IPC_ENOREPLY. (Nobody waits for the answer to a one-way message, type MSG_EVENT.)
  */
 typedef void (*message_handler_t)(const struct ipc_message_t *msg, void *user_data);
+
+/**
+ * A signed statement of what a service may do with another, until a time: see ipc_request_token.
+ */
+typedef struct auth_token_t {
+    /**
+     * 1.
+     */
+    uint32_t version;
+    /**
+     * Whom it is for.
+     */
+    service_id_t subject;
+    /**
+     * With whom it counts.
+     */
+    service_id_t audience;
+    /**
+     * What it permits, one bit `1 << operation` each.
+     */
+    permission_mask_t permissions;
+    /**
+     * When it ends, in seconds since 1970.
+     */
+    uint64_t expiry_time;
+    /**
+     * Makes every token another one.
+     */
+    uint8_t nonce[16];
+    /**
+     * The runtime's, over all the rest.
+     */
+    struct crypto_signature_t signature;
+} auth_token_t;
 
 #ifdef __cplusplus
 extern "C" {
@@ -723,6 +787,38 @@ const struct ipc_message_t *ipc_message_retain(const struct ipc_message_t *msg);
  * gets IPC_ENOREPLY. NULL, or what is no retained message, is ignored.
  */
 void ipc_message_release(const struct ipc_message_t *msg);
+
+/**
+ * Asks whether src may do an operation with dest by the runtime's rules. src is any id of a
+ * process that is there, 0 for this one; dest is a name's id or an instance's.
+ *
+ * IPC_EACCES: it may not. IPC_EINVAL: no such operation. IPC_ENOENT: src or dest is nobody's id.
+ * IPC_ENORUNTIME: ipcd is gone.
+ */
+int ipc_verify_permissions(service_id_t src, service_id_t dest, enum operation_type_t op);
+
+/**
+ * Asks for a token, which says to dest what this process may do with it: those of the permissions
+ * that the rules allow. It ends after lifetime_ms, rounded up to seconds, a day at most; and with
+ * this process's id. It is worth nothing in the hands of others, so it may travel in any message.
+ *
+ * IPC_EACCES: the rules allow none of the permissions. IPC_EINVAL: a NULL, no or unknown
+ * permissions, or no lifetime. IPC_ENOENT: dest is nobody's id. IPC_ENORUNTIME: ipcd is gone.
+ */
+int ipc_request_token(service_id_t dest,
+                      permission_mask_t permissions,
+                      uint32_t lifetime_ms,
+                      struct auth_token_t *token);
+
+/**
+ * Checks a token that the process id has shown to this one, whose service it is for: take id from
+ * the source_service_id of the message in which it came. The token is not changed.
+ *
+ * IPC_EINVAL: a NULL. IPC_EAUTH: it is forged, changed, expired, of another process or for
+ * another, or one of its permissions was revoked; which of them is not told. IPC_ENORUNTIME: ipcd
+ * is gone.
+ */
+int ipc_authenticate_service(service_id_t id, struct auth_token_t *token);
 
 /**
  * Runs the callbacks that are due: handlers of messages, and the ends of asynchronous calls.

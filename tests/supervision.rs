@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 use tests::{
     Ipcd, LONG, World,
-    ipcd::{children, recorded, signal},
+    ipcd::{children, open_to_all, recorded, signal},
     proc::{self, has_ended},
     wait_until,
 };
@@ -42,7 +42,7 @@ const AT_ONCE: &str = "backoff = { first = \"1ms\", most = \"1ms\" }";
 
 fn start(node: &str) -> (World, Ipcd) {
     let world = World::without_runtime(ACTOR);
-    let ipcd = Ipcd::start(IPCD, world.directory(), node);
+    let ipcd = Ipcd::start(IPCD, world.directory(), &format!("{node}{}", open_to_all()));
     (world, ipcd)
 }
 
@@ -243,7 +243,7 @@ fn services_outlive_ipcd_and_the_next_one_goes_on() {
     // One that ends with its adopted services, and at once those that it is not to have.
     let [last, unwanted] = ["echo", "dies"].map(|name| ipcd.pid_of(name));
     ipcd.kill();
-    let ipcd = Ipcd::start(IPCD, world.directory(), &server("echo", AT_ONCE));
+    let ipcd = Ipcd::start(IPCD, world.directory(), &(server("echo", AT_ONCE) + &open_to_all()));
     ipcd.wait("echo", "ready");
     wait_until("it is gone", || has_ended(unwanted));
     assert_eq!(ipcd.pid_of("echo"), last);

@@ -32,6 +32,15 @@ pub const MAX_NAME: usize = 255;
 /// Longest [`Request::Command`], in bytes.
 pub const MAX_COMMAND: usize = 4000;
 
+/// Bytes of a [`Ticket`].
+pub const TICKET_BYTES: usize = 32;
+/// Bytes of a token: `auth_token_t`, as `docs/security.md` draws it.
+pub const TOKEN_BYTES: usize = 112;
+
+/// Proves to a later run of the runtime who held ids: see [`Request::Register`]. Only the runtime
+/// can make or read it.
+pub type Ticket = [u8; TICKET_BYTES];
+
 /// Flag of [`Request::Register`]: calls may be repeated without harm.
 pub const SERVICE_IDEMPOTENT: u32 = 1;
 /// Flag of [`Request::Register`]: no replicas; the name is refused while somebody serves it.
@@ -93,6 +102,8 @@ pub enum Request {
         claim_instance: u32,
         /// Name id held before a restart of the runtime, or 0.
         claim_name: u32,
+        /// What came with the ids that are claimed; zeros where none are.
+        ticket: Ticket,
         /// The name.
         name: String,
     },
@@ -155,6 +166,34 @@ pub enum Request {
         /// What this end was told when it was introduced.
         introduction: Introduction,
     },
+    /// Asks whether somebody may do something. Answer: [`Reply::Done`], or refused with `ACCESS`.
+    Verify {
+        /// Who: any id of it; 0 is the sender.
+        src: ServiceId,
+        /// With whom: name id or instance id.
+        dest: ServiceId,
+        /// An `operation_type_t`.
+        operation: u32,
+    },
+    /// Asks for a signed statement of what the sender may do. Answer: [`Reply::Token`].
+    IssueToken {
+        /// With whom it is to count: name id or instance id.
+        dest: ServiceId,
+        /// Bits `1 << operation_type_t`.
+        permissions: u64,
+        /// How long.
+        lifetime_ms: u32,
+    },
+    /// Asks what a token is worth that somebody showed to the sender. Answer:
+    /// [`Reply::Permitted`], or refused with `AUTH`.
+    CheckToken {
+        /// Who showed it.
+        presenter: ServiceId,
+        /// Its bytes.
+        token: Box<[u8; TOKEN_BYTES]>,
+    },
+    /// Asks for the key by which tokens are verified. Answer: [`Reply::PublicKey`].
+    PublicKey,
 }
 
 /// What the runtime answers, and what it says by itself.
@@ -173,6 +212,8 @@ pub enum Reply {
         instance: ServiceId,
         /// Of the name; leads to whoever serves it.
         name: ServiceId,
+        /// Shown with a claim of these ids, it proves that they were this process's.
+        ticket: Ticket,
     },
     /// Success without more to say.
     Done,
@@ -219,6 +260,21 @@ pub enum Reply {
         /// The channel.
         channel: u64,
     },
+    /// Answer to `IssueToken`.
+    Token {
+        /// Its bytes.
+        token: Box<[u8; TOKEN_BYTES]>,
+    },
+    /// Answer to `CheckToken`.
+    Permitted {
+        /// Bits `1 << operation_type_t`, none beyond what the rules allow now.
+        permissions: u64,
+    },
+    /// Answer to `PublicKey`.
+    PublicKey {
+        /// Of Ed25519 (RFC 8032).
+        key: [u8; 32],
+    },
 }
 
 /// Introduces one end of a channel to the other. The kernel proved every word of it.
@@ -246,6 +302,8 @@ pub struct Introduction {
     pub dest_name: ServiceId,
     /// Geometry of both lanes.
     pub geometry: Geometry,
+    /// What the client may do: bits `1 << operation_type_t`.
+    pub permissions: u64,
 }
 
 /// Describes one registered instance.
@@ -274,10 +332,11 @@ pub fn encode_request(sequence: u32, request: &Request) -> Vec<u8> {
     let mut out = Writer::new(request_verb(request), sequence, Status::OK);
     match request {
         Request::Hello { asymmetric } => out.u32(u32::from(*asymmetric)),
-        Request::Register { flags, claim_instance, claim_name, name } => {
+        Request::Register { flags, claim_instance, claim_name, ticket, name } => {
             out.u32(*flags);
             out.u32(*claim_instance);
             out.u32(*claim_name);
+            out.raw(ticket);
             out.name(name);
         }
         Request::Unregister { instance } => out.u32(instance.get()),
@@ -292,12 +351,26 @@ pub fn encode_request(sequence: u32, request: &Request) -> Vec<u8> {
             out.i32(status.code());
         }
         Request::List { after } => out.u32(*after),
-        Request::Ping => {}
+        Request::Ping | Request::PublicKey => {}
         Request::Command { text } => out.text(text),
         Request::Closed { channel } => out.u64(*channel),
         Request::Holds { serves, introduction } => {
             out.u32(u32::from(*serves));
             out.introduction(introduction);
+        }
+        Request::Verify { src, dest, operation } => {
+            out.u32(src.get());
+            out.u32(dest.get());
+            out.u32(*operation);
+        }
+        Request::IssueToken { dest, permissions, lifetime_ms } => {
+            out.u32(dest.get());
+            out.u64(*permissions);
+            out.u32(*lifetime_ms);
+        }
+        Request::CheckToken { presenter, token } => {
+            out.u32(presenter.get());
+            out.raw(&**token);
         }
     }
     out.bytes
@@ -318,6 +391,10 @@ fn request_verb(request: &Request) -> u16 {
         Request::Command { .. } => 11,
         Request::Closed { .. } => 12,
         Request::Holds { .. } => 30,
+        Request::Verify { .. } => 20,
+        Request::IssueToken { .. } => 21,
+        Request::CheckToken { .. } => 22,
+        Request::PublicKey => 23,
     }
 }
 
@@ -333,6 +410,7 @@ pub fn decode_request(bytes: &[u8]) -> Result<(u32, Request), Malformed> {
             flags: input.u32()?,
             claim_instance: input.u32()?,
             claim_name: input.u32()?,
+            ticket: input.take()?,
             name: input.name()?,
         },
         3 => Request::Unregister { instance: input.id()? },
@@ -346,6 +424,14 @@ pub fn decode_request(bytes: &[u8]) -> Result<(u32, Request), Malformed> {
         11 => Request::Command { text: input.text()? },
         12 => Request::Closed { channel: input.u64()? },
         30 => Request::Holds { serves: input.bool()?, introduction: input.introduction()? },
+        20 => Request::Verify { src: input.id()?, dest: input.id()?, operation: input.u32()? },
+        21 => Request::IssueToken {
+            dest: input.id()?,
+            permissions: input.u64()?,
+            lifetime_ms: input.u32()?,
+        },
+        22 => Request::CheckToken { presenter: input.id()?, token: Box::new(input.take()?) },
+        23 => Request::PublicKey,
         verb => return Err(Malformed::Verb(verb)),
     };
     if head.status != 0 {
@@ -367,9 +453,10 @@ pub fn encode_reply(sequence: u32, reply: &Reply) -> Vec<u8> {
             out.u32(node.get());
             out.u32(*kernel_pid);
         }
-        Reply::Registered { instance, name } => {
+        Reply::Registered { instance, name, ticket } => {
             out.u32(instance.get());
             out.u32(name.get());
+            out.raw(ticket);
         }
         Reply::Done | Reply::Refused(_) => {}
         Reply::Found { name } => out.u32(name.get()),
@@ -392,6 +479,9 @@ pub fn encode_reply(sequence: u32, reply: &Reply) -> Vec<u8> {
         }
         Reply::Answer { length } => out.u64(*length),
         Reply::Revoked { channel } => out.u64(*channel),
+        Reply::Token { token } => out.raw(&**token),
+        Reply::Permitted { permissions } => out.u64(*permissions),
+        Reply::PublicKey { key } => out.raw(key),
     }
     out.bytes
 }
@@ -409,6 +499,9 @@ fn reply_verb(reply: &Reply) -> u16 {
         Reply::Refused(_) => 109,
         Reply::Answer { .. } => 110,
         Reply::Revoked { .. } => 111,
+        Reply::Token { .. } => 120,
+        Reply::Permitted { .. } => 121,
+        Reply::PublicKey { .. } => 122,
     }
 }
 
@@ -420,7 +513,9 @@ pub fn decode_reply(bytes: &[u8]) -> Result<(u32, Reply), Malformed> {
     let (mut input, head) = Reader::new(bytes)?;
     let reply = match head.verb {
         101 => Reply::Welcome { node: input.id()?, kernel_pid: input.u32()? },
-        102 => Reply::Registered { instance: input.id()?, name: input.id()? },
+        102 => {
+            Reply::Registered { instance: input.id()?, name: input.id()?, ticket: input.take()? }
+        }
         103 => Reply::Done,
         104 => Reply::Found { name: input.id()? },
         105 => Reply::Connected(input.introduction()?),
@@ -444,6 +539,9 @@ pub fn decode_reply(bytes: &[u8]) -> Result<(u32, Reply), Malformed> {
         109 => Reply::Refused(Status::from_code(head.status)),
         110 => Reply::Answer { length: input.u64()? },
         111 => Reply::Revoked { channel: input.u64()? },
+        120 => Reply::Token { token: Box::new(input.take()?) },
+        121 => Reply::Permitted { permissions: input.u64()? },
+        122 => Reply::PublicKey { key: input.take()? },
         verb => return Err(Malformed::Verb(verb)),
     };
     if head.status != 0 && !matches!(reply, Reply::Refused(_)) {

@@ -2,6 +2,7 @@
 //!
 //! One file per subcommand; each makes an answer that is a table for people and JSON for programs.
 
+mod audit;
 mod bench;
 mod call;
 mod completions;
@@ -12,6 +13,7 @@ mod ls;
 mod output;
 mod payload;
 mod ping;
+mod policy;
 mod service;
 mod status;
 mod steer;
@@ -48,6 +50,8 @@ Examples:
   ipctl status                    how are the services that ipcd supervises?
   ipctl restart api               stop one of them, and start it again
   ipctl logs api -f               what it writes, as it writes it
+  ipctl policy check service:api name:store call    may it, and which rule says so?
+  ipctl audit verify              is the record of who did what whole?
   ipctl --json ls | jq -r '.[].name'
 
 Exit status:
@@ -57,7 +61,7 @@ Exit status:
   3  no runtime answers: start `ipcd`, or name its directory with --runtime-dir
   4  nobody serves that name, or no service, group or unit has it
   5  no answer in time
-  6  `ipctl status`: a unit is failed
+  6  `ipctl status`: a unit is failed; `policy check`: denied; `audit verify`: it does not hold
 
 With --json everything is on stdout, one object or array to a line; a failure is
 {\"error\":{\"name\":\"IPC_ENOENT\",\"code\":-4,\"message\":\"…\"}}, with the numbers of ipc.h.
@@ -99,6 +103,8 @@ enum Command {
     Reload(steer::Reload),
     Tree(tree::Arguments),
     Logs(logs::Arguments),
+    Policy(policy::Arguments),
+    Audit(audit::Arguments),
     Completions(completions::Arguments),
 }
 
@@ -119,6 +125,8 @@ fn main() -> ExitCode {
         Command::Reload(arguments) => steer::reload(&arguments, &config, output).map(done),
         Command::Tree(arguments) => tree::run(&arguments, &config, output).map(done),
         Command::Logs(arguments) => logs::run(&arguments, &config, output).map(done),
+        Command::Policy(arguments) => policy::run(&arguments, &config, output),
+        Command::Audit(arguments) => audit::run(&arguments, &config, output),
         Command::Completions(arguments) => completions::run(&arguments).map(done),
     };
     match outcome {
@@ -194,6 +202,10 @@ mod tests {
             "ipctl logs api -n many",
             "ipctl logs api -n -1",
             "ipctl logs api --raw --json",
+            "ipctl policy",
+            "ipctl policy check service:api name:store",
+            "ipctl audit",
+            "ipctl audit verify --head abc",
         ] {
             let refused = Cli::try_parse_from(line.split(' ')).err().map(|error| error.exit_code());
             assert_eq!(refused, Some(2), "{line}");

@@ -26,12 +26,14 @@ mod error;
 pub mod failpoint;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod holders;
 mod ids;
 mod kernel;
 #[cfg(feature = "node")]
 pub mod logs;
 #[cfg(feature = "node")]
 pub mod node;
+mod notes;
 #[cfg(feature = "node")]
 mod numa;
 mod pidfd;

@@ -1,9 +1,11 @@
 //! The one I/O loop: packets and deaths in, effects out. It never waits for any one node.
 
+mod memory;
+mod peer;
+mod tokens;
+
 use std::{
     collections::{HashMap, VecDeque},
-    fs::File,
-    io::Write,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
@@ -22,10 +24,8 @@ use ipc::{
 };
 use nix::{
     errno::Errno,
-    fcntl::{FcntlArg, SealFlag, fcntl},
     sys::{
         epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
-        memfd::{MFdFlags, memfd_create},
         socket::{
             AddressFamily, Shutdown, SockFlag, SockType, getsockopt, shutdown, socketpair, sockopt,
         },
@@ -34,10 +34,13 @@ use nix::{
 };
 
 use crate::{
-    broker::{Broker, Carried, Effect, Event, Token},
+    broker::{Broker, Carried, Effect, Event, Peer, Token},
     desk::{Desk, Order, RuntimeDesk, Unit},
     failpoint::{self, At},
+    holders::Holders,
+    notes::{Note, Notes},
     pidfd::{self, process_started},
+    token::TokenKey,
 };
 
 /// Packets kept for a node that does not read its socket; beyond, it is cut.
@@ -73,10 +76,22 @@ pub(crate) struct Reactor {
     /// By ticket.
     held: HashMap<u64, Held>,
     effects: VecDeque<Effect>,
-    /// To who supervises, if anybody does.
-    desk: Option<RuntimeDesk>,
+    ties: Ties,
     /// Processes of supervised services by their ids, of which some are yet to connect.
     units: HashMap<u32, Unit>,
+}
+
+/// What a loop has to do with others.
+#[derive(Debug)]
+pub(crate) struct Ties {
+    /// To who supervises, if anybody does.
+    pub(crate) desk: Option<RuntimeDesk>,
+    /// To who records, if anybody does.
+    pub(crate) notes: Option<Notes>,
+    /// Signs tokens.
+    pub(crate) key: Arc<TokenKey>,
+    /// Remembers who serves what.
+    pub(crate) holders: Holders,
 }
 
 #[derive(Debug)]
@@ -119,13 +134,13 @@ impl Reactor {
         broker: Broker,
         listener: UnixListener,
         leash: UnixStream,
-        desk: Option<RuntimeDesk>,
-    ) -> Result<Reactor, Errno> {
+        ties: Ties,
+    ) -> Result<Reactor, std::io::Error> {
         let closer = Closer::new()?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
         epoll.add(&leash, EpollEvent::new(EpollFlags::EPOLLIN, LEASH))?;
-        if let Some(desk) = &desk {
+        if let Some(desk) = &ties.desk {
             epoll.add(desk, EpollEvent::new(EpollFlags::EPOLLIN, ORDERS))?;
         }
         Ok(Reactor {
@@ -139,13 +154,18 @@ impl Reactor {
             next_token: FIRST_NODE,
             held: HashMap::new(),
             effects: VecDeque::new(),
-            desk,
+            ties,
             units: HashMap::new(),
         })
     }
 
     /// Serves until the leash is let go.
     pub(crate) fn run(&mut self) {
+        self.serve_all();
+        self.broker.close(monotonic_ns());
+    }
+
+    fn serve_all(&mut self) {
         // Before anybody who is expected can come.
         self.obey();
         let mut ready = [EpollEvent::empty(); 64];
@@ -205,20 +225,14 @@ impl Reactor {
         let unit = self.units.get(&pid).filter(|it| process_started(pid) == Some(it.start_time));
         let unit = unit.cloned();
         let pidfd = pidfd::of_peer(&socket, pid);
-        self.attend(socket, pidfd, pid, peer.uid(), unit);
+        let pidfd = pidfd.map(Arc::new);
+        let peer = peer::describe(pid, peer.uid(), unit, pidfd.as_ref(), false);
+        self.attend(socket, pidfd, peer);
     }
 
     /// Takes a connection in.
-    fn attend(
-        &mut self,
-        socket: PeerSocket,
-        pidfd: Option<OwnedFd>,
-        pid: u32,
-        uid: u32,
-        unit: Option<Unit>,
-    ) {
+    fn attend(&mut self, socket: PeerSocket, pidfd: Option<Arc<OwnedFd>>, peer: Peer) {
         let token = self.next_token;
-        let pidfd = pidfd.map(Arc::new);
         let reads = |token| EpollEvent::new(EpollFlags::EPOLLIN, token);
         let watched = self.epoll.add(&socket, reads(token)).and_then(|()| match &pidfd {
             Some(pidfd) => self.epoll.add(pidfd, reads(token + 1)),
@@ -230,19 +244,20 @@ impl Reactor {
         }
         self.next_token += PER_NODE;
         self.nodes.insert(token, node);
-        self.step(Event::Accepted { token, pid, uid, unit }, None);
+        self.step(Event::Accepted { token, peer }, None);
     }
 
     /// Does what the supervisor says.
     fn obey(&mut self) {
-        for order in self.desk.as_ref().map(Desk::hear).unwrap_or_default() {
+        for order in self.ties.desk.as_ref().map(Desk::hear).unwrap_or_default() {
             match order {
                 Order::Admit { unit, socket } => {
                     let (pid, uid) = (unit.pid, unit.uid);
                     self.units.insert(pid, unit.clone());
-                    let pidfd = pidfd::open(pid);
+                    let pidfd = pidfd::open(pid).map(Arc::new);
+                    let peer = peer::describe(pid, uid, Some(unit), pidfd.as_ref(), true);
                     let socket = PeerSocket::new(socket, &self.closer);
-                    self.attend(socket, pidfd, pid, uid, Some(unit));
+                    self.attend(socket, pidfd, peer);
                     failpoint::reach(At::SpawnAdmitted);
                 }
                 Order::Expect { unit } => drop(self.units.insert(unit.pid, unit)),
@@ -253,6 +268,7 @@ impl Reactor {
                     }
                 }
                 Order::Forget { unit } => self.units.retain(|_, it| it.id != unit),
+                Order::Enact(law) => self.step(Event::Law(law), None),
                 Order::Answer { to, sequence, text } => {
                     let lost = self.answer(to, sequence, &text);
                     if let Some(event) = lost {
@@ -265,7 +281,7 @@ impl Reactor {
 
     /// Sends what may be larger than a packet.
     fn answer(&mut self, to: Token, sequence: u32, text: &str) -> Option<Event> {
-        let Ok(memory) = sealed(text) else {
+        let Ok(memory) = memory::sealed(text) else {
             return self.reply(to, sequence, &Reply::Refused(Status::NO_MEMORY));
         };
         let bytes = encode_reply(sequence, &Reply::Answer { length: text.len() as u64 });
@@ -409,10 +425,32 @@ impl Reactor {
                 None
             }
             Effect::Tell(notice) => {
-                if let Some(desk) = &self.desk {
+                if let Some(desk) = &self.ties.desk {
                     desk.say(notice);
                 }
                 None
+            }
+            Effect::Note(note) => {
+                self.note(note);
+                None
+            }
+            Effect::Keep(holder) => {
+                self.ties.holders.hold(holder);
+                None
+            }
+            Effect::LetGo { instance } => {
+                self.ties.holders.let_go(instance.get());
+                None
+            }
+            Effect::Issue { to, sequence, wanted, allowed, note } => {
+                self.note(*note);
+                let reply = tokens::issue(&self.ties.key, wanted, allowed);
+                self.reply(to, sequence, &reply)
+            }
+            Effect::Check { to, sequence, token, presenters, audience, allowed } => {
+                let key = &self.ties.key;
+                let reply = tokens::check(key, &token, &presenters, &audience, allowed);
+                self.reply(to, sequence, &reply)
             }
             Effect::Cut { token, last } => {
                 if let (Some(node), Some((sequence, status))) = (self.remove(token), last) {
@@ -420,6 +458,12 @@ impl Reactor {
                 }
                 None
             }
+        }
+    }
+
+    fn note(&self, note: Note) {
+        if let Some(notes) = &self.ties.notes {
+            notes.take(note);
         }
     }
 
@@ -552,16 +596,6 @@ fn send(socket: &PeerSocket, parcel: &Parcel) -> Result<(), Errno> {
         fds.insert(1, bell.as_fd());
     }
     packet::send(socket.as_fd(), &parcel.bytes, &fds)
-}
-
-/// Puts text where only its reader's copy of the descriptor leads, and nobody can change it.
-fn sealed(text: &str) -> Result<OwnedFd, std::io::Error> {
-    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    let mut file = File::from(memfd_create(c"ipc-answer", flags)?);
-    file.write_all(text.as_bytes())?;
-    let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK;
-    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
-    Ok(file.into())
 }
 
 /// Says why, if the node still listens; it is cut in either case.

@@ -220,6 +220,38 @@ impl Registry {
         }
     }
 
+    /// Gives the name that an id is of, or that an instance serves.
+    pub(crate) fn name_behind(&self, id: ServiceId) -> Option<&Arc<str>> {
+        let name = match self.instances.get(&id) {
+            Some(instance) => &instance.name,
+            None => self.former.get(&id).unwrap_or(&id),
+        };
+        self.names.get(name).map(|name| &name.text)
+    }
+
+    /// Gives the node that an id is of, or leads to.
+    pub(crate) fn node_behind(&self, id: ServiceId) -> Option<ServiceId> {
+        if self.nodes.contains_key(&id) {
+            return Some(id);
+        }
+        self.resolve(id).and_then(|it| self.instances.get(&it)).map(|it| it.node)
+    }
+
+    /// Gives all ids by which a node can be meant: its own, its instances', and those of the names
+    /// that they serve.
+    pub(crate) fn ids_of(&self, node: ServiceId) -> Vec<ServiceId> {
+        let instances = self.nodes.get(&node).map_or(&[][..], |it| &it.instances);
+        let names = instances.iter().filter_map(|id| self.instances.get(id)).map(|it| it.name);
+        [node].into_iter().chain(instances.iter().copied()).chain(names).collect()
+    }
+
+    /// Lists the instances of a node, with their names.
+    pub(crate) fn served_by_node(&self, node: ServiceId) -> Vec<(ServiceId, Arc<str>)> {
+        let instances = self.nodes.get(&node).map_or(&[][..], |it| &it.instances);
+        let named = |&id: &ServiceId| Some((id, Arc::clone(self.name_behind(id)?)));
+        instances.iter().filter_map(named).collect()
+    }
+
     /// Counts a channel introduced to an instance.
     pub(crate) fn count_channel(&mut self, instance: ServiceId) {
         if let Some(instance) = self.instances.get_mut(&instance) {

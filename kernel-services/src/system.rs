@@ -9,6 +9,7 @@
 
 mod adopt;
 mod children;
+mod law;
 mod probe;
 mod store;
 mod words;
@@ -36,11 +37,13 @@ use crate::{
     directory::Directory,
     logs::{LogError, Logs},
     node::{self, Node, NodeError, Ready},
+    notes::Notes,
     process::Process,
     reactor::monotonic_ns,
     supervisor::{Command, Effect, Event, Refusal, Supervisor, UnitId, UnitState},
 };
 use adopt::{Found, find};
+use law::settle_paths;
 use probe::{Outcome, Probes};
 use store::Store;
 use words::{Answer, Wish};
@@ -121,6 +124,7 @@ pub struct System {
     epoll: Epoll,
     signals: SignalFd,
     desk: SupervisorDesk,
+    notes: Option<Notes>,
     // Dropped last: it has the lock on the directory.
     kernel: Kernel,
 }
@@ -151,6 +155,7 @@ impl System {
         // Before anything is read that an ipcd which still runs might write.
         let directory = Directory::open(runtime_dir)?;
         let mut store = Store::open(runtime_dir)?;
+        desk.say(Order::Enact(Box::new(law::law(&node))));
         // They come back to the runtime as soon as it is there, and are to be known then.
         let found = find(&mut store, &supervisor, &desk);
         let kernel = Kernel::start(directory, Some(other))?;
@@ -189,6 +194,7 @@ impl System {
             epoll,
             signals,
             desk,
+            notes: kernel.notes(),
             kernel,
         })
     }
@@ -275,6 +281,7 @@ impl System {
             }
             Effect::Report { unit: _, name, notice } => {
                 say(&format!("{name}: {notice}"));
+                self.note_report(&name, &notice);
                 None
             }
             Effect::Answer { request, result } => {
@@ -291,7 +298,7 @@ impl System {
         while let Ok(Some(signal)) = self.signals.read_signal() {
             match Signal::try_from(signal.ssi_signo.cast_signed()) {
                 Ok(Signal::SIGHUP) => {
-                    if let Err(error) = self.reload() {
+                    if let Err(error) = self.reload("SIGHUP") {
                         say(&format!("the node file is not taken, and all goes on: {error}"));
                     }
                 }
@@ -304,31 +311,6 @@ impl System {
                 _ => self.step(Event::Shutdown),
             }
         }
-    }
-
-    /// Reads the node file again, and changes what it changes. What is wrong changes nothing.
-    fn reload(&mut self) -> Result<String, SystemError> {
-        let mut node = node::reload(&self.path)?;
-        settle_paths(&mut node, &self.runtime_dir);
-        let logs = Logs::open(&node.log_directory)?;
-        if node.log_directory != self.node.log_directory {
-            self.log_events
-                .add_watch(&node.log_directory, AddWatchFlags::IN_MODIFY)
-                .map_err(failed("watch the logs"))?;
-        }
-        let change = node::Change::between(&self.node, &node).to_string();
-        self.logs = logs;
-        self.node = node.clone();
-        for warning in &node.warnings {
-            say(&warning.to_string());
-        }
-        say(&format!("the node file is taken: {change}"));
-        self.step(Event::Reload(Box::new(node)));
-        // Who is to provide less than before may do so already.
-        for unit in self.running.keys().copied().collect::<Vec<_>>() {
-            self.ask_if_ready(unit);
-        }
-        Ok(change)
     }
 
     fn hear_notices(&mut self) {
@@ -346,7 +328,9 @@ impl System {
                         running.serves.remove(&instance);
                     }
                 }
-                Notice::Command { from, sequence, text } => self.obey(from, sequence, &text),
+                Notice::Command { from, sequence, by, text } => {
+                    self.obey(from, sequence, &by, &text);
+                }
             }
         }
     }
@@ -402,7 +386,7 @@ impl System {
         }
     }
 
-    fn obey(&mut self, from: u64, sequence: u32, text: &str) {
+    fn obey(&mut self, from: u64, sequence: u32, by: &str, text: &str) {
         let wish = match Wish::read(text) {
             Ok(wish) => wish,
             Err(error) => return self.answer(from, sequence, &Answer::refusal(&error)),
@@ -413,16 +397,21 @@ impl System {
                 return self.answer(from, sequence, &answer);
             }
             Wish::Reload {} => {
-                let answer = match self.reload() {
+                let answer = match self.reload(by) {
                     Ok(change) => Answer::change(&change),
                     Err(error) => Answer::refusal(&error.to_string()),
                 };
+                return self.answer(from, sequence, &answer);
+            }
+            Wish::Policy { from: subject, to, operation, served_by } => {
+                let answer = self.explain(&subject, &to, &operation, served_by);
                 return self.answer(from, sequence, &answer);
             }
             Wish::Start { name } => (Command::Start, name),
             Wish::Stop { name } => (Command::Stop, name),
             Wish::Restart { name } => (Command::Restart, name),
         };
+        self.note_command(by, command, &name);
         let request = self.next_request;
         self.next_request += 1;
         self.asked.insert(request, (from, sequence));
@@ -504,11 +493,4 @@ pub fn signals() -> Result<SignalFd, SystemError> {
     mask.thread_block()
         .and_then(|()| SignalFd::with_flags(&mask, flags))
         .map_err(failed("wait for signals"))
-}
-
-/// A log directory that is not absolute is in the runtime's. Operators are told of it, wherever
-/// they are.
-fn settle_paths(node: &mut Node, runtime_dir: &Path) {
-    let directory = runtime_dir.join(&node.log_directory);
-    node.log_directory = std::path::absolute(&directory).unwrap_or(directory);
 }

@@ -30,7 +30,7 @@ use crate::{
     channel::{Channel, Fate, Parts},
     client::ClientState,
     control::{
-        Introduction, Reply, Request,
+        self, Introduction, Reply, Request,
         closer::{Closer, PeerSocket, Stranger},
         encode_request, packet,
     },
@@ -94,6 +94,8 @@ struct Registered {
     /// As the runtime knows it; another one after a restart in which the old one was refused.
     current: ServiceId,
     name_id: ServiceId,
+    /// Proves the ids to the next runtime.
+    ticket: control::Ticket,
     name: String,
     flags: u32,
     hub: Weak<Hub>,
@@ -106,6 +108,7 @@ impl Registered {
             flags: self.flags,
             claim_instance: self.current.get(),
             claim_name: self.name_id.get(),
+            ticket: self.ticket,
             name: self.name.clone(),
         }
     }
@@ -377,11 +380,12 @@ impl Core {
     /// descriptors closed.
     pub(super) fn settle(&self, sequence: u32, answer: Answer) {
         let Some(waiter) = lock(&self.waiting).remove(&sequence) else { return };
-        if let Reply::Registered { instance, name } = answer.0
+        if let Reply::Registered { instance, name, ticket } = answer.0
             && let Some(mut registered) = waiter.registering
         {
             registered.current = instance;
             registered.name_id = name;
+            registered.ticket = ticket;
             self.note(registered);
         }
         if let Some(ticket) = waiter.ticket {
@@ -412,14 +416,19 @@ impl Core {
             instance: ServiceId::NONE,
             current: ServiceId::NONE,
             name_id: ServiceId::NONE,
+            ticket: [0; control::TICKET_BYTES],
             name: name.to_owned(),
             flags,
             hub: Arc::downgrade(hub),
         };
         let request = registered.request();
-        match self.request_noting(&request, &[], Some(PATIENCE), Some(&registered))?.0 {
-            Reply::Registered { instance, name } => Ok(Registration { instance, name }),
-            reply => Err(refused(&reply)),
+        match self.request_noting(&request, &[], Some(PATIENCE), Some(&registered)) {
+            Ok((Reply::Registered { instance, name, .. }, _)) => {
+                Ok(Registration { instance, name })
+            }
+            Ok((reply, _)) => Err(refused(&reply)),
+            Err(NodeError::Refused(Status::ACCESS)) => Err(NodeError::Owned(name.to_owned())),
+            Err(error) => Err(error),
         }
     }
 
@@ -489,7 +498,11 @@ impl Core {
         let (own, fd) = lane::create(geometry)?;
         let entry = self.roll.enter(&own)?;
         let request = Request::Connect { dest, geometry };
-        let (reply, fds) = self.request(&request, &[fd.as_fd()], Some(PATIENCE))?;
+        let asked = self.request(&request, &[fd.as_fd()], Some(PATIENCE));
+        let (reply, fds) = asked.map_err(|error| match error {
+            NodeError::Refused(Status::ACCESS) => NodeError::Forbidden,
+            error => error,
+        })?;
         let Reply::Connected(introduction) = reply else { return Err(refused(&reply)) };
         // From here on the runtime counts the channel.
         let closing = Closing { core: Arc::downgrade(self), channel: introduction.channel };
@@ -518,7 +531,7 @@ impl Core {
     }
 
     /// Takes in a client that the runtime introduces, and answers. The warden's work.
-    pub(super) fn accept(&self, introduction: Introduction, fds: Vec<Stranger>) {
+    pub(super) fn accept(self: &Arc<Self>, introduction: Introduction, fds: Vec<Stranger>) {
         let channel = introduction.channel;
         let (status, lane) = match self.admit(introduction, fds) {
             Ok(lane) => (Status::OK, Some(lane)),
@@ -529,7 +542,11 @@ impl Core {
         let _ = self.post(0, &Request::Accept { channel, status }, &fds);
     }
 
-    fn admit(&self, introduction: Introduction, fds: Vec<Stranger>) -> Result<OwnedFd, NodeError> {
+    fn admit(
+        self: &Arc<Self>,
+        introduction: Introduction,
+        fds: Vec<Stranger>,
+    ) -> Result<OwnedFd, NodeError> {
         let Descriptors { lane: peer, bell, pidfd } = Descriptors::of(fds, &self.closer)?;
         if self.closer.is_crowded() {
             return Err(NodeError::Refused(Status::QUOTA));
@@ -554,7 +571,8 @@ impl Core {
             max_bulk: self.config.max_bulk,
             spin: self.config.spin,
         });
-        let incoming = Arc::new(Incoming::new(channel, Arc::downgrade(&hub)));
+        let closing = Closing { core: Arc::downgrade(self), channel: introduction.channel };
+        let incoming = Arc::new(Incoming::new(channel, Arc::downgrade(&hub), closing));
         let end = End::Incoming(Arc::downgrade(&incoming));
         self.peers.watch(&self.epoll, introduction.peer_pid, pidfd, end);
         hub.add(Member::Incoming(incoming));

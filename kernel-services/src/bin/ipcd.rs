@@ -30,7 +30,7 @@ use nix::{
 #[allow(clippy::doc_markdown)] // the comments are the help text
 #[command(name = "ipcd", version, after_help = AFTER_HELP)]
 struct Arguments {
-    /// Where the socket, the lock and the counter of ids stand; made (mode 0700) if missing
+    /// Where the socket, the ids, the key and the audit log stand; made (mode 0700) if missing
     ///
     /// Without it: $IPC_RUNTIME_DIR, else $XDG_RUNTIME_DIR/ipc, else /run/ipc.
     #[arg(long, value_name = "DIR")]
@@ -106,7 +106,7 @@ fn run(runtime_dir: &Path) -> Result<(), Failure> {
     }
     mask.thread_block().map_err(Failure::Signals)?;
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC).map_err(Failure::Signals)?;
-    let kernel = Kernel::embedded(runtime_dir)?;
+    let kernel = Kernel::recorded(runtime_dir)?;
     say(&format!("ready: {} (pid {})", kernel.socket_path().display(), std::process::id()));
     wait_for_end(&kernel, &signals)?;
     kernel.stop();

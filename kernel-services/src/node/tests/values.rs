@@ -206,7 +206,7 @@ proptest! {
         let read = parse(&text, std::path::Path::new(super::FILE));
         let read = read.unwrap_or_else(|error| panic!("{error}\n\n{text}"));
         // Which rules are idle depends on the draw.
-        prop_assert_eq!(Node { warnings: Vec::new(), ..read }, node);
+        prop_assert_eq!(Node { warnings: Vec::new(), rule_lines: Vec::new(), ..read }, node);
     }
 
     #[test]

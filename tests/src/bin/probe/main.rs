@@ -6,11 +6,13 @@
 //! probe ask                    the same, after joining the runtime and growing threads
 //! probe duet NAME OTHER        serves NAME, and calls OTHER without pause: "count" tells how often
 //! probe serve NAME             serves NAME with three threads; "panic" and "abort" do that
+//! probe relay NAME             serves NAME, and does with others what it is told
 //! probe exit N | sleep | abort | crash
 //! ```
 
 mod attacks;
 mod facts;
+mod relay;
 
 use std::{
     env,
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         }
         ["duet", name, other] => duet(name, other),
         ["serve", name] => serve(name),
+        ["relay", name] => relay::serve(name),
         ["exit", code] => return ExitCode::from(code.parse::<u8>().expect("a number")),
         ["say", text] => println!("{text}"),
         ["sleep"] => {
