@@ -1,5 +1,5 @@
-//! A supervised system in bad times: node files that cannot be meant, no descriptors, odd names, and
-//! a thousand deaths.
+//! A supervised system in bad times: node files that cannot be meant, no descriptors, odd names,
+//! and a thousand deaths.
 
 use std::{
     fs,

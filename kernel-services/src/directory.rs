@@ -103,7 +103,7 @@ impl Directory {
 
     /// Listens on a socket to which one other user may connect: processes of that user which were
     /// started with a connection have no other way back when the runtime died. Others may pass
-    /// through the directory from then on, to what each of its files lets them do, which is nothing.
+    /// through the directory from then on, to what each of its files lets them do: nothing.
     #[cfg(feature = "node")]
     pub(crate) fn listen_for(&self, uid: u32) -> Result<(Door, UnixListener), KernelError> {
         let path = self.path.join(format!("ipcd.{uid}.sock"));

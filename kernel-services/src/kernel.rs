@@ -4,7 +4,7 @@ use std::{
     net::Shutdown,
     os::{
         fd::{AsFd, BorrowedFd},
-        unix::net::{UnixListener, UnixStream},
+        unix::net::UnixStream,
     },
     path::Path,
     sync::Arc,
@@ -151,7 +151,10 @@ impl Kernel {
     /// Gives a socket for the runtime to listen on, to which one other user may connect; nothing
     /// where there is one.
     #[cfg(feature = "node")]
-    pub(crate) fn open_door(&mut self, uid: u32) -> Result<Option<UnixListener>, KernelError> {
+    pub(crate) fn open_door(
+        &mut self,
+        uid: u32,
+    ) -> Result<Option<std::os::unix::net::UnixListener>, KernelError> {
         if self.other_doors.contains_key(&uid) {
             return Ok(None);
         }

@@ -1,7 +1,7 @@
 //! Channels that an earlier run introduced, as their ends tell of them when they return.
 //!
-//! What one node says of a channel proves nothing: a channel counts once both of its ends told of it
-//! alike, and each is the process that the other was introduced to.
+//! What one node says of a channel proves nothing: a channel counts once both of its ends told of
+//! it alike, and each is the process that the other was introduced to.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -37,6 +37,8 @@ pub(super) struct Survivor {
     pub(super) server: Token,
     /// As the service was told.
     pub(super) introduction: Introduction,
+    /// The service's process, as the client was told.
+    pub(super) server_pid: u32,
 }
 
 impl Survivors {
@@ -64,6 +66,7 @@ impl Survivors {
             client: client.by,
             server: server.by,
             introduction: server.introduction,
+            server_pid: client.introduction.peer_pid,
         })
     }
 
@@ -106,10 +109,11 @@ impl Broker {
         }
         let Some(survivor) = self.survivors.tell(by, serves, introduction) else { return };
         let pid = |token| self.sessions.get(&token).map(|it| it.peer.pid);
-        let client_was = survivor.introduction.peer_pid;
+        let pids = [survivor.introduction.peer_pid, survivor.server_pid].map(Some);
+        let are_they = [survivor.client, survivor.server].map(pid) == pids;
         let of_server = self.registry.instance(survivor.introduction.dest);
         let serves = of_server.and_then(|it| self.tokens.get(&it.node)) == Some(&survivor.server);
-        if pid(survivor.client) == Some(client_was) && serves {
+        if are_they && serves {
             self.restore(&survivor, turn);
         }
     }
