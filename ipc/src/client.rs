@@ -67,8 +67,8 @@ impl From<Option<Duration>> for CallOptions {
 /// opens a channel to whoever serves the name then.
 #[derive(Clone, Debug)]
 pub struct Client {
-    state: Arc<ClientState>,
-    node: Arc<Shared>,
+    pub(crate) state: Arc<ClientState>,
+    pub(crate) node: Arc<Shared>,
 }
 
 #[derive(Debug)]
@@ -76,9 +76,9 @@ pub(crate) struct ClientState {
     dest: ServiceId,
     /// The channel that was opened first: found without a reference count, as long as it lives.
     /// Once it is dead it stays, small and useless, as long as this client.
-    first: Arc<Link>,
+    pub(crate) first: Arc<Link>,
     /// The channel now; the first, or one that took its place.
-    link: ArcSwap<Link>,
+    pub(crate) link: ArcSwap<Link>,
     reopening: Mutex<()>,
     /// Tasks that wait for that.
     #[cfg(feature = "tokio")]
@@ -467,17 +467,23 @@ fn attend(link: &Link, server: &Server) {
     }
 }
 
+/// Messages of a burst from one time that they are counted on the board to the next, at most.
+const COUNTED_EVERY: u64 = 256;
+
 /// Many one-way messages, of priority NORMAL, under one claim.
 #[derive(Debug)]
 pub struct Burst<'a> {
     link: &'a Link,
     /// Given up only while waiting for room.
     tx: Claimed<'a, Transmit>,
+    /// Sent, and not yet counted on the board: a counter there per message is seen in a stream.
+    messages: u64,
+    bytes: u64,
 }
 
 impl<'a> Burst<'a> {
     fn begin(link: &'a Link) -> Burst<'a> {
-        Burst { link, tx: link.channel.tx.claim() }
+        Burst { link, tx: link.channel.tx.claim(), messages: 0, bytes: 0 }
     }
 
     /// Sends one message, waiting for room as long as it takes.
@@ -490,12 +496,20 @@ impl<'a> Burst<'a> {
         check_payload(payload.len(), self.link.channel.max_payload)?;
         let id = self.tx.one_way_id();
         let label = Label::new(Kind::OneWay, Priority::Normal.level()).with_id(id as u32);
-        self.link.send_frames(&mut self.tx, label, payload, Limit::Room(FOREVER))
+        self.link.send_frames(&mut self.tx, label, payload, Limit::Room(FOREVER))?;
+        self.messages += 1;
+        self.bytes += payload.len() as u64;
+        if id.is_multiple_of(COUNTED_EVERY) {
+            self.tx.count_many(self.messages, self.bytes);
+            (self.messages, self.bytes) = (0, 0);
+        }
+        Ok(())
     }
 }
 
 impl Drop for Burst<'_> {
     fn drop(&mut self) {
+        self.tx.count_many(self.messages, self.bytes);
         // Under the claim: nothing waits here, and a peer is woken at most once.
         self.link.channel.after_push();
     }

@@ -148,6 +148,17 @@ pub enum Request {
         /// The channel.
         channel: u64,
     },
+    /// Hands over a segment of this node's board, for others to read; carries it. Never answered.
+    Board {
+        /// Its number, from 0.
+        segment: u32,
+    },
+    /// Asks for the boards of all nodes, a segment at a time. Answer: [`Reply::Board`], or `Done`
+    /// when there are no more.
+    Boards {
+        /// 0, or the `next` of the segment before.
+        after: u64,
+    },
 }
 
 /// What the runtime answers, and what it says by itself.
@@ -206,6 +217,17 @@ pub enum Reply {
     Answer {
         /// In bytes.
         length: u64,
+    },
+    /// Answer to `Boards`; carries the segment.
+    Board {
+        /// Whose it is.
+        node: ServiceId,
+        /// Its process.
+        pid: u32,
+        /// Which of its segments.
+        segment: u32,
+        /// Pass it as `after` for the next one.
+        next: u64,
     },
     /// Sent by itself to both ends of a channel that is not allowed any more: they close it.
     Revoked {
@@ -288,6 +310,8 @@ pub fn encode_request(sequence: u32, request: &Request) -> Vec<u8> {
         Request::Ping => {}
         Request::Command { text } => out.text(text),
         Request::Closed { channel } => out.u64(*channel),
+        Request::Board { segment } => out.u32(*segment),
+        Request::Boards { after } => out.u64(*after),
     }
     out.bytes
 }
@@ -306,6 +330,8 @@ fn request_verb(request: &Request) -> u16 {
         Request::Ping => 10,
         Request::Command { .. } => 11,
         Request::Closed { .. } => 12,
+        Request::Board { .. } => 13,
+        Request::Boards { .. } => 14,
     }
 }
 
@@ -333,6 +359,8 @@ pub fn decode_request(bytes: &[u8]) -> Result<(u32, Request), Malformed> {
         10 => Request::Ping,
         11 => Request::Command { text: input.text()? },
         12 => Request::Closed { channel: input.u64()? },
+        13 => Request::Board { segment: input.u32()? },
+        14 => Request::Boards { after: input.u64()? },
         verb => return Err(Malformed::Verb(verb)),
     };
     if head.status != 0 {
@@ -379,6 +407,12 @@ pub fn encode_reply(sequence: u32, reply: &Reply) -> Vec<u8> {
         }
         Reply::Answer { length } => out.u64(*length),
         Reply::Revoked { channel } => out.u64(*channel),
+        Reply::Board { node, pid, segment, next } => {
+            out.u32(node.get());
+            out.u32(*pid);
+            out.u32(*segment);
+            out.u64(*next);
+        }
     }
     out.bytes
 }
@@ -396,6 +430,7 @@ fn reply_verb(reply: &Reply) -> u16 {
         Reply::Refused(_) => 109,
         Reply::Answer { .. } => 110,
         Reply::Revoked { .. } => 111,
+        Reply::Board { .. } => 112,
     }
 }
 
@@ -431,6 +466,12 @@ pub fn decode_reply(bytes: &[u8]) -> Result<(u32, Reply), Malformed> {
         109 => Reply::Refused(Status::from_code(head.status)),
         110 => Reply::Answer { length: input.u64()? },
         111 => Reply::Revoked { channel: input.u64()? },
+        112 => Reply::Board {
+            node: input.id()?,
+            pid: input.u32()?,
+            segment: input.u32()?,
+            next: input.u64()?,
+        },
         verb => return Err(Malformed::Verb(verb)),
     };
     if head.status != 0 && !matches!(reply, Reply::Refused(_)) {

@@ -42,6 +42,12 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// Whether such a frame is a message, or the first of one.
+    #[inline(always)]
+    pub(crate) fn is_message(self) -> bool {
+        matches!(self, Kind::Request | Kind::OneWay | Kind::Response | Kind::Error)
+    }
+
     #[inline(always)]
     fn from_bits(bits: u32) -> Option<Kind> {
         Some(match bits {
@@ -142,6 +148,18 @@ impl Label {
     #[inline(always)]
     pub(crate) fn is(self, kind: Kind) -> bool {
         self.first & 0xF == kind as u64
+    }
+
+    /// Whether this is a message of its own: a request, a one-way message, a response or an error.
+    #[inline(always)]
+    pub(crate) fn is_message(self) -> bool {
+        self.first & 0xF <= Kind::Error as u64
+    }
+
+    /// Whether its payload is the descriptor of a message in bulk memory.
+    #[inline(always)]
+    pub(crate) fn is_in_bulk(self) -> bool {
+        self.first & u64::from(FLAG_BULK) << 59 != 0
     }
 
     /// Of a message in bulk memory: its payload is the descriptor.

@@ -8,6 +8,8 @@
 #[cfg(all(feature = "bare", not(loom)))]
 pub mod bare;
 #[cfg(not(loom))]
+mod board;
+#[cfg(not(loom))]
 mod bulk;
 #[cfg(not(loom))]
 mod channel;
@@ -54,6 +56,7 @@ pub use lane::LaneFacts;
 pub use layout::Geometry;
 #[cfg(not(loom))]
 pub use {
+    board::{Board, BoardView, EndStats, Histogram, Role, Stats},
     bulk::{Loan, View},
     channel::Peer,
     client::{Burst, CallOptions, Client, Pending},

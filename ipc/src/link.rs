@@ -16,6 +16,7 @@ use std::{
 use self::line::Lines;
 pub use self::line::Queued;
 use crate::{
+    board::Begun,
     bulk::{self, Loan, View},
     channel::{Channel, Claimed, Fate, Transmit, check_payload, ring_of},
     clock,
@@ -240,8 +241,12 @@ impl Link {
     ) -> Result<u64, CallError> {
         let is_callback = matches!(waiter, Waiter::Callback(_));
         let mut tx = self.channel.tx.claim();
-        let id = self.take_slot(&mut tx, waiter, limit).map_err(|_| CallError::Full)?;
+        let id = self
+            .take_slot(&mut tx, waiter, limit)
+            .map_err(|_| self.dropped(CallError::Full))?;
         let slot = self.table.slot(id as u32);
+        let timed = tx.sampler.hits();
+        slot.set_begun(if timed { Begun::sampled(clock::now_ns()) } else { Begun::NEVER });
         if is_callback {
             self.callbacks.fetch_add(1, Ordering::Relaxed);
         }
@@ -249,6 +254,7 @@ impl Link {
         match self.send_frames(&mut tx, label.with_id(id as u32), payload, limit) {
             Ok(()) => {
                 slot.sent(ring, tx.producer(ring).head() - 1);
+                tx.count(label, payload);
                 drop(tx);
                 self.channel.after_push();
                 Ok(id)
@@ -304,6 +310,7 @@ impl Link {
         let mut tx = self.channel.tx.claim();
         let id = tx.one_way_id();
         self.send_frames(&mut tx, label.with_id(id as u32), payload, limit)?;
+        tx.count(label, payload);
         drop(tx);
         self.channel.after_push();
         Ok(id)
@@ -352,6 +359,7 @@ impl Link {
                 PushError::Full { wake_at } => wake_at,
                 PushError::Corrupt(lie) => return Err(self.poison(lie)),
             };
+            tx.count_full();
             let ring = tx.awaited(label);
             let streams = label.is(Kind::OneWay);
             let wake_at = if streams { tx.producer(ring).ample(wake_at) } else { wake_at };
@@ -368,6 +376,7 @@ impl Link {
                 }
             }
             if let Err(error) = waited {
+                self.channel.board().identity.drops.add_shared(1);
                 if sent > 0 {
                     tx.abort(label);
                     self.channel.after_push();
@@ -375,6 +384,24 @@ impl Link {
                 return Err(if gave_up && streams { CallError::Full } else { error });
             }
         }
+    }
+
+    /// Counts a message that was given up.
+    #[cold]
+    fn dropped(&self, error: CallError) -> CallError {
+        self.channel.board().identity.drops.add_shared(1);
+        error
+    }
+
+    /// Counts a call that ended with an error.
+    #[cold]
+    fn failed(&self) {
+        self.channel.board().identity.errors.add_shared(1);
+    }
+
+    /// Calls that have no answer yet.
+    pub(crate) fn outstanding(&self) -> u64 {
+        self.table.slots().iter().filter(|slot| slot.is_taken()).count() as u64
     }
 
     /// Ends a call, if it still waits: wakes its thread, or hands its callback to the loop.

@@ -1,5 +1,6 @@
 //! A process's place in the runtime: finds services, opens channels, serves names.
 
+mod boards;
 mod core;
 mod descriptors;
 mod dial;

@@ -10,6 +10,7 @@
 //!                 └──▶ Refused: deadline, refusal, death, a lane that cannot be trusted
 //! ```
 
+mod boards;
 mod introductions;
 
 use std::collections::{BTreeMap, HashMap};
@@ -23,6 +24,8 @@ use crate::{
     desk::{Notice, Unit},
     registry::{Claims, NODES, Registry},
 };
+pub(crate) use boards::BoardKey;
+use boards::Boards;
 use introductions::Introductions;
 
 /// Names a control connection; given by the reactor and never reused.
@@ -76,6 +79,12 @@ pub(crate) enum Effect {
         sequence: u32,
         introduction: ipc::control::Introduction,
     },
+    /// Keeps the descriptor of the packet at hand as that segment of a board, in place of an older.
+    KeepBoard { board: BoardKey },
+    /// Sends a reply with a segment of a board.
+    SendBoard { to: Token, sequence: u32, board: BoardKey, reply: Reply },
+    /// Closes a segment of a board.
+    LoseBoard { board: BoardKey },
     /// Closes what the ticket holds.
     Release { ticket: u64 },
     /// Closes a connection, after a last word where there is one. The broker has forgotten it.
@@ -94,6 +103,7 @@ pub(crate) struct Broker {
     tokens: HashMap<ServiceId, Token>,
     waits: HashMap<String, Vec<(Token, u32)>>,
     introductions: Introductions,
+    boards: Boards,
     /// Whether somebody supervises.
     supervised: bool,
     pid: u32,
@@ -139,6 +149,7 @@ impl Broker {
             tokens: HashMap::new(),
             waits: HashMap::new(),
             introductions,
+            boards: Boards::default(),
             supervised: false,
             pid,
             uid,
@@ -311,6 +322,10 @@ impl Broker {
                 return turn.out.push(Effect::Tell(Notice::Command { from: to, sequence, text }));
             }
             Request::Closed { .. } => return,
+            Request::Board { segment } => {
+                return self.show_board(to, node, sequence, segment, carried, turn);
+            }
+            Request::Boards { after } => return self.next_board(to, sequence, after, turn),
         };
         turn.out.push(Effect::Send { to, sequence, reply });
     }
@@ -386,6 +401,7 @@ impl Broker {
         if let Some(node) = session.node {
             self.tokens.remove(&node);
             self.registry.leave(node);
+            self.lose_boards(node, turn);
         }
         for ticket in self.introductions.all_of_client(token) {
             self.introductions.remove(ticket);
@@ -400,7 +416,7 @@ fn may_carry(request: &Request, carried: Carried) -> bool {
     match carried {
         Carried::Nothing => true,
         Carried::One(_) => match request {
-            Request::Connect { .. } => true,
+            Request::Connect { .. } | Request::Board { .. } => true,
             Request::Accept { status, .. } => *status == Status::OK,
             _ => false,
         },

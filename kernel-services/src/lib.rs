@@ -28,6 +28,8 @@ mod kernel;
 #[cfg(feature = "node")]
 pub mod logs;
 #[cfg(feature = "node")]
+pub mod monitor;
+#[cfg(feature = "node")]
 pub mod node;
 #[cfg(feature = "node")]
 mod numa;

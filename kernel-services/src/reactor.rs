@@ -34,7 +34,7 @@ use nix::{
 };
 
 use crate::{
-    broker::{Broker, Carried, Effect, Event, Token},
+    broker::{BoardKey, Broker, Carried, Effect, Event, Token},
     desk::{Desk, Order, RuntimeDesk, Unit},
     pidfd::{self, process_started},
 };
@@ -70,6 +70,7 @@ pub(crate) struct Reactor {
     next_token: Token,
     /// By ticket.
     held: HashMap<u64, Held>,
+    boards: HashMap<BoardKey, Arc<OwnedFd>>,
     effects: VecDeque<Effect>,
     /// To who supervises, if anybody does.
     desk: Option<RuntimeDesk>,
@@ -136,6 +137,7 @@ impl Reactor {
             nodes: HashMap::new(),
             next_token: FIRST_NODE,
             held: HashMap::new(),
+            boards: HashMap::new(),
             effects: VecDeque::new(),
             desk,
             units: HashMap::new(),
@@ -383,6 +385,25 @@ impl Reactor {
                     }
                     Err(Lost::Node) => self.drop_node(to),
                 }
+            }
+            Effect::KeepBoard { board } => {
+                self.boards.insert(board, Arc::new(carried.take()?));
+                None
+            }
+            Effect::SendBoard { to, sequence, board, reply } => {
+                let fds = self.boards.get(&board).cloned().into_iter().collect();
+                let bytes = encode_reply(sequence, &reply);
+                match self.post(to, Parcel { bytes, fds }) {
+                    Ok(()) => None,
+                    Err(Lost::Introduction) => {
+                        self.reply(to, sequence, &Reply::Refused(Status::QUOTA))
+                    }
+                    Err(Lost::Node) => self.drop_node(to),
+                }
+            }
+            Effect::LoseBoard { board } => {
+                self.boards.remove(&board);
+                None
             }
             Effect::Release { ticket } => {
                 self.held.remove(&ticket);

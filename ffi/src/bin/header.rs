@@ -18,6 +18,7 @@ const SOURCES: [&str; 13] = [
     "receive.rs",
     "message.rs",
     "poll.rs",
+    "stats.rs",
     "info.rs",
 ];
 

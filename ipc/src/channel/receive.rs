@@ -3,7 +3,9 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crate::{
+    board::{Begun, Place, Sampler},
     bulk::Descriptor,
+    clock,
     error::{PeerCorrupt, Status},
     frame::{DESCRIPTOR, FLAG_BULK, FLAG_MORE, Frame, Kind, Sender},
     lane::Lane,
@@ -33,6 +35,13 @@ pub(crate) struct Receive {
     pub(crate) queue: RunQueue<Queued>,
     /// How long who waits here may spin.
     pub(crate) spin: SpinBudget,
+    pub(crate) board: Place,
+    /// Which handlers are timed.
+    pub(crate) sampler: Sampler,
+    /// When a server's loop last came by, in ns.
+    pub(crate) last_ns: u64,
+    /// How long a client's eager polls took when that was last known, in ns.
+    pub(crate) eager_ns: u64,
 }
 
 /// A message of which more frames are to come.
@@ -69,6 +78,7 @@ impl Receive {
         sender: Sender,
         first_id: u64,
         spin: Spin,
+        board: Place,
     ) -> Receive {
         let largest = own.geometry().ordinary_slab() as usize / 2 + INLINE;
         Receive {
@@ -80,7 +90,25 @@ impl Receive {
             last_id: first_id,
             queue: RunQueue::new(),
             spin: SpinBudget::new(spin),
+            board,
+            sampler: Sampler::new(first_id),
+            last_ns: 0,
+            eager_ns: 0,
         }
+    }
+
+    /// Counts how long a call or a handler took that ends now, if it is timed.
+    #[inline(always)]
+    pub(crate) fn time(&self, begun: Begun) {
+        if begun.is_timed() {
+            self.time_now(begun);
+        }
+    }
+
+    #[cold]
+    fn time_now(&self, begun: Begun) {
+        let (ns, weight) = begun.took(clock::now_ns());
+        self.board.took(ns, weight);
     }
 
     /// Whether anything is there.
@@ -116,7 +144,11 @@ impl Receive {
             let mut bytes = [0; DESCRIPTOR];
             bytes.copy_from_slice(&self.buffer[..DESCRIPTOR]);
             let descriptor = Descriptor::from_bytes(bytes).ok_or(PeerCorrupt::Arena)?;
+            self.board.receiver.received(1, descriptor.length);
             return Ok(Some(Taken::Bulk(frame, descriptor)));
+        }
+        if frame.head.kind.is_message() {
+            self.board.receiver.received(1, u64::from(frame.head.length));
         }
         if u64::from(frame.head.length) > max_payload && frame.head.kind != Kind::Error {
             return Ok(Some(Taken::Refused(frame, Status::MESSAGE_SIZE)));
@@ -137,7 +169,7 @@ impl Receive {
     }
 
     /// Takes the next frame of a ring, if it is a [plain](Frame::plain) request of at most
-    /// `max_payload` bytes, whose payload is the start of the buffer then.
+    /// `max_payload` bytes, whose payload is the start of the buffer then. Who takes it counts it.
     #[inline(always)]
     pub(crate) fn take_plain(&mut self, ring: Ring, max_payload: u64) -> Option<Frame> {
         let frame = self.consumer(ring).peek_plain([Kind::Request, Kind::OneWay])?;
@@ -194,6 +226,7 @@ impl Receive {
             return Ok(Taken::Fragment);
         }
         self.partial_bytes -= partial.bytes.len() as u64;
+        self.board.receiver.received(1, total);
         Ok(match partial.refused {
             Some(status) => Taken::Refused(partial.frame, status),
             None => Taken::Long(partial.frame, partial.bytes),

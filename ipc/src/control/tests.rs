@@ -51,6 +51,8 @@ fn requests() -> impl Strategy<Value = Request> {
         Just(Request::Ping),
         "\\PC{0,900}".prop_map(|text| Request::Command { text }),
         any::<u64>().prop_map(|channel| Request::Closed { channel }),
+        any::<u32>().prop_map(|segment| Request::Board { segment }),
+        any::<u64>().prop_map(|after| Request::Boards { after }),
     ]
 }
 
@@ -91,6 +93,12 @@ fn replies() -> impl Strategy<Value = Reply> {
         any::<i32>().prop_map(|code| Reply::Refused(Status::from_code(code))),
         any::<u64>().prop_map(|length| Reply::Answer { length }),
         any::<u64>().prop_map(|channel| Reply::Revoked { channel }),
+        (any::<[u32; 3]>(), any::<u64>()).prop_map(|(n, next)| Reply::Board {
+            node: ServiceId::new(n[0]),
+            pid: n[1],
+            segment: n[2],
+            next
+        }),
     ]
 }
 

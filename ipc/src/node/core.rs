@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     ServiceId,
+    board::OwnBoard,
     channel::{Channel, Fate, Parts},
     client::ClientState,
     control::{
@@ -73,7 +74,8 @@ pub(crate) struct Core {
     pub(super) peers: Peers,
     pub(crate) clients: Mutex<HashMap<ServiceId, Weak<ClientState>>>,
     /// Closed, and not yet told to the runtime.
-    closed_channels: Mutex<Vec<u64>>,
+    pub(super) closed_channels: Mutex<Vec<u64>>,
+    pub(crate) board: Arc<OwnBoard>,
 }
 
 /// What waits for an answer of the runtime.
@@ -144,6 +146,7 @@ impl Core {
             peers: Peers::default(),
             clients: Mutex::default(),
             closed_channels: Mutex::default(),
+            board: Arc::default(),
         };
         core.adopt(&mut lock(&core.connection), connection)?;
         Ok(Arc::new(core))
@@ -195,6 +198,8 @@ impl Core {
         let socket = slot.clone().ok_or(NodeError::Closed)?;
         drop(slot);
         self.claim_again();
+        self.board.forget_told();
+        self.tell_boards();
         Ok(socket)
     }
 
@@ -494,7 +499,9 @@ impl Core {
             max_payload: self.config.max_payload,
             max_bulk: self.config.max_bulk,
             spin: self.config.spin,
+            seat: self.board.seat(&introduction, Sender::Client),
         });
+        self.tell_boards();
         let interrupter = Arc::clone(&self.interrupter);
         let link = Arc::new(Link::new(channel, self.config.outstanding, interrupter, closing));
         let end = End::Link(Arc::downgrade(&link));
@@ -512,6 +519,7 @@ impl Core {
         let fds: Vec<_> = lane.iter().map(AsFd::as_fd).collect();
         // Without an answer the runtime gives the client up by itself.
         let _ = self.post(0, &Request::Accept { channel, status }, &fds);
+        self.tell_boards();
     }
 
     fn admit(&self, introduction: Introduction, fds: Vec<Stranger>) -> Result<OwnedFd, NodeError> {
@@ -538,6 +546,7 @@ impl Core {
             max_payload: self.config.max_payload,
             max_bulk: self.config.max_bulk,
             spin: self.config.spin,
+            seat: self.board.seat(&introduction, Sender::Server),
         });
         let incoming = Arc::new(Incoming::new(channel, Arc::downgrade(&hub)));
         let end = End::Incoming(Arc::downgrade(&incoming));

@@ -11,6 +11,7 @@ use super::{
     request::{Bulk, Meta, Request},
 };
 use crate::{
+    board::Begun,
     bulk::{self, Loan, Unread, View},
     channel::{Channel, Fate, Receive, Taken, check_payload, ring_of},
     clock,
@@ -85,6 +86,10 @@ pub(crate) struct Incoming {
     outbox: Mutex<Outbox>,
 }
 
+/// A request that comes so long after the loop last came by finds it at leisure: its handler is
+/// timed, and counts for itself; of the others one in 64 is. In ns.
+const LEISURE_NS: u64 = 10_000;
+
 /// Pauses, of about 20 ns each, that let a stream of one-way messages get ahead.
 const STREAM_PAUSES: u32 = 8;
 
@@ -144,6 +149,14 @@ impl Incoming {
         // need no look at the clock. The looks come after 1, 2, 4, ... messages.
         let (mut begun, mut look_after) = (0, 1);
         let mut is_over = false;
+        if now.saturating_sub(rx.last_ns) > LEISURE_NS {
+            rx.sampler.at_leisure();
+            rx.board.receiver.spins.add(1);
+        }
+        rx.last_ns = now;
+        // In registers, for the length of a batch.
+        let mut until_timed = rx.sampler.left;
+        let (mut one_ways, mut one_way_bytes) = (0, 0);
         for _ in 0..BATCH {
             if served == look_after {
                 if rx.queue.is_empty() && !rx.is_ready() {
@@ -178,6 +191,20 @@ impl Incoming {
                 let meta = self.meta(&mut rx, &frame.head, now);
                 loop_.before_handler();
                 streams = meta.kind == Kind::OneWay;
+                let length = u64::from(frame.head.length);
+                if streams {
+                    // Counted by the batch: a counter in memory per message is seen in a stream.
+                    one_ways += 1;
+                    one_way_bytes += length;
+                } else {
+                    rx.board.receiver.received(1, length);
+                }
+                until_timed -= 1;
+                if until_timed == 0 {
+                    served += self.dispatch_sampled(meta, now, length as usize, &mut rx, handler);
+                    until_timed = rx.sampler.left;
+                    continue;
+                }
                 let payload = &rx.buffer[..frame.head.length as usize];
                 served += self.dispatch(meta, now, payload, None, handler);
                 continue;
@@ -191,16 +218,14 @@ impl Incoming {
             match self.next(&mut rx, ring, now) {
                 Ok(Next::Fresh(meta, length)) => {
                     loop_.before_handler();
-                    served += self.dispatch(meta, now, &rx.buffer[..length], None, handler);
+                    let begun = Begun::alone(clock::now_ns());
+                    served += self.dispatch_timed(meta, now, length, begun, &rx, handler);
                 }
-                Ok(Next::Owned(meta, Body::Bytes(payload))) => {
+                Ok(Next::Owned(meta, body)) => {
                     loop_.before_handler();
-                    served += self.dispatch(meta, now, &payload, None, handler);
-                }
-                Ok(Next::Owned(meta, Body::Bulk(view))) => {
-                    loop_.before_handler();
-                    let bulk = Arc::new(Bulk::new(view));
-                    served += self.dispatch(meta, now, &[], Some(&bulk), handler);
+                    let begun = Begun::alone(clock::now_ns());
+                    served += self.dispatch_owned(meta, now, body, handler);
+                    rx.time(begun);
                 }
                 Ok(Next::Again) => {}
                 Ok(Next::Nothing) => break,
@@ -211,6 +236,9 @@ impl Incoming {
             }
         }
         self.queued.store(!rx.queue.is_empty(), Ordering::Release);
+        rx.sampler.left = until_timed;
+        rx.board.receiver.received(one_ways, one_way_bytes);
+        rx.board.receiver.depth.set(rx.queue.len() as u64);
         self.channel.set_busy(0);
         drop(rx);
         self.channel.after_take();
@@ -233,10 +261,10 @@ impl Incoming {
     #[inline(never)]
     fn next(self: &Arc<Self>, rx: &mut Receive, ring: Ring, now: u64) -> Result<Next, PeerCorrupt> {
         if rx.queue.is_full() {
-            return Ok(pop(rx));
+            return Ok(pop(rx, now));
         }
         match rx.take(ring, self.channel.max_payload)? {
-            None => Ok(pop(rx)),
+            None => Ok(pop(rx, now)),
             Some(Taken::Fragment) => Ok(Next::Again),
             Some(Taken::Refused(frame, status)) => Ok(self.refuse(rx, &frame, now, status)),
             Some(Taken::Whole(frame, _)) => match frame.head.kind {
@@ -265,6 +293,7 @@ impl Incoming {
 
     /// Passes over a message that cannot be taken in; who waits for an answer is told why.
     fn refuse(&self, rx: &mut Receive, frame: &Frame, now: u64, status: Status) -> Next {
+        self.dropped();
         let meta = self.meta(rx, &frame.head, now);
         if meta.kind == Kind::Request {
             let _ = self.answer_error(&meta, status);
@@ -327,6 +356,68 @@ impl Incoming {
         }
     }
 
+    /// Answers a request whose time is over. Takes no reference to a `Meta`: what is referred to
+    /// lies in memory, from where it is copied to the handler by larger words than it was stored.
+    #[cold]
+    fn expire(&self, message_id: u64, kind: Kind, priority: u32) {
+        self.dropped();
+        if kind == Kind::Request {
+            let meta = Meta { message_id, kind, priority, deadline_ns: None, received_ns: 0 };
+            let _ = self.answer_error(&meta, Status::TIMED_OUT);
+        }
+    }
+
+    /// As `dispatch`, away from the usual path, for the same reason.
+    #[inline(never)]
+    fn dispatch_sampled(
+        self: &Arc<Self>,
+        meta: Meta,
+        now: u64,
+        length: usize,
+        rx: &mut Receive,
+        handler: &mut Handler<'_>,
+    ) -> usize {
+        let begun = rx.sampler.begin(clock::now_ns());
+        self.dispatch_timed(meta, now, length, begun, rx, handler)
+    }
+
+    #[inline(never)]
+    fn dispatch_timed(
+        self: &Arc<Self>,
+        meta: Meta,
+        now: u64,
+        length: usize,
+        begun: Begun,
+        rx: &Receive,
+        handler: &mut Handler<'_>,
+    ) -> usize {
+        let served = self.dispatch(meta, now, &rx.buffer[..length], None, handler);
+        rx.time(begun);
+        served
+    }
+
+    #[inline(never)]
+    fn dispatch_owned(
+        self: &Arc<Self>,
+        meta: Meta,
+        now: u64,
+        body: Body,
+        handler: &mut Handler<'_>,
+    ) -> usize {
+        match body {
+            Body::Bytes(payload) => self.dispatch(meta, now, &payload, None, handler),
+            Body::Bulk(view) => {
+                self.dispatch(meta, now, &[], Some(&Arc::new(Bulk::new(view))), handler)
+            }
+        }
+    }
+
+    /// Counts a message that no handler gets.
+    #[cold]
+    fn dropped(&self) {
+        self.channel.board().identity.drops.add_shared(1);
+    }
+
     #[inline(always)]
     fn dispatch(
         self: &Arc<Self>,
@@ -337,9 +428,7 @@ impl Incoming {
         handler: &mut Handler<'_>,
     ) -> usize {
         if meta.deadline_ns.is_some_and(|deadline| deadline < now) {
-            if meta.kind == Kind::Request {
-                let _ = self.answer_error(&meta, Status::TIMED_OUT);
-            }
+            self.expire(meta.message_id, meta.kind, meta.priority);
             return 0;
         }
         handler(Request { incoming: self, meta, payload, bulk, answered: Cell::new(false) });
@@ -376,6 +465,7 @@ impl Incoming {
             return Err(CallError::Invalid("an error status is negative"));
         }
         self.check(meta)?;
+        self.channel.board().identity.errors.add_shared(1);
         let payload = status.code().to_le_bytes();
         let label = Label::new(Kind::Error, meta.priority).with_id(meta.message_id as u32);
         self.post(label, &payload);
@@ -400,7 +490,12 @@ impl Incoming {
         let pushed = if self.backlog.load(Ordering::Acquire) {
             Err(PushError::Full { wake_at: 0 })
         } else {
-            self.channel.tx.claim().push(label, payload, &mut sent)
+            let mut tx = self.channel.tx.claim();
+            let pushed = tx.push(label, payload, &mut sent);
+            if pushed.is_ok() {
+                tx.count(label, payload);
+            }
+            pushed
         };
         match pushed {
             Ok(()) => self.channel.after_push(),
@@ -459,10 +554,12 @@ impl Incoming {
         while let Some(answer) = outbox.answers.front_mut() {
             match tx.push(answer.label, &answer.payload, &mut answer.sent) {
                 Ok(()) => {
+                    tx.count(answer.label, &answer.payload);
                     outbox.bytes -= answer.payload.len() as u64;
                     outbox.answers.pop_front();
                 }
                 Err(PushError::Full { wake_at }) => {
+                    tx.count_full();
                     outbox.wake_at = Some((ring_of(answer.label.priority()), wake_at));
                     break;
                 }
@@ -510,9 +607,12 @@ fn response(meta: &Meta) -> Label {
     Label::new(Kind::Response, meta.priority).with_id(meta.message_id as u32)
 }
 
-fn pop(rx: &mut Receive) -> Next {
+fn pop(rx: &mut Receive, now: u64) -> Next {
     match rx.queue.pop() {
-        Some(queued) => Next::Owned(queued.meta, queued.body),
+        Some(queued) => {
+            rx.board.waited(now.saturating_sub(queued.meta.received_ns));
+            Next::Owned(queued.meta, queued.body)
+        }
         None => Next::Nothing,
     }
 }
