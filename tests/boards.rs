@@ -78,7 +78,13 @@ fn a_client_and_a_server_know_their_own_counts() {
     for _ in 0..50 {
         client.send(b"87654321", tests::LONG).expect("room");
     }
-    client.burst(|burst| (0..600).try_for_each(|_| burst.send(b"with more than 48 bytes, so that it is not in the cell alone"))).expect("sent");
+    client
+        .burst(|burst| {
+            (0..600).try_for_each(|_| {
+                burst.send(b"with more than 48 bytes, so that it is not in the cell alone")
+            })
+        })
+        .expect("sent");
     let stats = client.stats();
     assert_eq!((stats.messages_sent, stats.messages_received), (750, 100));
     assert_eq!((stats.bytes_sent, stats.bytes_received), (800 + 400 + 600 * 60, 800));

@@ -241,12 +241,9 @@ impl Link {
     ) -> Result<u64, CallError> {
         let is_callback = matches!(waiter, Waiter::Callback(_));
         let mut tx = self.channel.tx.claim();
-        let id = self
-            .take_slot(&mut tx, waiter, limit)
-            .map_err(|_| self.dropped(CallError::Full))?;
+        let id =
+            self.take_slot(&mut tx, waiter, limit).map_err(|_| self.dropped(CallError::Full))?;
         let slot = self.table.slot(id as u32);
-        let timed = tx.sampler.hits();
-        slot.set_begun(if timed { Begun::sampled(clock::now_ns()) } else { Begun::NEVER });
         if is_callback {
             self.callbacks.fetch_add(1, Ordering::Relaxed);
         }
@@ -286,6 +283,9 @@ impl Link {
         let id = self.table.reserve(base, waiter)?;
         tx.next_id = base + stride;
         self.issued.store(id, Ordering::Release);
+        let timed = tx.sampler.hits();
+        let begun = if timed { Begun::sampled(clock::now_ns()) } else { Begun::NEVER };
+        self.table.slot(id as u32).set_begun(begun);
         if is_callback {
             let at = limit.at();
             self.table.slot(id as u32).set_expiry(at);

@@ -69,6 +69,13 @@ impl Histogram {
         Histogram { scale, counts, sum_ns }
     }
 
+    /// Counts a time, in ns, so often.
+    pub fn record(&mut self, ns: u64, times: u64) {
+        let count = &mut self.counts[self.scale.bucket(ns)];
+        *count = count.saturating_add(times);
+        self.sum_ns = self.sum_ns.saturating_add(ns.saturating_mul(times));
+    }
+
     /// How many times are counted. Sums of what others wrote stop at the largest number.
     pub fn count(&self) -> u64 {
         self.counts.iter().fold(0, |sum: u64, count| sum.saturating_add(*count))
@@ -132,8 +139,7 @@ mod tests {
     fn counted(scale: Scale, times: &[u64]) -> Histogram {
         let mut histogram = Histogram::new(scale);
         for &ns in times {
-            histogram.counts[scale.bucket(ns)] += 1;
-            histogram.sum_ns += ns;
+            histogram.record(ns, 1);
         }
         histogram
     }
@@ -153,6 +159,14 @@ mod tests {
             assert_eq!(FINE.bucket(FINE.from(bucket)), bucket);
             assert_eq!(FINE.bucket(FINE.from(bucket + 1) - 1), bucket);
         }
+    }
+
+    #[test]
+    fn what_is_recorded_is_counted_and_summed() {
+        let mut histogram = Histogram::new(WHOLE);
+        histogram.record(1000, 64);
+        histogram.record(u64::MAX, 2);
+        assert_eq!((histogram.count(), histogram.sum_ns()), (66, u64::MAX));
     }
 
     #[test]

@@ -1,10 +1,6 @@
 //! Boards: showing the runtime this node's, and reading those of all.
 
-use std::{
-    collections::HashMap,
-    os::fd::AsFd,
-    sync::Arc,
-};
+use std::{collections::HashMap, os::fd::AsFd, sync::Arc};
 
 use super::{Core, Node, PATIENCE, refused};
 use crate::{

@@ -1,11 +1,13 @@
 //! The server's end of a channel: takes requests in their order, and sends the answers.
 
+mod outbox;
+
 use std::{
     cell::Cell,
-    collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, Weak},
 };
 
+use self::outbox::{Answer, Outbox};
 use super::{
     hub::Hub,
     request::{Bulk, Meta, Request},
@@ -13,7 +15,7 @@ use super::{
 use crate::{
     board::Begun,
     bulk::{self, Loan, Unread, View},
-    channel::{Channel, Fate, Receive, Taken, check_payload, ring_of},
+    channel::{Channel, Fate, Receive, Taken, check_payload},
     clock,
     error::{CallError, PeerCorrupt, Status},
     frame::{Frame, Head, Kind, Label},
@@ -36,8 +38,6 @@ const ALONE_NS: u64 = 4_000;
 const SHARED_NS: u64 = 250;
 /// With a handler as long as this, in ns, going round costs nothing: one message is a turn.
 const SLOW_NS: u64 = 20_000;
-/// Answers that may wait for a caller that does not take them.
-const MOST_ANSWERS: usize = 1024;
 
 /// What a handler is.
 pub(crate) type Handler<'a> = dyn FnMut(Request<'_>) + 'a;
@@ -55,22 +55,6 @@ pub(crate) struct Queued {
 pub(crate) enum Body {
     Bytes(Vec<u8>),
     Bulk(View),
-}
-
-/// An answer, or the rest of one, that found no room.
-#[derive(Debug)]
-struct Answer {
-    label: Label,
-    payload: Vec<u8>,
-    sent: usize,
-}
-
-#[derive(Debug, Default)]
-struct Outbox {
-    answers: VecDeque<Answer>,
-    bytes: u64,
-    /// The ring that the first answer waits for, and the count of taken frames at which to try.
-    wake_at: Option<(Ring, u64)>,
 }
 
 #[derive(Debug)]
@@ -506,78 +490,11 @@ impl Incoming {
         }
     }
 
-    /// Keeps an answer until there is room, and has the loop see to it. A caller that takes none
-    /// of its answers loses its channel: nobody waits for it, and nothing else is held up.
-    #[cold]
-    fn queue(&self, answer: Answer) {
-        let quota = self.channel.max_payload.saturating_mul(2);
-        {
-            let mut outbox = self.lock();
-            outbox.bytes += answer.payload.len() as u64;
-            outbox.answers.push_back(answer);
-            if outbox.answers.len() > MOST_ANSWERS || outbox.bytes > quota {
-                outbox.answers.clear();
-                outbox.bytes = 0;
-                self.channel.end(Fate::Closed);
-                return;
-            }
-            self.backlog.store(true, Ordering::Release);
-        }
-        self.flush();
-        self.summon();
-    }
-
     /// Has the loop look at this channel.
     pub(crate) fn summon(&self) {
         if let Some(hub) = self.hub.upgrade() {
             hub.summon(self.token.load(Ordering::Relaxed));
         }
-    }
-
-    /// Whether answers wait for room.
-    #[inline]
-    pub(crate) fn has_backlog(&self) -> bool {
-        self.backlog.load(Ordering::Acquire)
-    }
-
-    /// The ring whose room the backlog waits for, and the count of taken frames that makes it.
-    pub(crate) fn wants(&self) -> Option<(Ring, u64)> {
-        self.has_backlog().then(|| self.lock().wake_at)?
-    }
-
-    /// Sends of the backlog what there is room for.
-    pub(crate) fn flush(&self) {
-        let mut outbox = self.lock();
-        let outbox = &mut *outbox;
-        let mut tx = self.channel.tx.claim();
-        outbox.wake_at = None;
-        while let Some(answer) = outbox.answers.front_mut() {
-            match tx.push(answer.label, &answer.payload, &mut answer.sent) {
-                Ok(()) => {
-                    tx.count(answer.label, &answer.payload);
-                    outbox.bytes -= answer.payload.len() as u64;
-                    outbox.answers.pop_front();
-                }
-                Err(PushError::Full { wake_at }) => {
-                    tx.count_full();
-                    outbox.wake_at = Some((ring_of(answer.label.priority()), wake_at));
-                    break;
-                }
-                Err(PushError::Corrupt(lie)) => {
-                    self.channel.end(Fate::Poisoned(lie));
-                    break;
-                }
-            }
-        }
-        if outbox.answers.is_empty() {
-            self.backlog.store(false, Ordering::Release);
-        }
-        drop(tx);
-        self.channel.after_push();
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Outbox> {
-        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
