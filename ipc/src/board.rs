@@ -21,7 +21,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use self::memory::Segment;
+use nix::sys::eventfd::EventFd;
+
 pub use self::{
     histogram::Histogram,
     view::{Board, BoardView, EndStats, Role, Stats},
@@ -30,6 +31,10 @@ pub(crate) use self::{
     layout::segment_bytes,
     memory::Place,
     sample::{Begun, Sampler},
+};
+use self::{
+    layout::{MOST_SEGMENTS, segment_slots},
+    memory::Segment,
 };
 use crate::{
     control::Introduction,
@@ -41,6 +46,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct OwnBoard {
     inner: Mutex<Inner>,
+    /// Has the warden look whether the runtime is to be told something.
+    kick: Option<Arc<EventFd>>,
 }
 
 #[derive(Debug, Default)]
@@ -51,11 +58,18 @@ struct Inner {
     gone: [Option<Place>; 2],
     /// Segments that the runtime was told of.
     told: usize,
-    /// Ends for which there was no slot.
-    unseated: u64,
+    /// Segments that the runtime knows, and that are no more.
+    dropped: Vec<u32>,
 }
 
 impl OwnBoard {
+    /// Makes a board with its first segment.
+    pub(crate) fn new(kick: Arc<EventFd>) -> OwnBoard {
+        let mut inner = Inner::default();
+        inner.grow();
+        OwnBoard { inner: Mutex::new(inner), kick: Some(kick) }
+    }
+
     /// Gives an end of a channel its slot. Without memory, and over the limit, it gets one that
     /// nobody else sees.
     pub(crate) fn seat(self: &Arc<Self>, introduction: &Introduction, role: Sender) -> Seat {
@@ -63,12 +77,11 @@ impl OwnBoard {
         if inner.free.is_empty() {
             inner.grow();
         }
-        let place = inner.free.pop().unwrap_or_else(Place::private);
+        let place = inner.take_free(MOST_SEGMENTS).unwrap_or_else(Place::private);
         if let Some(first) = inner.segments.first() {
             first.header().opened.add_shared(1);
-            first.header().unseated.add_shared(u64::from(place.is_private()));
+            first.header().unseated.add_shared(u64::from(place.segment().is_none()));
         }
-        inner.unseated += u64::from(place.is_private());
         let role = match role {
             Sender::Client => Role::Client,
             Sender::Server => Role::Server,
@@ -77,25 +90,28 @@ impl OwnBoard {
         Seat { board: Arc::clone(self), role, place }
     }
 
-    /// The segments that the runtime is still to be told of, which counts as done.
-    pub(crate) fn untold(&self) -> Vec<(u32, OwnedFd)> {
+    /// What the runtime is still to be told, which counts as done: segments that are no more, then
+    /// those that are new, with their descriptors.
+    pub(crate) fn untold(&self) -> Vec<(u32, Option<OwnedFd>)> {
         let mut inner = self.lock();
         let inner = &mut *inner;
         let told = std::mem::replace(&mut inner.told, inner.segments.len());
-        let untold = inner.segments.iter().enumerate().skip(told);
-        untold
-            .filter_map(|(index, segment)| {
-                Some((index as u32, segment.fd()?.try_clone_to_owned().ok()?))
-            })
-            .collect()
+        let dropped = inner.dropped.drain(..).map(|segment| (segment, None));
+        let fresh = inner.segments.iter().enumerate().skip(told);
+        let fresh = fresh.filter_map(|(index, segment)| {
+            Some((index as u32, Some(segment.fd()?.try_clone_to_owned().ok()?)))
+        });
+        dropped.chain(fresh).collect()
     }
 
     /// There is a runtime that was told nothing.
     pub(crate) fn forget_told(&self) {
-        self.lock().told = 0;
+        let mut inner = self.lock();
+        inner.told = 0;
+        inner.dropped.clear();
     }
 
-    /// What the ends count for which this holds.
+    /// What the ends count.
     pub(crate) fn ends(&self) -> Vec<EndStats> {
         // Under the lock, so that nothing moves meanwhile.
         let inner = self.lock();
@@ -105,26 +121,23 @@ impl OwnBoard {
     /// Adds an end's counts to those that are gone, and frees its slot.
     fn leave(&self, place: &Place, role: Role) {
         let mut inner = self.lock();
-        let inner = &mut *inner;
-        if place.is_private() {
-            return;
-        }
         let Some(first) = inner.segments.first().cloned() else { return };
-        let Some(sum) = &inner.gone[role as usize] else {
+        if let Some(sum) = inner.gone[role as usize].clone() {
+            sum.absorb(place, &first);
+            if place.segment().is_some() {
+                inner.free.push(place.clone());
+            }
+        } else if place.segment().is_some() {
             place.become_sum(role);
             inner.gone[role as usize] = Some(place.clone());
-            return;
-        };
-        let moving = &first.header().moving;
-        moving.fetch_add(1, Ordering::Relaxed);
-        // A reader that sees any of what follows sees that something moves.
-        fence(Ordering::Release);
-        for (sum, count) in sum.sums().zip(place.sums()) {
-            sum.add(count.get());
         }
-        place.clear();
-        moving.fetch_add(1, Ordering::Release);
-        inner.free.push(place.clone());
+        let told = inner.dropped.len();
+        inner.shrink(&first);
+        if inner.dropped.len() > told
+            && let Some(kick) = &self.kick
+        {
+            let _ = nix::unistd::write(kick, &1_u64.to_ne_bytes());
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -136,10 +149,49 @@ impl Inner {
     /// Makes the next segment, if there may be one.
     fn grow(&mut self) {
         let Ok(segment) = Segment::create(self.segments.len() as u32).map(Arc::new) else { return };
-        // The first slot is taken first.
         let slots = segment.slots().count();
+        // The first slot is taken first.
         self.free.extend((0..slots).rev().map(|index| segment.place(index)));
         self.segments.push(segment);
+    }
+
+    /// Takes a free slot of the lowest segment that has one, below that limit.
+    fn take_free(&mut self, limit: u32) -> Option<Place> {
+        let number = |place: &Place| place.segment().unwrap_or(limit);
+        let slots = self.free.iter().enumerate().filter(|(_, place)| number(place) < limit);
+        // Of equals the last.
+        let (index, _) = slots.rev().min_by_key(|(_, place)| number(place))?;
+        Some(self.free.remove(index))
+    }
+
+    /// Lets go of the last segments, as long as no living end is in them: what a process holds
+    /// comes back to what it was when its channels close.
+    fn shrink(&mut self, first: &Segment) {
+        while self.segments.len() > 1 {
+            let last = self.segments.len() as u32 - 1;
+            let is_there = |place: &&Place| place.segment() == Some(last);
+            let free = self.free.iter().filter(is_there).count();
+            let sums = self.gone.iter().flatten().filter(is_there).count();
+            if free + sums < segment_slots(last) {
+                return;
+            }
+            for role in [Role::Client, Role::Server] {
+                let Some(sum) = self.gone[role as usize].clone().filter(|it| is_there(&it)) else {
+                    continue;
+                };
+                let Some(place) = self.take_free(last) else { return };
+                place.begin_sum(role);
+                place.absorb(&sum, first);
+                self.gone[role as usize] = Some(place);
+                self.free.push(sum);
+            }
+            self.free.retain(|place| place.segment() != Some(last));
+            self.segments.pop();
+            if self.told > last as usize {
+                self.told = last as usize;
+                self.dropped.push(last);
+            }
+        }
     }
 }
 
@@ -167,10 +219,25 @@ impl layout::Slot {
         it.role.store(role.gone().number(), Ordering::Release);
     }
 
-    fn clear(&self) {
-        self.identity.generation.fetch_add(1, Ordering::Relaxed);
-        self.sums().for_each(|count| count.set(0));
-        self.receiver.depth.set(0);
+    /// Takes a free slot into use as such a sum.
+    fn begin_sum(&self, role: Role) {
+        self.become_sum(role);
+        self.identity.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Adds the counts of another slot, and frees it.
+    fn absorb(&self, other: &layout::Slot, first: &Segment) {
+        let moving = &first.header().moving;
+        moving.fetch_add(1, Ordering::Relaxed);
+        // A reader that sees any of what follows sees that something moves.
+        fence(Ordering::Release);
+        for (sum, count) in self.sums().zip(other.sums()) {
+            sum.add(count.get());
+        }
+        other.identity.generation.fetch_add(1, Ordering::Relaxed);
+        other.sums().for_each(|count| count.set(0));
+        other.receiver.depth.set(0);
+        moving.fetch_add(1, Ordering::Release);
     }
 }
 
@@ -207,9 +274,17 @@ pub(crate) fn fits(facts: crate::LaneFacts, segment: u32) -> bool {
     })
 }
 
+/// Tells which memfd this is, of those that are open or mapped anywhere.
+pub(crate) fn inode(fd: BorrowedFd<'_>) -> Result<u64, crate::error::NodeError> {
+    let stat =
+        nix::sys::stat::fstat(fd).map_err(crate::error::NodeError::system("look at a board"))?;
+    Ok(stat.st_ino)
+}
+
 /// Maps a segment that the runtime gave.
 pub(crate) fn view(fd: BorrowedFd<'_>, segment: u32) -> Result<BoardView, crate::error::NodeError> {
-    Segment::map_peer(fd, segment).map(|memory| BoardView::new(segment, memory))
+    let inode = inode(fd)?;
+    Segment::map_peer(fd, segment).map(|memory| BoardView::new(inode, memory))
 }
 
 #[cfg(test)]

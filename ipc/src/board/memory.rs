@@ -123,7 +123,9 @@ impl Segment {
     /// A slot of an own segment, to be written.
     pub(super) fn place(self: &Arc<Self>, index: usize) -> Place {
         assert!(index < self.slots);
-        Place { slot: self.slot(index), _kept: Kept::Mapped { _segment: Arc::clone(self) } }
+        let number = self.header().segment.load(Ordering::Relaxed);
+        let _kept = Kept::Mapped { _segment: Arc::clone(self) };
+        Place { slot: self.slot(index), segment: Some(number), _kept }
     }
 
     /// Inside the mapping and aligned: header and slots are multiples of 128 bytes, and
@@ -152,6 +154,8 @@ fn bytes_of(segment: u32) -> Result<usize, NodeError> {
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     slot: NonNull<Slot>,
+    /// The number of its segment; none for one that nobody else sees.
+    segment: Option<u32>,
     _kept: Kept,
 }
 
@@ -172,11 +176,11 @@ impl Place {
     pub(super) fn private() -> Place {
         // SAFETY: a Slot is atomics and plain numbers, of which zero is a value.
         let slot = Arc::new(unsafe { std::mem::zeroed::<Slot>() });
-        Place { slot: NonNull::from(&*slot), _kept: Kept::Private { _slot: slot } }
+        Place { slot: NonNull::from(&*slot), segment: None, _kept: Kept::Private { _slot: slot } }
     }
 
-    pub(super) fn is_private(&self) -> bool {
-        matches!(self._kept, Kept::Private { .. })
+    pub(super) fn segment(&self) -> Option<u32> {
+        self.segment
     }
 }
 

@@ -24,6 +24,7 @@ fn introduction(channel: u64) -> Introduction {
 fn seen(board: &OwnBoard) -> Board {
     board.forget_told();
     let segments = board.untold().into_iter();
+    let segments = segments.filter_map(|(number, fd)| Some((number, fd?)));
     let segments = segments.map(|(number, fd)| view(fd.as_fd(), number).expect("a segment"));
     Board { node: ServiceId::new(1), pid: 1, segments: segments.collect() }
 }
@@ -86,8 +87,12 @@ fn over_the_limit_an_end_counts_for_itself() {
     last.place().sender.sent(1, 1);
     assert_eq!(last.stats().messages_sent, 1);
     assert_eq!(board.ends().len(), all);
-    drop(seats);
     assert_eq!(board.untold().len(), layout::MOST_SEGMENTS as usize);
+    drop(seats);
+    let dropped: Vec<_> = board.untold().into_iter().map(|(it, fd)| (it, fd.is_some())).collect();
+    assert_eq!(dropped, [7, 6, 5, 4, 3, 2, 1].map(|segment| (segment, false)));
+    let [gone] = <[EndStats; 1]>::try_from(board.ends()).expect("the sum alone");
+    assert_eq!(gone.stats.messages_sent, 1, "that of the unseen one, too");
 }
 
 #[test]
@@ -99,6 +104,7 @@ fn what_is_no_segment_is_refused() {
     let board = Arc::new(OwnBoard::default());
     let _seat = board.seat(&introduction(1), Sender::Client);
     let (_, fd) = board.untold().pop().expect("a segment");
+    let fd = fd.expect("a new one");
     assert!(view(fd.as_fd(), 1).is_err() && view(fd.as_fd(), u32::MAX).is_err());
     assert!(LaneFacts::inspect(fd.as_fd()).fit_board(0));
     assert!(view(fd.as_fd(), 0).is_ok());

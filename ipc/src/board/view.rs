@@ -176,13 +176,14 @@ impl EndStats {
 /// One segment of a board.
 #[derive(Debug)]
 pub struct BoardView {
-    pub(crate) number: u32,
+    /// The inode of its memfd: as long as it is mapped no other has it.
+    pub(crate) inode: u64,
     segment: Segment,
 }
 
 impl BoardView {
-    pub(super) fn new(number: u32, segment: Segment) -> BoardView {
-        BoardView { number, segment }
+    pub(super) fn new(inode: u64, segment: Segment) -> BoardView {
+        BoardView { inode, segment }
     }
 
     fn ends(&self) -> Vec<EndStats> {

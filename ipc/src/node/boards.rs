@@ -15,11 +15,13 @@ use crate::{
 const MOST: usize = 64 * 1024;
 
 impl Core {
-    /// Shows the runtime the segments of this node's board that it has not seen. A runtime that
+    /// Shows the runtime the segments of this node's board that it has not seen, and says which are
+    /// no more. A runtime that
     /// cannot be told now is told when it is reached again.
     pub(super) fn tell_boards(&self) {
         for (segment, fd) in self.board.untold() {
-            let _ = self.post(0, &Request::Board { segment }, &[fd.as_fd()]);
+            let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
+            let _ = self.post(0, &Request::Board { segment }, &fds);
         }
     }
 }
@@ -55,9 +57,9 @@ impl Node {
     /// As for [`boards`](Node::boards); there are none then.
     pub fn refresh_boards(&self, boards: &mut Vec<Board>) -> Result<(), NodeError> {
         let old = std::mem::take(boards).into_iter();
-        let mut known: HashMap<(ServiceId, u32), BoardView> = old
+        let mut known: HashMap<(ServiceId, u64), BoardView> = old
             .flat_map(|Board { node, segments, .. }| {
-                segments.into_iter().map(move |view| ((node, view.number), view))
+                segments.into_iter().map(move |view| ((node, view.inode), view))
             })
             .collect();
         let mut found: Vec<Board> = Vec::new();
@@ -74,7 +76,8 @@ impl Node {
                 reply => return Err(refused(&reply)),
             };
             let fd = fds.first().ok_or(NodeError::Malformed("a board without its memory"))?;
-            let view = match known.remove(&(node, segment)) {
+            let inode = board::inode(fd.as_fd())?;
+            let view = match known.remove(&(node, inode)) {
                 Some(view) => view,
                 // A process that made a bad one spoils its own board only.
                 None => match board::view(fd.as_fd(), segment) {

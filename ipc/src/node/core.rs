@@ -63,7 +63,7 @@ pub(crate) struct Core {
     pub(super) closer: Arc<Closer>,
     /// What the warden sleeps on.
     pub(super) epoll: Epoll,
-    kick: EventFd,
+    kick: Arc<EventFd>,
     pub(super) closed: AtomicBool,
     birth: Birth,
     id: AtomicU32,
@@ -74,7 +74,7 @@ pub(crate) struct Core {
     pub(super) peers: Peers,
     pub(crate) clients: Mutex<HashMap<ServiceId, Weak<ClientState>>>,
     /// Closed, and not yet told to the runtime.
-    pub(super) closed_channels: Mutex<Vec<u64>>,
+    closed_channels: Mutex<Vec<u64>>,
     pub(crate) board: Arc<OwnBoard>,
 }
 
@@ -122,11 +122,11 @@ impl Core {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
             .map_err(NodeError::system("make an epoll instance"))?;
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        let kick = EventFd::from_value_and_flags(0, flags)
-            .map_err(NodeError::system("make an eventfd"))?;
+        let kick = EventFd::from_value_and_flags(0, flags).map(Arc::new);
+        let kick = kick.map_err(NodeError::system("make an eventfd"))?;
         let edge = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
         epoll
-            .add(&kick, EpollEvent::new(edge, TOKEN_KICK))
+            .add(&*kick, EpollEvent::new(edge, TOKEN_KICK))
             .map_err(NodeError::system("watch an eventfd"))?;
         let core = Core {
             config: config.clone(),
@@ -135,6 +135,7 @@ impl Core {
             roll: Arc::new(Roll::default()),
             closer,
             epoll,
+            board: Arc::new(OwnBoard::new(Arc::clone(&kick))),
             kick,
             closed: AtomicBool::new(false),
             birth: Birth::now(),
@@ -146,9 +147,9 @@ impl Core {
             peers: Peers::default(),
             clients: Mutex::default(),
             closed_channels: Mutex::default(),
-            board: Arc::default(),
         };
         core.adopt(&mut lock(&core.connection), connection)?;
+        core.tell_boards();
         Ok(Arc::new(core))
     }
 
@@ -159,7 +160,7 @@ impl Core {
     /// Ends the warden.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
-        let _ = nix::unistd::write(&self.kick, &1_u64.to_ne_bytes());
+        let _ = nix::unistd::write(&*self.kick, &1_u64.to_ne_bytes());
     }
 
     /// Takes a fresh connection into use.

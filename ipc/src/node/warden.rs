@@ -65,7 +65,7 @@ impl Warden<'_> {
             let count = self.core.epoll.wait(&mut events, timeout).unwrap_or(0);
             for event in &events[..count] {
                 match event.data() {
-                    TOKEN_KICK => {}
+                    TOKEN_KICK => self.core.tell_boards(),
                     TOKEN_SOCKET => self.hear(),
                     pid => self.core.peers.bury(pid as u32),
                 }

@@ -28,7 +28,8 @@ fn key(node: ServiceId, segment: u32) -> BoardKey {
 }
 
 impl Broker {
-    /// Takes a segment in, if it is one: whoever maps it must neither fault nor pay for it.
+    /// Takes a segment in, if it is one: whoever maps it must neither fault nor pay for it. Without
+    /// one, the segment of that number is no more.
     pub(super) fn show_board(
         &mut self,
         from: Token,
@@ -38,14 +39,20 @@ impl Broker {
         carried: Carried,
         turn: &mut Turn,
     ) {
-        let Carried::One(facts) = carried else {
-            return self.cut(from, sequence, Status::PROTOCOL, turn);
-        };
-        if !facts.fit_board(segment) {
-            return self.cut(from, sequence, Status::PROTOCOL, turn);
-        }
-        let Some(session) = self.sessions.get(&from) else { return };
         let board = key(node, segment);
+        let Some(session) = self.sessions.get(&from) else { return };
+        match carried {
+            Carried::One(facts) if facts.fit_board(segment) => {}
+            Carried::Nothing => {
+                if self.boards.shown.remove(&board).is_some() {
+                    turn.out.push(Effect::LoseBoard { board });
+                }
+                return;
+            }
+            Carried::One(_) | Carried::Many => {
+                return self.cut(from, sequence, Status::PROTOCOL, turn);
+            }
+        }
         // Shown again, it takes its own place.
         self.boards.shown.insert(board, session.pid);
         turn.out.push(Effect::KeepBoard { board });

@@ -450,9 +450,11 @@ fn boards_are_kept_shown_to_operators_and_lost_with_their_nodes() {
         assert_eq!(ask(&mut broker, 2, Request::Boards { after }), [shown]);
         after = next;
     }
+    let lost = [Effect::LoseBoard { board: key(first, 1) }];
+    assert_eq!(show(&mut broker, 1, 1, Carried::Nothing), lost);
+    assert_eq!(show(&mut broker, 1, 1, Carried::Nothing), []);
     let gone = broker.step(Event::Gone { token: 1 }, 0);
-    let lost = [0, 1].map(|segment| Effect::LoseBoard { board: key(first, segment) });
-    assert_eq!(gone, lost);
+    assert_eq!(gone, [Effect::LoseBoard { board: key(first, 0) }]);
     let gone = broker.step(Event::Gone { token: 2 }, 0);
     assert_eq!(gone, [Effect::LoseBoard { board: key(second, 0) }]);
     assert!(broker.boards.is_empty());
@@ -460,12 +462,12 @@ fn boards_are_kept_shown_to_operators_and_lost_with_their_nodes() {
 
 #[test]
 fn what_is_no_board_ends_the_connection() {
+    let fake = |sealed, allocated| Carried::One(LaneFacts { sealed, bytes: 4096, allocated });
     for (segment, carried) in [
-        (0, Carried::Nothing),
         (0, Carried::Many),
         (0, board(1)),
-        (0, Carried::One(LaneFacts { sealed: false, bytes: 4096, allocated: 4096 })),
-        (0, Carried::One(LaneFacts { sealed: true, bytes: 4096, allocated: 0 })),
+        (0, fake(false, 4096)),
+        (0, fake(true, 0)),
         (8, board(8)),
         (u32::MAX, board(0)),
     ] {

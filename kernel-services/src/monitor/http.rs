@@ -19,6 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const MOST_BYTES: usize = 8192;
 /// Connections served at a time; others are closed at once.
 const MOST_CONNECTIONS: usize = 8;
+/// The last header, and the empty line.
+const LAST: &str = "Connection: close\r\n\r\n";
 /// How long to rest when no connection can be accepted, for want of descriptors.
 const REST: Duration = Duration::from_millis(100);
 
@@ -99,7 +101,7 @@ fn answer(stream: &mut dyn Stream, page: &dyn Fn(Format) -> String) -> io::Resul
         Err(status) => (status, "text/plain; charset=utf-8", format!("{status}\n")),
     };
     let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n{LAST}",
         body.len()
     );
     let until = Instant::now() + PATIENCE;
