@@ -98,7 +98,7 @@ impl Ground {
         let carried = match beside {
             Beside::Nothing => Carried::Nothing,
             Beside::Lane => Carried::One(LaneFacts { sealed: true, bytes: size, allocated: size }),
-            Beside::Board => Carried::One(LaneFacts { sealed: true, bytes: 4096, allocated: 4096 }),
+            Beside::Board => Carried::One(LaneFacts { sealed: true, bytes: 8192, allocated: 8192 }),
             Beside::Junk => Carried::One(LaneFacts { sealed: false, bytes: size, allocated: 0 }),
             Beside::Many => Carried::Many,
         };

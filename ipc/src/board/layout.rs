@@ -12,9 +12,10 @@ pub(super) const VERSION: u32 = 1;
 
 /// Most segments of one board: together they have over 3500 slots.
 pub(crate) const MOST_SEGMENTS: u32 = 8;
-/// Bytes of the first segment. Each further one has four times the bytes of the one before, up to
+/// Bytes of the first segment: four living ends beside the two sums of those that are gone, as a
+/// client has that opens its channel anew. Each further one has four times the bytes of the one before, up to
 /// `LARGEST`.
-const FIRST: usize = 4096;
+const FIRST: usize = 8192;
 const LARGEST: usize = 1 << 20;
 
 /// Gives the bytes of the segment of this number; nothing for a number that no board has.
@@ -221,8 +222,8 @@ mod tests {
     #[test]
     fn segments_grow_and_are_bounded() {
         let slots: Vec<usize> = (0..=MOST_SEGMENTS).map(segment_slots).collect();
-        assert_eq!(slots, [3, 12, 51, 204, 819, 819, 819, 819, 0]);
-        assert_eq!(segment_bytes(0), Some(4096));
+        assert_eq!(slots, [6, 25, 102, 409, 819, 819, 819, 819, 0]);
+        assert_eq!(segment_bytes(0), Some(8192));
         assert_eq!(segment_bytes(MOST_SEGMENTS), None);
         assert_eq!(segment_bytes(u32::MAX), None);
     }

@@ -33,9 +33,9 @@ fn seen(board: &OwnBoard) -> Board {
 fn what_an_end_counts_is_seen_by_others_and_stays_when_it_goes() {
     let board = Arc::new(OwnBoard::default());
     let seats: Vec<Seat> =
-        (1..=5).map(|channel| board.seat(&introduction(channel), Sender::Client)).collect();
+        (1..=8).map(|channel| board.seat(&introduction(channel), Sender::Client)).collect();
     let told: Vec<u32> = board.untold().iter().map(|(segment, _)| *segment).collect();
-    assert_eq!(told, [0, 1], "three slots, and then more");
+    assert_eq!(told, [0, 1], "six slots, and then more");
     assert!(board.untold().is_empty());
     for (index, seat) in seats.iter().enumerate() {
         seat.place().sender.sent(1, 10 * index as u64);
@@ -46,18 +46,18 @@ fn what_an_end_counts_is_seen_by_others_and_stays_when_it_goes() {
     let others = seen(&board);
     let ends = others.ends();
     assert_eq!(ends, board.ends());
-    assert_eq!(ends.iter().map(|end| end.channel).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+    assert_eq!(ends.iter().map(|end| end.channel).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6, 7, 8]);
     assert!(ends[0].concerns(ServiceId::new(6)) && !ends[0].concerns(ServiceId::new(8)));
-    assert_eq!(ends[4].stats, seats[4].stats());
+    assert_eq!(ends[7].stats, seats[7].stats());
     drop(seats);
     let ends = others.ends();
     let [gone] = ends.as_slice() else { panic!("{ends:?}") };
     assert_eq!((gone.role, gone.channel), (Role::GoneClients, 0));
     let stats = &gone.stats;
-    assert_eq!((stats.messages_sent, stats.bytes_sent), (5, 100));
-    assert_eq!((stats.messages_received, stats.bytes_received, stats.errors), (10, 5, 5));
-    assert_eq!((stats.latency.count(), stats.latency.sum_ns()), (320, 320_000));
-    assert_eq!((stats.exchanges, stats.error_rate()), (5, 1.0));
+    assert_eq!((stats.messages_sent, stats.bytes_sent), (8, 280));
+    assert_eq!((stats.messages_received, stats.bytes_received, stats.errors), (16, 8, 8));
+    assert_eq!((stats.latency.count(), stats.latency.sum_ns()), (512, 512_000));
+    assert_eq!((stats.exchanges, stats.error_rate()), (8, 1.0));
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn over_the_limit_an_end_counts_for_itself() {
 
 #[test]
 fn what_is_no_segment_is_refused() {
-    let unsealed = lane::allocate("test", 4096).expect("a memfd");
+    let unsealed = lane::allocate("test", 8192).expect("a memfd");
     assert!(view(unsealed.as_fd(), 0).is_err());
     lane::seal(&unsealed).expect("sealed");
     assert!(view(unsealed.as_fd(), 0).is_err(), "it has no header");
@@ -116,17 +116,17 @@ proptest! {
     /// Whatever stands in a board, reading it ends, and gives what its form allows.
     #[test]
     fn a_board_that_lies_is_read_to_the_end(
-        words in prop::collection::vec((0_usize..480, prop::num::u64::ANY), 0..480),
+        words in prop::collection::vec((0_usize..960, prop::num::u64::ANY), 0..960),
         all_ones: bool,
     ) {
-        let fd = lane::allocate("test", 4096).expect("a memfd");
-        let mut bytes = vec![if all_ones { 0xFF } else { 0 }; 4096];
+        let fd = lane::allocate("test", 8192).expect("a memfd");
+        let mut bytes = vec![if all_ones { 0xFF } else { 0 }; 8192];
         for (word, value) in words {
             bytes[256 + word * 8..][..8].copy_from_slice(&value.to_ne_bytes());
         }
         // An honest head, or nobody would read on; its `moving` is odd for ever.
         bytes[..8].copy_from_slice(&layout::MAGIC.to_ne_bytes());
-        for (at, value) in [(8, 1_u32), (12, 3), (16, 0x500), (20, 0), (24, 1), (28, 1)] {
+        for (at, value) in [(8, 1_u32), (12, 6), (16, 0x500), (20, 0), (24, 1), (28, 1)] {
             bytes[at..at + 4].copy_from_slice(&value.to_ne_bytes());
         }
         nix::unistd::write(&fd, &bytes).expect("written");
@@ -134,7 +134,7 @@ proptest! {
         let segments = vec![view(fd.as_fd(), 0).expect("of the right form")];
         let board = Board { node: ServiceId::NONE, pid: 0, segments };
         let ends = board.ends();
-        prop_assert!(ends.len() <= 3);
+        prop_assert!(ends.len() <= 6);
         let all: Stats = ends.iter().map(|end| &end.stats).collect();
         let _ = (all.latency.quantile(0.99), all.queued.octaves());
         prop_assert!((0.0..=1.0).contains(&all.error_rate()));

@@ -421,7 +421,7 @@ proptest! {
 }
 
 fn board(segment: u32) -> Carried {
-    let bytes = 4096 << (2 * segment);
+    let bytes = 8192 << (2 * segment);
     Carried::One(LaneFacts { sealed: true, bytes, allocated: bytes })
 }
 
@@ -462,11 +462,11 @@ fn boards_are_kept_shown_to_operators_and_lost_with_their_nodes() {
 
 #[test]
 fn what_is_no_board_ends_the_connection() {
-    let fake = |sealed, allocated| Carried::One(LaneFacts { sealed, bytes: 4096, allocated });
+    let fake = |sealed, allocated| Carried::One(LaneFacts { sealed, bytes: 8192, allocated });
     for (segment, carried) in [
         (0, Carried::Many),
         (0, board(1)),
-        (0, fake(false, 4096)),
+        (0, fake(false, 8192)),
         (0, fake(true, 0)),
         (8, board(8)),
         (u32::MAX, board(0)),
