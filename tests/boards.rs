@@ -21,9 +21,9 @@ fn both_ends_count_what_passed_between_them_and_rest_when_nothing_does() {
     let mut caller = world.actor(&[]);
     caller.ask("calls echo 1 1000 8,100,5000,50000", "called");
     let node = world.node(Spin::Learned);
-    let called = board_of(&node, caller.pid()).expect("it has a channel");
-    let served = board_of(&node, server.pid()).expect("it has a channel");
-    let (client, service) = (only(called.ends()), only(served.ends()));
+    let callers = board_of(&node, caller.pid()).expect("it has a channel");
+    let servers = board_of(&node, server.pid()).expect("it has a channel");
+    let (client, service) = (only(callers.ends()), only(servers.ends()));
     assert_eq!((client.channel, client.dest), (service.channel, service.dest));
     assert!(service.role.serves() && !client.role.serves());
     let (client, service) = (client.stats, service.stats);
@@ -36,17 +36,17 @@ fn both_ends_count_what_passed_between_them_and_rest_when_nothing_does() {
     assert_eq!((client.errors, service.errors, client.drops, service.drops), (0, 0, 0, 0));
     assert!(client.latency.count() > 0 && client.latency.quantile(0.5) > 0);
     // Those who spun come to rest; from then on nothing changes.
-    let mut before = (called.ends(), served.ends());
+    let mut before = (callers.ends(), servers.ends());
     wait_until("both are at rest", || {
         std::thread::sleep(std::time::Duration::from_millis(50));
-        let now = (called.ends(), served.ends());
+        let now = (callers.ends(), servers.ends());
         now == std::mem::replace(&mut before, now.clone())
     });
     std::thread::sleep(std::time::Duration::from_millis(300));
-    assert_eq!((called.ends(), served.ends()), before, "an idle process counts");
+    assert_eq!((callers.ends(), servers.ends()), before, "an idle process counts");
     // The same memory shows what comes.
     caller.ask("calls echo 1 10 8", "called");
-    assert!(only(called.ends()).stats.messages_sent >= client.messages_sent + 10);
+    assert!(only(callers.ends()).stats.messages_sent >= client.messages_sent + 10);
 }
 
 #[test]
@@ -60,11 +60,11 @@ fn the_board_of_a_killed_process_goes_and_that_of_the_other_end_stays() {
     let pid = caller.pid();
     caller.kill();
     wait_until("its board is gone", || board_of(&node, pid).is_none());
-    let served = board_of(&node, server.pid()).expect("it lives");
+    let servers = board_of(&node, server.pid()).expect("it lives");
     wait_until("the end is counted among those that are gone", || {
-        only(served.ends()).role == ipc::Role::GoneServers
+        only(servers.ends()).role == ipc::Role::GoneServers
     });
-    assert_eq!(only(served.ends()).stats.messages_received, sent);
+    assert_eq!(only(servers.ends()).stats.messages_received, sent);
 }
 
 #[test]
@@ -92,8 +92,8 @@ fn a_client_and_a_server_know_their_own_counts() {
     assert_eq!(node.stats().messages_sent, 750);
     // The answer to this comes behind all of those.
     client.call(b"last", tests::LONG).expect("an answer");
-    let served = board_of(&node, server.pid()).expect("a board");
-    wait_until("the last batch is counted", || only(served.ends()).stats.messages_received == 751);
+    let servers = board_of(&node, server.pid()).expect("a board");
+    wait_until("the last batch is counted", || only(servers.ends()).stats.messages_received == 751);
     drop(client);
     assert_eq!(node.stats().messages_sent, 751, "what is gone counts");
     server.ask("find echo", "found");

@@ -51,7 +51,9 @@ int main(void) {
         OK(ipc_call_into(dest, payload, (size_t)(i % 100), payload, sizeof payload, &size, SOON_MS));
         CHECK_IS(size, i % 100);
     }
-    for (i = 0; i < EVENTS; i++) OK(ipc_send_async(dest, payload, 10, NULL));
+    for (i = 0; i < EVENTS; i++) {
+        OK(ipc_send_async_ex(dest, payload, 10, PRIORITY_NORMAL, SOON_MS, NULL, NULL, NULL));
+    }
     /* Through bulk memory, and not. */
     big = (char *)calloc(1, 100000);
     CHECK(big != NULL);

@@ -124,8 +124,8 @@ impl Segment {
     pub(super) fn place(self: &Arc<Self>, index: usize) -> Place {
         assert!(index < self.slots);
         let number = self.header().segment.load(Ordering::Relaxed);
-        let _kept = Kept::Mapped { _segment: Arc::clone(self) };
-        Place { slot: self.slot(index), segment: Some(number), _kept }
+        let kept = Kept::Mapped { _segment: Arc::clone(self) };
+        Place { slot: self.slot(index), segment: Some(number), _kept: kept }
     }
 
     /// Inside the mapping and aligned: header and slots are multiples of 128 bytes, and

@@ -53,11 +53,11 @@ fn what_an_end_counts_is_seen_by_others_and_stays_when_it_goes() {
     let ends = others.ends();
     let [gone] = ends.as_slice() else { panic!("{ends:?}") };
     assert_eq!((gone.role, gone.channel), (Role::GoneClients, 0));
-    let stats = &gone.stats;
-    assert_eq!((stats.messages_sent, stats.bytes_sent), (8, 280));
-    assert_eq!((stats.messages_received, stats.bytes_received, stats.errors), (16, 8, 8));
-    assert_eq!((stats.latency.count(), stats.latency.sum_ns()), (512, 512_000));
-    assert_eq!((stats.exchanges, stats.error_rate()), (8, 1.0));
+    let sum = &gone.stats;
+    assert_eq!((sum.messages_sent, sum.bytes_sent), (8, 280));
+    assert_eq!((sum.messages_received, sum.bytes_received, sum.errors), (16, 8, 8));
+    assert_eq!((sum.latency.count(), sum.latency.sum_ns()), (512, 512_000));
+    assert_eq!((sum.exchanges, sum.error_rate()), (8, 1.0));
 }
 
 #[test]

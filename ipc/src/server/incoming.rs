@@ -184,13 +184,14 @@ impl Incoming {
                     rx.board.receiver.received(1, length);
                 }
                 until_timed -= 1;
+                let mut timed = Begun::NEVER;
                 if until_timed == 0 {
-                    served += self.dispatch_sampled(meta, now, length as usize, &mut rx, handler);
+                    timed = rx.sampler.begin(clock::now_ns());
                     until_timed = rx.sampler.left;
-                    continue;
                 }
                 let payload = &rx.buffer[..frame.head.length as usize];
                 served += self.dispatch(meta, now, payload, None, handler);
+                rx.time(timed);
                 continue;
             }
             if served > 0 {
@@ -352,19 +353,6 @@ impl Incoming {
     }
 
     /// As `dispatch`, away from the usual path, for the same reason.
-    #[inline(never)]
-    fn dispatch_sampled(
-        self: &Arc<Self>,
-        meta: Meta,
-        now: u64,
-        length: usize,
-        rx: &mut Receive,
-        handler: &mut Handler<'_>,
-    ) -> usize {
-        let begun = rx.sampler.begin(clock::now_ns());
-        self.dispatch_timed(meta, now, length, begun, rx, handler)
-    }
-
     #[inline(never)]
     fn dispatch_timed(
         self: &Arc<Self>,

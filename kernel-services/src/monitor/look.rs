@@ -68,7 +68,7 @@ fn process(pid: u32) -> Option<Process> {
     })
 }
 
-/// Ticks of processor time and resident pages, of a line of `/proc/PID/stat` (proc_pid_stat(5)).
+/// Ticks of processor time and resident pages, of a line of `/proc/PID/stat`: see proc(5).
 fn usage(stat: &str) -> Option<(u64, u64)> {
     // The name, in parentheses, may hold anything; behind it stands field 3.
     let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
