@@ -402,11 +402,10 @@ proptest! {
                     Effect::Deliver { ticket, .. } | Effect::Release { ticket } => {
                         prop_assert!(live.remove(&ticket));
                     }
-                    // Nobody here shows a board, and nobody supervises.
+                    // Nobody here shows a board.
                     Effect::KeepBoard { .. }
                     | Effect::SendBoard { .. }
-                    | Effect::LoseBoard { .. }
-                    | Effect::Tell(_) => prop_assert!(false, "{effect:?}"),
+                    | Effect::LoseBoard { .. } => prop_assert!(false, "{effect:?}"),
                     Effect::Send { .. } | Effect::Cut { .. } => {}
                     Effect::Tell(notice) => prop_assert!(false, "nobody to tell {notice:?}"),
                 }
