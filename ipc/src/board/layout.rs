@@ -13,8 +13,8 @@ pub(super) const VERSION: u32 = 1;
 /// Most segments of one board: together they have over 3500 slots.
 pub(crate) const MOST_SEGMENTS: u32 = 8;
 /// Bytes of the first segment: four living ends beside the two sums of those that are gone, as a
-/// client has that opens its channel anew. Each further one has four times the bytes of the one before, up to
-/// `LARGEST`.
+/// client has that opens its channel anew. Each further one has four times the bytes of the one
+/// before, up to `LARGEST`.
 const FIRST: usize = 8192;
 const LARGEST: usize = 1 << 20;
 
