@@ -14,6 +14,7 @@ mod histogram;
 mod layout;
 mod memory;
 mod sample;
+mod tally;
 mod view;
 
 use std::{
@@ -31,6 +32,7 @@ pub(crate) use self::{
     layout::segment_bytes,
     memory::Place,
     sample::{Begun, Sampler},
+    tally::Tally,
 };
 use self::{
     layout::{MOST_SEGMENTS, segment_slots},

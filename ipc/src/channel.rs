@@ -485,7 +485,8 @@ impl Transmit {
     }
 
     /// Counts so many messages that were sent.
-    pub(crate) fn count_many(&self, messages: u64, bytes: u64) {
+    #[cold]
+    pub(crate) fn count_many(&self, (messages, bytes): (u64, u64)) {
         self.board.sender.sent(messages, bytes);
     }
 

@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 
 use crate::{
     Priority, ServiceId,
+    board::Tally,
     bulk::{Loan, View},
     channel::{Claimed, Fate, Peer, Transmit, check_payload},
     error::{CallError, NodeError},
@@ -467,23 +468,19 @@ fn attend(link: &Link, server: &Server) {
     }
 }
 
-/// Messages of a burst from one time that they are counted on the board to the next, at most.
-const COUNTED_EVERY: u64 = 256;
-
 /// Many one-way messages, of priority NORMAL, under one claim.
 #[derive(Debug)]
 pub struct Burst<'a> {
     link: &'a Link,
     /// Given up only while waiting for room.
     tx: Claimed<'a, Transmit>,
-    /// Sent, and not yet counted on the board: a counter there per message is seen in a stream.
-    messages: u64,
-    bytes: u64,
+    /// Sent, and not yet counted on the board: counters there per message are seen in a stream.
+    untold: Tally,
 }
 
 impl<'a> Burst<'a> {
     fn begin(link: &'a Link) -> Burst<'a> {
-        Burst { link, tx: link.channel.tx.claim(), messages: 0, bytes: 0 }
+        Burst { link, tx: link.channel.tx.claim(), untold: Tally::NOTHING }
     }
 
     /// Sends one message, waiting for room as long as it takes.
@@ -497,11 +494,8 @@ impl<'a> Burst<'a> {
         let id = self.tx.one_way_id();
         let label = Label::new(Kind::OneWay, Priority::Normal.level()).with_id(id as u32);
         self.link.send_frames(&mut self.tx, label, payload, Limit::Room(FOREVER))?;
-        self.messages += 1;
-        self.bytes += payload.len() as u64;
-        if id.is_multiple_of(COUNTED_EVERY) {
-            self.tx.count_many(self.messages, self.bytes);
-            (self.messages, self.bytes) = (0, 0);
+        if self.untold.add(payload.len() as u64) {
+            self.tx.count_many(self.untold.take());
         }
         Ok(())
     }
@@ -509,7 +503,7 @@ impl<'a> Burst<'a> {
 
 impl Drop for Burst<'_> {
     fn drop(&mut self) {
-        self.tx.count_many(self.messages, self.bytes);
+        self.tx.count_many(self.untold.take());
         // Under the claim: nothing waits here, and a peer is woken at most once.
         self.link.channel.after_push();
     }

@@ -13,7 +13,7 @@ use super::{
     request::{Bulk, Meta, Request},
 };
 use crate::{
-    board::Begun,
+    board::{Begun, Tally},
     bulk::{self, Loan, Unread, View},
     channel::{Channel, Fate, Receive, Taken, check_payload},
     clock,
@@ -27,6 +27,7 @@ use crate::{
 /// Most frames taken from one channel before the loop looks about. The clock is read after 1, 2, 4
 /// and so on: the longer a turn, the less of it goes into that.
 const BATCH: usize = 256;
+const _: () = assert!(BATCH as u64 <= Tally::MOST);
 /// Most of them while another channel is polled, too.
 const SHARED: usize = 64;
 /// Most messages in a turn while others are served, too, by how many are polled: the more there
@@ -140,7 +141,7 @@ impl Incoming {
         rx.last_ns = now;
         // In registers, for the length of a batch.
         let mut until_timed = rx.sampler.left;
-        let (mut one_ways, mut one_way_bytes) = (0, 0);
+        let mut one_ways = Tally::NOTHING;
         for _ in 0..BATCH {
             if served == look_after {
                 if rx.queue.is_empty() && !rx.is_ready() {
@@ -178,8 +179,7 @@ impl Incoming {
                 let length = u64::from(frame.head.length);
                 if streams {
                     // Counted by the batch: a counter in memory per message is seen in a stream.
-                    one_ways += 1;
-                    one_way_bytes += length;
+                    one_ways.add(length);
                 } else {
                     rx.board.receiver.received(1, length);
                 }
@@ -222,7 +222,8 @@ impl Incoming {
         }
         self.queued.store(!rx.queue.is_empty(), Ordering::Release);
         rx.sampler.left = until_timed;
-        rx.board.receiver.received(one_ways, one_way_bytes);
+        let (messages, bytes) = one_ways.take();
+        rx.board.receiver.received(messages, bytes);
         rx.board.receiver.depth.set(rx.queue.len() as u64);
         self.channel.set_busy(0);
         drop(rx);
