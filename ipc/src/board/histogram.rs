@@ -76,6 +76,22 @@ impl Histogram {
         self.sum_ns = self.sum_ns.saturating_add(ns.saturating_mul(times));
     }
 
+    /// Gives what was counted since an earlier look at the same.
+    #[must_use]
+    pub fn since(&self, earlier: &Histogram) -> Histogram {
+        let pairs = self.counts.iter().zip(&earlier.counts);
+        Histogram {
+            scale: self.scale,
+            counts: pairs.map(|(now, then)| now.saturating_sub(*then)).collect(),
+            sum_ns: self.sum_ns.saturating_sub(earlier.sum_ns),
+        }
+    }
+
+    /// Gives their mean, in ns; 0 when there are none.
+    pub fn mean(&self) -> u64 {
+        self.sum_ns.checked_div(self.count()).unwrap_or(0)
+    }
+
     /// How many times are counted. Sums of what others wrote stop at the largest number.
     pub fn count(&self) -> u64 {
         self.counts.iter().fold(0, |sum: u64, count| sum.saturating_add(*count))
@@ -167,6 +183,14 @@ mod tests {
         histogram.record(1000, 64);
         histogram.record(u64::MAX, 2);
         assert_eq!((histogram.count(), histogram.sum_ns()), (66, u64::MAX));
+    }
+
+    #[test]
+    fn what_came_since_is_the_difference_and_never_less_than_nothing() {
+        let (earlier, mut now) = (counted(FINE, &[200]), counted(FINE, &[200]));
+        now.record(1000, 3);
+        assert_eq!((now.since(&earlier).count(), now.since(&earlier).mean()), (3, 1000));
+        assert_eq!((earlier.since(&now).count(), earlier.since(&now).mean()), (0, 0));
     }
 
     #[test]

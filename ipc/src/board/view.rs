@@ -135,6 +135,27 @@ impl Stats {
         self.latency.merge(&other.latency);
         self.queued.merge(&other.queued);
     }
+
+    /// Gives what was counted since an earlier look at the same; `depth` is what it is now.
+    #[must_use]
+    pub fn since(&self, earlier: &Stats) -> Stats {
+        let more = |now: u64, then: u64| now.saturating_sub(then);
+        Stats {
+            messages_sent: more(self.messages_sent, earlier.messages_sent),
+            bytes_sent: more(self.bytes_sent, earlier.bytes_sent),
+            full: more(self.full, earlier.full),
+            messages_received: more(self.messages_received, earlier.messages_received),
+            bytes_received: more(self.bytes_received, earlier.bytes_received),
+            exchanges: more(self.exchanges, earlier.exchanges),
+            errors: more(self.errors, earlier.errors),
+            drops: more(self.drops, earlier.drops),
+            spins: more(self.spins, earlier.spins),
+            parks: more(self.parks, earlier.parks),
+            depth: self.depth,
+            latency: self.latency.since(&earlier.latency),
+            queued: self.queued.since(&earlier.queued),
+        }
+    }
 }
 
 impl<'a> FromIterator<&'a Stats> for Stats {

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crate::{
-    board::{Begun, Place, Sampler},
+    board::{Begun, Place, Sampler, Tally},
     bulk::Descriptor,
     clock,
     error::{PeerCorrupt, Status},
@@ -95,6 +95,24 @@ impl Receive {
             last_ns: 0,
             eager_ns: 0,
         }
+    }
+
+    /// A server's loop comes by: after so long, in ns, that it is at leisure.
+    #[inline(always)]
+    pub(crate) fn look_in(&mut self, now: u64, leisure_ns: u64) {
+        if now.saturating_sub(self.last_ns) > leisure_ns {
+            self.sampler.at_leisure();
+            self.board.receiver.spins.add(1);
+        }
+        self.last_ns = now;
+    }
+
+    /// Counts what a server's loop took in its turn, and what waits for the next.
+    #[inline(always)]
+    pub(crate) fn count(&self, mut one_ways: Tally) {
+        let (messages, bytes) = one_ways.take();
+        self.board.receiver.received(messages, bytes);
+        self.board.receiver.depth.set(self.queue.len() as u64);
     }
 
     /// Counts how long a call or a handler took that ends now, if it is timed.

@@ -134,35 +134,37 @@ impl Incoming {
         // need no look at the clock. The looks come after 1, 2, 4, ... messages.
         let (mut begun, mut look_after) = (0, 1);
         let mut is_over = false;
-        if now.saturating_sub(rx.last_ns) > LEISURE_NS {
-            rx.sampler.at_leisure();
-            rx.board.receiver.spins.add(1);
-        }
-        rx.last_ns = now;
-        // In registers, for the length of a batch.
-        let mut until_timed = rx.sampler.left;
+        rx.look_in(now, LEISURE_NS);
+        // Where the next message is one to time, or one to look before: so one comparison serves
+        // both. All that is known across a handler is in memory.
+        let mut timed_at = rx.sampler.left as usize - 1;
+        let mut stop_at = timed_at.min(look_after);
         let mut one_ways = Tally::NOTHING;
         for _ in 0..BATCH {
-            if served == look_after {
-                if rx.queue.is_empty() && !rx.is_ready() {
-                    break;
+            if served == stop_at {
+                if served == look_after {
+                    if rx.queue.is_empty() && !rx.is_ready() {
+                        break;
+                    }
+                    let then = clock::now_ns();
+                    is_over = if served == 1 {
+                        begun = then;
+                        then.saturating_sub(now) >= SLOW_NS
+                    } else {
+                        served >= turn.messages || then.saturating_sub(begun) >= turn.ns
+                    };
+                    if is_over {
+                        break;
+                    }
+                    look_after *= 2;
                 }
-                let then = clock::now_ns();
-                is_over = if served == 1 {
-                    begun = then;
-                    then.saturating_sub(now) >= SLOW_NS
-                } else {
-                    served >= turn.messages || then.saturating_sub(begun) >= turn.ns
-                };
-                if is_over {
-                    break;
-                }
-                look_after *= 2;
+                stop_at = timed_at.min(look_after);
             }
             // What is first in its ring, of the highest level that can be there, while nothing
             // waits, is next: the usual case, without a detour.
             let ring = if rx.urgent.is_ready() { Ring::Urgent } else { Ring::Ordinary };
             if rx.queue.is_empty()
+                && served != stop_at
                 // Once for each ring: what is known of it is compiled in.
                 && let Some(frame) = match ring {
                     Ring::Urgent => rx.take_plain(Ring::Urgent, limit),
@@ -178,20 +180,14 @@ impl Incoming {
                 streams = meta.kind == Kind::OneWay;
                 let length = u64::from(frame.head.length);
                 if streams {
-                    // Counted by the batch: a counter in memory per message is seen in a stream.
+                    // Counted by the batch: counters in shared memory per message are seen in a
+                    // stream.
                     one_ways.add(length);
                 } else {
                     rx.board.receiver.received(1, length);
                 }
-                until_timed -= 1;
-                let mut timed = Begun::NEVER;
-                if until_timed == 0 {
-                    timed = rx.sampler.begin(clock::now_ns());
-                    until_timed = rx.sampler.left;
-                }
                 let payload = &rx.buffer[..frame.head.length as usize];
                 served += self.dispatch(meta, now, payload, None, handler);
-                rx.time(timed);
                 continue;
             }
             if served > 0 {
@@ -203,14 +199,25 @@ impl Incoming {
             match self.next(&mut rx, ring, now) {
                 Ok(Next::Fresh(meta, length)) => {
                     loop_.before_handler();
-                    let begun = Begun::alone(clock::now_ns());
+                    streams = meta.kind == Kind::OneWay;
+                    let is_its_turn = served >= timed_at;
+                    let then = clock::now_ns();
+                    let begun = if is_its_turn {
+                        rx.sampler.begin(then, streams)
+                    } else {
+                        Begun::alone(then)
+                    };
                     served += self.dispatch_timed(meta, now, length, begun, &rx, handler);
+                    if is_its_turn {
+                        timed_at = served + rx.sampler.left as usize - 1;
+                    }
                 }
                 Ok(Next::Owned(meta, body)) => {
                     loop_.before_handler();
                     let begun = Begun::alone(clock::now_ns());
                     served += self.dispatch_owned(meta, now, body, handler);
                     rx.time(begun);
+                    timed_at = timed_at.max(served);
                 }
                 Ok(Next::Again) => {}
                 Ok(Next::Nothing) => break,
@@ -219,12 +226,11 @@ impl Incoming {
                     break;
                 }
             }
+            stop_at = timed_at.min(look_after);
         }
         self.queued.store(!rx.queue.is_empty(), Ordering::Release);
-        rx.sampler.left = until_timed;
-        let (messages, bytes) = one_ways.take();
-        rx.board.receiver.received(messages, bytes);
-        rx.board.receiver.depth.set(rx.queue.len() as u64);
+        rx.sampler.left = (timed_at + 1 - served) as u32;
+        rx.count(one_ways);
         self.channel.set_busy(0);
         drop(rx);
         self.channel.after_take();
