@@ -2,16 +2,17 @@
 //!
 //! ```text
 //!   boards (shared memory) ─┐
-//!   registry's list ────────┼─▶ Monitor::look ─▶ [Service] ─▶ render ─▶ serve ─▶ a scraper
-//!   /proc ──────────────────┘       I/O            pure       pure      HTTP
+//!   registry's list ────────┼─▶ Monitor::look ─▶ Sight ─▶ render ─▶ serve ─▶ a scraper
+//!   supervisor, /proc ──────┘       I/O           pure     pure      HTTP
 //! ```
 //! It is a client of the runtime like any other: reading costs no service and no call anything.
 
+mod exporter;
 mod http;
 mod look;
 mod render;
 
-pub use http::{Door, serve};
+pub use exporter::{ExportError, Exporter};
 pub use look::Monitor;
 pub use render::{Format, render};
 
@@ -32,8 +33,28 @@ pub struct Service {
     pub connections: u64,
     /// What the kernel says of its process; nothing when it is gone meanwhile.
     pub process: Option<Process>,
-    /// How often it was started again, where somebody supervises it.
-    pub restarts: Option<u64>,
+}
+
+/// One replica of a supervised service, whether it runs or not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unit {
+    /// Such as `api`, or `api#2` where there are more.
+    pub name: String,
+    /// Its service.
+    pub service: String,
+    /// Whether it is up, and does what it is for.
+    pub is_ready: bool,
+    /// Processes started after a failure.
+    pub restarts: u64,
+}
+
+/// All that a look found.
+#[derive(Clone, Debug, Default)]
+pub struct Sight {
+    /// By name.
+    pub services: Vec<Service>,
+    /// In the order of the node file; none where nobody supervises.
+    pub units: Vec<Unit>,
 }
 
 /// What the kernel says of a process.

@@ -3,12 +3,20 @@
 use std::{
     io::{self, Read, Write},
     net::{TcpListener, TcpStream},
-    os::unix::net::{UnixListener, UnixStream},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::net::{UnixListener, UnixStream},
+    },
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
+};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 
 use super::Format;
@@ -24,9 +32,9 @@ const LAST: &str = "Connection: close\r\n\r\n";
 /// How long to rest when no connection can be accepted, for want of descriptors.
 const REST: Duration = Duration::from_millis(100);
 
-/// Where scrapers come in.
+/// Where scrapers come in; does not block.
 #[derive(Debug)]
-pub enum Door {
+pub(super) enum Door {
     /// A socket in the file system, whose mode says who may.
     Unix(UnixListener),
     /// A port, of the loopback address: everybody on this machine may.
@@ -61,28 +69,52 @@ impl Door {
     }
 }
 
-/// Answers scrapers with what `page` gives, for as long as the process lives. `GET /metrics`, or
-/// `/`, has the page; it is asked for in `OpenMetrics` by an `Accept` header that names it.
-pub fn serve(door: &Door, page: impl Fn(Format) -> String + Send + Sync + 'static) {
-    let page = Arc::new(page);
+impl AsFd for Door {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Door::Unix(listener) => listener.as_fd(),
+            Door::Tcp(listener) => listener.as_fd(),
+        }
+    }
+}
+
+/// A page, or why there is none.
+pub(super) type Page = dyn Fn(Format) -> Result<String, String> + Send + Sync;
+
+/// Answers scrapers with what `page` gives, until the other end of `leash` is closed.
+/// `GET /metrics`, or `/`, has the page; it is asked for in `OpenMetrics` by an `Accept` header
+/// that names it.
+pub(super) fn serve(door: &Door, leash: BorrowedFd<'_>, page: &Arc<Page>) {
     let open = Arc::new(AtomicUsize::new(0));
     loop {
-        let Ok(mut stream) = door.accept() else {
-            std::thread::sleep(REST);
-            continue;
-        };
-        if open.fetch_add(1, Ordering::SeqCst) >= MOST_CONNECTIONS {
-            open.fetch_sub(1, Ordering::SeqCst);
-            continue;
+        let mut fds =
+            [PollFd::new(leash, PollFlags::POLLIN), PollFd::new(door.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) if fds[0].any().unwrap_or(true) => return,
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => return,
         }
-        let place = Place(Arc::clone(&open));
-        let page = Arc::clone(&page);
-        // Without a thread the connection closes, and the place is given back.
-        let _ = std::thread::Builder::new().name("ipc-metrics".into()).spawn(move || {
-            let _place = place;
-            let _ = answer(&mut *stream, &*page);
-        });
+        match door.accept() {
+            Ok(stream) => admit(stream, &open, page),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // Readable still: no descriptor is left for it.
+            Err(_) => std::thread::sleep(REST),
+        }
     }
+}
+
+/// Has a thread answer; closes the connection where there are too many.
+fn admit(mut stream: Box<dyn Stream>, open: &Arc<AtomicUsize>, page: &Arc<Page>) {
+    let place = Place(Arc::clone(open));
+    if open.fetch_add(1, Ordering::SeqCst) >= MOST_CONNECTIONS {
+        return;
+    }
+    let page = Arc::clone(page);
+    // Without a thread the connection closes, and the place is given back.
+    let _ = std::thread::Builder::new().name("ipc-metrics".into()).spawn(move || {
+        let _place = place;
+        let _ = answer(&mut *stream, &*page);
+    });
 }
 
 /// A place among the connections, given back on drop.
@@ -94,11 +126,13 @@ impl Drop for Place {
     }
 }
 
-fn answer(stream: &mut dyn Stream, page: &dyn Fn(Format) -> String) -> io::Result<()> {
+fn answer(stream: &mut dyn Stream, page: &Page) -> io::Result<()> {
+    const PLAIN: &str = "text/plain; charset=utf-8";
     let head = read_head(stream)?;
-    let (status, kind, body) = match understand(&head) {
-        Ok(format) => ("200 OK", format.content_type(), page(format)),
-        Err(status) => (status, "text/plain; charset=utf-8", format!("{status}\n")),
+    let (status, kind, body) = match understand(&head).map(|format| (format, page(format))) {
+        Ok((format, Ok(page))) => ("200 OK", format.content_type(), page),
+        Ok((_, Err(why))) => ("503 Service Unavailable", PLAIN, format!("{why}\n")),
+        Err(status) => (status, PLAIN, format!("{status}\n")),
     };
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n{LAST}",
@@ -177,12 +211,30 @@ mod tests {
         answer
     }
 
+    fn served(
+        page: impl Fn(Format) -> Result<String, String> + Send + Sync + 'static,
+    ) -> (tempfile::TempDir, UnixStream) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let listener = UnixListener::bind(directory.path().join("metrics")).expect("a socket");
+        listener.set_nonblocking(true).expect("an open socket");
+        let (leash, collar) = UnixStream::pair().expect("a pair");
+        let page: Arc<Page> = Arc::new(page);
+        std::thread::spawn(move || serve(&Door::Unix(listener), collar.as_fd(), &page));
+        (directory, leash)
+    }
+
+    #[test]
+    fn who_has_no_page_says_why() {
+        let (directory, _leash) = served(|_| Err("no runtime".into()));
+        let answer = ask(&directory.path().join("metrics"), "GET / HTTP/1.1\r\n\r\n");
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        assert!(answer.ends_with("\r\n\r\nno runtime\n"), "{answer}");
+    }
+
     #[test]
     fn scrapers_get_the_page_and_others_a_refusal() {
-        let directory = tempfile::tempdir().expect("a directory");
+        let (directory, _leash) = served(|format| Ok(format!("page in {format:?}\n")));
         let path = directory.path().join("metrics");
-        let door = Door::Unix(UnixListener::bind(&path).expect("a socket"));
-        std::thread::spawn(move || serve(&door, |format| format!("page in {format:?}\n")));
         let page = ask(&path, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
         assert!(page.starts_with("HTTP/1.1 200 OK\r\n"), "{page}");
         assert!(
@@ -204,10 +256,8 @@ mod tests {
 
     #[test]
     fn those_who_say_nothing_do_not_hold_up_the_others_for_ever() {
-        let directory = tempfile::tempdir().expect("a directory");
+        let (directory, _leash) = served(|_| Ok("page".into()));
         let path = directory.path().join("metrics");
-        let door = Door::Unix(UnixListener::bind(&path).expect("a socket"));
-        std::thread::spawn(move || serve(&door, |_| "page".into()));
         let idle: Vec<_> =
             (0..20).map(|_| UnixStream::connect(&path).expect("a place in the queue")).collect();
         while !ask(&path, "GET / HTTP/1.1\r\n\r\n").ends_with("page") {}

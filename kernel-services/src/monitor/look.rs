@@ -1,11 +1,15 @@
 //! Gathering what services count: boards, the registry's list, `/proc`.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, time::Duration};
 
-use ipc::{Board, Node, NodeError};
+use ipc::{Board, Node, NodeError, Status};
 use nix::unistd::{SysconfVar, sysconf};
+use serde_json::Value;
 
-use super::{Process, Service};
+use super::{Process, Service, Sight, Unit};
+
+/// How long the supervisor may take to say what it knows by itself.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Looks at all services, again and again; each board is mapped once.
 #[derive(Debug)]
@@ -20,21 +24,29 @@ impl Monitor {
         Monitor { node, boards: Vec::new() }
     }
 
-    /// Gives what each process that serves a name counted. `restarts` knows how often a service
-    /// was started again, by its name.
+    /// Gives what each process that serves a name counted, and what a supervisor says of its units.
     ///
     /// # Errors
-    /// Those of [`Node::boards`] and [`Node::list`].
-    pub fn look(
-        &mut self,
-        restarts: impl Fn(&str) -> Option<u64>,
-    ) -> Result<Vec<Service>, NodeError> {
+    /// Those of [`Node::boards`], [`Node::list`] and [`Node::command`].
+    pub fn look(&mut self) -> Result<Sight, NodeError> {
+        Ok(Sight { services: self.services()?, units: self.units()? })
+    }
+
+    fn units(&self) -> Result<Vec<Unit>, NodeError> {
+        match self.node.command(r#"{"do":"status"}"#, Some(PATIENCE)) {
+            Ok(answer) => Ok(units_of(&answer)),
+            // Nobody supervises.
+            Err(NodeError::Refused(Status::NOT_SUPPORTED)) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn services(&mut self) -> Result<Vec<Service>, NodeError> {
         self.node.refresh_boards(&mut self.boards)?;
         // By process, since a board is a process's: the first name that it registered.
         let mut services: BTreeMap<u32, Service> = BTreeMap::new();
         for entry in self.node.list()? {
             services.entry(entry.pid).or_insert_with(|| Service {
-                restarts: restarts(&entry.name),
                 process: process(entry.pid),
                 instance: entry.instance,
                 name: entry.name,
@@ -53,6 +65,21 @@ impl Monitor {
         services.sort_by(|a, b| (&a.name, a.instance).cmp(&(&b.name, b.instance)));
         Ok(services)
     }
+}
+
+/// Reads what `docs/control.md` says of units.
+fn units_of(answer: &str) -> Vec<Unit> {
+    let answer: Value = serde_json::from_str(answer).unwrap_or_default();
+    let units = answer["units"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let text = |unit: &Value, key: &str| unit[key].as_str().unwrap_or_default().to_owned();
+    let units = units.iter().map(|unit| Unit {
+        name: text(unit, "name"),
+        service: text(unit, "service"),
+        // One that has done what it is for.
+        is_ready: matches!(unit["state"].as_str(), Some("ready" | "finished")),
+        restarts: unit["restarts"].as_u64().unwrap_or_default(),
+    });
+    units.collect()
 }
 
 /// Asks the kernel about a process; nothing when it is gone, or hidden.
@@ -85,6 +112,14 @@ mod tests {
         let own = process(std::process::id()).expect("it lives");
         assert!(own.resident_bytes > 100_000 && own.open_fds > Some(2), "{own:?}");
         assert_eq!(process(u32::MAX), None);
+    }
+
+    #[test]
+    fn units_are_what_the_supervisor_says() {
+        let answer = r#"{"units":[{"name":"a#2","service":"a","state":"ready","restarts":3},{}]}"#;
+        let unit = Unit { name: "a#2".into(), service: "a".into(), is_ready: true, restarts: 3 };
+        assert_eq!(units_of(answer), [unit, Unit::default()]);
+        assert_eq!(units_of("nonsense"), []);
     }
 
     #[test]

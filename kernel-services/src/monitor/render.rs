@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::Service;
+use super::{Service, Sight, Unit};
 
 /// The media types that scrapers ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,14 +23,14 @@ impl Format {
     }
 }
 
-/// A family of metrics of one number for each service.
-struct Family {
+/// A family of metrics of one number for each service, or unit.
+struct Family<T> {
     /// Without `_total`.
     name: &'static str,
     counts: bool,
     unit: &'static str,
     help: &'static str,
-    value: fn(&Service) -> Option<Number>,
+    value: fn(&T) -> Option<Number>,
 }
 
 enum Number {
@@ -38,7 +38,7 @@ enum Number {
     Real(f64),
 }
 
-const FAMILIES: &[Family] = &[
+const FAMILIES: &[Family<Service>] = &[
     Family {
         name: "libipc_messages_sent",
         counts: true,
@@ -107,13 +107,6 @@ const FAMILIES: &[Family] = &[
         value: |it| Some(Number::Whole(it.served.depth)),
     },
     Family {
-        name: "libipc_restarts",
-        counts: true,
-        unit: "",
-        help: "Times that the supervisor started the service again.",
-        value: |it| it.restarts.map(Number::Whole),
-    },
-    Family {
         name: "process_resident_memory_bytes",
         counts: false,
         unit: "bytes",
@@ -136,15 +129,53 @@ const FAMILIES: &[Family] = &[
     },
 ];
 
+const UNITS: &[Family<Unit>] = &[
+    Family {
+        name: "libipc_restarts",
+        counts: true,
+        unit: "",
+        help: "Processes that the supervisor started after a failure.",
+        value: |it| Some(Number::Whole(it.restarts)),
+    },
+    Family {
+        name: "libipc_unit_ready",
+        counts: false,
+        unit: "",
+        help: "Whether the unit is up, or has done what it is for: 1 or 0.",
+        value: |it| Some(Number::Whole(u64::from(it.is_ready))),
+    },
+];
+
+/// What is in a family: told from the others by its labels.
+trait Labelled {
+    fn labels(&self) -> String;
+}
+
+impl Labelled for Service {
+    fn labels(&self) -> String {
+        format!("service=\"{}\",instance=\"{}\"", escaped(&self.name), self.instance)
+    }
+}
+
+impl Labelled for Unit {
+    fn labels(&self) -> String {
+        format!("service=\"{}\",unit=\"{}\"", escaped(&self.service), escaped(&self.name))
+    }
+}
+
 fn sum(service: &Service, of: impl Fn(&ipc::Stats) -> u64) -> u64 {
     of(&service.called).saturating_add(of(&service.served))
 }
 
-/// Writes what these services counted.
-pub fn render(services: &[Service], format: Format) -> String {
+/// Writes what was found.
+pub fn render(sight: &Sight, format: Format) -> String {
+    let services = &sight.services;
     let mut out = Page { text: String::new(), format };
     for family in FAMILIES {
         out.family(family, services);
+    }
+    for family in UNITS {
+        out.family(family, &sight.units);
     }
     out.histogram(
         "libipc_request_latency_seconds",
@@ -192,12 +223,12 @@ impl Page {
         }
     }
 
-    fn family(&mut self, family: &Family, services: &[Service]) {
+    fn family<T: Labelled>(&mut self, family: &Family<T>, whose: &[T]) {
         let (kind, total) = if family.counts { ("counter", "_total") } else { ("gauge", "") };
         self.head(family.name, kind, family.unit, family.help);
-        for service in services {
-            let labels = labels(service);
-            match (family.value)(service) {
+        for it in whose {
+            let labels = it.labels();
+            match (family.value)(it) {
                 None => {}
                 Some(Number::Whole(value)) => {
                     self.line(format_args!("{}{total}{{{labels}}} {value}", family.name));
@@ -218,7 +249,7 @@ impl Page {
     ) {
         self.head(name, "histogram", "seconds", help);
         for service in services {
-            let (labels, histogram) = (labels(service), of(service));
+            let (labels, histogram) = (service.labels(), of(service));
             for (below_ns, count) in histogram.octaves() {
                 let le = seconds(below_ns);
                 self.line(format_args!("{name}_bucket{{{labels},le=\"{le:?}\"}} {count}"));
@@ -235,9 +266,8 @@ fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
 }
 
-fn labels(service: &Service) -> String {
-    let name = service.name.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-    format!("service=\"{name}\",instance=\"{}\"", service.instance)
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 #[cfg(test)]
@@ -246,7 +276,7 @@ mod tests {
 
     use super::{super::Process, *};
 
-    fn services() -> Vec<Service> {
+    fn sight() -> Sight {
         let stats = |messages_sent, exchanges, errors| Stats {
             messages_sent,
             exchanges,
@@ -258,7 +288,7 @@ mod tests {
         called.latency.record(70_000, 1);
         called.latency.record(3_000_000_000, 1);
         let process = Process { resident_bytes: 4096, cpu_seconds: 1.5, open_fds: Some(7) };
-        vec![
+        let services = vec![
             Service {
                 name: "echo".into(),
                 instance: ServiceId::new(3),
@@ -266,17 +296,23 @@ mod tests {
                 served: stats(6, 6, 2),
                 connections: 2,
                 process: Some(process),
-                restarts: Some(1),
             },
             Service { name: "a \"b\\".into(), instance: ServiceId::new(9), ..Service::default() },
-        ]
+        ];
+        let unit = |name: &str, is_ready, restarts| Unit {
+            name: name.into(),
+            service: "echo".into(),
+            is_ready,
+            restarts,
+        };
+        Sight { services, units: vec![unit("echo#1", true, 1), unit("echo#2", false, 6)] }
     }
 
     /// The page of both services, in each format, as it was read and approved.
     #[test]
     fn a_page_is_what_it_was() {
         let golden = [include_str!("golden.openmetrics"), include_str!("golden.text")];
-        let pages = [Format::OpenMetrics, Format::Text].map(|it| render(&services(), it));
+        let pages = [Format::OpenMetrics, Format::Text].map(|it| render(&sight(), it));
         if let Some(directory) = std::env::var_os("IPC_GOLDEN") {
             // To be read, and approved, and put in place of the old ones.
             for (name, page) in ["golden.openmetrics", "golden.text"].iter().zip(&pages) {
@@ -293,7 +329,7 @@ mod tests {
     /// end with all; `# EOF` last.
     #[test]
     fn a_page_keeps_the_grammar() {
-        let page = render(&services(), Format::OpenMetrics);
+        let page = render(&sight(), Format::OpenMetrics);
         let lines: Vec<&str> = page.strip_suffix("# EOF\n").expect("an end").lines().collect();
         let (mut families, mut kind, mut family) = (Vec::new(), "", "");
         let mut last_bucket: Option<(String, f64, u64)> = None;
@@ -336,6 +372,6 @@ mod tests {
                 }
             }
         }
-        assert!(families.len() == FAMILIES.len() + 3);
+        assert!(families.len() == FAMILIES.len() + UNITS.len() + 3);
     }
 }
