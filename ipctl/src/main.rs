@@ -12,11 +12,14 @@ mod ls;
 mod output;
 mod payload;
 mod ping;
+mod profile;
 mod service;
+mod sight;
 mod status;
 mod steer;
 mod supervised;
 mod table;
+mod top;
 mod tree;
 mod units;
 
@@ -48,6 +51,8 @@ Examples:
   ipctl status                    how are the services that ipcd supervises?
   ipctl restart api               stop one of them, and start it again
   ipctl logs api -f               what it writes, as it writes it
+  ipctl top                       what processes and channels do, live
+  ipctl profile echo              where the calls to a service spend their time
   ipctl --json ls | jq -r '.[].name'
 
 Exit status:
@@ -99,6 +104,8 @@ enum Command {
     Reload(steer::Reload),
     Tree(tree::Arguments),
     Logs(logs::Arguments),
+    Top(top::Arguments),
+    Profile(profile::Arguments),
     Completions(completions::Arguments),
 }
 
@@ -119,6 +126,8 @@ fn main() -> ExitCode {
         Command::Reload(arguments) => steer::reload(&arguments, &config, output).map(done),
         Command::Tree(arguments) => tree::run(&arguments, &config, output).map(done),
         Command::Logs(arguments) => logs::run(&arguments, &config, output).map(done),
+        Command::Top(arguments) => top::run(&arguments, &config, output).map(done),
+        Command::Profile(arguments) => profile::run(&arguments, &config, output).map(done),
         Command::Completions(arguments) => completions::run(&arguments).map(done),
     };
     match outcome {
@@ -194,6 +203,10 @@ mod tests {
             "ipctl logs api -n many",
             "ipctl logs api -n -1",
             "ipctl logs api --raw --json",
+            "ipctl top echo",
+            "ipctl top --interval 1",
+            "ipctl profile",
+            "ipctl profile echo --seconds 0",
         ] {
             let refused = Cli::try_parse_from(line.split(' ')).err().map(|error| error.exit_code());
             assert_eq!(refused, Some(2), "{line}");
