@@ -15,17 +15,19 @@ mod layout;
 mod memory;
 mod sample;
 mod tally;
+mod tape;
 mod view;
 
 use std::{
     os::fd::{BorrowedFd, OwnedFd},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use nix::sys::eventfd::EventFd;
 
 pub use self::{
     histogram::Histogram,
+    tape::{Span, SpanKind},
     view::{Board, BoardView, EndStats, Role, Stats},
 };
 pub(crate) use self::{
@@ -35,8 +37,9 @@ pub(crate) use self::{
     tally::Tally,
 };
 use self::{
-    layout::{MOST_SEGMENTS, segment_slots},
+    layout::{MOST_SEGMENTS, TAPE, segment_slots},
     memory::Segment,
+    tape::Tape,
 };
 use crate::{
     control::Introduction,
@@ -48,6 +51,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct OwnBoard {
     inner: Mutex<Inner>,
+    /// Made for the first span that is written down; nothing where there is no memory for it.
+    tape: OnceLock<Option<Tape>>,
     /// Has the warden look whether the runtime is to be told something.
     kick: Option<Arc<EventFd>>,
 }
@@ -58,8 +63,9 @@ struct Inner {
     free: Vec<Place>,
     /// The sums of the clients' and of the servers' ends that are gone.
     gone: [Option<Place>; 2],
-    /// Segments that the runtime was told of.
+    /// Segments that the runtime was told of, and whether of the tape.
     told: usize,
+    told_tape: bool,
     /// Segments that the runtime knows, and that are no more.
     dropped: Vec<u32>,
 }
@@ -69,7 +75,7 @@ impl OwnBoard {
     pub(crate) fn new(kick: Arc<EventFd>) -> OwnBoard {
         let mut inner = Inner::default();
         inner.grow();
-        OwnBoard { inner: Mutex::new(inner), kick: Some(kick) }
+        OwnBoard { inner: Mutex::new(inner), tape: OnceLock::new(), kick: Some(kick) }
     }
 
     /// Gives an end of a channel its slot. Without memory, and over the limit, it gets one that
@@ -103,13 +109,39 @@ impl OwnBoard {
         let fresh = fresh.filter_map(|(index, segment)| {
             Some((index as u32, Some(segment.fd()?.try_clone_to_owned().ok()?)))
         });
-        dropped.chain(fresh).collect()
+        let tape = self.tape.get().and_then(Option::as_ref).filter(|_| !inner.told_tape);
+        inner.told_tape |= tape.is_some();
+        let tape = tape.and_then(|it| it.segment().fd()?.try_clone_to_owned().ok());
+        dropped.chain(fresh).chain(tape.map(|fd| (TAPE, Some(fd)))).collect()
+    }
+
+    /// Writes down what was done for a traced request.
+    fn write_down(&self, span: &Span) {
+        let mut is_new = false;
+        let tape = self.tape.get_or_init(|| {
+            is_new = true;
+            Tape::create().ok()
+        });
+        if let Some(tape) = tape {
+            tape.write(span);
+        }
+        if is_new {
+            self.kick();
+        }
+    }
+
+    /// Has the warden tell the runtime what it was not told.
+    fn kick(&self) {
+        if let Some(kick) = &self.kick {
+            let _ = nix::unistd::write(kick, &1_u64.to_ne_bytes());
+        }
     }
 
     /// There is a runtime that was told nothing.
     pub(crate) fn forget_told(&self) {
         let mut inner = self.lock();
         inner.told = 0;
+        inner.told_tape = false;
         inner.dropped.clear();
     }
 
@@ -135,10 +167,8 @@ impl OwnBoard {
         }
         let told = inner.dropped.len();
         inner.shrink(&first);
-        if inner.dropped.len() > told
-            && let Some(kick) = &self.kick
-        {
-            let _ = nix::unistd::write(kick, &1_u64.to_ne_bytes());
+        if inner.dropped.len() > told {
+            self.kick();
         }
     }
 
@@ -150,6 +180,9 @@ impl OwnBoard {
 impl Inner {
     /// Makes the next segment, if there may be one.
     fn grow(&mut self) {
+        if self.segments.len() >= MOST_SEGMENTS as usize {
+            return;
+        }
         let Ok(segment) = Segment::create(self.segments.len() as u32).map(Arc::new) else { return };
         let slots = segment.slots().count();
         // The first slot is taken first.
@@ -255,6 +288,11 @@ impl Seat {
     /// Where the end counts.
     pub(crate) fn place(&self) -> &Place {
         &self.place
+    }
+
+    /// Writes down what was done for a traced request.
+    pub(crate) fn write_down(&self, span: &Span) {
+        self.board.write_down(span);
     }
 
     /// What it counted so far.

@@ -12,7 +12,7 @@ use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
 
 use crate::{
     ServiceId,
-    board::{Place, Sampler, Seat, Stats},
+    board::{Place, Sampler, Seat, Span, Stats},
     bulk::{self, Borrower, Lender, Loan},
     claim::Claim,
     control::{
@@ -24,7 +24,7 @@ use crate::{
     fork::Birth,
     frame::{Kind, Label, Sender},
     lane::{Lane, PeerRing},
-    layout::Ring,
+    layout::{EXTENSION, Ring},
     life::{Entry, Life},
     ring::{Producer, PushError},
     sync::{AtomicU32, Ordering},
@@ -183,6 +183,26 @@ impl Channel {
     /// What this end counted so far.
     pub(crate) fn stats(&self) -> Stats {
         self.seat.as_ref().map(Seat::stats).unwrap_or_default()
+    }
+
+    /// What is the same of all spans of this channel.
+    pub(crate) fn span(&self) -> Span {
+        let it = &self.introduction;
+        Span {
+            channel: it.channel,
+            dest: it.dest,
+            dest_name: it.dest_name,
+            peer_pid: it.peer_pid,
+            ..Span::default()
+        }
+    }
+
+    /// Writes down, for whoever reads this node's board, what was done.
+    #[cold]
+    pub(crate) fn write_down(&self, span: Span) {
+        if let Some(seat) = &self.seat {
+            seat.write_down(&span);
+        }
     }
 
     /// How the channel stands, as far as was noticed.
@@ -479,7 +499,7 @@ impl Transmit {
     pub(crate) fn count(&self, label: Label, payload: &[u8]) {
         if label.is_message() {
             let bytes =
-                if label.is_in_bulk() { bulk::length(payload) } else { payload.len() as u64 };
+                if label.is_bare() { payload.len() as u64 } else { odd_length(label, payload) };
             self.board.sender.sent(1, bytes);
         }
     }
@@ -514,6 +534,12 @@ impl Transmit {
         }
         Ok(())
     }
+}
+
+/// The length of the message whose payload has an extension before it, or lies in bulk memory.
+#[cold]
+fn odd_length(label: Label, payload: &[u8]) -> u64 {
+    if label.is_extended() { (payload.len() - EXTENSION) as u64 } else { bulk::length(payload) }
 }
 
 /// The ring on which a priority travels.

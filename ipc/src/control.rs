@@ -159,6 +159,15 @@ pub enum Request {
         /// 0, or the `next` of the segment before.
         after: u64,
     },
+    /// Has an instance begin traces at requests that come to it. Answer: [`Reply::Done`].
+    Trace {
+        /// The instance.
+        instance: ServiceId,
+        /// At most one each so many µs.
+        every_us: u32,
+        /// For so long.
+        for_ms: u32,
+    },
 }
 
 /// What the runtime answers, and what it says by itself.
@@ -228,6 +237,15 @@ pub enum Reply {
         segment: u32,
         /// Pass it as `after` for the next one.
         next: u64,
+    },
+    /// Sent by itself to a service: an operator asked by `Trace`, with the same fields.
+    Trace {
+        /// One of its instances.
+        instance: ServiceId,
+        /// At most one each so many µs.
+        every_us: u32,
+        /// For so long.
+        for_ms: u32,
     },
     /// Sent by itself to both ends of a channel that is not allowed any more: they close it.
     Revoked {
@@ -312,6 +330,11 @@ pub fn encode_request(sequence: u32, request: &Request) -> Vec<u8> {
         Request::Closed { channel } => out.u64(*channel),
         Request::Board { segment } => out.u32(*segment),
         Request::Boards { after } => out.u64(*after),
+        Request::Trace { instance, every_us, for_ms } => {
+            out.u32(instance.get());
+            out.u32(*every_us);
+            out.u32(*for_ms);
+        }
     }
     out.bytes
 }
@@ -332,6 +355,7 @@ fn request_verb(request: &Request) -> u16 {
         Request::Closed { .. } => 12,
         Request::Board { .. } => 13,
         Request::Boards { .. } => 14,
+        Request::Trace { .. } => 15,
     }
 }
 
@@ -361,6 +385,9 @@ pub fn decode_request(bytes: &[u8]) -> Result<(u32, Request), Malformed> {
         12 => Request::Closed { channel: input.u64()? },
         13 => Request::Board { segment: input.u32()? },
         14 => Request::Boards { after: input.u64()? },
+        15 => {
+            Request::Trace { instance: input.id()?, every_us: input.u32()?, for_ms: input.u32()? }
+        }
         verb => return Err(Malformed::Verb(verb)),
     };
     if head.status != 0 {
@@ -413,6 +440,11 @@ pub fn encode_reply(sequence: u32, reply: &Reply) -> Vec<u8> {
             out.u32(*segment);
             out.u64(*next);
         }
+        Reply::Trace { instance, every_us, for_ms } => {
+            out.u32(instance.get());
+            out.u32(*every_us);
+            out.u32(*for_ms);
+        }
     }
     out.bytes
 }
@@ -431,6 +463,7 @@ fn reply_verb(reply: &Reply) -> u16 {
         Reply::Answer { .. } => 110,
         Reply::Revoked { .. } => 111,
         Reply::Board { .. } => 112,
+        Reply::Trace { .. } => 113,
     }
 }
 
@@ -472,6 +505,7 @@ pub fn decode_reply(bytes: &[u8]) -> Result<(u32, Reply), Malformed> {
             segment: input.u32()?,
             next: input.u64()?,
         },
+        113 => Reply::Trace { instance: input.id()?, every_us: input.u32()?, for_ms: input.u32()? },
         verb => return Err(Malformed::Verb(verb)),
     };
     if head.status != 0 && !matches!(reply, Reply::Refused(_)) {

@@ -49,6 +49,8 @@ mod sync;
 mod table;
 #[cfg(all(feature = "tokio", not(loom)))]
 pub mod tokio;
+#[cfg(not(loom))]
+pub mod trace;
 mod wait;
 
 pub use error::{CallError, NodeError, PeerCorrupt, Status};
@@ -56,7 +58,7 @@ pub use lane::LaneFacts;
 pub use layout::Geometry;
 #[cfg(not(loom))]
 pub use {
-    board::{Board, BoardView, EndStats, Histogram, Role, Stats},
+    board::{Board, BoardView, EndStats, Histogram, Role, Span, SpanKind, Stats},
     bulk::{Loan, View},
     channel::Peer,
     client::{Burst, CallOptions, Client, Pending},

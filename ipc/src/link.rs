@@ -6,6 +6,7 @@
 
 mod callbacks;
 mod line;
+mod traced;
 mod wait;
 
 use std::{
@@ -28,6 +29,7 @@ use crate::{
     server::Hub,
     sync::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     table::{Outcome, Table, Waiter},
+    trace,
 };
 
 /// No deadline.
@@ -186,6 +188,9 @@ impl Link {
         limit: Limit,
         sink: &mut Sink<'_>,
     ) -> Result<(), CallError> {
+        if let Some(context) = trace::current() {
+            return self.call_traced(context, label, parcel, limit, sink);
+        }
         let turn = self.interrupter.turn();
         let id = self.request(label, parcel, limit, Waiter::Thread)?;
         self.wait(id as u32, limit.at(), turn, sink)
@@ -217,6 +222,9 @@ impl Link {
         match parcel {
             Parcel::Bytes(payload) => {
                 check_payload(payload.len(), self.channel.max_payload)?;
+                if let Some(context) = trace::current() {
+                    return send(label.extended(), &traced::extended(context, payload));
+                }
                 if payload.len() >= bulk::FROM
                     && let Some(loan) = self.channel.lend_copy(payload)
                 {

@@ -20,6 +20,7 @@ mod steer;
 mod supervised;
 mod table;
 mod top;
+mod trace;
 mod tree;
 mod units;
 
@@ -53,6 +54,7 @@ Examples:
   ipctl logs api -f               what it writes, as it writes it
   ipctl top                       what processes and channels do, live
   ipctl profile echo              where the calls to a service spend their time
+  ipctl trace api                 which calls its requests lead to
   ipctl --json ls | jq -r '.[].name'
 
 Exit status:
@@ -106,6 +108,7 @@ enum Command {
     Logs(logs::Arguments),
     Top(top::Arguments),
     Profile(profile::Arguments),
+    Trace(trace::Arguments),
     Completions(completions::Arguments),
 }
 
@@ -128,6 +131,7 @@ fn main() -> ExitCode {
         Command::Logs(arguments) => logs::run(&arguments, &config, output).map(done),
         Command::Top(arguments) => top::run(&arguments, &config, output).map(done),
         Command::Profile(arguments) => profile::run(&arguments, &config, output).map(done),
+        Command::Trace(arguments) => trace::run(&arguments, &config, output).map(done),
         Command::Completions(arguments) => completions::run(&arguments).map(done),
     };
     match outcome {
@@ -206,6 +210,8 @@ mod tests {
             "ipctl top echo",
             "ipctl top --interval 1",
             "ipctl profile",
+            "ipctl trace",
+            "ipctl trace api --every 0ms",
             "ipctl profile echo --seconds 0",
         ] {
             let refused = Cli::try_parse_from(line.split(' ')).err().map(|error| error.exit_code());

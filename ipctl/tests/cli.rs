@@ -35,6 +35,7 @@ fn without_a_runtime_one_line_says_so_and_the_exit_status_is_3() {
         "top",
         "top --once",
         "profile api",
+        "trace api",
     ] {
         let arguments: Vec<&str> = command.split(' ').collect();
         let (code, stdout, stderr) = outcome(&arguments);

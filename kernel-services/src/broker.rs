@@ -326,6 +326,10 @@ impl Broker {
                 return self.show_board(to, node, sequence, segment, carried, turn);
             }
             Request::Boards { after } => return self.next_board(to, sequence, after, turn),
+            Request::Trace { instance, every_us, for_ms } => {
+                let order = Reply::Trace { instance, every_us, for_ms };
+                self.trace(to, instance, order, turn)
+            }
         };
         turn.out.push(Effect::Send { to, sequence, reply });
     }

@@ -18,14 +18,25 @@ pub(crate) const MOST_SEGMENTS: u32 = 8;
 const FIRST: usize = 8192;
 const LARGEST: usize = 1 << 20;
 
+/// The number of the segment that has no slots, but the records of traced requests.
+pub(super) const TAPE: u32 = MOST_SEGMENTS;
+const TAPE_BYTES: usize = 1 << 16;
+/// Records of it.
+pub(super) const RECORDS: usize = (TAPE_BYTES - size_of::<Header>()) / size_of::<Record>();
+
 /// Gives the bytes of the segment of this number; nothing for a number that no board has.
 pub(crate) fn segment_bytes(segment: u32) -> Option<usize> {
-    (segment < MOST_SEGMENTS).then(|| (FIRST << (2 * segment)).min(LARGEST))
+    match segment {
+        ..MOST_SEGMENTS => Some((FIRST << (2 * segment)).min(LARGEST)),
+        TAPE => Some(TAPE_BYTES),
+        _ => None,
+    }
 }
 
 /// Slots of the segment of this number.
 pub(super) fn segment_slots(segment: u32) -> usize {
-    segment_bytes(segment).map_or(0, |bytes| (bytes - size_of::<Header>()) / size_of::<Slot>())
+    let bytes = segment_bytes(segment).filter(|_| segment != TAPE);
+    bytes.map_or(0, |bytes| (bytes - size_of::<Header>()) / size_of::<Slot>())
 }
 
 /// A counter that one thread at a time adds to: the holder of a claim. So it needs no locked
@@ -89,6 +100,15 @@ pub(crate) struct Slot {
     pub(super) latency: [Count; 104],
     /// Of a server: how long requests waited in the run queue, of those that had to. In ns.
     pub(super) queued: [Count; 32],
+}
+
+/// What was done for a traced request.
+#[derive(Debug)]
+#[repr(C, align(128))]
+pub(super) struct Record {
+    /// 0 for none; odd while it is written; `2n + 2` for the span of number n, from 0.
+    pub(super) sequence: AtomicU64,
+    pub(super) words: [AtomicU64; 15],
 }
 
 /// The line that changes rarely.
@@ -203,6 +223,7 @@ impl Slot {
 
 const _: () = {
     assert!(size_of::<Header>() == 0x100);
+    assert!(size_of::<Record>() == 0x80 && RECORDS == 510);
     assert!(offset_of!(Header, opened) == 0x20);
     assert!(size_of::<Slot>() == 0x500 && align_of::<Slot>() == 128);
     assert!(offset_of!(Slot, sender) == 0x040);
@@ -224,7 +245,8 @@ mod tests {
         let slots: Vec<usize> = (0..=MOST_SEGMENTS).map(segment_slots).collect();
         assert_eq!(slots, [6, 25, 102, 409, 819, 819, 819, 819, 0]);
         assert_eq!(segment_bytes(0), Some(8192));
-        assert_eq!(segment_bytes(MOST_SEGMENTS), None);
+        assert_eq!(segment_bytes(TAPE), Some(65_536));
+        assert_eq!(segment_bytes(TAPE + 1), None);
         assert_eq!(segment_bytes(u32::MAX), None);
     }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
-use super::layout::{self, Header, Slot, segment_bytes, segment_slots};
+use super::layout::{self, Header, RECORDS, Record, Slot, TAPE, segment_bytes, segment_slots};
 use crate::{
     error::NodeError,
     lane::{self, LaneFacts},
@@ -118,6 +118,22 @@ impl Segment {
     pub(super) fn slots(&self) -> impl Iterator<Item = &Slot> {
         // SAFETY: as `slot` says.
         (0..self.slots).map(|index| unsafe { self.slot(index).as_ref() })
+    }
+
+    /// What was written down, of the segment for that; none of others.
+    pub(super) fn records(&self) -> &[Record] {
+        let is_tape = match &self.memory {
+            Memory::Own { bytes, .. } => Some(*bytes),
+            Memory::Peer(map) => Some(map.len()),
+        } == segment_bytes(TAPE)
+            && self.slots == 0;
+        let count = if is_tape { RECORDS } else { 0 };
+        // SAFETY: inside the mapping, which has room for RECORDS of them behind the header, and
+        // aligned, as header and records are multiples of 128 bytes; they are atomics.
+        unsafe {
+            let first = self.base.add(size_of::<Header>()).cast::<Record>();
+            std::slice::from_raw_parts(first.as_ptr(), count)
+        }
     }
 
     /// A slot of an own segment, to be written.

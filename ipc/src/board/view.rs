@@ -5,6 +5,7 @@ use super::{
     histogram::{FINE, Histogram, WHOLE},
     layout::Slot,
     memory::Segment,
+    tape::{self, Span},
 };
 use crate::{
     ServiceId,
@@ -240,6 +241,11 @@ impl Board {
             }
         }
         ends
+    }
+
+    /// Reads what was done for traced requests: the last 510 spans, in no order.
+    pub fn spans(&self) -> Vec<Span> {
+        self.segments.iter().flat_map(|view| tape::read(&view.segment)).collect()
     }
 }
 

@@ -115,6 +115,13 @@ impl Receive {
         self.board.receiver.depth.set(self.queue.len() as u64);
     }
 
+    /// Begins to time a handler: for many, if it is its turn, else for itself alone.
+    #[inline(never)]
+    pub(crate) fn begin(&mut self, is_its_turn: bool, streams: bool) -> Begun {
+        let now = clock::now_ns();
+        if is_its_turn { self.sampler.begin(now, streams) } else { Begun::alone(now) }
+    }
+
     /// Counts how long a call or a handler took that ends now, if it is timed.
     #[inline(always)]
     pub(crate) fn time(&self, begun: Begun) {
@@ -166,9 +173,11 @@ impl Receive {
             return Ok(Some(Taken::Bulk(frame, descriptor)));
         }
         if frame.head.kind.is_message() {
-            self.board.receiver.received(1, u64::from(frame.head.length));
+            let payload = frame.head.length as usize - frame.head.extension();
+            self.board.receiver.received(1, payload as u64);
         }
-        if u64::from(frame.head.length) > max_payload && frame.head.kind != Kind::Error {
+        let allowed = max_payload.saturating_add(frame.head.extension() as u64);
+        if u64::from(frame.head.length) > allowed && frame.head.kind != Kind::Error {
             return Ok(Some(Taken::Refused(frame, Status::MESSAGE_SIZE)));
         }
         Ok(Some(Taken::Whole(frame, status)))
@@ -223,7 +232,8 @@ impl Receive {
         }
         // Limits are ours, and a peer may not know them: over them a message is passed over, frame
         // by frame, and refused in the end. Memory grows with what arrives, not with claims.
-        if total > max_payload {
+        let extension = partial.frame.head.extension() as u64;
+        if total - extension > max_payload {
             partial.refused = Some(Status::MESSAGE_SIZE);
         } else if self.partial_bytes + length as u64 > max_payload.saturating_mul(2) {
             partial.refused = Some(Status::FULL);
@@ -244,7 +254,7 @@ impl Receive {
             return Ok(Taken::Fragment);
         }
         self.partial_bytes -= partial.bytes.len() as u64;
-        self.board.receiver.received(1, total);
+        self.board.receiver.received(1, total - extension);
         Ok(match partial.refused {
             Some(status) => Taken::Refused(partial.frame, status),
             None => Taken::Long(partial.frame, partial.bytes),

@@ -1,6 +1,6 @@
 //! Boards: showing the runtime this node's, and reading those of all.
 
-use std::{collections::HashMap, os::fd::AsFd, sync::Arc};
+use std::{collections::HashMap, os::fd::AsFd, sync::Arc, time::Duration};
 
 use super::{Core, Node, PATIENCE, refused};
 use crate::{
@@ -92,6 +92,28 @@ impl Node {
         }
         *boards = found;
         Ok(())
+    }
+
+    /// Has an instance begin traces at requests that come to it and carry none: at most one each
+    /// `every`, for that long. What is done for them, there and in the services that it calls, is
+    /// found in [`Board::spans`]. For operators' programs; the last who asks for a process stands.
+    ///
+    /// # Errors
+    /// [`NodeError::Refused`] with `NOT_FOUND` for what is no instance, `ACCESS` in a supervised
+    /// service; those of a lost runtime.
+    pub fn trace(
+        &self,
+        instance: ServiceId,
+        every: Duration,
+        length: Duration,
+    ) -> Result<(), NodeError> {
+        let every_us = u32::try_from(every.as_micros()).unwrap_or(u32::MAX);
+        let for_ms = u32::try_from(length.as_millis()).unwrap_or(u32::MAX);
+        let request = Request::Trace { instance, every_us, for_ms };
+        match self.shared.core.request(&request, &[], Some(PATIENCE))?.0 {
+            Reply::Done => Ok(()),
+            reply => Err(refused(&reply)),
+        }
     }
 
     /// Gives what each end of a channel of this node counted, and those that are gone together.

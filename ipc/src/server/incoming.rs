@@ -1,6 +1,7 @@
 //! The server's end of a channel: takes requests in their order, and sends the answers.
 
 mod outbox;
+mod traced;
 
 use std::{
     cell::Cell,
@@ -18,10 +19,11 @@ use crate::{
     channel::{Channel, Fate, Receive, Taken, check_payload},
     clock,
     error::{CallError, PeerCorrupt, Status},
-    frame::{Frame, Head, Kind, Label},
+    frame::{FLAG_EXTENSION, Frame, Head, Kind, Label},
     layout::Ring,
     ring::PushError,
     sync::{AtomicBool, AtomicU32, Ordering, pause},
+    trace::Context,
 };
 
 /// Most frames taken from one channel before the loop looks about. The clock is read after 1, 2, 4
@@ -56,6 +58,8 @@ pub(crate) struct Queued {
 pub(crate) enum Body {
     Bytes(Vec<u8>),
     Bulk(View),
+    /// Of a trace.
+    Traced(Context, Vec<u8>),
 }
 
 #[derive(Debug)]
@@ -136,7 +140,7 @@ impl Incoming {
         let mut is_over = false;
         rx.look_in(now, LEISURE_NS);
         // Where the next message is one to time, or one to look before: so one comparison serves
-        // both. All that is known across a handler is in memory.
+        // both.
         let mut timed_at = rx.sampler.left as usize - 1;
         let mut stop_at = timed_at.min(look_after);
         let mut one_ways = Tally::NOTHING;
@@ -201,12 +205,7 @@ impl Incoming {
                     loop_.before_handler();
                     streams = meta.kind == Kind::OneWay;
                     let is_its_turn = served >= timed_at;
-                    let then = clock::now_ns();
-                    let begun = if is_its_turn {
-                        rx.sampler.begin(then, streams)
-                    } else {
-                        Begun::alone(then)
-                    };
+                    let begun = rx.begin(is_its_turn, streams);
                     served += self.dispatch_timed(meta, now, length, begun, &rx, handler);
                     if is_its_turn {
                         timed_at = served + rx.sampler.left as usize - 1;
@@ -267,7 +266,9 @@ impl Incoming {
                 }
             },
             Some(Taken::Long(frame, payload)) => {
-                Ok(self.place(rx, ring, &frame, now, Body::Bytes(payload)))
+                let is_traced = frame.head.flags & FLAG_EXTENSION != 0;
+                let body = if is_traced { traced::split(&payload) } else { Body::Bytes(payload) };
+                Ok(self.place(rx, ring, &frame, now, body))
             }
             Some(Taken::Bulk(frame, descriptor)) => {
                 let status = match self.channel.borrower.view(self.channel.bell(), descriptor) {
@@ -295,6 +296,10 @@ impl Incoming {
 
     fn place_whole(&self, rx: &mut Receive, ring: Ring, frame: &Frame, now: u64) -> Next {
         let length = frame.head.length as usize;
+        if frame.head.flags & FLAG_EXTENSION != 0 {
+            let body = traced::split(&rx.buffer[..length]);
+            return self.place(rx, ring, frame, now, body);
+        }
         let meta = self.meta(rx, &frame.head, now);
         if goes_first(rx, ring, meta.priority) {
             return Next::Fresh(meta, length);
@@ -370,7 +375,9 @@ impl Incoming {
         rx: &Receive,
         handler: &mut Handler<'_>,
     ) -> usize {
-        let served = self.dispatch(meta, now, &rx.buffer[..length], None, handler);
+        let payload = &rx.buffer[..length];
+        let served =
+            self.maybe_traced(meta, length, || self.dispatch(meta, now, payload, None, handler));
         rx.time(begun);
         served
     }
@@ -384,9 +391,16 @@ impl Incoming {
         handler: &mut Handler<'_>,
     ) -> usize {
         match body {
-            Body::Bytes(payload) => self.dispatch(meta, now, &payload, None, handler),
-            Body::Bulk(view) => {
+            Body::Bytes(payload) => self.maybe_traced(meta, payload.len(), || {
+                self.dispatch(meta, now, &payload, None, handler)
+            }),
+            Body::Bulk(view) => self.maybe_traced(meta, view.len(), || {
                 self.dispatch(meta, now, &[], Some(&Arc::new(Bulk::new(view))), handler)
+            }),
+            Body::Traced(context, payload) => {
+                self.traced(context.child(), context.span, meta, payload.len(), || {
+                    self.dispatch(meta, now, &payload, None, handler)
+                })
             }
         }
     }

@@ -75,6 +75,25 @@ impl Broker {
         });
     }
 
+    /// Passes an operator's order on to the node that serves an instance.
+    pub(super) fn trace(
+        &self,
+        from: Token,
+        instance: ServiceId,
+        order: Reply,
+        turn: &mut Turn,
+    ) -> Reply {
+        if self.sessions.get(&from).is_none_or(|session| session.unit.is_some()) {
+            return Reply::Refused(Status::ACCESS);
+        }
+        let node = self.registry.instance(instance).map(|it| it.node);
+        let Some(&to) = node.and_then(|node| self.tokens.get(&node)) else {
+            return Reply::Refused(Status::NOT_FOUND);
+        };
+        turn.out.push(Effect::Send { to, sequence: 0, reply: order });
+        Reply::Done
+    }
+
     /// A node left: its board goes with it.
     pub(super) fn lose_boards(&mut self, node: ServiceId, turn: &mut Turn) {
         let all = key(node, 0)..=key(node, u32::MAX);

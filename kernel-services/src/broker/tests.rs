@@ -468,6 +468,7 @@ fn what_is_no_board_ends_the_connection() {
         (0, fake(false, 8192)),
         (0, fake(true, 0)),
         (8, board(8)),
+        (9, board(9)),
         (u32::MAX, board(0)),
     ] {
         let mut broker = with_nodes(1..=1);
@@ -484,4 +485,24 @@ fn a_supervised_service_does_not_see_the_boards_of_others() {
     ask(&mut broker, 1, Request::Hello { asymmetric: true });
     let refused = [refusal(1, 7, Status::ACCESS)];
     assert_eq!(ask(&mut broker, 1, Request::Boards { after: 0 }), refused);
+    let trace = Request::Trace { instance: ServiceId::new(1), every_us: 1, for_ms: 1 };
+    assert_eq!(ask(&mut broker, 1, trace), refused);
+}
+
+#[test]
+fn an_order_to_trace_goes_to_who_serves_the_instance() {
+    let mut broker = with_nodes(1..=2);
+    let (instance, name) = register(&mut broker, 2, "api");
+    let order = |instance| Request::Trace { instance, every_us: 5, for_ms: 6 };
+    let passed = Reply::Trace { instance, every_us: 5, for_ms: 6 };
+    assert_eq!(
+        ask(&mut broker, 1, order(instance)),
+        [
+            Effect::Send { to: 2, sequence: 0, reply: passed },
+            Effect::Send { to: 1, sequence: 7, reply: Reply::Done },
+        ]
+    );
+    for wrong in [name, ServiceId::new(9999)] {
+        assert_eq!(ask(&mut broker, 1, order(wrong)), [refusal(1, 7, Status::NOT_FOUND)]);
+    }
 }
