@@ -391,11 +391,12 @@ typedef struct routing_info_t {
      */
     uint64_t deadline_ns;
     /**
-     * Trace the message belongs to; zero for none.
+     * Trace the message belongs to, a W3C trace-id; zero for none. Calls that its handler makes
+     * on the same thread belong to it, too.
      */
     uint8_t trace_id[16];
     /**
-     * Span the message belongs to; zero for none.
+     * Span the message belongs to, of a request its handler's; zero for none.
      */
     uint8_t span_id[8];
     /**

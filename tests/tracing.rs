@@ -12,7 +12,9 @@ use std::{
 };
 
 use ipc::{
-    Node, Span, SpanKind, Spin,
+    Node, Span,
+    SpanKind::{Call, Handler},
+    Spin,
     trace::{self, Context},
 };
 use serde_json::Value;
@@ -42,7 +44,7 @@ impl Front {
                     // What was sent is what arrives, whatever travels before it.
                     let answer = client.call(request.payload(), LONG).expect("an answer");
                     // A caller that was killed takes none.
-                let _ = request.reply(&answer);
+                    let _ = request.reply(&answer);
                 });
             }
         });
@@ -86,7 +88,6 @@ fn a_trace_goes_from_a_caller_through_a_handler_to_what_that_calls() {
             all.len() >= 4
         });
         let kinds: Vec<_> = all.iter().map(|(_, span)| span.kind).collect();
-        use SpanKind::{Call, Handler};
         assert_eq!(kinds, [Call, Handler, Call, Handler], "{all:#?}");
         let pids: Vec<u32> = all.iter().map(|(pid, _)| *pid).collect();
         let own = std::process::id();

@@ -108,7 +108,8 @@ fn heads(role: Role) -> Vec<Lie> {
             end.write(&cell);
         }));
     }
-    // More without a slab, an extension too long for the cell, what is not defined, and all at once.
+    // More without a slab, an extension too long for the cell, what is not defined, and all at
+    // once.
     for flags in [FLAG_MORE, 4, 4 | FLAG_MORE, 8, 16, 16 | FLAG_SLAB, 31] {
         lies.push(lie(format!("flags {flags}"), move |end, id| {
             let mut cell = Cell { flags, ..Cell::new(kind, id, 100) };
