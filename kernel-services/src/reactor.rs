@@ -387,13 +387,14 @@ impl Reactor {
                 }
             }
             Effect::KeepBoard { board } => {
-                self.boards.insert(board, Arc::new(carried.take()?));
+                // Sealed and of a segment's size, as the broker saw.
+                self.boards.insert(board, Arc::new(carried.take()?.vouched()));
                 None
             }
             Effect::SendBoard { to, sequence, board, reply } => {
                 let fds = self.boards.get(&board).cloned().into_iter().collect();
                 let bytes = encode_reply(sequence, &reply);
-                match self.post(to, Parcel { bytes, fds }) {
+                match self.post(to, Parcel { bytes, fds, bell: None }) {
                     Ok(()) => None,
                     Err(Lost::Introduction) => {
                         self.reply(to, sequence, &Reply::Refused(Status::QUOTA))
