@@ -27,12 +27,6 @@
     { (uint32_t)sizeof(ipc_config_t), 0, NULL, 0, 0, 0, NULL, { 0, 0, 0, 0 } }
 
 /**
- * Initialises a communication_stats_t: `communication_stats_t stats = IPC_STATS_INIT;`
- */
-#define IPC_STATS_INIT \
-    { (uint32_t)sizeof(communication_stats_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
-
-/**
  * Success.
  */
 #define IPC_OK 0
@@ -282,6 +276,36 @@ typedef enum priority_level_t {
 } priority_level_t;
 
 /**
+ * Something that one may do with another; a right is the bit `1 << operation`.
+ */
+typedef enum operation_type_t {
+    /**
+     * Call, and have an answer.
+     */
+    OP_CALL = 0,
+    /**
+     * Send one way.
+     */
+    OP_SEND = 1,
+    /**
+     * Publish events.
+     */
+    OP_PUBLISH = 2,
+    /**
+     * Subscribe to events.
+     */
+    OP_SUBSCRIBE = 3,
+    /**
+     * Map a shared region.
+     */
+    OP_MAP_REGION = 4,
+    /**
+     * Start, stop, configure, fail over.
+     */
+    OP_ADMIN = 5,
+} operation_type_t;
+
+/**
  * Configures ipc_init. Start from IPC_CONFIG_INIT, then set what shall differ; 0 and NULL mean
  * the default.
  */
@@ -391,12 +415,11 @@ typedef struct routing_info_t {
      */
     uint64_t deadline_ns;
     /**
-     * Trace the message belongs to, a W3C trace-id; zero for none. Calls that its handler makes
-     * on the same thread belong to it, too.
+     * Trace the message belongs to; zero for none.
      */
     uint8_t trace_id[16];
     /**
-     * Span the message belongs to, of a request its handler's; zero for none.
+     * Span the message belongs to; zero for none.
      */
     uint8_t span_id[8];
     /**
@@ -473,83 +496,38 @@ typedef void (*message_callback_t)(int status, const struct ipc_message_t *reply
 typedef void (*message_handler_t)(const struct ipc_message_t *msg, void *user_data);
 
 /**
- * What a process counted. Start from IPC_STATS_INIT: size says which members there are.
+ * A signed statement of what a service may do with another, until a time: see ipc_request_token.
  */
-typedef struct communication_stats_t {
+typedef struct auth_token_t {
     /**
-     * sizeof(communication_stats_t): tells versions of this struct apart.
+     * 1.
      */
-    uint32_t size;
+    uint32_t version;
     /**
-     * Requests, one-way messages and responses sent.
+     * Whom it is for.
      */
-    uint64_t messages_sent;
+    service_id_t subject;
     /**
-     * The same, received.
+     * With whom it counts.
      */
-    uint64_t messages_received;
+    service_id_t audience;
     /**
-     * Bytes of the payloads sent.
+     * What it permits, one bit `1 << operation` each.
      */
-    uint64_t bytes_sent;
+    permission_mask_t permissions;
     /**
-     * Bytes of the payloads received.
+     * When it ends, in seconds since 1970.
      */
-    uint64_t bytes_received;
+    uint64_t expiry_time;
     /**
-     * Calls that ended with an error, and requests that were answered with one.
+     * Makes every token another one.
      */
-    uint64_t errors;
+    uint8_t nonce[16];
     /**
-     * Times that a message found no room, and waited for it or was given up.
+     * The runtime's, over all the rest.
      */
-    uint64_t retries;
-    /**
-     * Messages given up: no room in time, expired before their turn, over a limit.
-     */
-    uint64_t drops;
-    /**
-     * Requests that wait for their turn here now.
-     */
-    uint32_t queue_depth;
-    /**
-     * Channels that are open.
-     */
-    uint32_t active_connections;
-    /**
-     * Errors over all messages that could have ended with one: 0 to 1.
-     */
-    double error_rate;
-    /**
-     * Half of all calls took less than so many ns. Of a process that only serves: of all handlers.
-     * Fast ones are sampled, one in 64; so few of them may count as none, which gives 0.
-     */
-    uint64_t latency_ns_p50;
-    /**
-     * 95 of 100 took less.
-     */
-    uint64_t latency_ns_p95;
-    /**
-     * 99 of 100 took less.
-     */
-    uint64_t latency_ns_p99;
-    /**
-     * Waits that went on beyond the first polls.
-     */
-    uint64_t spins;
-    /**
-     * Sleeps.
-     */
-    uint64_t parks;
-    /**
-     * How long a wait may spin, in µs, as ipc_init was told.
-     */
-    uint32_t spin_us;
-    /**
-     * Messages that are taken from one channel before the others have their turn.
-     */
-    uint32_t batch_size;
-} communication_stats_t;
+    struct crypto_signature_t signature;
+} auth_token_t;
 
 #ifdef __cplusplus
 extern "C" {
@@ -811,6 +789,38 @@ const struct ipc_message_t *ipc_message_retain(const struct ipc_message_t *msg);
 void ipc_message_release(const struct ipc_message_t *msg);
 
 /**
+ * Asks whether src may do an operation with dest by the runtime's rules. src is any id of a
+ * process that is there, 0 for this one; dest is a name's id or an instance's.
+ *
+ * IPC_EACCES: it may not. IPC_EINVAL: no such operation. IPC_ENOENT: src or dest is nobody's id.
+ * IPC_ENORUNTIME: ipcd is gone.
+ */
+int ipc_verify_permissions(service_id_t src, service_id_t dest, enum operation_type_t op);
+
+/**
+ * Asks for a token, which says to dest what this process may do with it: those of the permissions
+ * that the rules allow. It ends after lifetime_ms, rounded up to seconds, a day at most; and with
+ * this process's id. It is worth nothing in the hands of others, so it may travel in any message.
+ *
+ * IPC_EACCES: the rules allow none of the permissions. IPC_EINVAL: a NULL, no or unknown
+ * permissions, or no lifetime. IPC_ENOENT: dest is nobody's id. IPC_ENORUNTIME: ipcd is gone.
+ */
+int ipc_request_token(service_id_t dest,
+                      permission_mask_t permissions,
+                      uint32_t lifetime_ms,
+                      struct auth_token_t *token);
+
+/**
+ * Checks a token that the process id has shown to this one, whose service it is for: take id from
+ * the source_service_id of the message in which it came. The token is not changed.
+ *
+ * IPC_EINVAL: a NULL. IPC_EAUTH: it is forged, changed, expired, of another process or for
+ * another, or one of its permissions was revoked; which of them is not told. IPC_ENORUNTIME: ipcd
+ * is gone.
+ */
+int ipc_authenticate_service(service_id_t id, struct auth_token_t *token);
+
+/**
  * Runs the callbacks that are due: handlers of messages, and the ends of asynchronous calls.
  * Waits for the first at most timeout_ms milliseconds: 0 not at all, IPC_WAIT_FOREVER without
  * limit. Returns how many ran, 0 when the time is over. Several threads may poll: callbacks then
@@ -851,15 +861,6 @@ int ipc_stop(void);
  * these two wait only while the ring is full, the latter with a limit.
  */
 int ipc_fd(void);
-
-/**
- * Gives what this process counted on its channels to a service, or from it: id is an instance, a
- * name, or the anonymous id of a caller; 0 is all channels together, also those that are closed.
- * Set stats->size, as IPC_STATS_INIT does. Counters are exact, latencies within 25 %.
- *
- * IPC_EINVAL: stats is NULL, or its size is none. IPC_ENOENT: no open channel has to do with id.
- */
-int ipc_get_stats(service_id_t id, struct communication_stats_t *stats);
 
 /**
  * Says in English what a status means and what to do about it. The string is the library's and

@@ -8,7 +8,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
 
-all=(fmt clippy build tests features loom header c-test examples fuzz doc)
+all=(fmt clippy build tests failpoints features loom header c-test examples fuzz doc)
 
 target=$(cargo metadata --format-version 1 --no-deps |
     sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
@@ -26,6 +26,8 @@ stage_fmt() {
 
 stage_clippy() {
     cargo clippy --workspace --all-targets -- -D warnings &&
+        cargo clippy -p kernel-services -p tests --features tests/failpoints --all-targets -- \
+            -D warnings &&
         CARGO_TARGET_DIR="$target" cargo clippy --manifest-path fuzz/Cargo.toml --locked \
             --no-default-features --lib --bins -- -D warnings
 }
@@ -40,6 +42,9 @@ stage_build() {
 
 # Unit, multi-process and doc tests, and the house rules of tests/tidy.rs.
 stage_tests() { cargo test --workspace --no-fail-fast; }
+
+# ipcd dies at every step. Alone, so that no other build has the places where it may.
+stage_failpoints() { cargo test -p tests --features failpoints --test failpoints; }
 
 # The same tests on kernels that lack something.
 stage_features() { script features.sh; }

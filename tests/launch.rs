@@ -1,7 +1,11 @@
 //! Processes of services: what they are given, why they do not start, how they end, and that
 //! nothing stays behind.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
 
 use kernel_services::{
     node::{Limits, Sandbox, Service},
@@ -225,6 +229,48 @@ fn each_reason_not_to_start_is_told_apart() {
     grants.system_calls = vec!["forc".to_owned()];
     let error = refuse(&service);
     assert!(matches!(error, LaunchError::Sandbox(SandboxError::SystemCall { .. })), "{error}");
+}
+
+#[test]
+fn a_process_does_nothing_before_it_is_written_down() {
+    let _watchdog = Watchdog::start();
+    let nursery = Nursery::new();
+    let (mut pid, mut runs) = (0, PathBuf::new());
+    let error = nursery.launch_recording(&nursery.service(PROBE, &["say", "hello"]), |child, _| {
+        pid = child;
+        // It has had all the time that it needs once nothing but the report is open in it.
+        wait_until("it waits", || proc::holdings(child).descriptors <= 6);
+        runs = fs::read_link(format!("/proc/{child}/exe")).expect("a process");
+        Err(Errno::ENOSPC.into())
+    });
+    let error = error.expect_err("it was not written down");
+    assert!(matches!(error, LaunchError::Unrecorded(_)), "{error}");
+    assert_eq!(runs, std::env::current_exe().expect("ours"), "not its program");
+    assert!(!Path::new(&format!("/proc/{pid}")).exists());
+    assert_eq!(nursery.output(), "");
+}
+
+#[test]
+fn a_process_that_is_not_written_down_ends_with_who_launched_it() {
+    let _watchdog = Watchdog::start();
+    let output = std::process::Command::new(std::env::current_exe().expect("a path"))
+        .args(["--exact", "--ignored", "--nocapture", "launch_and_die"])
+        .output()
+        .expect("run");
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    let pid: u32 = said(&told, "born").parse().expect("a pid");
+    wait_until("it has ended", || proc::has_ended(pid));
+}
+
+#[test]
+#[ignore = "run by `a_process_that_is_not_written_down_ends_with_who_launched_it`"]
+fn launch_and_die() {
+    let nursery = Nursery::new();
+    let _ = nursery.launch_recording(&nursery.service(PROBE, &["sleep"]), |pid, _| {
+        println!("\nborn {pid}");
+        nix::sys::signal::raise(Signal::SIGKILL).expect("we may");
+        Ok(())
+    });
 }
 
 #[test]

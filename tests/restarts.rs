@@ -1,6 +1,20 @@
 //! The runtime dies, or stops, and comes back: open channels never notice.
 
-use ipc::{NodeError, Spin};
+use std::{
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::net::UnixListener,
+    },
+    path::Path,
+};
+
+use ipc::{
+    NodeError, ServiceId, Spin,
+    control::{MAX_PACKET, Reply, Request, decode_request, encode_reply, packet},
+};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
+};
 use tests::{Actor, LONG, World, proc, wait_until};
 
 const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
@@ -12,6 +26,12 @@ fn ids(world: &World, name: &str) -> (u32, u32) {
     let entries = node.list().expect("a list");
     let entry = entries.iter().find(|entry| entry.name_id == name).expect("it is served");
     (name.get(), entry.instance.get())
+}
+
+/// How many channels the runtime knows that lead to the one who serves this.
+fn channels(world: &World, name: &str) -> u32 {
+    let entries = world.node(Spin::Never).list().expect("a list");
+    entries.iter().find(|entry| entry.name == name).expect("it is served").channels
 }
 
 fn survive(end: fn(Actor), crowd: usize) {
@@ -37,6 +57,7 @@ fn survive(end: fn(Actor), crowd: usize) {
 
     let again = world.runtime();
     assert_eq!(ids(&world, "echo"), before);
+    wait_until("both ends have told of their channel", || channels(&world, "echo") == 1);
     for (n, other) in others.iter().enumerate() {
         assert_eq!(ids(&world, &format!("other-{n}")), *other);
     }
@@ -103,6 +124,40 @@ fn a_call_in_flight_survives_the_runtime_and_its_peer_s_death_is_still_noticed()
     assert!(matches!(ended, Err(ipc::CallError::PeerDied { taken: true })), "{ended:?}");
     let ended = client.call(b"x", LONG).expect_err("nobody is left").status();
     assert_eq!(ended, ipc::Status::NO_RUNTIME);
+}
+
+#[test]
+fn a_runtime_that_dies_as_it_greets_is_not_the_last() {
+    let world = World::without_runtime(ACTOR);
+    let runtime = world.runtime();
+    let server = world.server("echo", &[]);
+    let before = ids(&world, "echo");
+    runtime.kill();
+    greet_and_die(&world.directory().join("ipcd.sock"), &server);
+    let again = world.runtime();
+    assert_eq!(ids(&world, "echo"), before);
+    server.quit();
+    again.quit();
+}
+
+/// Plays a runtime that is gone when the newcomer, whom it greeted, says what it serves.
+fn greet_and_die(path: &Path, server: &Actor) {
+    let _ = std::fs::remove_file(path);
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let door = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).expect("a socket");
+    let address = UnixAddr::new(path).expect("short");
+    bind(door.as_raw_fd(), &address).expect("bound");
+    listen(&door, Backlog::new(1).expect("small")).expect("listening");
+    let newcomer = UnixListener::from(door).accept().expect("it comes back").0;
+    let mut buffer = [0; MAX_PACKET];
+    let length = nix::unistd::read(&newcomer, &mut buffer).expect("a greeting");
+    let (sequence, hello) = decode_request(&buffer[..length]).expect("a request");
+    assert!(matches!(hello, Request::Hello { .. }), "{hello:?}");
+    let welcome = Reply::Welcome { node: ServiceId::new(7), kernel_pid: std::process::id() };
+    server.stop();
+    packet::send(newcomer.as_fd(), &encode_reply(sequence, &welcome), &[]).expect("sent");
+    drop(newcomer);
+    server.go_on();
 }
 
 #[test]

@@ -16,5 +16,6 @@ pub mod pair;
 pub mod pin;
 pub mod report;
 pub mod ring;
+pub mod scale;
 pub mod shm;
 pub mod tour;

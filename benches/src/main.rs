@@ -10,7 +10,7 @@ use benches::floor::{self, Setting};
 use benches::measure::Plan;
 use benches::report::{Group, Machine, Report, progress_done};
 use benches::tour::{self, Tour};
-use benches::{many, pair, pin, ring};
+use benches::{many, pair, pin, ring, scale};
 use clap::{Args, Parser, Subcommand};
 
 /// Measures libipc beside the floor of the machine it runs on.
@@ -37,6 +37,14 @@ enum Verb {
     Parked(Options),
     /// One server and many clients: idle ones beside a hot one, and a flood beside 63 callers.
     Many(Options),
+    /// A thousand services, each a process of its own: memory, wake-ups, discovery, calls.
+    Scale(Scale),
+    /// The runtime of `scale`.
+    #[command(hide = true, name = scale::RUNTIME)]
+    ScaleRuntime { directory: PathBuf, file: PathBuf, cpu: usize },
+    /// A service of `scale`.
+    #[command(hide = true, name = scale::MEMBER)]
+    ScaleMember { part: String, name: String },
     /// A short look at a runtime and a service that run already (`make run`).
     #[command(hide = true)]
     Tour(Tour),
@@ -55,6 +63,16 @@ struct Options {
     json: Option<PathBuf>,
     /// How long each single measurement takes.
     #[arg(long, value_name = "N", default_value_t = 2.0, value_parser = positive)]
+    seconds: f64,
+}
+
+#[derive(Args)]
+struct Scale {
+    /// How many services there are.
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    services: usize,
+    /// How long each single measurement takes.
+    #[arg(long, value_name = "N", default_value_t = 1.0, value_parser = positive)]
     seconds: f64,
 }
 
@@ -82,6 +100,12 @@ fn main() -> ExitCode {
         Verb::Oneway(options) => run(&options, &[calls::one_ways]),
         Verb::Parked(options) => run(&options, &[calls::parked, calls::parked_unpinned]),
         Verb::Many(options) => run(&options, &[many::idle, many::flooded]),
+        Verb::Scale(Scale { services, seconds }) => {
+            Setting::new(Plan::lasting(Duration::from_secs_f64(seconds)))
+                .and_then(|setting| scale::run(&setting, services))
+        }
+        Verb::ScaleRuntime { directory, file, cpu } => scale::runtime(&directory, &file, cpu),
+        Verb::ScaleMember { part, name } => scale::member(&part, &name),
         Verb::Tour(tour) => tour::run(&tour),
         Verb::Peer { told } => play(&told),
     };
@@ -111,7 +135,10 @@ fn run(options: &Options, measurements: &[Measurement]) -> io::Result<()> {
 
 fn play(told: &[String]) -> io::Result<()> {
     let role = pair::enter(told)?;
-    many::play(&role).or_else(|| calls::play(&role)).unwrap_or_else(|| floor::play(role))
+    many::play(&role)
+        .or_else(|| calls::play(&role))
+        .or_else(|| scale::play(&role))
+        .unwrap_or_else(|| floor::play(role))
 }
 
 fn positive(text: &str) -> Result<f64, String> {

@@ -150,6 +150,20 @@ impl<T: Copy> Out<'_, T> {
     }
 }
 
+/// Takes a copy of a value that C lends; NULL is an error.
+///
+/// # Safety
+/// C keeps clauses 1 and 3. Any bytes are a valid `T`: it has nothing but numbers.
+#[inline]
+pub(crate) unsafe fn value<T: Copy>(place: *const T) -> Result<T, Failure> {
+    if place.is_null() {
+        return Err(Status::INVALID.into());
+    }
+    // SAFETY: readable by clause 1, unchanged meanwhile by clause 3, and valid by the condition
+    // above. C may have placed it without regard to alignment inside a packed struct.
+    Ok(unsafe { place.read_unaligned() })
+}
+
 /// What C passes for its callbacks to get back. The library never looks behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct UserData(pub(crate) *mut c_void);

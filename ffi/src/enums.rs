@@ -37,3 +37,21 @@ pub enum PriorityLevel {
     /// After everything else.
     PRIORITY_BACKGROUND = 4,
 }
+
+/// Something that one may do with another; a right is the bit `1 << operation`.
+#[repr(C)]
+#[derive(Debug)]
+pub enum OperationType {
+    /// Call, and have an answer.
+    OP_CALL = 0,
+    /// Send one way.
+    OP_SEND = 1,
+    /// Publish events.
+    OP_PUBLISH = 2,
+    /// Subscribe to events.
+    OP_SUBSCRIBE = 3,
+    /// Map a shared region.
+    OP_MAP_REGION = 4,
+    /// Start, stop, configure, fail over.
+    OP_ADMIN = 5,
+}

@@ -3,7 +3,7 @@
 use std::{cell::Cell, ffi::c_int};
 
 use ipc_core::{CallError, NodeError, Status};
-use kernel_services::KernelError;
+use kernel_services::{KernelError, token::KeyError};
 
 /// Success.
 pub const IPC_OK: c_int = 0;
@@ -151,7 +151,13 @@ impl From<KernelError> for Failure {
             KernelError::Owner { .. } | KernelError::Shared { .. } => (Status::ACCESS, None),
             KernelError::PathTooLong { .. } => (Status::INVALID, None),
             KernelError::Running { .. } => (Status::EXISTS, None),
-            KernelError::Ids { .. } => (Status::IO, None),
+            KernelError::Ids { .. } | KernelError::Audit { .. } => (Status::IO, None),
+            KernelError::Key(KeyError::File { source, .. } | KeyError::System { source, .. }) => {
+                (Status::IO, Some(source))
+            }
+            KernelError::Key(KeyError::Exposed { .. } | KeyError::Damaged { .. }) => {
+                (Status::ACCESS, None)
+            }
             KernelError::Descriptors { source, .. } => (Status::QUOTA, Some(source)),
             KernelError::System { source, .. } => (Status::SYSTEM, Some(source)),
         };

@@ -30,6 +30,7 @@ pub mod poll;
 mod process;
 pub mod receive;
 pub mod response;
+pub mod rights;
 pub mod runtime;
 pub mod send;
 pub mod service;

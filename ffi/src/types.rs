@@ -48,6 +48,19 @@ impl From<Priority> for PriorityLevel {
     }
 }
 
+/// An [`OperationType`](enums::OperationType) as it crosses the boundary: any number.
+/// cbindgen:ignore
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OperationType(u32);
+
+impl OperationType {
+    /// Gives the number, which the runtime checks.
+    pub(crate) fn number(self) -> u32 {
+        self.0
+    }
+}
+
 /// An Ed25519 signature.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +84,26 @@ pub struct SecurityContext {
     pub permissions: permission_mask_t,
     /// When these rights end, in seconds since 1970; 0 where no token was presented.
     pub expiry_time: u64,
+}
+
+/// A signed statement of what a service may do with another, until a time: see ipc_request_token.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct AuthToken {
+    /// 1.
+    pub version: u32,
+    /// Whom it is for.
+    pub subject: service_id_t,
+    /// With whom it counts.
+    pub audience: service_id_t,
+    /// What it permits, one bit `1 << operation` each.
+    pub permissions: permission_mask_t,
+    /// When it ends, in seconds since 1970.
+    pub expiry_time: u64,
+    /// Makes every token another one.
+    pub nonce: [u8; 16],
+    /// The runtime's, over all the rest.
+    pub signature: CryptoSignature,
 }
 
 /// Says how a message came.
@@ -195,6 +228,13 @@ const _: () = {
     assert!(offset_of!(SecurityContext, signature) == 36);
     assert!(offset_of!(SecurityContext, permissions) == 104);
     assert!(offset_of!(SecurityContext, expiry_time) == 112);
+
+    assert!(size_of::<enums::OperationType>() == size_of::<OperationType>());
+    assert!(size_of::<AuthToken>() == ipc_core::control::TOKEN_BYTES);
+    assert!(offset_of!(AuthToken, permissions) == 16);
+    assert!(offset_of!(AuthToken, expiry_time) == 24);
+    assert!(offset_of!(AuthToken, nonce) == 32);
+    assert!(offset_of!(AuthToken, signature) == 48);
 
     assert!(size_of::<RoutingInfo>() == 56);
     assert!(offset_of!(RoutingInfo, epoch) == 8);

@@ -15,9 +15,11 @@
 
 pub mod closer;
 pub mod packet;
+mod replies;
 mod wire;
 
 use crate::{ServiceId, error::Status, layout::Geometry};
+pub use replies::{decode_reply, encode_reply};
 use wire::{Reader, Writer};
 
 /// The version that this library speaks. A runtime of another version refuses the greeting.
@@ -31,6 +33,15 @@ pub const MAX_NAME: usize = 255;
 
 /// Longest [`Request::Command`], in bytes.
 pub const MAX_COMMAND: usize = 4000;
+
+/// Bytes of a [`Ticket`].
+pub const TICKET_BYTES: usize = 32;
+/// Bytes of a token: `auth_token_t`, as `docs/security.md` draws it.
+pub const TOKEN_BYTES: usize = 112;
+
+/// Proves to a later run of the runtime who held ids: see [`Request::Register`]. Only the runtime
+/// can make or read it.
+pub type Ticket = [u8; TICKET_BYTES];
 
 /// Flag of [`Request::Register`]: calls may be repeated without harm.
 pub const SERVICE_IDEMPOTENT: u32 = 1;
@@ -93,6 +104,8 @@ pub enum Request {
         claim_instance: u32,
         /// Name id held before a restart of the runtime, or 0.
         claim_name: u32,
+        /// What came with the ids that are claimed; zeros where none are.
+        ticket: Ticket,
         /// The name.
         name: String,
     },
@@ -168,6 +181,41 @@ pub enum Request {
         /// For so long.
         for_ms: u32,
     },
+    /// An end of a channel that an earlier runtime introduced is open. Never answered.
+    Holds {
+        /// Whether it is the service's end.
+        serves: bool,
+        /// What this end was told when it was introduced.
+        introduction: Introduction,
+    },
+    /// Asks whether somebody may do something. Answer: [`Reply::Done`], or refused with `ACCESS`.
+    Verify {
+        /// Who: any id of it; 0 is the sender.
+        src: ServiceId,
+        /// With whom: name id or instance id.
+        dest: ServiceId,
+        /// An `operation_type_t`.
+        operation: u32,
+    },
+    /// Asks for a signed statement of what the sender may do. Answer: [`Reply::Token`].
+    IssueToken {
+        /// With whom it is to count: name id or instance id.
+        dest: ServiceId,
+        /// Bits `1 << operation_type_t`.
+        permissions: u64,
+        /// How long.
+        lifetime_ms: u32,
+    },
+    /// Asks what a token is worth that somebody showed to the sender. Answer:
+    /// [`Reply::Permitted`], or refused with `AUTH`.
+    CheckToken {
+        /// Who showed it.
+        presenter: ServiceId,
+        /// Its bytes.
+        token: Box<[u8; TOKEN_BYTES]>,
+    },
+    /// Asks for the key by which tokens are verified. Answer: [`Reply::PublicKey`].
+    PublicKey,
 }
 
 /// What the runtime answers, and what it says by itself.
@@ -186,6 +234,8 @@ pub enum Reply {
         instance: ServiceId,
         /// Of the name; leads to whoever serves it.
         name: ServiceId,
+        /// Shown with a claim of these ids, it proves that they were this process's.
+        ticket: Ticket,
     },
     /// Success without more to say.
     Done,
@@ -252,6 +302,21 @@ pub enum Reply {
         /// The channel.
         channel: u64,
     },
+    /// Answer to `IssueToken`.
+    Token {
+        /// Its bytes.
+        token: Box<[u8; TOKEN_BYTES]>,
+    },
+    /// Answer to `CheckToken`.
+    Permitted {
+        /// Bits `1 << operation_type_t`, none beyond what the rules allow now.
+        permissions: u64,
+    },
+    /// Answer to `PublicKey`.
+    PublicKey {
+        /// Of Ed25519 (RFC 8032).
+        key: [u8; 32],
+    },
 }
 
 /// Introduces one end of a channel to the other. The kernel proved every word of it.
@@ -279,6 +344,8 @@ pub struct Introduction {
     pub dest_name: ServiceId,
     /// Geometry of both lanes.
     pub geometry: Geometry,
+    /// What the client may do: bits `1 << operation_type_t`.
+    pub permissions: u64,
 }
 
 /// Describes one registered instance.
@@ -307,10 +374,11 @@ pub fn encode_request(sequence: u32, request: &Request) -> Vec<u8> {
     let mut out = Writer::new(request_verb(request), sequence, Status::OK);
     match request {
         Request::Hello { asymmetric } => out.u32(u32::from(*asymmetric)),
-        Request::Register { flags, claim_instance, claim_name, name } => {
+        Request::Register { flags, claim_instance, claim_name, ticket, name } => {
             out.u32(*flags);
             out.u32(*claim_instance);
             out.u32(*claim_name);
+            out.raw(ticket);
             out.name(name);
         }
         Request::Unregister { instance } => out.u32(instance.get()),
@@ -325,7 +393,7 @@ pub fn encode_request(sequence: u32, request: &Request) -> Vec<u8> {
             out.i32(status.code());
         }
         Request::List { after } => out.u32(*after),
-        Request::Ping => {}
+        Request::Ping | Request::PublicKey => {}
         Request::Command { text } => out.text(text),
         Request::Closed { channel } => out.u64(*channel),
         Request::Board { segment } => out.u32(*segment),
@@ -334,6 +402,24 @@ pub fn encode_request(sequence: u32, request: &Request) -> Vec<u8> {
             out.u32(instance.get());
             out.u32(*every_us);
             out.u32(*for_ms);
+        }
+        Request::Holds { serves, introduction } => {
+            out.u32(u32::from(*serves));
+            out.introduction(introduction);
+        }
+        Request::Verify { src, dest, operation } => {
+            out.u32(src.get());
+            out.u32(dest.get());
+            out.u32(*operation);
+        }
+        Request::IssueToken { dest, permissions, lifetime_ms } => {
+            out.u32(dest.get());
+            out.u64(*permissions);
+            out.u32(*lifetime_ms);
+        }
+        Request::CheckToken { presenter, token } => {
+            out.u32(presenter.get());
+            out.raw(&**token);
         }
     }
     out.bytes
@@ -356,6 +442,11 @@ fn request_verb(request: &Request) -> u16 {
         Request::Board { .. } => 13,
         Request::Boards { .. } => 14,
         Request::Trace { .. } => 15,
+        Request::Holds { .. } => 30,
+        Request::Verify { .. } => 20,
+        Request::IssueToken { .. } => 21,
+        Request::CheckToken { .. } => 22,
+        Request::PublicKey => 23,
     }
 }
 
@@ -371,6 +462,7 @@ pub fn decode_request(bytes: &[u8]) -> Result<(u32, Request), Malformed> {
             flags: input.u32()?,
             claim_instance: input.u32()?,
             claim_name: input.u32()?,
+            ticket: input.take()?,
             name: input.name()?,
         },
         3 => Request::Unregister { instance: input.id()? },
@@ -388,6 +480,15 @@ pub fn decode_request(bytes: &[u8]) -> Result<(u32, Request), Malformed> {
         15 => {
             Request::Trace { instance: input.id()?, every_us: input.u32()?, for_ms: input.u32()? }
         }
+        30 => Request::Holds { serves: input.bool()?, introduction: input.introduction()? },
+        20 => Request::Verify { src: input.id()?, dest: input.id()?, operation: input.u32()? },
+        21 => Request::IssueToken {
+            dest: input.id()?,
+            permissions: input.u64()?,
+            lifetime_ms: input.u32()?,
+        },
+        22 => Request::CheckToken { presenter: input.id()?, token: Box::new(input.take()?) },
+        23 => Request::PublicKey,
         verb => return Err(Malformed::Verb(verb)),
     };
     if head.status != 0 {
@@ -395,124 +496,6 @@ pub fn decode_request(bytes: &[u8]) -> Result<(u32, Request), Malformed> {
     }
     input.end()?;
     Ok((head.sequence, request))
-}
-
-/// Lays out a reply as one packet. Pages must have been cut with [`page_fits`].
-pub fn encode_reply(sequence: u32, reply: &Reply) -> Vec<u8> {
-    let status = match reply {
-        Reply::Refused(status) => *status,
-        _ => Status::OK,
-    };
-    let mut out = Writer::new(reply_verb(reply), sequence, status);
-    match reply {
-        Reply::Welcome { node, kernel_pid } => {
-            out.u32(node.get());
-            out.u32(*kernel_pid);
-        }
-        Reply::Registered { instance, name } => {
-            out.u32(instance.get());
-            out.u32(name.get());
-        }
-        Reply::Done | Reply::Refused(_) => {}
-        Reply::Found { name } => out.u32(name.get()),
-        Reply::Connected(introduction) | Reply::Incoming(introduction) => {
-            out.introduction(introduction);
-        }
-        Reply::Page { entries, next } => {
-            out.u32(*next);
-            out.u32(entries.len() as u32);
-            for entry in entries {
-                out.entry(entry);
-            }
-        }
-        Reply::State { pid, uptime_ms, nodes, services, channels } => {
-            out.u32(*pid);
-            out.u64(*uptime_ms);
-            out.u32(*nodes);
-            out.u32(*services);
-            out.u64(*channels);
-        }
-        Reply::Answer { length } => out.u64(*length),
-        Reply::Revoked { channel } => out.u64(*channel),
-        Reply::Board { node, pid, segment, next } => {
-            out.u32(node.get());
-            out.u32(*pid);
-            out.u32(*segment);
-            out.u64(*next);
-        }
-        Reply::Trace { instance, every_us, for_ms } => {
-            out.u32(instance.get());
-            out.u32(*every_us);
-            out.u32(*for_ms);
-        }
-    }
-    out.bytes
-}
-
-fn reply_verb(reply: &Reply) -> u16 {
-    match reply {
-        Reply::Welcome { .. } => 101,
-        Reply::Registered { .. } => 102,
-        Reply::Done => 103,
-        Reply::Found { .. } => 104,
-        Reply::Connected(_) => 105,
-        Reply::Incoming(_) => 106,
-        Reply::Page { .. } => 107,
-        Reply::State { .. } => 108,
-        Reply::Refused(_) => 109,
-        Reply::Answer { .. } => 110,
-        Reply::Revoked { .. } => 111,
-        Reply::Board { .. } => 112,
-        Reply::Trace { .. } => 113,
-    }
-}
-
-/// Reads a reply from a packet, with its sequence.
-///
-/// # Errors
-/// [`Malformed`] for every packet that [`encode_reply`] could not have made.
-pub fn decode_reply(bytes: &[u8]) -> Result<(u32, Reply), Malformed> {
-    let (mut input, head) = Reader::new(bytes)?;
-    let reply = match head.verb {
-        101 => Reply::Welcome { node: input.id()?, kernel_pid: input.u32()? },
-        102 => Reply::Registered { instance: input.id()?, name: input.id()? },
-        103 => Reply::Done,
-        104 => Reply::Found { name: input.id()? },
-        105 => Reply::Connected(input.introduction()?),
-        106 => Reply::Incoming(input.introduction()?),
-        107 => {
-            let next = input.u32()?;
-            let count = input.u32()? as usize;
-            if count > MAX_PACKET / Entry::FIXED {
-                return Err(Malformed::Field);
-            }
-            let entries = (0..count).map(|_| input.entry()).collect::<Result<_, _>>()?;
-            Reply::Page { entries, next }
-        }
-        108 => Reply::State {
-            pid: input.u32()?,
-            uptime_ms: input.u64()?,
-            nodes: input.u32()?,
-            services: input.u32()?,
-            channels: input.u64()?,
-        },
-        109 => Reply::Refused(Status::from_code(head.status)),
-        110 => Reply::Answer { length: input.u64()? },
-        111 => Reply::Revoked { channel: input.u64()? },
-        112 => Reply::Board {
-            node: input.id()?,
-            pid: input.u32()?,
-            segment: input.u32()?,
-            next: input.u64()?,
-        },
-        113 => Reply::Trace { instance: input.id()?, every_us: input.u32()?, for_ms: input.u32()? },
-        verb => return Err(Malformed::Verb(verb)),
-    };
-    if head.status != 0 && !matches!(reply, Reply::Refused(_)) {
-        return Err(Malformed::Field);
-    }
-    input.end()?;
-    Ok((head.sequence, reply))
 }
 
 /// Tells how many of the entries, from the first, fit into one packet.

@@ -73,8 +73,8 @@ statuses! {
          that one";
     /// The right is missing.
     ACCESS = -6, "IPC_EACCES",
-        "permission denied: the runtime serves one user id only, or its directory is not yours; \
-         run as that user";
+        "permission denied: no rule allows it (`ipctl policy check` says which would), the name is \
+         another service's to serve, or the runtime is another user's";
     /// Authentication failed.
     AUTH = -7, "IPC_EAUTH", "authentication failed: the token or the handshake was refused";
     /// The peer died or closed the channel before it took the request.
@@ -253,6 +253,18 @@ pub enum NodeError {
     /// The runtime refused.
     #[error("{}", refusal(*.0))]
     Refused(Status),
+    /// The name is not this process's to serve.
+    #[error(
+        "{0:?} is not this process's to serve: a supervised service provides it, or another user \
+         serves it; choose another name, or have the node file's service provide it"
+    )]
+    Owned(String),
+    /// The rules do not let this process talk to that service.
+    #[error(
+        "no rule lets this process talk to that service: `ipctl policy check` says which rule \
+         would, and the node file is where it goes"
+    )]
+    Forbidden,
     /// No answer before the deadline.
     #[error("timed out: nobody served the name, or the runtime did not answer, in time")]
     TimedOut,
@@ -289,7 +301,9 @@ impl NodeError {
         match self {
             NodeError::Name(_) | NodeError::Config(_) => Status::INVALID,
             NodeError::NoRuntime { .. } => Status::NO_RUNTIME,
-            NodeError::Directory { .. } => Status::ACCESS,
+            NodeError::Directory { .. } | NodeError::Owned(_) | NodeError::Forbidden => {
+                Status::ACCESS
+            }
             NodeError::Version { .. } | NodeError::Malformed(_) => Status::PROTOCOL,
             NodeError::Refused(status) => *status,
             NodeError::TimedOut => Status::TIMED_OUT,

@@ -215,7 +215,8 @@ impl Stage {
         let (mut incoming, mut link) = (None, None);
         match honest {
             End::Server => {
-                let end = Arc::new(Incoming::new(channel, Arc::downgrade(&hub)));
+                let end =
+                    Arc::new(Incoming::new(channel, Arc::downgrade(&hub), Closing::of_nobody()));
                 hub.add(Member::Incoming(Arc::clone(&end)));
                 incoming = Some(end);
             }
@@ -459,6 +460,7 @@ fn introduction(geometry: Geometry) -> Introduction {
         dest: ServiceId::new(3),
         dest_name: ServiceId::new(4),
         geometry,
+        permissions: u64::MAX,
     }
 }
 

@@ -65,7 +65,7 @@ pub use {
     features::{Features, features},
     interrupt::Interrupter,
     link::Queued,
-    node::{Config, Heir, KernelState, Node, runtime_dir},
+    node::{AuthToken, Config, Heir, KernelState, Node, runtime_dir},
     server::{Loop, Registration, Request, Retained, Server, in_handler},
     wait::spin::Spin,
 };

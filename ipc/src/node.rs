@@ -1,11 +1,13 @@
 //! A process's place in the runtime: finds services, opens channels, serves names.
 
+mod admit;
 mod boards;
 mod core;
 mod descriptors;
 mod dial;
 mod inherited;
 mod peers;
+mod rights;
 mod ticket;
 mod warden;
 
@@ -20,6 +22,7 @@ use std::{
 use nix::sys::prctl;
 
 pub(crate) use self::core::{Closing, Core};
+pub use rights::AuthToken;
 
 use crate::{
     Client, Geometry, ServiceId, Spin, bulk,
@@ -275,7 +278,8 @@ impl Node {
     ///
     /// # Errors
     /// [`NodeError::Refused`] with `NOT_FOUND` when nobody serves it, `TIMED_OUT` or `PEER_DIED`
-    /// when the service does not answer, `QUOTA` at a limit; [`NodeError::Forked`].
+    /// when the service does not answer, `QUOTA` at a limit; [`NodeError::Forbidden`] when the
+    /// rules do not allow it; [`NodeError::Forked`].
     pub fn client(&self, dest: ServiceId) -> Result<Client, NodeError> {
         if self.is_forked() {
             return Err(NodeError::Forked);

@@ -2,6 +2,7 @@
 //!
 //! One file per subcommand; each makes an answer that is a table for people and JSON for programs.
 
+mod audit;
 mod bench;
 mod call;
 mod completions;
@@ -12,6 +13,7 @@ mod ls;
 mod output;
 mod payload;
 mod ping;
+mod policy;
 mod profile;
 mod service;
 mod sight;
@@ -55,6 +57,8 @@ Examples:
   ipctl top                       what processes and channels do, live
   ipctl profile echo              where the calls to a service spend their time
   ipctl trace api                 which calls its requests lead to
+  ipctl policy check service:api name:store call    may it, and which rule says so?
+  ipctl audit verify              is the record of who did what whole?
   ipctl --json ls | jq -r '.[].name'
 
 Exit status:
@@ -64,7 +68,7 @@ Exit status:
   3  no runtime answers: start `ipcd`, or name its directory with --runtime-dir
   4  nobody serves that name, or no service, group or unit has it
   5  no answer in time
-  6  `ipctl status`: a unit is failed
+  6  `ipctl status`: a unit is failed; `policy check`: denied; `audit verify`: it does not hold
 
 With --json everything is on stdout, one object or array to a line; a failure is
 {\"error\":{\"name\":\"IPC_ENOENT\",\"code\":-4,\"message\":\"…\"}}, with the numbers of ipc.h.
@@ -109,6 +113,8 @@ enum Command {
     Top(top::Arguments),
     Profile(profile::Arguments),
     Trace(trace::Arguments),
+    Policy(policy::Arguments),
+    Audit(audit::Arguments),
     Completions(completions::Arguments),
 }
 
@@ -132,6 +138,8 @@ fn main() -> ExitCode {
         Command::Top(arguments) => top::run(&arguments, &config, output).map(done),
         Command::Profile(arguments) => profile::run(&arguments, &config, output).map(done),
         Command::Trace(arguments) => trace::run(&arguments, &config, output).map(done),
+        Command::Policy(arguments) => policy::run(&arguments, &config, output),
+        Command::Audit(arguments) => audit::run(&arguments, &config, output),
         Command::Completions(arguments) => completions::run(&arguments).map(done),
     };
     match outcome {
@@ -213,6 +221,10 @@ mod tests {
             "ipctl trace",
             "ipctl trace api --every 0ms",
             "ipctl profile echo --seconds 0",
+            "ipctl policy",
+            "ipctl policy check service:api name:store",
+            "ipctl audit",
+            "ipctl audit verify --head abc",
         ] {
             let refused = Cli::try_parse_from(line.split(' ')).err().map(|error| error.exit_code());
             assert_eq!(refused, Some(2), "{line}");

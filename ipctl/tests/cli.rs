@@ -1,9 +1,13 @@
 //! The program as a shell sees it, where no runtime is.
 
 use std::{
+    fs,
     io::pipe,
+    path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
+
+use kernel_services::audit::{Keep, Kind, Log, Record};
 
 fn ipctl(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ipctl"));
@@ -36,6 +40,7 @@ fn without_a_runtime_one_line_says_so_and_the_exit_status_is_3() {
         "top --once",
         "profile api",
         "trace api",
+        "policy check service:api name:store call",
     ] {
         let arguments: Vec<&str> = command.split(' ').collect();
         let (code, stdout, stderr) = outcome(&arguments);
@@ -115,4 +120,75 @@ fn a_reader_that_leaves_is_no_failure() {
     let output = child.and_then(std::process::Child::wait_with_output).expect("the program runs");
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+/// An empty directory of this test's own.
+fn directory(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = fs::remove_dir_all(&path);
+    fs::create_dir_all(&path).expect("ours");
+    path
+}
+
+#[test]
+fn the_audit_log_is_verified_without_a_runtime() {
+    let directory = directory("audit");
+    let mut log = Log::open(&directory, Keep::default(), 1).expect("a log");
+    for subject in ["first", "second", "third"] {
+        log.record(&Record::new(Kind::Denial, subject), 2);
+    }
+    log.flush(3).expect("written");
+    let path = directory.to_str().expect("plain");
+    let (code, stdout, stderr) = outcome(&["audit", "verify", path]);
+    let head = format!("4 records hold\nhead {}\n", log.head());
+    assert_eq!((code, stdout, stderr.as_str()), (Some(0), head, ""));
+    let known = log.head().to_string();
+    assert_eq!(outcome(&["audit", "verify", path, "--head", &known]).0, Some(0));
+    let (code, stdout, _) = outcome(&["audit", "verify", path, "--head", &"0".repeat(64)]);
+    assert_eq!(code, Some(6), "{stdout}");
+    let file = directory.join("audit.log");
+    let text = fs::read_to_string(&file).expect("a log");
+    fs::write(&file, text.replace("second", "nobody")).expect("ours");
+    let (code, stdout, _) = outcome(&["audit", "verify", path]);
+    assert_eq!(code, Some(6));
+    assert!(stdout.starts_with(&format!("{}, line 3: ", file.display())), "{stdout}");
+    let (code, stdout, _) = outcome(&["audit", "verify", path, "--json"]);
+    let verdict: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!((code, &verdict["holds"], &verdict["line"]), (Some(6), &false.into(), &3.into()));
+    let (code, _, stderr) = outcome(&["audit", "verify", "/no/such/directory"]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("/no/such/directory"), "{stderr}");
+}
+
+#[test]
+fn the_policy_of_a_node_file_is_checked_without_a_runtime() {
+    let file = directory("policy").join("node.toml");
+    let node = "[service.api]\nexecutable = \"/bin/true\"\n\
+                [service.store]\nexecutable = \"/bin/true\"\n\
+                [[rule]]\nfrom = \"service:api\"\nto = \"name:store\"\nallow = \"call\"\n";
+    fs::write(&file, node).expect("ours");
+    let config = file.to_str().expect("plain");
+    let check = |subject: &str, operation: &str, more: &[&str]| {
+        let words = ["policy", "check", subject, "name:store", operation, "--config", config];
+        outcome(&[&words, more].concat())
+    };
+    let (code, stdout, stderr) = check("service:api", "call", &[]);
+    assert_eq!((code, stderr.as_str()), (Some(0), ""), "{stdout}");
+    for part in [
+        "call is allowed\n  by rule 1, line 5: service:api → name:store: allow call\n",
+        "  between supervised services: denied\n",
+        "  among other processes of one user: allowed\n",
+    ] {
+        assert!(stdout.contains(part), "{part}: {stdout}");
+    }
+    let (code, stdout, _) = check("service:store", "send", &[]);
+    // Its own name.
+    assert_eq!(code, Some(0), "{stdout}");
+    let (code, stdout, _) = check("user:4711", "call", &["--json"]);
+    let ruling: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!((code, &ruling["allowed"]), (Some(6), &false.into()));
+    assert!(ruling["hint"].as_str().is_some_and(|it| it.contains("user:4711")), "{ruling}");
+    let (code, _, stderr) = check("nobody", "call", &[]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("write service:NAME"), "{stderr}");
 }

@@ -13,14 +13,12 @@
 //! Whoever may write these files can write a new, consistent chain: they are of mode 0600, and
 //! who wants to be sure keeps a hash elsewhere (`ipctl audit verify --head HASH`).
 //!
-//! # What the broker asks
-//! - while handling events: [`Log::record`], which only buffers.
-//! - once per turn of the loop, before the turn's replies are sent where a grant must not be known
-//!   before it is on record: [`Log::flush`], one write and one `fdatasync`. On a slow disk a thread
-//!   of its own may have the log: [`Log`] is `Send`.
-//! - a failed flush stops nothing: it is reported (stderr, metrics), and the next one writes the
-//!   same bytes again, in the same place. Beyond [`PENDING`] bytes newcomers are counted instead,
-//!   and the count is the next record ([`Kind::Lost`]).
+//! # Who writes
+//! The broker and the supervisor pass on what happened and never wait: notes go through a queue of
+//! 4096 to a thread of its own, which makes durable together what came together ([`Log::flush`]:
+//! one write and one `fdatasync`). What the queue has no room for is counted, and the count is a
+//! record ([`Kind::Lost`]). A failed flush stops nothing: it is told on stderr, and the next one
+//! writes the same bytes again, in the same place, a second later at the latest.
 //!
 //! No text breaks out of its field: everything but letters, digits and ASCII punctuation is escaped
 //! (`\u000a`), and a field longer than [`FIELD`] bytes is cut.
@@ -28,12 +26,14 @@
 mod line;
 mod log;
 mod verify;
+mod writer;
 
 use std::borrow::Cow;
 
 pub use line::{Fault, Hash};
 pub use log::{Keep, Log, OpenError, Unwritten};
 pub use verify::{Bad, Found, verify, verify_to};
+pub(crate) use writer::Writer;
 
 /// Longest text of a field, in bytes; what is longer is cut and ends in `...`.
 pub const FIELD: usize = 1024;

@@ -10,23 +10,43 @@
 //!                 └──▶ Refused: deadline, refusal, death, a lane that cannot be trusted
 //! ```
 
+mod accounts;
 mod boards;
+mod channels;
 mod introductions;
+mod proofs;
+mod registrations;
+mod returning;
+mod rights;
+mod survivors;
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use ipc::{
     LaneFacts, ServiceId, Status,
-    control::{Malformed, Reply, Request},
+    control::{Malformed, Reply, Request, TOKEN_BYTES},
 };
 
 use crate::{
     desk::{Notice, Unit},
-    registry::{Claims, NODES, Registry},
+    holders::Holder,
+    notes::Note,
+    registry::{NODES, Registry},
+    security::{Policy, Terms, Who},
+    token::{TokenKey, Wanted},
 };
+use accounts::Accounts;
 pub(crate) use boards::BoardKey;
 use boards::Boards;
+use channels::Channels;
 use introductions::Introductions;
+use returning::Returning;
+pub(crate) use rights::Law;
+use survivors::Survivors;
 
 /// Names a control connection; given by the reactor and never reused.
 pub(crate) type Token = u64;
@@ -40,15 +60,34 @@ const WAITS_PER_NODE: usize = 64;
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A connection was accepted; the kernel says whose it is.
-    Accepted { token: Token, pid: u32, uid: u32, unit: Option<Unit> },
+    Accepted { token: Token, peer: Peer },
     /// A packet came, with these descriptors.
     Packet { token: Token, sequence: u32, request: Result<Request, Malformed>, carried: Carried },
     /// A connection is closed already.
     Gone { token: Token },
     /// An [`Effect::Offer`] could not be carried out, for want of something on our side.
     Failed { ticket: u64, status: Status },
+    /// Other rules and quotas hold from now on.
+    Law(Box<Law>),
     /// Time passed.
     Tick,
+}
+
+/// The process at the other end of a connection, as the kernel proved it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Peer {
+    pub(crate) pid: u32,
+    pub(crate) uid: u32,
+    /// If it is supervised.
+    pub(crate) unit: Option<Unit>,
+    /// What it runs, where that can be read.
+    pub(crate) executable: Option<PathBuf>,
+    /// When it started, as `/proc` says; 0 where that cannot be read.
+    pub(crate) start_time: u64,
+    /// Descriptors that we hold for it.
+    pub(crate) descriptors: u64,
+    /// Whether we made its end of the connection.
+    pub(crate) is_inherited: bool,
 }
 
 /// The descriptors beside a packet.
@@ -91,6 +130,26 @@ pub(crate) enum Effect {
     Cut { token: Token, last: Option<(u32, Status)> },
     /// Tells who supervises.
     Tell(Notice),
+    /// Has something recorded.
+    Note(Note),
+    /// Remembers who serves a name, for the next run.
+    Keep(Holder),
+    /// An instance has ended.
+    LetGo { instance: ServiceId },
+    /// Signs a token for what of it is allowed, and sends it; notes that.
+    Issue { to: Token, sequence: u32, wanted: Wanted, allowed: u64, note: Box<Note> },
+    /// Verifies a token, and sends what it is worth.
+    Check {
+        to: Token,
+        sequence: u32,
+        token: Box<[u8; TOKEN_BYTES]>,
+        /// All ids of who showed it.
+        presenters: Vec<ServiceId>,
+        /// All ids of whom it was shown to.
+        audience: Vec<ServiceId>,
+        /// What the rules allow now.
+        allowed: u64,
+    },
 }
 
 /// The runtime's whole state, save sockets and descriptors.
@@ -104,8 +163,16 @@ pub(crate) struct Broker {
     waits: HashMap<String, Vec<(Token, u32)>>,
     introductions: Introductions,
     boards: Boards,
+    survivors: Survivors,
+    channels: Channels,
+    accounts: Accounts,
+    returning: Returning,
+    policy: Policy,
+    key: Arc<TokenKey>,
     /// Whether somebody supervises.
     supervised: bool,
+    /// Whether somebody records.
+    recorded: bool,
     pid: u32,
     uid: u32,
     started_ns: u64,
@@ -117,13 +184,19 @@ struct Turn {
     out: Vec<Effect>,
 }
 
+impl Turn {
+    fn note(&mut self, note: Note) {
+        self.out.push(Effect::Note(note));
+    }
+}
+
 /// One control connection.
 #[derive(Debug)]
 struct Session {
-    pid: u32,
-    uid: u32,
-    /// Of the process, if it is supervised.
-    unit: Option<Unit>,
+    peer: Peer,
+    who: Arc<Who>,
+    /// Whether it is of this very process.
+    own: bool,
     /// None before the greeting.
     node: Option<ServiceId>,
     asymmetric: bool,
@@ -140,6 +213,7 @@ impl Broker {
         pid: u32,
         uid: u32,
         now_ns: u64,
+        key: Arc<TokenKey>,
     ) -> Result<Broker, Status> {
         let introductions = Introductions::new(registry.unique()?);
         Ok(Broker {
@@ -150,7 +224,14 @@ impl Broker {
             waits: HashMap::new(),
             introductions,
             boards: Boards::default(),
+            survivors: Survivors::default(),
+            channels: Channels::default(),
+            accounts: Accounts::default(),
+            returning: Returning::default(),
+            policy: Policy::new(Terms { uid, ..Terms::default() }),
+            key,
             supervised: false,
+            recorded: false,
             pid,
             uid,
             started_ns: now_ns,
@@ -163,41 +244,68 @@ impl Broker {
         Broker { supervised: true, ..self }
     }
 
+    /// Has somebody record what is granted and denied.
+    #[cfg_attr(not(feature = "node"), allow(dead_code, reason = "an embedded runtime has none"))]
+    pub(crate) fn recorded(self) -> Broker {
+        Broker { recorded: true, ..self }
+    }
+
     /// Takes one event; gives what is to be done about it.
     pub(crate) fn step(&mut self, event: Event, now_ns: u64) -> Vec<Effect> {
         let mut turn = Turn { now_ns, out: Vec::new() };
         match event {
-            Event::Accepted { token, pid, uid, unit } => {
-                self.accepted(token, pid, uid, unit, &mut turn);
-            }
+            Event::Accepted { token, peer } => self.accepted(token, peer, &mut turn),
             Event::Packet { token, sequence, request, carried } => {
                 self.packet(token, sequence, request, carried, &mut turn);
             }
             Event::Gone { token } => self.gone(token, &mut turn),
             Event::Failed { ticket, status } => self.refuse(ticket, status, &mut turn),
+            Event::Law(law) => self.enact(*law, &mut turn),
             Event::Tick => self.tick(&mut turn),
         }
+        turn.out.retain(|effect| match effect {
+            Effect::Note(_) => self.recorded,
+            Effect::Keep(_) | Effect::LetGo { .. } => self.returning.is_remembered,
+            _ => true,
+        });
         turn.out
+    }
+
+    /// Ends all connections, and checks that nothing is held for any of them.
+    ///
+    /// # Panics
+    /// When something is.
+    pub(crate) fn close(&mut self, now_ns: u64) {
+        let tokens: Vec<Token> = self.sessions.keys().copied().collect();
+        for token in tokens {
+            self.step(Event::Gone { token }, now_ns);
+        }
+        self.accounts.assert_settled();
     }
 
     /// Says when [`Event::Tick`] is next needed.
     pub(crate) fn deadline_ns(&self) -> Option<u64> {
         let greeting = self.greetings.first_key_value().map(|(_, &at)| at);
-        [greeting, self.introductions.deadline_ns()].into_iter().flatten().min()
+        let returning = self.returning_until_ns();
+        [greeting, returning, self.introductions.deadline_ns()].into_iter().flatten().min()
     }
 
-    fn accepted(&mut self, token: Token, pid: u32, uid: u32, unit: Option<Unit>, turn: &mut Turn) {
-        let refusal = if uid != self.uid && unit.is_none() {
+    fn accepted(&mut self, token: Token, peer: Peer, turn: &mut Turn) {
+        let own = self.is_own(&peer);
+        let refusal = if peer.uid != self.uid && peer.unit.is_none() {
             Some(Status::ACCESS)
         } else if self.sessions.len() >= NODES {
             Some(Status::QUOTA)
-        } else {
+        } else if own {
             None
+        } else {
+            self.accounts.admit(token, &peer).err()
         };
         if let Some(status) = refusal {
             return turn.out.push(Effect::Cut { token, last: Some((0, status)) });
         }
-        let session = Session { pid, uid, unit, node: None, asymmetric: false, waits: 0 };
+        let who = Arc::new(peer.who());
+        let session = Session { peer, who, own, node: None, asymmetric: false, waits: 0 };
         self.sessions.insert(token, session);
         self.greetings.insert(token, turn.now_ns.saturating_add(GREETING_NS));
     }
@@ -211,6 +319,7 @@ impl Broker {
         turn: &mut Turn,
     ) {
         let Some(session) = self.sessions.get(&token) else { return };
+        let in_time = self.accounts.message(token, turn.now_ns);
         let request = match request {
             Ok(request) if may_carry(&request, carried) => request,
             Ok(_) | Err(_) => return self.cut(token, sequence, Status::PROTOCOL, turn),
@@ -218,6 +327,10 @@ impl Broker {
         match (session.node, request) {
             (None, Request::Hello { asymmetric }) => {
                 self.hello(token, sequence, asymmetric, turn);
+            }
+            (Some(_), request) if !in_time && is_answered(&request) => {
+                let reply = Reply::Refused(Status::QUOTA);
+                turn.out.push(Effect::Send { to: token, sequence, reply });
             }
             (Some(node), request) if !matches!(request, Request::Hello { .. }) => {
                 self.request(token, node, sequence, request, carried, turn);
@@ -228,18 +341,20 @@ impl Broker {
 
     fn hello(&mut self, token: Token, sequence: u32, asymmetric: bool, turn: &mut Turn) {
         let Some(session) = self.sessions.get_mut(&token) else { return };
-        match self.registry.enter(session.pid, session.uid) {
+        match self.registry.enter(session.peer.pid, session.peer.uid) {
             Err(status) => self.cut(token, sequence, status, turn),
             Ok(node) => {
                 session.node = Some(node);
                 session.asymmetric = asymmetric;
                 self.greetings.remove(&token);
+                self.accounts.greeted(token);
                 self.tokens.insert(node, token);
                 let reply = Reply::Welcome { node, kernel_pid: self.pid };
                 turn.out.push(Effect::Send { to: token, sequence, reply });
             }
         }
     }
+
     fn request(
         &mut self,
         to: Token,
@@ -251,30 +366,16 @@ impl Broker {
     ) {
         let reply = match request {
             Request::Hello { .. } => Reply::Refused(Status::PROTOCOL),
-            Request::Register { flags, claim_instance, claim_name, name } => {
-                let claims = Claims {
-                    instance: ServiceId::new(claim_instance),
-                    name: ServiceId::new(claim_name),
-                };
-                match self.registry.register(node, &name, flags, claims) {
-                    Err(status) => Reply::Refused(status),
-                    Ok(made) => {
-                        let reply = Reply::Registered { instance: made.instance, name: made.name };
-                        turn.out.push(Effect::Send { to, sequence, reply });
-                        self.tell(to, turn, |unit| Notice::Registered {
-                            unit,
-                            instance: made.instance,
-                            name: name.clone(),
-                        });
-                        return self.answer_waits(&name, made.name, turn);
-                    }
-                }
+            request @ Request::Register { .. } => {
+                return self.registration(to, node, sequence, request, turn);
             }
             Request::Unregister { instance } => {
                 if let Err(status) = self.registry.unregister(node, instance) {
                     Reply::Refused(status)
                 } else {
+                    self.accounts.unnamed(instance);
                     turn.out.push(Effect::Send { to, sequence, reply: Reply::Done });
+                    turn.out.push(Effect::LetGo { instance });
                     self.tell(to, turn, |unit| Notice::Unregistered { unit, instance });
                     return self.move_on(|pending| pending.instance == instance, turn);
                 }
@@ -313,15 +414,14 @@ impl Broker {
             },
             Request::Command { .. } if !self.supervised => Reply::Refused(Status::NOT_SUPPORTED),
             // A service that was taken over is not to stop the others.
-            Request::Command { .. }
-                if self.sessions.get(&to).is_some_and(|it| it.unit.is_some()) =>
-            {
+            Request::Command { text } if !self.may_command(to, &text, turn) => {
                 Reply::Refused(Status::ACCESS)
             }
             Request::Command { text } => {
-                return turn.out.push(Effect::Tell(Notice::Command { from: to, sequence, text }));
+                let by = self.sessions.get(&to).map(|it| it.who.to_string()).unwrap_or_default();
+                let notice = Notice::Command { from: to, sequence, by, text };
+                return turn.out.push(Effect::Tell(notice));
             }
-            Request::Closed { .. } => return,
             Request::Board { segment } => {
                 return self.show_board(to, node, sequence, segment, carried, turn);
             }
@@ -330,13 +430,31 @@ impl Broker {
                 let order = Reply::Trace { instance, every_us, for_ms };
                 self.trace(to, instance, order, turn)
             }
+            Request::Closed { channel } => {
+                self.survivors.close(channel, to);
+                if self.channels.closed(to, channel) {
+                    self.accounts.closed(channel);
+                }
+                return;
+            }
+            Request::Holds { serves, introduction } => {
+                return self.hear_of(to, serves, introduction, turn);
+            }
+            request @ (Request::Verify { .. }
+            | Request::IssueToken { .. }
+            | Request::CheckToken { .. }
+            | Request::PublicKey) => match self.proof(to, node, sequence, request, turn) {
+                Ok(None) => return,
+                Ok(Some(reply)) => reply,
+                Err(status) => Reply::Refused(status),
+            },
         };
         turn.out.push(Effect::Send { to, sequence, reply });
     }
 
     /// Tells who supervises something about the unit at the other end, if it is one.
     fn tell(&self, about: Token, turn: &mut Turn, notice: impl FnOnce(u32) -> Notice) {
-        if let Some(unit) = self.sessions.get(&about).and_then(|it| it.unit.as_ref()) {
+        if let Some(unit) = self.sessions.get(&about).and_then(|it| it.peer.unit.as_ref()) {
             turn.out.push(Effect::Tell(notice(unit.id)));
         }
     }
@@ -363,8 +481,7 @@ impl Broker {
     fn forget(&mut self, token: Token, request: u32, turn: &mut Turn) {
         self.forget_waits(token, |sequence| sequence == request);
         for ticket in self.introductions.of_client(token, request) {
-            self.introductions.remove(ticket);
-            turn.out.push(Effect::Release { ticket });
+            self.withdraw(ticket, turn);
         }
     }
 
@@ -387,6 +504,7 @@ impl Broker {
         {
             self.cut(token, 0, Status::TIMED_OUT, turn);
         }
+        self.end_waiting(turn);
         while let Some(ticket) = self.introductions.overdue(turn.now_ns) {
             self.refuse(ticket, Status::TIMED_OUT, turn);
         }
@@ -400,19 +518,33 @@ impl Broker {
     /// Forgets a connection and all that hung on it.
     fn gone(&mut self, token: Token, turn: &mut Turn) {
         self.forget_waits(token, |_| true);
+        self.survivors.leave(token);
         self.greetings.remove(&token);
         let Some(session) = self.sessions.remove(&token) else { return };
         if let Some(node) = session.node {
             self.tokens.remove(&node);
-            self.registry.leave(node);
+            for instance in self.registry.leave(node) {
+                self.accounts.unnamed(instance);
+                turn.out.push(Effect::LetGo { instance });
+            }
             self.lose_boards(node, turn);
         }
+        self.stop_waiting(token);
         for ticket in self.introductions.all_of_client(token) {
-            self.introductions.remove(ticket);
-            turn.out.push(Effect::Release { ticket });
+            self.withdraw(ticket, turn);
         }
         self.move_on(|pending| pending.service == token, turn);
+        for channel in self.channels.gone(token) {
+            self.accounts.closed(channel);
+        }
+        self.accounts.gone(token, turn.now_ns);
     }
+}
+
+/// Tells whether a request has an answer. One that has none is heard even from who says too much:
+/// most of them give something back.
+fn is_answered(request: &Request) -> bool {
+    !matches!(request, Request::Forget { .. } | Request::Accept { .. } | Request::Closed { .. })
 }
 
 /// Tells whether a request may come with these descriptors. Too few is for the verb to answer.

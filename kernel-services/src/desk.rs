@@ -7,7 +7,10 @@
 //! ```
 
 use std::{
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::net::UnixListener,
+    },
     sync::{
         Arc,
         mpsc::{Receiver, Sender},
@@ -17,7 +20,7 @@ use std::{
 use ipc::ServiceId;
 use nix::sys::eventfd::EventFd;
 
-use crate::broker::Token;
+use crate::broker::{Law, Token};
 
 /// One process of a supervised service, as the runtime knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,8 +43,12 @@ pub(crate) enum Order {
     Admit { unit: Unit, socket: OwnedFd },
     /// A process of an earlier run lives; it will connect by itself.
     Expect { unit: Unit },
+    /// Newcomers of another user come here.
+    Listen { listener: UnixListener },
     /// It is gone.
     Forget { unit: u32 },
+    /// The node file's rules and quotas hold from now on.
+    Enact(Box<Law>),
     /// What an operator asked for.
     Answer { to: Token, sequence: u32, text: String },
 }
@@ -54,7 +61,7 @@ pub(crate) enum Notice {
     /// It serves an instance no more.
     Unregistered { unit: u32, instance: ServiceId },
     /// An operator wants something.
-    Command { from: Token, sequence: u32, text: String },
+    Command { from: Token, sequence: u32, by: String, text: String },
 }
 
 /// One side of the desk: sends `S`, hears `R`, and can be waited for.

@@ -3,6 +3,7 @@
 //! ```text
 //!   ipcd.lock   the lock of the runtime that serves here, and its pid; it stays
 //!   ipcd.sock   where nodes connect; gone after an orderly end
+//!   ipcd.N.sock where services of user N come back, if they run as others than we
 //!   ids         the first id that is not reserved yet; it must outlive the services
 //! ```
 
@@ -13,7 +14,7 @@ use std::{
         fd::AsRawFd,
         unix::{
             ffi::OsStrExt,
-            fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+            fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown},
             net::UnixListener,
         },
     },
@@ -33,6 +34,7 @@ use nix::{
 
 use crate::{
     error::KernelError,
+    failpoint::{self, At},
     ids::{BLOCK, IdSource, Ids},
 };
 
@@ -70,6 +72,11 @@ impl Directory {
         Ok(Directory { path: path.to_owned(), _lock: lock, _claim: claim })
     }
 
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Opens the counter of ids above everything that was reserved here, and reserves a block.
     pub(crate) fn ids(&self) -> Result<Ids, KernelError> {
         let path = self.path.join("ids");
@@ -91,29 +98,48 @@ impl Directory {
 
     /// Removes the socket that a killed runtime left, and listens on a new one.
     pub(crate) fn listen(&self) -> Result<(Door, UnixListener), KernelError> {
-        let path = self.path.join("ipcd.sock");
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(KernelError::write(path, error));
-            }
-            Ok(()) | Err(_) => {}
-        }
-        let failed = |errno: Errno| KernelError::system("cannot make the runtime's socket", errno);
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let socket =
-            socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).map_err(failed)?;
-        // Linux gives the file the mode of the socket, so at no time is it open to others.
-        fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR).map_err(failed)?;
-        let address = UnixAddr::new(&path).map_err(failed)?;
-        bind(socket.as_raw_fd(), &address)
-            .map_err(|errno| KernelError::write(path.clone(), errno))?;
-        let door = Door::of(path)?;
-        // A umask could have taken the owner's own rights.
-        fs::set_permissions(&door.path, Permissions::from_mode(0o600))
-            .map_err(|error| KernelError::write(door.path.clone(), error))?;
-        listen(&socket, Backlog::MAXCONN).map_err(failed)?;
-        Ok((door, socket.into()))
+        listen_at(self.path.join("ipcd.sock"), None)
     }
+
+    /// Listens on a socket to which one other user may connect: processes of that user which were
+    /// started with a connection have no other way back when the runtime died. Others may pass
+    /// through the directory from then on, to what each of its files lets them do, which is nothing.
+    #[cfg(feature = "node")]
+    pub(crate) fn listen_for(&self, uid: u32) -> Result<(Door, UnixListener), KernelError> {
+        let path = self.path.join(format!("ipcd.{uid}.sock"));
+        let open = listen_at(path, Some(uid))?;
+        let passable = |found: fs::Metadata| {
+            let mode = Permissions::from_mode(found.mode() & 0o7777 | 0o011);
+            fs::set_permissions(&self.path, mode)
+        };
+        fs::metadata(&self.path)
+            .and_then(passable)
+            .map_err(|error| KernelError::write(self.path.clone(), error))?;
+        Ok(open)
+    }
+}
+
+fn listen_at(path: PathBuf, owner: Option<u32>) -> Result<(Door, UnixListener), KernelError> {
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(KernelError::write(path, error));
+        }
+        Ok(()) | Err(_) => {}
+    }
+    let failed = |errno: Errno| KernelError::system("cannot make the runtime's socket", errno);
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).map_err(failed)?;
+    // Linux gives the file the mode of the socket, so at no time is it open to others.
+    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR).map_err(failed)?;
+    let address = UnixAddr::new(&path).map_err(failed)?;
+    bind(socket.as_raw_fd(), &address).map_err(|errno| KernelError::write(path.clone(), errno))?;
+    let door = Door::of(path)?;
+    // A umask could have taken the owner's own rights.
+    fs::set_permissions(&door.path, Permissions::from_mode(0o600))
+        .and_then(|()| chown(&door.path, owner, None))
+        .map_err(|error| KernelError::write(door.path.clone(), error))?;
+    listen(&socket, Backlog::MAXCONN).map_err(failed)?;
+    Ok((door, socket.into()))
 }
 
 /// The socket's file, removed with this.
@@ -283,8 +309,11 @@ impl IdFile {
             .open(&temporary)?;
         writeln!(file, "{end}")?;
         file.sync_all()?;
+        failpoint::reach(At::IdsWritten);
         fs::rename(&temporary, self.directory.join("ids"))?;
-        File::open(&self.directory)?.sync_all()
+        File::open(&self.directory)?.sync_all()?;
+        failpoint::reach(At::IdsReserved);
+        Ok(())
     }
 }
 

@@ -4,6 +4,8 @@ use std::{io, path::PathBuf};
 
 use nix::errno::Errno;
 
+use crate::token::KeyError;
+
 /// Explains why a runtime did not start. Nothing was left behind: no socket, lock or descriptor.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
@@ -96,6 +98,15 @@ pub enum KernelError {
     Ids {
         /// The file.
         path: PathBuf,
+    },
+    /// The key that signs tokens cannot be had.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The audit log cannot be opened.
+    #[error("{why}")]
+    Audit {
+        /// Why not, and what to do.
+        why: String,
     },
     /// No descriptors are left, in this process or in the system.
     #[error("{what}: {source}; close some files, or raise the limit with `ulimit -n`")]

@@ -6,7 +6,10 @@
 
 #![allow(clippy::missing_panics_doc, reason = "said once, above")]
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use ipc::{
     Geometry, LaneFacts, Status,
@@ -14,9 +17,10 @@ use ipc::{
 };
 
 use crate::{
-    broker::{Broker, Carried, Effect, Event, Token},
+    broker::{Broker, Carried, Effect, Event, Peer, Token},
     ids::{IdSource, Ids},
     registry::Registry,
+    token::TokenKey,
 };
 
 const UID: u32 = 1000;
@@ -67,8 +71,9 @@ impl Ground {
     /// Those of a broker; none is due here.
     pub fn new() -> Result<Ground, Status> {
         let registry = Registry::new(Ids::new(1..1, Box::new(Forgetful)));
+        let key = TokenKey::ephemeral().map_err(|_| Status::IO)?;
         Ok(Ground {
-            broker: Broker::new(registry, 1, UID, 0)?,
+            broker: Broker::new(registry, 1, UID, 0, Arc::new(key))?,
             now_ns: 0,
             connected: HashSet::new(),
             held: HashMap::new(),
@@ -84,7 +89,8 @@ impl Ground {
         self.next += 1;
         self.connected.insert(token);
         let uid = UID + u32::from(foreign);
-        self.step(Event::Accepted { token, pid: token as u32 + 100, uid, unit: None }, None);
+        let peer = Peer { pid: token as u32 + 100, uid, ..Peer::default() };
+        self.step(Event::Accepted { token, peer }, None);
         assert!(!foreign || !self.connected.contains(&token), "a stranger was let in");
         token
     }
@@ -152,6 +158,7 @@ impl Ground {
         assert!(self.held.is_empty(), "held for nobody: {:?}", self.held);
         assert!(self.boards.is_empty(), "boards of nobody: {:?}", self.boards);
         assert_eq!(self.broker.deadline_ns(), None, "nobody is left to wait for");
+        self.broker.close(self.now_ns);
     }
 
     fn step(&mut self, event: Event, at_hand: Option<Token>) {
@@ -199,6 +206,11 @@ impl Ground {
                 assert!(self.connected.remove(&token), "cut twice");
             }
             Effect::Tell(notice) => panic!("nobody supervises, but was told {notice:?}"),
+            Effect::Keep(_) | Effect::LetGo { .. } => {}
+            Effect::Note(note) => panic!("nobody records, but was told {note:?}"),
+            Effect::Issue { to, .. } | Effect::Check { to, .. } => {
+                assert!(self.connected.contains(&to), "a token for nobody");
+            }
         }
     }
 }

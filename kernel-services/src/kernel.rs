@@ -4,9 +4,10 @@ use std::{
     net::Shutdown,
     os::{
         fd::{AsFd, BorrowedFd},
-        unix::net::UnixStream,
+        unix::net::{UnixListener, UnixStream},
     },
     path::Path,
+    sync::Arc,
     thread::{Builder, JoinHandle},
 };
 
@@ -18,8 +19,11 @@ use crate::{
     desk::RuntimeDesk,
     directory::{Directory, Door},
     error::KernelError,
-    reactor::{Reactor, monotonic_ns},
+    holders::Holders,
+    notes::Notes,
+    reactor::{Reactor, Ties, monotonic_ns},
     registry::Registry,
+    token::TokenKey,
 };
 
 /// Bytes of stack for the runtime's thread: a 4 KiB packet and shallow calls.
@@ -41,10 +45,19 @@ const STACK: usize = 256 * 1024;
 pub struct Kernel {
     // Dropped in this order: the socket goes before the lock on the directory is given up.
     door: Door,
+    #[cfg(feature = "node")]
+    other_doors: std::collections::HashMap<u32, Door>,
     leash: UnixStream,
     thread: Option<JoinHandle<()>>,
     pid: u32,
-    _directory: Directory,
+    #[cfg_attr(not(feature = "node"), allow(dead_code, reason = "nobody records"))]
+    notes: Option<Notes>,
+    // It ends once nobody has the notes any more.
+    #[cfg(feature = "node")]
+    #[allow(dead_code, reason = "for its end")]
+    writer: Option<crate::audit::Writer>,
+    #[cfg_attr(not(feature = "node"), allow(dead_code, reason = "its lock is held"))]
+    directory: Directory,
 }
 
 impl Kernel {
@@ -61,30 +74,56 @@ impl Kernel {
     ///   [`KernelError::Shared`]
     /// - its path is too long for a socket's address: [`KernelError::PathTooLong`]
     /// - a runtime serves it, in this process or another: [`KernelError::Running`]
-    /// - its file `ids` is damaged: [`KernelError::Ids`]
+    /// - its file `ids` is damaged: [`KernelError::Ids`]; its key: [`KernelError::Key`]
     /// - no descriptor is left: [`KernelError::Descriptors`]
     /// - a system call failed otherwise: [`KernelError::System`]
     pub fn embedded(runtime_dir: &Path) -> Result<Kernel, KernelError> {
-        Kernel::start(runtime_dir, None)
+        Kernel::serve(Directory::open(runtime_dir)?, None, None)
     }
 
-    /// Starts a runtime that somebody supervises, at the other side of the desk.
+    /// Starts a runtime as [`Kernel::embedded`] does, with an audit log: see [`crate::audit`].
+    ///
+    /// # Errors
+    /// Those of [`Kernel::embedded`]; [`KernelError::Audit`].
+    #[cfg(feature = "node")]
+    pub fn recorded(runtime_dir: &Path) -> Result<Kernel, KernelError> {
+        Kernel::start(Directory::open(runtime_dir)?, None)
+    }
+
+    /// Starts a runtime with an audit log, and with somebody who supervises at the other side of
+    /// the desk.
+    #[cfg(feature = "node")]
     pub(crate) fn start(
-        runtime_dir: &Path,
+        directory: Directory,
         desk: Option<RuntimeDesk>,
     ) -> Result<Kernel, KernelError> {
-        let directory = Directory::open(runtime_dir)?;
+        let (writer, notes) = crate::audit::Writer::start(directory.path())?;
+        let mut kernel = Kernel::serve(directory, desk, Some(notes))?;
+        kernel.writer = Some(writer);
+        Ok(kernel)
+    }
+
+    fn serve(
+        directory: Directory,
+        desk: Option<RuntimeDesk>,
+        notes: Option<Notes>,
+    ) -> Result<Kernel, KernelError> {
+        let key = Arc::new(TokenKey::open(directory.path())?);
         let registry = Registry::new(directory.ids()?);
         let pid = std::process::id();
         let uid = nix::unistd::geteuid().as_raw();
-        let broker = Broker::new(registry, pid, uid, monotonic_ns())
-            .map_err(|status| no_ids(runtime_dir, status))?;
+        let broker = Broker::new(registry, pid, uid, monotonic_ns(), Arc::clone(&key))
+            .map_err(|status| no_ids(directory.path(), status))?;
+        let (holders, living) = Holders::open(directory.path());
+        let broker = broker.expecting(living, monotonic_ns());
         let broker = if desk.is_some() { broker.supervised() } else { broker };
+        let broker = if notes.is_some() { broker.recorded() } else { broker };
         let (leash, collar) = UnixStream::pair()
             .map_err(|error| KernelError::system("cannot make a socket pair", error))?;
         let (door, listener) = directory.listen()?;
-        let mut reactor = Reactor::new(broker, listener, collar, desk)
-            .map_err(|errno| KernelError::system("cannot set up epoll", errno))?;
+        let ties = Ties { desk, notes: notes.clone(), key, holders };
+        let mut reactor = Reactor::new(broker, listener, collar, ties)
+            .map_err(|error| KernelError::system("cannot set up epoll", error))?;
         let thread = Builder::new()
             .name("ipc-kernel".to_owned())
             .stack_size(STACK)
@@ -95,7 +134,36 @@ impl Kernel {
                 reactor.run();
             })
             .map_err(|error| KernelError::system("cannot start the runtime's thread", error))?;
-        Ok(Kernel { door, leash, thread: Some(thread), pid, _directory: directory })
+        Ok(Kernel {
+            door,
+            #[cfg(feature = "node")]
+            other_doors: std::collections::HashMap::new(),
+            leash,
+            thread: Some(thread),
+            pid,
+            notes,
+            #[cfg(feature = "node")]
+            writer: None,
+            directory,
+        })
+    }
+
+    /// Gives a socket for the runtime to listen on, to which one other user may connect; nothing
+    /// where there is one.
+    #[cfg(feature = "node")]
+    pub(crate) fn open_door(&mut self, uid: u32) -> Result<Option<UnixListener>, KernelError> {
+        if self.other_doors.contains_key(&uid) {
+            return Ok(None);
+        }
+        let (door, listener) = self.directory.listen_for(uid)?;
+        self.other_doors.insert(uid, door);
+        Ok(Some(listener))
+    }
+
+    /// Gives the way to who records, if anybody does.
+    #[cfg(feature = "node")]
+    pub(crate) fn notes(&self) -> Option<Notes> {
+        self.notes.clone()
     }
 
     /// Gives the path of the socket to which nodes connect.

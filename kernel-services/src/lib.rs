@@ -18,11 +18,15 @@ pub mod audit;
 mod broker;
 #[cfg(feature = "node")]
 mod cgroup;
+#[cfg(feature = "node")]
+pub mod console;
 mod desk;
 mod directory;
 mod error;
+pub mod failpoint;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod holders;
 mod ids;
 mod kernel;
 #[cfg(feature = "node")]
@@ -31,6 +35,7 @@ pub mod logs;
 pub mod monitor;
 #[cfg(feature = "node")]
 pub mod node;
+mod notes;
 #[cfg(feature = "node")]
 mod numa;
 mod pidfd;

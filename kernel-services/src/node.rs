@@ -28,6 +28,7 @@ use std::{fs::File, io::Read, path::Path};
 
 use toml::de::DeTable;
 
+pub(crate) use change::needs_restart;
 pub use change::{Change, Difference};
 pub use fault::{Fault, NodeError};
 pub use listener::NoListener;
@@ -116,6 +117,9 @@ fn checked(bytes: &[u8], path: &Path, absence: Option<Absence>) -> Result<Node, 
     let faults = located(reading.faults);
     if faults.is_empty() {
         draft.node.warnings = located(reading.warnings);
+        let line = |at: usize| text[..text.floor_char_boundary(at)].matches('\n').count() + 1;
+        let lines = draft.rules.iter().map(|rule| line(rule.whole.start) as u32);
+        draft.node.rule_lines = lines.collect();
         Ok(draft.node)
     } else {
         Err(NodeError::Wrong { faults })

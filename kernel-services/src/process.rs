@@ -3,7 +3,8 @@
 //! ```text
 //!   launch ─▶ plan      all that can be decided, allocated, looked up or refused beforehand
 //!          ─▶ system    clone3, and what else the library has no safe call for
-//!          ─▶ child     the new process: one system call after another, then exec
+//!          ─▶ child     the new process: it waits until it is written down, then makes one
+//!                       system call after another, then exec
 //!          ◀─ report    a socket that exec closes: (step, errno) of what failed
 //! ```
 
@@ -36,7 +37,13 @@ pub use crate::{
 pub use error::LaunchError;
 pub(crate) use system::landlock_abi;
 
-use crate::{cgroup, node::Service, pidfd::process_started};
+use crate::{
+    cgroup,
+    failpoint::{self, At},
+    node::Service,
+    pidfd::process_started,
+};
+use error::Failure;
 use plan::Plan;
 
 /// One process to be launched.
@@ -56,13 +63,20 @@ pub struct Launch<'a> {
 
 /// Starts a process, and returns when its program runs.
 ///
+/// `record` is given the process's number and start time, and writes them down for whoever comes
+/// after us. The process does nothing before that is done: if we end first, it ends, too, so that
+/// no program runs of which nobody knows.
+///
 /// What this machine could not enforce of what the node file asks is no error: see
 /// [`Process::unenforced`].
 ///
 /// # Errors
 /// Whatever fails before the program runs, also in the new process: nothing is left of it then, no
 /// process, descriptor or cgroup.
-pub fn launch(launch: Launch<'_>) -> Result<Process, LaunchError> {
+pub fn launch(
+    launch: Launch<'_>,
+    record: impl FnOnce(u32, u64) -> io::Result<()>,
+) -> Result<Process, LaunchError> {
     let mut plan = Plan::of(launch)?;
     let born = system::start(&mut plan).map_err(|errno| LaunchError::system("start", errno))?;
     let start_time = process_started(born.pid).unwrap_or(0);
@@ -75,7 +89,12 @@ pub fn launch(launch: Launch<'_>) -> Result<Process, LaunchError> {
         groups: std::mem::take(&mut plan.groups.directories),
         unenforced: std::mem::take(&mut plan.unenforced),
     };
-    match report::until_exec(&mut plan) {
+    failpoint::reach(At::SpawnBorn);
+    let run = match record(process.pid, start_time) {
+        Ok(()) => report::let_go(&plan).and_then(|()| report::until_exec(&mut plan)),
+        Err(error) => Err(Failure::Unrecorded(error)),
+    };
+    match run {
         Ok(None) => Ok(process),
         Ok(Some(gap)) => {
             process.unenforced.push(gap);

@@ -12,7 +12,7 @@
 //! - `Register`: a name, kept with the instance. `Connect`: a half-open until answered, with the
 //!   descriptors held meanwhile; then a channel and the bytes of both lanes, kept with the channel
 //!   and released when either end reports its end or dies.
-//! - a new node file: [`Ledger::limit_users`], [`Ledger::limit_service`]; who holds more than the
+//! - a new node file: [`Ledger::limit_users`], [`Ledger::limit_services`]; who holds more than the
 //!   new limit keeps it and gets nothing more.
 //! - teardown, after everything was released: [`Ledger::assert_settled`].
 
@@ -222,12 +222,9 @@ impl Ledger {
         self.users = quota;
     }
 
-    /// Sets what a service may hold, from now on; `None` when the node file has it no longer.
-    pub fn limit_service(&mut self, service: &str, quota: Option<Quota>) {
-        match quota {
-            Some(quota) => self.services.insert(service.into(), quota),
-            None => self.services.remove(service),
-        };
+    /// Sets what each service may hold, from now on.
+    pub fn limit_services(&mut self, services: HashMap<Arc<str>, Quota>) {
+        self.services = services;
     }
 
     /// Charges all accounts of a payer, or none.

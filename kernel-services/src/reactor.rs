@@ -1,9 +1,12 @@
 //! The one I/O loop: packets and deaths in, effects out. It never waits for any one node.
 
+mod memory;
+mod passing;
+mod peer;
+mod tokens;
+
 use std::{
     collections::{HashMap, VecDeque},
-    fs::File,
-    io::Write,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
@@ -22,21 +25,21 @@ use ipc::{
 };
 use nix::{
     errno::Errno,
-    fcntl::{FcntlArg, SealFlag, fcntl},
     sys::{
         epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
-        memfd::{MFdFlags, memfd_create},
-        socket::{
-            AddressFamily, Shutdown, SockFlag, SockType, getsockopt, shutdown, socketpair, sockopt,
-        },
+        socket::{Shutdown, getsockopt, shutdown, sockopt},
     },
     time::{ClockId, clock_gettime},
 };
 
 use crate::{
-    broker::{BoardKey, Broker, Carried, Effect, Event, Token},
+    broker::{BoardKey, Broker, Carried, Effect, Event, Peer, Token},
     desk::{Desk, Order, RuntimeDesk, Unit},
+    failpoint::{self, At},
+    holders::Holders,
+    notes::{Note, Notes},
     pidfd::{self, process_started},
+    token::TokenKey,
 };
 
 /// Packets kept for a node that does not read its socket; beyond, it is cut.
@@ -62,8 +65,9 @@ pub(crate) struct Reactor {
     /// Closes what comes from others.
     closer: Arc<Closer>,
     epoll: Epoll,
-    listener: UnixListener,
-    /// Until when the listener rests.
+    /// The runtime's own first, then those for other users' services.
+    listeners: Vec<UnixListener>,
+    /// Until when they rest.
     rests_until_ns: Option<u64>,
     _leash: UnixStream,
     nodes: HashMap<Token, Node>,
@@ -72,10 +76,22 @@ pub(crate) struct Reactor {
     held: HashMap<u64, Held>,
     boards: HashMap<BoardKey, Arc<OwnedFd>>,
     effects: VecDeque<Effect>,
-    /// To who supervises, if anybody does.
-    desk: Option<RuntimeDesk>,
+    ties: Ties,
     /// Processes of supervised services by their ids, of which some are yet to connect.
     units: HashMap<u32, Unit>,
+}
+
+/// What a loop has to do with others.
+#[derive(Debug)]
+pub(crate) struct Ties {
+    /// To who supervises, if anybody does.
+    pub(crate) desk: Option<RuntimeDesk>,
+    /// To who records, if anybody does.
+    pub(crate) notes: Option<Notes>,
+    /// Signs tokens.
+    pub(crate) key: Arc<TokenKey>,
+    /// Remembers who serves what.
+    pub(crate) holders: Holders,
 }
 
 #[derive(Debug)]
@@ -118,20 +134,20 @@ impl Reactor {
         broker: Broker,
         listener: UnixListener,
         leash: UnixStream,
-        desk: Option<RuntimeDesk>,
-    ) -> Result<Reactor, Errno> {
+        ties: Ties,
+    ) -> Result<Reactor, std::io::Error> {
         let closer = Closer::new()?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
         epoll.add(&leash, EpollEvent::new(EpollFlags::EPOLLIN, LEASH))?;
-        if let Some(desk) = &desk {
+        if let Some(desk) = &ties.desk {
             epoll.add(desk, EpollEvent::new(EpollFlags::EPOLLIN, ORDERS))?;
         }
         Ok(Reactor {
             broker,
             closer,
             epoll,
-            listener,
+            listeners: vec![listener],
             rests_until_ns: None,
             _leash: leash,
             nodes: HashMap::new(),
@@ -139,13 +155,18 @@ impl Reactor {
             held: HashMap::new(),
             boards: HashMap::new(),
             effects: VecDeque::new(),
-            desk,
+            ties,
             units: HashMap::new(),
         })
     }
 
     /// Serves until the leash is let go.
     pub(crate) fn run(&mut self) {
+        self.serve_all();
+        self.broker.close(monotonic_ns());
+    }
+
+    fn serve_all(&mut self) {
         // Before anybody who is expected can come.
         self.obey();
         let mut ready = [EpollEvent::empty(); 64];
@@ -178,12 +199,16 @@ impl Reactor {
     }
 
     fn accept(&mut self) {
+        (0..self.listeners.len()).for_each(|number| self.accept_at(number));
+    }
+
+    fn accept_at(&mut self, number: usize) {
         for _ in 0..ACCEPTS {
             if self.closer.is_crowded() {
                 return self.rest_listener();
             }
             // The name is the standard library's; the socket keeps packets as it was made to.
-            match self.listener.accept() {
+            match self.listeners[number].accept() {
                 Ok((socket, _)) => self.admit(PeerSocket::new(socket.into(), &self.closer)),
                 Err(error) => match error.raw_os_error().map(Errno::from_raw) {
                     Some(Errno::EAGAIN) => return,
@@ -201,20 +226,14 @@ impl Reactor {
         let unit = self.units.get(&pid).filter(|it| process_started(pid) == Some(it.start_time));
         let unit = unit.cloned();
         let pidfd = pidfd::of_peer(&socket, pid);
-        self.attend(socket, pidfd, pid, peer.uid(), unit);
+        let pidfd = pidfd.map(Arc::new);
+        let peer = peer::describe(pid, peer.uid(), unit, pidfd.as_ref(), false);
+        self.attend(socket, pidfd, peer);
     }
 
     /// Takes a connection in.
-    fn attend(
-        &mut self,
-        socket: PeerSocket,
-        pidfd: Option<OwnedFd>,
-        pid: u32,
-        uid: u32,
-        unit: Option<Unit>,
-    ) {
+    fn attend(&mut self, socket: PeerSocket, pidfd: Option<Arc<OwnedFd>>, peer: Peer) {
         let token = self.next_token;
-        let pidfd = pidfd.map(Arc::new);
         let reads = |token| EpollEvent::new(EpollFlags::EPOLLIN, token);
         let watched = self.epoll.add(&socket, reads(token)).and_then(|()| match &pidfd {
             Some(pidfd) => self.epoll.add(pidfd, reads(token + 1)),
@@ -226,22 +245,31 @@ impl Reactor {
         }
         self.next_token += PER_NODE;
         self.nodes.insert(token, node);
-        self.step(Event::Accepted { token, pid, uid, unit }, None);
+        self.step(Event::Accepted { token, peer }, None);
     }
 
     /// Does what the supervisor says.
     fn obey(&mut self) {
-        for order in self.desk.as_ref().map(Desk::hear).unwrap_or_default() {
+        for order in self.ties.desk.as_ref().map(Desk::hear).unwrap_or_default() {
             match order {
                 Order::Admit { unit, socket } => {
                     let (pid, uid) = (unit.pid, unit.uid);
                     self.units.insert(pid, unit.clone());
-                    let pidfd = pidfd::open(pid);
+                    let pidfd = pidfd::open(pid).map(Arc::new);
+                    let peer = peer::describe(pid, uid, Some(unit), pidfd.as_ref(), true);
                     let socket = PeerSocket::new(socket, &self.closer);
-                    self.attend(socket, pidfd, pid, uid, Some(unit));
+                    self.attend(socket, pidfd, peer);
+                    failpoint::reach(At::SpawnAdmitted);
                 }
                 Order::Expect { unit } => drop(self.units.insert(unit.pid, unit)),
+                Order::Listen { listener } => {
+                    let reads = EpollEvent::new(EpollFlags::EPOLLIN, LISTENER);
+                    if self.epoll.add(&listener, reads).is_ok() {
+                        self.listeners.push(listener);
+                    }
+                }
                 Order::Forget { unit } => self.units.retain(|_, it| it.id != unit),
+                Order::Enact(law) => self.step(Event::Law(law), None),
                 Order::Answer { to, sequence, text } => {
                     let lost = self.answer(to, sequence, &text);
                     if let Some(event) = lost {
@@ -254,7 +282,7 @@ impl Reactor {
 
     /// Sends what may be larger than a packet.
     fn answer(&mut self, to: Token, sequence: u32, text: &str) -> Option<Event> {
-        let Ok(memory) = sealed(text) else {
+        let Ok(memory) = memory::sealed(text) else {
             return self.reply(to, sequence, &Reply::Refused(Status::NO_MEMORY));
         };
         let bytes = encode_reply(sequence, &Reply::Answer { length: text.len() as u64 });
@@ -280,8 +308,10 @@ impl Reactor {
     }
 
     fn watch_listener(&self, flags: EpollFlags) {
-        // Cannot fail: the listener was added and is open.
-        let _ = self.epoll.modify(&self.listener, &mut EpollEvent::new(flags, LISTENER));
+        for listener in &self.listeners {
+            // Cannot fail: it was added and is open.
+            let _ = self.epoll.modify(listener, &mut EpollEvent::new(flags, LISTENER));
+        }
     }
 
     fn serve(&mut self, token: Token, events: EpollFlags) {
@@ -319,6 +349,9 @@ impl Reactor {
             Ok((sequence, request)) => (sequence, Ok(request)),
             Err(malformed) => (sequence_of(bytes), Err(malformed)),
         };
+        if let Ok(request) = &request {
+            failpoint::heard(request);
+        }
         self.step(Event::Packet { token, sequence, request, carried }, fds.pop());
     }
 
@@ -342,7 +375,9 @@ impl Reactor {
         let effects = self.broker.step(event, monotonic_ns());
         self.effects.extend(effects);
         while let Some(effect) = self.effects.pop_front() {
+            let reached = failpoint::around(&effect);
             let consequence = self.perform(effect, &mut carried);
+            reached.into_iter().for_each(failpoint::reach);
             if let Some(event) = consequence {
                 let effects = self.broker.step(event, monotonic_ns());
                 self.effects.extend(effects);
@@ -386,21 +421,9 @@ impl Reactor {
                     Err(Lost::Node) => self.drop_node(to),
                 }
             }
-            Effect::KeepBoard { board } => {
-                // Sealed and of a segment's size, as the broker saw.
-                self.boards.insert(board, Arc::new(carried.take()?.vouched()));
-                None
-            }
+            Effect::KeepBoard { board } => self.keep_board(board, carried.take()?),
             Effect::SendBoard { to, sequence, board, reply } => {
-                let fds = self.boards.get(&board).cloned().into_iter().collect();
-                let bytes = encode_reply(sequence, &reply);
-                match self.post(to, Parcel { bytes, fds, bell: None }) {
-                    Ok(()) => None,
-                    Err(Lost::Introduction) => {
-                        self.reply(to, sequence, &Reply::Refused(Status::QUOTA))
-                    }
-                    Err(Lost::Node) => self.drop_node(to),
-                }
+                self.send_board(to, sequence, board, &reply)
             }
             Effect::LoseBoard { board } => {
                 self.boards.remove(&board);
@@ -411,10 +434,32 @@ impl Reactor {
                 None
             }
             Effect::Tell(notice) => {
-                if let Some(desk) = &self.desk {
+                if let Some(desk) = &self.ties.desk {
                     desk.say(notice);
                 }
                 None
+            }
+            Effect::Note(note) => {
+                self.note(note);
+                None
+            }
+            Effect::Keep(holder) => {
+                self.ties.holders.hold(holder);
+                None
+            }
+            Effect::LetGo { instance } => {
+                self.ties.holders.let_go(instance.get());
+                None
+            }
+            Effect::Issue { to, sequence, wanted, allowed, note } => {
+                self.note(*note);
+                let reply = tokens::issue(&self.ties.key, wanted, allowed);
+                self.reply(to, sequence, &reply)
+            }
+            Effect::Check { to, sequence, token, presenters, audience, allowed } => {
+                let key = &self.ties.key;
+                let reply = tokens::check(key, &token, &presenters, &audience, allowed);
+                self.reply(to, sequence, &reply)
             }
             Effect::Cut { token, last } => {
                 if let (Some(node), Some((sequence, status))) = (self.remove(token), last) {
@@ -425,6 +470,12 @@ impl Reactor {
         }
     }
 
+    fn note(&self, note: Note) {
+        if let Some(notes) = &self.ties.notes {
+            notes.take(note);
+        }
+    }
+
     fn reply(&mut self, to: Token, sequence: u32, reply: &Reply) -> Option<Event> {
         let bytes = encode_reply(sequence, reply);
         let parcel = Parcel { bytes, fds: Vec::new(), bell: None };
@@ -432,27 +483,6 @@ impl Reactor {
             Ok(()) => None,
             Err(Lost::Introduction | Lost::Node) => self.drop_node(to),
         }
-    }
-
-    /// Makes the doorbell; gives what goes to the service.
-    fn offer(&mut self, ticket: u64, client: Token) -> Result<Vec<Arc<OwnedFd>>, Status> {
-        let pidfd = self.pidfd(client);
-        let held = self.held.get_mut(&ticket).ok_or(Status::IO)?;
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
-            .map_err(|errno| match errno {
-                Errno::EMFILE | Errno::ENFILE => Status::QUOTA,
-                Errno::ENOMEM | Errno::ENOBUFS => Status::NO_MEMORY,
-                _ => Status::SYSTEM,
-            })?;
-        held.bell = Some(PeerSocket::new(ours, &self.closer));
-        let mut fds = vec![Arc::clone(&held.lane), Arc::new(theirs)];
-        fds.extend(pidfd);
-        Ok(fds)
-    }
-
-    fn pidfd(&self, token: Token) -> Option<Arc<OwnedFd>> {
-        self.nodes.get(&token)?.pidfd.clone()
     }
 
     fn remove(&mut self, token: Token) -> Option<Node> {
@@ -524,9 +554,11 @@ impl Reactor {
 impl Drop for Reactor {
     /// Turns away who still waits in the backlog, and has perhaps sent something already.
     fn drop(&mut self) {
-        let _ = shutdown(self.listener.as_raw_fd(), Shutdown::Both);
-        while let Ok((socket, _)) = self.listener.accept() {
-            drop(PeerSocket::new(socket.into(), &self.closer));
+        for listener in &self.listeners {
+            let _ = shutdown(listener.as_raw_fd(), Shutdown::Both);
+            while let Ok((socket, _)) = listener.accept() {
+                drop(PeerSocket::new(socket.into(), &self.closer));
+            }
         }
     }
 }
@@ -552,16 +584,6 @@ fn send(socket: &PeerSocket, parcel: &Parcel) -> Result<(), Errno> {
         fds.insert(1, bell.as_fd());
     }
     packet::send(socket.as_fd(), &parcel.bytes, &fds)
-}
-
-/// Puts text where only its reader's copy of the descriptor leads, and nobody can change it.
-fn sealed(text: &str) -> Result<OwnedFd, std::io::Error> {
-    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    let mut file = File::from(memfd_create(c"ipc-answer", flags)?);
-    file.write_all(text.as_bytes())?;
-    let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK;
-    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
-    Ok(file.into())
 }
 
 /// Says why, if the node still listens; it is cut in either case.

@@ -1,6 +1,7 @@
 //! Who serves what: nodes, names, and the ordered groups of instances behind a name. Pure.
 //!
-//! A name leads to a group: the first registered serves, the others stand by in order. Names,
+//! A name leads to a group: the first registered serves, the others stand by in order, which is
+//! that of their instances' ids, also when they register again after a restart. Names,
 //! instances and nodes take their ids from one counter, so an id says by itself what it is.
 
 use std::{
@@ -123,7 +124,8 @@ impl Registry {
         left.instances
     }
 
-    /// Puts a node at the end of the group that serves a name.
+    /// Puts a node into the group that serves a name: at its end, or where it was under an earlier
+    /// run.
     ///
     /// # Errors
     /// `INVALID` for unknown flags or nodes; `EXISTS` when the node serves the name already, or
@@ -158,7 +160,10 @@ impl Registry {
             self.remember_former(claims.name, name);
         }
         if let Some(group) = self.names.get_mut(&name) {
-            group.group.push(instance);
+            // By age, which is the order of the ids: who returns after a restart of the runtime
+            // has the place that it had, whoever returned before it.
+            let rank = group.group.partition_point(|&other| other < instance);
+            group.group.insert(rank, instance);
         }
         if let Some(holder) = self.nodes.get_mut(&node) {
             holder.instances.push(instance);
@@ -213,6 +218,38 @@ impl Registry {
             Some(appearance) => appearance,
             None => (node, ServiceId::NONE),
         }
+    }
+
+    /// Gives the name that an id is of, or that an instance serves.
+    pub(crate) fn name_behind(&self, id: ServiceId) -> Option<&Arc<str>> {
+        let name = match self.instances.get(&id) {
+            Some(instance) => &instance.name,
+            None => self.former.get(&id).unwrap_or(&id),
+        };
+        self.names.get(name).map(|name| &name.text)
+    }
+
+    /// Gives the node that an id is of, or leads to.
+    pub(crate) fn node_behind(&self, id: ServiceId) -> Option<ServiceId> {
+        if self.nodes.contains_key(&id) {
+            return Some(id);
+        }
+        self.resolve(id).and_then(|it| self.instances.get(&it)).map(|it| it.node)
+    }
+
+    /// Gives all ids by which a node can be meant: its own, its instances', and those of the names
+    /// that they serve.
+    pub(crate) fn ids_of(&self, node: ServiceId) -> Vec<ServiceId> {
+        let instances = self.nodes.get(&node).map_or(&[][..], |it| &it.instances);
+        let names = instances.iter().filter_map(|id| self.instances.get(id)).map(|it| it.name);
+        [node].into_iter().chain(instances.iter().copied()).chain(names).collect()
+    }
+
+    /// Lists the instances of a node, with their names.
+    pub(crate) fn served_by_node(&self, node: ServiceId) -> Vec<(ServiceId, Arc<str>)> {
+        let instances = self.nodes.get(&node).map_or(&[][..], |it| &it.instances);
+        let named = |&id: &ServiceId| Some((id, Arc::clone(self.name_behind(id)?)));
+        instances.iter().filter_map(named).collect()
     }
 
     /// Counts a channel introduced to an instance.

@@ -20,7 +20,7 @@ use crate::node::Grants;
 
 mod calls;
 mod image;
-mod names;
+pub(crate) mod names;
 mod rules;
 
 /// Stands in a filter for the process's own number, which is not known before it is born. Above

@@ -17,15 +17,14 @@
 //! that connects anew; whoever is to reach a service from outside needs one rule.
 //!
 //! # What the broker asks
-//! - `Register`: [`Policy::registering`] with the registrant and who serves the name already,
-//!   before `Registry::register`; refused with `ACCESS`.
+//! - `Register`: [`Policy::registering`], with the registrant and who serves the name already.
 //! - `Connect`: [`Policy::permitted`] once, with the name behind the instance and the uid of the
-//!   node that serves it; refused with `ACCESS` if neither call nor send is in it. The mask is kept
-//!   with the channel and told to both ends. Likewise at subscribe and map.
-//! - admin verbs: [`Policy::judge`] with [`What::Runtime`] or the name.
+//!   node that serves it; refused if neither call nor send is in it. The mask is kept with the
+//!   channel and told to both ends.
+//! - `Command`: [`Policy::judge`] with [`What::Runtime`].
 //! - after a reload: [`Policy::revoked`] over the open channels, which are closed and recorded, and
 //!   [`Policy::registering`] again for each instance, which ends if it is refused.
-//! - `ipc_verify_permissions`, `ipctl policy check`: [`Policy::explain`].
+//! - `Verify` and tokens: [`Policy::permitted`]. `ipctl policy check`: [`Policy::explain`].
 //!
 //! [`Who`] is made once per connection: [`Who::Supervised`] by the inherited socket, never by what
 //! the process says; the executable by `/proc/PID/exe`, read while the pidfd of the peer shows that
@@ -33,12 +32,16 @@
 
 mod compiled;
 mod explain;
+#[cfg(feature = "node")]
+mod question;
 mod rule;
 
 use std::{collections::HashMap, fmt, path::PathBuf};
 
 use compiled::Compiled;
 pub use explain::Explanation;
+#[cfg(feature = "node")]
+pub use question::{Clause, Question, Ruling};
 pub use rule::{Object, Operation, Rule, Subject, names_of};
 
 /// Who asks, as the kernel proved it.

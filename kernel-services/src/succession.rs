@@ -36,7 +36,7 @@ struct Inner {
 enum Reign {
     /// Somebody else's, as far as is known.
     Elsewhere,
-    Ours(#[allow(dead_code, reason = "runs as long as it is kept")] Kernel),
+    Ours(#[allow(dead_code, reason = "runs as long as it is kept")] Box<Kernel>),
     /// This process will not step in any more.
     Over,
 }
@@ -56,7 +56,7 @@ impl Succession {
         let mut reign = self.0.reign.lock().unwrap_or_else(PoisonError::into_inner);
         if let Reign::Elsewhere = *reign {
             match Kernel::embedded(&self.0.directory) {
-                Ok(kernel) => *reign = Reign::Ours(kernel),
+                Ok(kernel) => *reign = Reign::Ours(Box::new(kernel)),
                 Err(KernelError::Running { .. }) => {}
                 Err(error) => return Err(error),
             }

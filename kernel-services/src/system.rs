@@ -8,7 +8,9 @@
 //! starting a process takes milliseconds. Nothing here waits for a service.
 
 mod adopt;
+mod children;
 mod growth;
+mod law;
 mod metrics;
 mod probe;
 mod store;
@@ -17,7 +19,6 @@ mod words;
 use std::{
     collections::{HashMap, HashSet},
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use ipc::ServiceId;
@@ -28,23 +29,25 @@ use nix::{
         inotify::{AddWatchFlags, InitFlags, Inotify},
         signal::{SigSet, Signal},
         signalfd::{SfdFlags, SignalFd},
-        socket::{AddressFamily, SockFlag, SockType, socketpair},
     },
-    unistd::{User, geteuid},
 };
 
 use crate::{
     Kernel, KernelError,
-    desk::{Notice, Order, SupervisorDesk, Unit, desk},
+    console::say,
+    desk::{Notice, Order, SupervisorDesk, desk},
+    directory::Directory,
     logs::{LogError, Logs},
     node::{self, Node, NodeError, Ready},
-    process::{Exit, Launch, Process, launch},
+    notes::Notes,
+    process::Process,
     reactor::monotonic_ns,
-    supervisor::{Command, Effect, End, Event, Refusal, Supervisor, UnitId, UnitState},
+    supervisor::{Command, Effect, Event, Refusal, Supervisor, UnitId, UnitState},
 };
 use adopt::{Found, find};
+use law::settle_paths;
 use probe::{Outcome, Probes};
-use store::{Record, Store};
+use store::Store;
 use words::{Answer, Wish};
 
 const SIGNALS: u64 = 0;
@@ -122,6 +125,7 @@ pub struct System {
     signals: SignalFd,
     desk: SupervisorDesk,
     metrics: metrics::Metrics,
+    notes: Option<Notes>,
     // Dropped last: it has the lock on the directory.
     kernel: Kernel,
 }
@@ -149,10 +153,13 @@ impl System {
         settle_paths(&mut node, runtime_dir);
         let (desk, other) = desk().map_err(failed("make an eventfd"))?;
         let supervisor = Supervisor::new(&node, monotonic_ns());
+        // Before anything is read that an ipcd which still runs might write.
+        let directory = Directory::open(runtime_dir)?;
         let mut store = Store::open(runtime_dir)?;
+        desk.say(Order::Enact(Box::new(law::law(&node))));
         // They come back to the runtime as soon as it is there, and are to be known then.
         let found = find(&mut store, &supervisor, &desk);
-        let kernel = Kernel::start(runtime_dir, Some(other))?;
+        let kernel = Kernel::start(directory, Some(other))?;
         let logs = Logs::open(&node.log_directory)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
             .map_err(failed("make an epoll instance"))?;
@@ -189,6 +196,7 @@ impl System {
             signals,
             desk,
             metrics: metrics::Metrics::default(),
+            notes: kernel.notes(),
             kernel,
         })
     }
@@ -236,13 +244,6 @@ impl System {
         Ok(())
     }
 
-    /// Gives the units of which no descriptor tells the end: where there are no pidfds. SIGCHLD
-    /// does not tell of adopted ones either.
-    fn unheard(&self) -> impl Iterator<Item = UnitId> {
-        let unheard = self.running.iter().filter(|(_, it)| it.process.pidfd().is_none());
-        unheard.map(|(&unit, _)| unit)
-    }
-
     fn timeout(&self) -> EpollTimeout {
         let look = self.unheard().next().map(|_| monotonic_ns() + LOOK_AT_UNHEARD_NS);
         let next = [self.supervisor.deadline_ns(), self.logs_due_ns, look];
@@ -282,6 +283,7 @@ impl System {
             }
             Effect::Report { unit: _, name, notice } => {
                 say(&format!("{name}: {notice}"));
+                self.note_report(&name, &notice);
                 None
             }
             Effect::Answer { request, result } => {
@@ -294,74 +296,11 @@ impl System {
         }
     }
 
-    fn spawn(&mut self, unit: UnitId) -> Result<u32, String> {
-        let Some((service, replica)) = self.supervisor.service(unit) else {
-            return Err("it is gone from the node file".to_owned());
-        };
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let (socket, control) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
-            .map_err(|errno| format!("cannot make its connection: {errno}"))?;
-        let log = self.logs.append(&service.name).map_err(|error| error.to_string())?;
-        let uid = user_of(service.user.as_deref())?;
-        let (name, replica): (Arc<str>, u32) = (service.name.as_str().into(), replica);
-        let process = launch(Launch {
-            service,
-            replica: replica - 1,
-            runtime_dir: &self.runtime_dir,
-            control,
-            log,
-        })
-        .map_err(|error| error.to_string())?;
-        for gap in process.unenforced().iter().map(ToString::to_string) {
-            if self.gaps.insert(gap.clone()) {
-                say(&format!("not enforced on this machine: {gap}"));
-            }
-        }
-        let pid = process.pid();
-        let start_time = process.start_time();
-        self.store.remember(Record { service: name.to_string(), replica, pid, start_time });
-        self.watch(unit, &process);
-        let known = Unit { id: unit.0, service: name, pid, uid, start_time };
-        self.desk.say(Order::Admit { unit: known, socket });
-        self.running.insert(unit, Running::new(process));
-        Ok(pid)
-    }
-
-    /// Has the loop hear of the process' end. Without pidfds it looks now and then: see `unheard`.
-    fn watch(&self, unit: UnitId, process: &Process) {
-        if let Some(pidfd) = process.pidfd() {
-            let token = FIRST_UNIT + u64::from(unit.0);
-            // Without it SIGCHLD tells of a child.
-            let _ = self.epoll.add(pidfd, EpollEvent::new(EpollFlags::EPOLLIN, token));
-        }
-    }
-
-    fn signal(&self, unit: UnitId, signal: Signal) {
-        if let Some(running) = self.running.get(&unit) {
-            // It ended by itself: that is heard next.
-            let _ = running.process.signal(signal);
-        }
-    }
-
-    fn reap(&mut self, unit: UnitId) {
-        let Some(running) = self.running.get_mut(&unit) else { return };
-        let Some(exit) = running.process.try_wait() else { return };
-        if let Some(running) = self.running.remove(&unit) {
-            if let Some(pidfd) = running.process.pidfd() {
-                let _ = self.epoll.delete(pidfd);
-            }
-            self.store.forget(running.process.pid());
-        }
-        self.probes.forget(unit);
-        self.desk.say(Order::Forget { unit: unit.0 });
-        self.step(Event::Ended { unit, how: end_of(exit) });
-    }
-
     fn hear_signals(&mut self) {
         while let Ok(Some(signal)) = self.signals.read_signal() {
             match Signal::try_from(signal.ssi_signo.cast_signed()) {
                 Ok(Signal::SIGHUP) => {
-                    if let Err(error) = self.reload() {
+                    if let Err(error) = self.reload("SIGHUP") {
                         say(&format!("the node file is not taken, and all goes on: {error}"));
                     }
                 }
@@ -374,32 +313,6 @@ impl System {
                 _ => self.step(Event::Shutdown),
             }
         }
-    }
-
-    /// Reads the node file again, and changes what it changes. What is wrong changes nothing.
-    fn reload(&mut self) -> Result<String, SystemError> {
-        let mut node = node::reload(&self.path)?;
-        settle_paths(&mut node, &self.runtime_dir);
-        let logs = Logs::open(&node.log_directory)?;
-        if node.log_directory != self.node.log_directory {
-            self.log_events
-                .add_watch(&node.log_directory, AddWatchFlags::IN_MODIFY)
-                .map_err(failed("watch the logs"))?;
-        }
-        let change = node::Change::between(&self.node, &node).to_string();
-        self.logs = logs;
-        self.node = node.clone();
-        self.move_metrics();
-        for warning in &node.warnings {
-            say(&warning.to_string());
-        }
-        say(&format!("the node file is taken: {change}"));
-        self.step(Event::Reload(Box::new(node)));
-        // Who is to provide less than before may do so already.
-        for unit in self.running.keys().copied().collect::<Vec<_>>() {
-            self.ask_if_ready(unit);
-        }
-        Ok(change)
     }
 
     fn hear_notices(&mut self) {
@@ -417,7 +330,9 @@ impl System {
                         running.serves.remove(&instance);
                     }
                 }
-                Notice::Command { from, sequence, text } => self.obey(from, sequence, &text),
+                Notice::Command { from, sequence, by, text } => {
+                    self.obey(from, sequence, &by, &text);
+                }
             }
         }
     }
@@ -456,6 +371,12 @@ impl System {
             }
             let was_ready = running.told_ready;
             running.told_ready |= answered;
+            let is_watched =
+                self.supervisor.service(unit).is_some_and(|it| it.0.watchdog.is_some());
+            if answered && !is_watched {
+                // It is not pinged again: a channel would be kept for nothing.
+                self.probes.forget(unit);
+            }
             // Who is ready as soon as it runs is pinged by its watchdog first.
             self.step(if answered { Event::Answered { unit } } else { Event::Missed { unit } });
             match (answered, was_ready) {
@@ -467,7 +388,7 @@ impl System {
         }
     }
 
-    fn obey(&mut self, from: u64, sequence: u32, text: &str) {
+    fn obey(&mut self, from: u64, sequence: u32, by: &str, text: &str) {
         let wish = match Wish::read(text) {
             Ok(wish) => wish,
             Err(error) => return self.answer(from, sequence, &Answer::refusal(&error)),
@@ -478,16 +399,21 @@ impl System {
                 return self.answer(from, sequence, &answer);
             }
             Wish::Reload {} => {
-                let answer = match self.reload() {
+                let answer = match self.reload(by) {
                     Ok(change) => Answer::change(&change),
                     Err(error) => Answer::refusal(&error.to_string()),
                 };
+                return self.answer(from, sequence, &answer);
+            }
+            Wish::Policy { from: subject, to, operation, served_by } => {
+                let answer = self.explain(&subject, &to, &operation, served_by);
                 return self.answer(from, sequence, &answer);
             }
             Wish::Start { name } => (Command::Start, name),
             Wish::Stop { name } => (Command::Stop, name),
             Wish::Restart { name } => (Command::Restart, name),
         };
+        self.note_command(by, command, &name);
         let request = self.next_request;
         self.next_request += 1;
         self.asked.insert(request, (from, sequence));
@@ -540,34 +466,4 @@ pub fn signals() -> Result<SignalFd, SystemError> {
     mask.thread_block()
         .and_then(|()| SignalFd::with_flags(&mask, flags))
         .map_err(failed("wait for signals"))
-}
-
-/// A log directory that is not absolute is in the runtime's. Operators are told of it, wherever
-/// they are.
-fn settle_paths(node: &mut Node, runtime_dir: &Path) {
-    let directory = runtime_dir.join(&node.log_directory);
-    node.log_directory = std::path::absolute(&directory).unwrap_or(directory);
-}
-
-fn user_of(name: Option<&str>) -> Result<u32, String> {
-    let Some(name) = name else { return Ok(geteuid().as_raw()) };
-    match User::from_name(name) {
-        Ok(Some(user)) => Ok(user.uid.as_raw()),
-        Ok(None) => Err(format!("there is no user {name}")),
-        Err(errno) => Err(format!("cannot look up user {name}: {errno}")),
-    }
-}
-
-fn end_of(exit: Exit) -> End {
-    match exit {
-        Exit::Code(code) => End::Exit { code },
-        Exit::Signal(number) => End::Signal { number, core: false },
-        Exit::Unknown => End::Unknown,
-    }
-}
-
-/// Writes one line to stderr, in one piece. Nobody may be listening, which is no reason to end.
-fn say(line: &str) {
-    use std::io::Write;
-    let _ = std::io::stderr().write_all(format!("ipcd: {line}\n").as_bytes());
 }

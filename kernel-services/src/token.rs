@@ -135,7 +135,7 @@ fn part<const N: usize>(bytes: &[u8; TOKEN_BYTES], at: usize) -> [u8; N] {
 }
 
 /// What a token is asked to say.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
     /// Who asks; known from its connection.
     pub subject: ServiceId,

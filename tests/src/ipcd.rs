@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
+    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, MutexGuard},
@@ -16,7 +17,7 @@ use nix::{
 };
 use serde_json::{Value, json};
 
-use crate::{LONG, wait_until};
+use crate::{LONG, proc, wait_until};
 
 /// An `ipcd --config` of its own; it and all its services are killed when this is dropped.
 #[derive(Debug)]
@@ -41,6 +42,13 @@ impl Ipcd {
 
     /// Starts it by a command, to which its arguments are added.
     pub fn by(command: &[&str], directory: &Path) -> Ipcd {
+        let ipcd = Ipcd::unready(command, directory);
+        ipcd.hear("ready: ");
+        ipcd
+    }
+
+    /// The same, for one that may not come so far.
+    pub fn unready(command: &[&str], directory: &Path) -> Ipcd {
         let mut child = Command::new(command[0])
             .args(&command[1..])
             .arg("--runtime-dir")
@@ -58,9 +66,7 @@ impl Ipcd {
                 lock(&tell).push(line);
             }
         });
-        let ipcd = Ipcd { child, directory: directory.to_owned(), lines };
-        ipcd.hear("ready: ");
-        ipcd
+        Ipcd { child, directory: directory.to_owned(), lines }
     }
 
     /// Its process id.
@@ -159,6 +165,18 @@ impl Ipcd {
         self.leave();
     }
 
+    /// Waits until it was killed: its services go on.
+    pub fn wait_for_death(mut self) {
+        let mut status = None;
+        wait_until("it is killed", || {
+            status = self.child.try_wait().expect("a child");
+            status.is_some()
+        });
+        let signal = status.and_then(|it| it.signal());
+        assert_eq!(signal, Some(libc::SIGKILL), "{status:?} {:#?}", self.said());
+        self.leave();
+    }
+
     /// Waits for its end after it was told to stop; gives the status and what it said.
     pub fn stop(mut self) -> (ExitStatus, Vec<String>) {
         self.signal(Signal::SIGTERM);
@@ -181,12 +199,23 @@ impl Drop for Ipcd {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        for (pid, start_time) in recorded(&self.directory) {
-            if let Some(process) = Process::adopt(pid, start_time) {
-                let _ = process.kill();
-            }
+        kill_recorded(&self.directory);
+    }
+}
+
+/// Kills the services that no runtime has, for one that left them alone.
+pub fn kill_recorded(directory: &Path) {
+    for (pid, start_time) in recorded(directory) {
+        if let Some(process) = Process::adopt(pid, start_time) {
+            let _ = process.kill();
         }
     }
+}
+
+/// A rule that lets this user's processes talk to every service.
+pub fn open_to_all() -> String {
+    let user = nix::unistd::geteuid();
+    format!("[[rule]]\nfrom = \"user:{user}\"\nto = \"any\"\nallow = [\"call\", \"send\"]\n")
 }
 
 /// Processes that it wrote down, and when they started.
@@ -196,6 +225,13 @@ pub fn recorded(directory: &Path) -> Vec<(u32, u64)> {
     let units = contents["units"].as_array().into_iter().flatten();
     let of = |unit: &Value| Some((unit["pid"].as_u64()? as u32, unit["start_time"].as_u64()?));
     units.filter_map(of).collect()
+}
+
+/// The children of a process, also those that ended and were not waited for.
+pub fn children(pid: u32) -> usize {
+    let each = |thread| fs::read_to_string(format!("/proc/{pid}/task/{thread}/children"));
+    let lists = proc::threads(pid).into_iter().filter_map(|thread| each(thread).ok());
+    lists.map(|list| list.split_whitespace().count()).sum()
 }
 
 /// Sends a signal to a process that is known to be there.

@@ -4,6 +4,7 @@
 #![allow(clippy::missing_panics_doc)] // panicking is how a test says that it failed
 
 mod actor;
+pub mod duet;
 mod house;
 pub mod ipcd;
 pub mod proc;

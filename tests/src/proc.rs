@@ -96,6 +96,26 @@ pub fn lingering() -> BTreeSet<u16> {
     sockets.lines().filter_map(port).collect()
 }
 
+/// Tells whether a process has ended, though nobody may have waited for it yet: an orphan's end is
+/// for its new parent to hear of, whoever that is here.
+pub fn has_ended(pid: u32) -> bool {
+    let stat = fs::read_to_string(of(pid).join("stat")).unwrap_or_default();
+    stat.is_empty() || stat.contains(") Z ")
+}
+
+/// Lists the processes whose command line is so. Those that have ended have none.
+pub fn all_running(is_meant: impl Fn(&[String]) -> bool) -> Vec<u32> {
+    let entries = fs::read_dir("/proc").expect("it is there").flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|&pid| {
+        let line = fs::read(of(pid).join("cmdline")).unwrap_or_default();
+        let words =
+            line.split(|byte| *byte == 0).map(|it| String::from_utf8_lossy(it).into_owned());
+        is_meant(&words.collect::<Vec<_>>())
+    })
+    .collect()
+}
+
 /// Lists the threads of a process.
 pub fn threads(pid: u32) -> Vec<u32> {
     let tasks = fs::read_dir(of(pid).join("task")).expect("a process");

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::Read,
+    io::{self, Read},
     os::{
         fd::OwnedFd,
         unix::fs::{OpenOptionsExt, PermissionsExt},
@@ -81,11 +81,29 @@ impl Nursery {
 
     /// Launches it beside the runtime of another directory.
     pub fn launch_beside(&self, service: &Service, world: &Path) -> Result<Process, LaunchError> {
+        self.launch_so(service, world, |_, _| Ok(()))
+    }
+
+    /// Launches it; `record` is called before it does anything.
+    pub fn launch_recording(
+        &self,
+        service: &Service,
+        record: impl FnOnce(u32, u64) -> io::Result<()>,
+    ) -> Result<Process, LaunchError> {
+        self.launch_so(service, self.path(), record)
+    }
+
+    fn launch_so(
+        &self,
+        service: &Service,
+        world: &Path,
+        record: impl FnOnce(u32, u64) -> io::Result<()>,
+    ) -> Result<Process, LaunchError> {
         let (control, _theirs) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
                 .expect("a pair");
         let log = self.log();
-        launch(Launch { service, replica: 0, runtime_dir: world, control, log })
+        launch(Launch { service, replica: 0, runtime_dir: world, control, log }, record)
     }
 
     /// Launches it, waits for its end, and gives that and what it wrote.

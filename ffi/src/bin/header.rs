@@ -17,6 +17,7 @@ const SOURCES: [&str; 14] = [
     "loan.rs",
     "receive.rs",
     "message.rs",
+    "rights.rs",
     "poll.rs",
     "stats.rs",
     "info.rs",

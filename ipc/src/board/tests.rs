@@ -18,6 +18,7 @@ fn introduction(channel: u64) -> Introduction {
         dest: ServiceId::new(6),
         dest_name: ServiceId::new(7),
         geometry: Geometry::default(),
+        permissions: 0,
     }
 }
 

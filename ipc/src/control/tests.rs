@@ -11,7 +11,7 @@ fn geometries() -> impl Strategy<Value = Geometry> {
 }
 
 fn introductions() -> impl Strategy<Value = Introduction> {
-    (any::<[u64; 2]>(), any::<[u32; 7]>(), any::<bool>(), geometries()).prop_map(
+    (any::<[u64; 3]>(), any::<[u32; 7]>(), any::<bool>(), geometries()).prop_map(
         |(long, id, asymmetric, geometry)| Introduction {
             channel: long[0],
             session: id[0],
@@ -24,18 +24,22 @@ fn introductions() -> impl Strategy<Value = Introduction> {
             dest: ServiceId::new(id[5]),
             dest_name: ServiceId::new(id[6]),
             geometry,
+            permissions: long[2],
         },
     )
+}
+
+fn tokens() -> impl Strategy<Value = Box<[u8; TOKEN_BYTES]>> {
+    prop::collection::vec(any::<u8>(), TOKEN_BYTES)
+        .prop_map(|bytes| Box::new(bytes.try_into().expect("as many")))
 }
 
 fn requests() -> impl Strategy<Value = Request> {
     prop_oneof![
         any::<bool>().prop_map(|asymmetric| Request::Hello { asymmetric }),
-        (any::<[u32; 3]>(), names()).prop_map(|(n, name)| Request::Register {
-            flags: n[0],
-            claim_instance: n[1],
-            claim_name: n[2],
-            name
+        (any::<[u32; 3]>(), any::<Ticket>(), names()).prop_map(|(n, ticket, name)| {
+            let [flags, claim_instance, claim_name] = n;
+            Request::Register { flags, claim_instance, claim_name, ticket, name }
         }),
         any::<u32>().prop_map(|id| Request::Unregister { instance: ServiceId::new(id) }),
         names().prop_map(|name| Request::Discover { name }),
@@ -58,6 +62,21 @@ fn requests() -> impl Strategy<Value = Request> {
             every_us,
             for_ms
         }),
+        (any::<bool>(), introductions())
+            .prop_map(|(serves, introduction)| Request::Holds { serves, introduction }),
+        any::<[u32; 3]>().prop_map(|n| Request::Verify {
+            src: ServiceId::new(n[0]),
+            dest: ServiceId::new(n[1]),
+            operation: n[2]
+        }),
+        (any::<[u32; 2]>(), any::<u64>()).prop_map(|(n, permissions)| Request::IssueToken {
+            dest: ServiceId::new(n[0]),
+            permissions,
+            lifetime_ms: n[1]
+        }),
+        (any::<u32>(), tokens())
+            .prop_map(|(id, token)| Request::CheckToken { presenter: ServiceId::new(id), token }),
+        Just(Request::PublicKey),
     ]
 }
 
@@ -78,9 +97,10 @@ fn replies() -> impl Strategy<Value = Reply> {
     prop_oneof![
         any::<[u32; 2]>()
             .prop_map(|n| Reply::Welcome { node: ServiceId::new(n[0]), kernel_pid: n[1] }),
-        any::<[u32; 2]>().prop_map(|n| Reply::Registered {
+        (any::<[u32; 2]>(), any::<Ticket>()).prop_map(|(n, ticket)| Reply::Registered {
             instance: ServiceId::new(n[0]),
-            name: ServiceId::new(n[1])
+            name: ServiceId::new(n[1]),
+            ticket
         }),
         Just(Reply::Done),
         any::<u32>().prop_map(|id| Reply::Found { name: ServiceId::new(id) }),
@@ -109,6 +129,9 @@ fn replies() -> impl Strategy<Value = Reply> {
             every_us,
             for_ms
         }),
+        tokens().prop_map(|token| Reply::Token { token }),
+        any::<u64>().prop_map(|permissions| Reply::Permitted { permissions }),
+        any::<[u8; 32]>().prop_map(|key| Reply::PublicKey { key }),
     ]
 }
 

@@ -39,6 +39,10 @@ impl Writer {
         self.bytes.extend_from_slice(&value.to_le_bytes());
     }
 
+    pub(super) fn raw(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
     pub(super) fn name(&mut self, name: &str) {
         self.text(name);
     }
@@ -65,6 +69,7 @@ impl Writer {
         self.u32(it.dest.get());
         self.u32(it.dest_name.get());
         self.geometry(it.geometry);
+        self.u64(it.permissions);
     }
 
     pub(super) fn entry(&mut self, entry: &Entry) {
@@ -168,6 +173,7 @@ impl<'a> Reader<'a> {
             dest: self.id()?,
             dest_name: self.id()?,
             geometry: self.geometry()?,
+            permissions: self.u64()?,
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
@@ -31,7 +31,7 @@ use crate::{
     channel::{Channel, Fate, Parts},
     client::ClientState,
     control::{
-        Introduction, Reply, Request,
+        self, Reply, Request,
         closer::{Closer, PeerSocket, Stranger},
         encode_request, packet,
     },
@@ -42,7 +42,7 @@ use crate::{
     lane,
     life::Roll,
     link::{Link, time_left, until},
-    server::{Hub, Incoming, Member, Registration},
+    server::{Hub, Registration},
     sync::{AtomicBool, AtomicU32, Ordering},
     wait::futex,
 };
@@ -70,7 +70,7 @@ pub(crate) struct Core {
     sequence: AtomicU32,
     connection: Mutex<Option<Arc<PeerSocket>>>,
     waiting: Mutex<HashMap<u32, Waiter>>,
-    registered: Mutex<Vec<Registered>>,
+    pub(super) registered: Mutex<Vec<Registered>>,
     pub(super) peers: Peers,
     pub(crate) clients: Mutex<HashMap<ServiceId, Weak<ClientState>>>,
     /// Closed, and not yet told to the runtime.
@@ -90,15 +90,17 @@ struct Waiter {
 
 /// A name that this node serves.
 #[derive(Clone, Debug)]
-struct Registered {
+pub(super) struct Registered {
     /// As its user knows it.
     instance: ServiceId,
     /// As the runtime knows it; another one after a restart in which the old one was refused.
-    current: ServiceId,
+    pub(super) current: ServiceId,
     name_id: ServiceId,
+    /// Proves the ids to the next runtime.
+    ticket: control::Ticket,
     name: String,
     flags: u32,
-    hub: Weak<Hub>,
+    pub(super) hub: Weak<Hub>,
 }
 
 impl Registered {
@@ -108,6 +110,7 @@ impl Registered {
             flags: self.flags,
             claim_instance: self.current.get(),
             claim_name: self.name_id.get(),
+            ticket: self.ticket,
             name: self.name.clone(),
         }
     }
@@ -160,7 +163,7 @@ impl Core {
     /// Ends the warden.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
-        let _ = nix::unistd::write(&*self.kick, &1_u64.to_ne_bytes());
+        self.kick();
     }
 
     /// Takes a fresh connection into use.
@@ -224,15 +227,24 @@ impl Core {
         for ticket in waiters.into_iter().filter_map(|waiter| waiter.ticket) {
             ticket.settle(Err(self.no_runtime()));
         }
+        // Whoever found out: the socket has left the warden's epoll instance, which would tell it.
+        self.kick();
+    }
+
+    fn kick(&self) {
+        let _ = nix::unistd::write(&self.kick, &1_u64.to_ne_bytes());
     }
 
     fn no_runtime(&self) -> NodeError {
         NodeError::NoRuntime { path: self.directory.join("ipcd.sock") }
     }
 
-    /// Whether anything depends on this node's coming back to a runtime.
+    /// Whether anything depends on this node's coming back to a runtime: who may want its names,
+    /// and who is to account for its channels.
     pub(super) fn needs_runtime(&self) -> bool {
-        self.config.heir.is_some() || !lock(&self.registered).is_empty()
+        self.config.heir.is_some()
+            || !lock(&self.registered).is_empty()
+            || self.peers.ends().iter().any(|end| end.introduction().is_some())
     }
 
     /// Tries to come back to a runtime that was lost.
@@ -240,7 +252,8 @@ impl Core {
         self.connection().is_ok()
     }
 
-    /// Tells a runtime that knows nothing of us what we serve. The warden hears the answers.
+    /// Tells a runtime that knows nothing of us what we serve, and which channels are open. The
+    /// warden hears the answers.
     fn claim_again(&self) {
         let claims = lock(&self.registered).clone();
         for registered in claims {
@@ -250,6 +263,11 @@ impl Core {
             lock(&self.waiting).insert(sequence, waiter);
             if self.post(sequence, &request, &[]).is_err() {
                 lock(&self.waiting).remove(&sequence);
+            }
+        }
+        for (serves, introduction) in self.peers.ends().iter().filter_map(End::introduction) {
+            if self.post(0, &Request::Holds { serves, introduction }, &[]).is_err() {
+                return;
             }
         }
     }
@@ -368,11 +386,12 @@ impl Core {
     /// descriptors closed.
     pub(super) fn settle(&self, sequence: u32, answer: Answer) {
         let Some(waiter) = lock(&self.waiting).remove(&sequence) else { return };
-        if let Reply::Registered { instance, name } = answer.0
+        if let Reply::Registered { instance, name, ticket } = answer.0
             && let Some(mut registered) = waiter.registering
         {
             registered.current = instance;
             registered.name_id = name;
+            registered.ticket = ticket;
             self.note(registered);
         }
         if let Some(ticket) = waiter.ticket {
@@ -403,14 +422,19 @@ impl Core {
             instance: ServiceId::NONE,
             current: ServiceId::NONE,
             name_id: ServiceId::NONE,
+            ticket: [0; control::TICKET_BYTES],
             name: name.to_owned(),
             flags,
             hub: Arc::downgrade(hub),
         };
         let request = registered.request();
-        match self.request_noting(&request, &[], Some(PATIENCE), Some(&registered))?.0 {
-            Reply::Registered { instance, name } => Ok(Registration { instance, name }),
-            reply => Err(refused(&reply)),
+        match self.request_noting(&request, &[], Some(PATIENCE), Some(&registered)) {
+            Ok((Reply::Registered { instance, name, .. }, _)) => {
+                Ok(Registration { instance, name })
+            }
+            Ok((reply, _)) => Err(refused(&reply)),
+            Err(NodeError::Refused(Status::ACCESS)) => Err(NodeError::Owned(name.to_owned())),
+            Err(error) => Err(error),
         }
     }
 
@@ -480,7 +504,11 @@ impl Core {
         let (own, fd) = lane::create(geometry)?;
         let entry = self.roll.enter(&own)?;
         let request = Request::Connect { dest, geometry };
-        let (reply, fds) = self.request(&request, &[fd.as_fd()], Some(PATIENCE))?;
+        let asked = self.request(&request, &[fd.as_fd()], Some(PATIENCE));
+        let (reply, fds) = asked.map_err(|error| match error {
+            NodeError::Refused(Status::ACCESS) => NodeError::Forbidden,
+            error => error,
+        })?;
         let Reply::Connected(introduction) = reply else { return Err(refused(&reply)) };
         // From here on the runtime counts the channel.
         let closing = Closing { core: Arc::downgrade(self), channel: introduction.channel };
@@ -509,59 +537,13 @@ impl Core {
         self.peers.watch(&self.epoll, introduction.peer_pid, pidfd, end);
         Ok(link)
     }
-
-    /// Takes in a client that the runtime introduces, and answers. The warden's work.
-    pub(super) fn accept(&self, introduction: Introduction, fds: Vec<Stranger>) {
-        let channel = introduction.channel;
-        let (status, lane) = match self.admit(introduction, fds) {
-            Ok(lane) => (Status::OK, Some(lane)),
-            Err(error) => (error.status(), None),
-        };
-        let fds: Vec<_> = lane.iter().map(AsFd::as_fd).collect();
-        // Without an answer the runtime gives the client up by itself.
-        let _ = self.post(0, &Request::Accept { channel, status }, &fds);
-        self.tell_boards();
-    }
-
-    fn admit(&self, introduction: Introduction, fds: Vec<Stranger>) -> Result<OwnedFd, NodeError> {
-        let Descriptors { lane: peer, bell, pidfd } = Descriptors::of(fds, &self.closer)?;
-        if self.closer.is_crowded() {
-            return Err(NodeError::Refused(Status::QUOTA));
-        }
-        let hub = lock(&self.registered)
-            .iter()
-            .find(|it| it.current == introduction.dest)
-            .and_then(|it| it.hub.upgrade())
-            .ok_or(NodeError::Refused(Status::PEER_DIED))?;
-        let peer = lane::map_peer(peer.as_fd(), introduction.geometry)?;
-        let (own, fd) = lane::create(introduction.geometry)?;
-        let entry = self.roll.enter(&own)?;
-        let channel = Channel::new(Parts {
-            introduction,
-            role: Sender::Server,
-            own,
-            peer,
-            entry,
-            bell,
-            closer: Arc::clone(&self.closer),
-            max_payload: self.config.max_payload,
-            max_bulk: self.config.max_bulk,
-            spin: self.config.spin,
-            seat: self.board.seat(&introduction, Sender::Server),
-        });
-        let incoming = Arc::new(Incoming::new(channel, Arc::downgrade(&hub)));
-        let end = End::Incoming(Arc::downgrade(&incoming));
-        self.peers.watch(&self.epoll, introduction.peer_pid, pidfd, end);
-        hub.add(Member::Incoming(incoming));
-        Ok(fd)
-    }
 }
 
 /// Tells the runtime, when it is dropped, that a channel which this node opened is closed.
 #[derive(Debug)]
 pub(crate) struct Closing {
-    core: Weak<Core>,
-    channel: u64,
+    pub(super) core: Weak<Core>,
+    pub(super) channel: u64,
 }
 
 #[cfg(feature = "fuzzing")]

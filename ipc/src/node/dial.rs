@@ -48,7 +48,16 @@ pub(super) fn dial(directory: &Path, closer: &Arc<Closer>) -> Result<Connection,
             greeted => return greeted,
         }
     }
-    greet(connected(&path)?, &path, closer)
+    let socket = match connected(&path) {
+        // It is open to the runtime's own user. A service that it started as another user has a
+        // socket of its own to come back by.
+        Err(refused @ NodeError::Directory { .. }) => {
+            let own = directory.join(format!("ipcd.{}.sock", nix::unistd::geteuid()));
+            connected(&own).map_err(|_| refused)?
+        }
+        other => other?,
+    };
+    greet(socket, &path, closer)
 }
 
 fn greet(socket: OwnedFd, path: &Path, closer: &Arc<Closer>) -> Result<Connection, NodeError> {

@@ -45,6 +45,22 @@ impl End {
         matches!(self, End::Incoming(_)) && self.is(|introduction| introduction.dest == instance)
     }
 
+    /// What the end was told when it was introduced, and whether it serves; nothing where the
+    /// channel has ended.
+    pub(super) fn introduction(&self) -> Option<(bool, Introduction)> {
+        let (serves, introduction, fate) = match self {
+            End::Link(link) => {
+                let link = link.upgrade()?;
+                (false, link.channel.introduction, link.channel.fate())
+            }
+            End::Incoming(incoming) => {
+                let incoming = incoming.upgrade()?;
+                (true, incoming.channel.introduction, incoming.channel.fate())
+            }
+        };
+        (fate == Fate::Open).then_some((serves, introduction))
+    }
+
     fn is_of(&self, channel: u64) -> bool {
         self.is(|introduction| introduction.channel == channel)
     }

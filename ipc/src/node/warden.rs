@@ -53,7 +53,7 @@ pub(super) fn start(core: Arc<Core>) -> Result<JoinHandle<()>, NodeError> {
 }
 
 struct Warden<'a> {
-    core: &'a Core,
+    core: &'a Arc<Core>,
     buffer: Vec<u8>,
     /// The pause before the next attempt; 0 while connected.
     retry_ms: u16,

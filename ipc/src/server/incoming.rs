@@ -21,6 +21,7 @@ use crate::{
     error::{CallError, PeerCorrupt, Status},
     frame::{FLAG_EXTENSION, Frame, Head, Kind, Label},
     layout::Ring,
+    node::Closing,
     ring::PushError,
     sync::{AtomicBool, AtomicU32, Ordering, pause},
     trace::Context,
@@ -41,6 +42,10 @@ const ALONE_NS: u64 = 4_000;
 const SHARED_NS: u64 = 250;
 /// With a handler as long as this, in ns, going round costs nothing: one message is a turn.
 const SLOW_NS: u64 = 20_000;
+
+/// The bits of `operation_type_t` by which a client may call, and send one way.
+const MAY_CALL: u64 = 1;
+const MAY_SEND: u64 = 1 << 1;
 
 /// What a handler is.
 pub(crate) type Handler<'a> = dyn FnMut(Request<'_>) + 'a;
@@ -73,6 +78,17 @@ pub(crate) struct Incoming {
     /// Whether the outbox has anything; looked at before the lock.
     backlog: AtomicBool,
     outbox: Mutex<Outbox>,
+    /// Whether this client may not call, or not send one way.
+    forbidden: Forbidden,
+    /// Tells the runtime that this end is closed.
+    _closing: Closing,
+}
+
+/// What the rules keep from a client, though it may do the other.
+#[derive(Clone, Copy, Debug)]
+struct Forbidden {
+    call: bool,
+    send: bool,
 }
 
 /// A request that comes so long after the loop last came by finds it at leisure: its handler is
@@ -108,9 +124,13 @@ pub(crate) trait Yield {
 }
 
 impl Incoming {
-    pub(crate) fn new(channel: Channel, hub: Weak<Hub>) -> Incoming {
+    pub(crate) fn new(channel: Channel, hub: Weak<Hub>, closing: Closing) -> Incoming {
+        let allowed = channel.introduction.permissions;
+        let forbidden = Forbidden { call: allowed & MAY_CALL == 0, send: allowed & MAY_SEND == 0 };
         Incoming {
             channel,
+            forbidden,
+            _closing: closing,
             hub,
             token: AtomicU32::new(u32::MAX),
             queued: AtomicBool::new(false),
@@ -420,6 +440,16 @@ impl Incoming {
         bulk: Option<&Arc<Bulk>>,
         handler: &mut Handler<'_>,
     ) -> usize {
+        let forbidden = match meta.kind {
+            Kind::Request => self.forbidden.call,
+            _ => self.forbidden.send,
+        };
+        if forbidden {
+            if meta.kind == Kind::Request {
+                let _ = self.answer_error(&meta, Status::ACCESS);
+            }
+            return 0;
+        }
         if meta.deadline_ns.is_some_and(|deadline| deadline < now) {
             self.expire(meta.message_id, meta.kind, meta.priority);
             return 0;

@@ -1,7 +1,6 @@
 //! The runtime as a program: arguments, signals, one line when ready.
 
 use std::{
-    io::Write,
     os::fd::AsFd,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -10,6 +9,7 @@ use std::{
 use clap::Parser;
 use kernel_services::{
     Kernel, KernelError,
+    console::say,
     monitor::{ExportError, Exporter},
     node::Listener,
     system::{self, System, SystemError},
@@ -32,7 +32,7 @@ use nix::{
 #[allow(clippy::doc_markdown)] // the comments are the help text
 #[command(name = "ipcd", version, after_help = AFTER_HELP)]
 struct Arguments {
-    /// Where the socket, the lock and the counter of ids stand; made (mode 0700) if missing
+    /// Where the socket, the ids, the key and the audit log stand; made (mode 0700) if missing
     ///
     /// Without it: $IPC_RUNTIME_DIR, else $XDG_RUNTIME_DIR/ipc, else /run/ipc.
     #[arg(long, value_name = "DIR")]
@@ -118,7 +118,7 @@ fn run(runtime_dir: &Path, metrics: Option<Listener>) -> Result<(), Failure> {
     }
     mask.thread_block().map_err(Failure::Signals)?;
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC).map_err(Failure::Signals)?;
-    let kernel = Kernel::embedded(runtime_dir)?;
+    let kernel = Kernel::recorded(runtime_dir)?;
     let _exporter = metrics.map(|it| Exporter::start(&it, runtime_dir)).transpose()?;
     say(&format!("ready: {} (pid {})", kernel.socket_path().display(), std::process::id()));
     wait_for_end(&kernel, &signals)?;
@@ -158,9 +158,4 @@ fn raise_descriptor_limit() {
     {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
-}
-
-/// Writes one line to stderr, in one piece. Nobody may be listening, which is no reason to end.
-fn say(line: &str) {
-    let _ = std::io::stderr().write_all(format!("ipcd: {line}\n").as_bytes());
 }

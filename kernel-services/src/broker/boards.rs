@@ -54,13 +54,13 @@ impl Broker {
             }
         }
         // Shown again, it takes its own place.
-        self.boards.shown.insert(board, session.pid);
+        self.boards.shown.insert(board, session.peer.pid);
         turn.out.push(Effect::KeepBoard { board });
     }
 
     /// Gives the next segment to an operator. What others do is no supervised service's business.
     pub(super) fn next_board(&self, to: Token, sequence: u32, after: u64, turn: &mut Turn) {
-        let supervised = self.sessions.get(&to).is_none_or(|session| session.unit.is_some());
+        let supervised = self.sessions.get(&to).is_none_or(|session| session.peer.unit.is_some());
         if supervised {
             let reply = Reply::Refused(Status::ACCESS);
             return turn.out.push(Effect::Send { to, sequence, reply });
@@ -83,7 +83,7 @@ impl Broker {
         order: Reply,
         turn: &mut Turn,
     ) -> Reply {
-        if self.sessions.get(&from).is_none_or(|session| session.unit.is_some()) {
+        if self.sessions.get(&from).is_none_or(|session| session.peer.unit.is_some()) {
             return Reply::Refused(Status::ACCESS);
         }
         let node = self.registry.instance(instance).map(|it| it.node);

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap, hash_map::RandomState},
     hash::BuildHasher,
+    sync::Arc,
 };
 
 use ipc::{
@@ -10,7 +11,7 @@ use ipc::{
     control::{Introduction, Reply},
 };
 
-use super::{Broker, Carried, Effect, Token, Turn};
+use super::{Broker, Carried, Effect, Token, Turn, channels::Channel};
 
 /// How long a service may take to answer an offer, in nanoseconds.
 const ANSWER_NS: u64 = 2_000_000_000;
@@ -70,6 +71,16 @@ impl Introductions {
             channels: 0,
             sessions: RandomState::new(),
         }
+    }
+
+    /// Tells whether a channel's id is of this run.
+    pub(super) fn is_of_this_run(&self, channel: u64) -> bool {
+        (channel >> 32) as u32 == self.epoch
+    }
+
+    #[cfg(test)]
+    pub(super) fn epoch(&self) -> u32 {
+        self.epoch
     }
 
     /// Channels introduced since the start.
@@ -150,9 +161,10 @@ impl Broker {
         }
         let deadline_ns = turn.now_ns.saturating_add(ANSWER_NS);
         let wanted = Wanted { client, sequence, dest, geometry, deadline_ns };
-        let pending = self.direct(wanted, Status::NOT_FOUND, turn.now_ns)?;
+        let pending = self.direct(wanted, Status::NOT_FOUND, turn)?;
         self.introductions.tickets += 1;
         let ticket = self.introductions.tickets;
+        self.accounts.connect(client, ticket, geometry.lane_bytes() as u64)?;
         turn.out.push(Effect::Hold { ticket });
         self.offer(ticket, pending, turn);
         Ok(())
@@ -191,6 +203,7 @@ impl Broker {
     /// Ends a pending connect with a refusal.
     pub(super) fn refuse(&mut self, ticket: u64, status: Status, turn: &mut Turn) {
         if let Some(pending) = self.introductions.remove(ticket) {
+            self.accounts.settle(ticket);
             refused(ticket, pending.wanted.client, pending.wanted.sequence, status, turn);
         }
     }
@@ -199,9 +212,10 @@ impl Broker {
     pub(super) fn move_on(&mut self, left: impl Fn(&Pending) -> bool, turn: &mut Turn) {
         for ticket in self.introductions.which(left) {
             let Some(pending) = self.introductions.remove(ticket) else { continue };
-            match self.direct(pending.wanted, Status::PEER_DIED, turn.now_ns) {
+            match self.direct(pending.wanted, Status::PEER_DIED, turn) {
                 Ok(next) => self.offer(ticket, next, turn),
                 Err(status) => {
+                    self.accounts.settle(ticket);
                     let Wanted { client, sequence, .. } = pending.wanted;
                     refused(ticket, client, sequence, status, turn);
                 }
@@ -210,7 +224,12 @@ impl Broker {
     }
 
     /// Finds who serves the destination now, and makes the channel's identity.
-    fn direct(&mut self, wanted: Wanted, nobody: Status, now_ns: u64) -> Result<Pending, Status> {
+    fn direct(
+        &mut self,
+        wanted: Wanted,
+        nobody: Status,
+        turn: &mut Turn,
+    ) -> Result<Pending, Status> {
         let instance = self.registry.resolve(wanted.dest).ok_or(nobody)?;
         let serving = self.registry.instance(instance).ok_or(nobody)?;
         let (server, dest_name) = (serving.node, serving.name);
@@ -218,6 +237,9 @@ impl Broker {
         if self.introductions.offers.get(&service).is_some_and(|&count| count >= OFFERS_PER_NODE) {
             return Err(Status::FULL);
         }
+        let name = self.registry.name_behind(instance).ok_or(nobody)?.clone();
+        let served_by = self.uid_of_node(server).ok_or(nobody)?;
+        let permissions = self.may_connect(wanted.client, &name, served_by, turn)?;
         let channel = self.next_channel()?;
         let client = self.sessions.get(&wanted.client).ok_or(Status::INVALID)?;
         let asymmetric =
@@ -227,15 +249,16 @@ impl Broker {
         let introduction = Introduction {
             channel,
             session: self.introductions.sessions.hash_one(channel) as u32,
-            start_ns: now_ns,
+            start_ns: turn.now_ns,
             asymmetric,
             peer,
             peer_name,
-            peer_pid: client.pid,
-            peer_uid: client.uid,
+            peer_pid: client.peer.pid,
+            peer_uid: client.peer.uid,
             dest: instance,
             dest_name,
             geometry: wanted.geometry,
+            permissions,
         };
         Ok(Pending { wanted, service, instance, introduction })
     }
@@ -250,13 +273,15 @@ impl Broker {
     fn deliver(&mut self, ticket: u64, turn: &mut Turn) {
         let Some(pending) = self.introductions.remove(ticket) else { return };
         let Some(server) = self.sessions.get(&pending.service) else { return };
+        let (pid, uid) = (server.peer.pid, server.peer.uid);
         self.introductions.made += 1;
         self.registry.count_channel(pending.instance);
+        self.keep(ticket, &pending, uid, turn);
         let introduction = Introduction {
             peer: pending.introduction.dest,
             peer_name: pending.introduction.dest_name,
-            peer_pid: server.pid,
-            peer_uid: server.uid,
+            peer_pid: pid,
+            peer_uid: uid,
             ..pending.introduction
         };
         turn.out.push(Effect::Deliver {
@@ -266,6 +291,29 @@ impl Broker {
             sequence: pending.wanted.sequence,
             introduction,
         });
+    }
+
+    /// Enters a channel among those that are open. ipcd's own are not counted: it closes them as
+    /// it likes.
+    fn keep(&mut self, ticket: u64, pending: &Pending, served_by: u32, turn: &mut Turn) {
+        let Introduction { channel, permissions: granted, .. } = pending.introduction;
+        self.accounts.opened(ticket, channel);
+        let (client, service) = (pending.wanted.client, pending.service);
+        let session = self.sessions.get(&client).filter(|session| !session.own);
+        let name = self.registry.name_behind(pending.instance);
+        if let (Some(session), Some(name)) = (session, name) {
+            let (who, name) = (Arc::clone(&session.who), Arc::clone(name));
+            self.note_grant(&who, &name, granted, turn);
+            let open = Channel { client, service, who, name, served_by, granted };
+            self.channels.insert(channel, open);
+        }
+    }
+
+    /// Withdraws a pending connect.
+    pub(super) fn withdraw(&mut self, ticket: u64, turn: &mut Turn) {
+        self.introductions.remove(ticket);
+        self.accounts.settle(ticket);
+        turn.out.push(Effect::Release { ticket });
     }
 
     fn next_channel(&mut self) -> Result<u64, Status> {

@@ -10,6 +10,9 @@ use super::{
     introductions::{CONNECTS_PER_NODE, OFFERS_PER_NODE},
     *,
 };
+
+mod rights;
+
 use crate::ids::{Ids, tests::Memory};
 
 const UID: u32 = 1000;
@@ -17,7 +20,13 @@ const SECOND: u64 = 1_000_000_000;
 
 fn broker() -> Broker {
     let registry = Registry::new(Ids::new(1..1, Box::new(Memory::default())));
-    Broker::new(registry, 1, UID, 0).expect("an epoch")
+    let key = TokenKey::ephemeral().expect("a key");
+    Broker::new(registry, 1, UID, 0, Arc::new(key)).expect("an epoch")
+}
+
+/// Somebody connects.
+fn comes(token: Token, pid: u32, uid: u32, unit: Option<Unit>) -> Event {
+    Event::Accepted { token, peer: Peer { pid, uid, unit, descriptors: 2, ..Peer::default() } }
 }
 
 fn lane() -> Carried {
@@ -29,22 +38,19 @@ fn packet(token: Token, sequence: u32, request: Request, carried: Carried) -> Ev
     Event::Packet { token, sequence, request: Ok(request), carried }
 }
 
-fn ask(broker: &mut Broker, token: Token, request: Request) -> Vec<Effect> {
+pub(super) fn ask(broker: &mut Broker, token: Token, request: Request) -> Vec<Effect> {
     broker.step(packet(token, 7, request, Carried::Nothing), 0)
 }
 
 fn node(broker: &mut Broker, token: Token) -> ServiceId {
-    assert_eq!(
-        broker.step(Event::Accepted { token, pid: token as u32, uid: UID, unit: None }, 0),
-        vec![]
-    );
+    assert_eq!(broker.step(comes(token, token as u32, UID, None), 0), vec![]);
     match ask(broker, token, Request::Hello { asymmetric: true }).as_slice() {
         [Effect::Send { reply: Reply::Welcome { node, kernel_pid: 1 }, .. }] => *node,
         other => panic!("not welcomed: {other:?}"),
     }
 }
 
-fn with_nodes(tokens: RangeInclusive<Token>) -> Broker {
+pub(super) fn with_nodes(tokens: RangeInclusive<Token>) -> Broker {
     let mut broker = broker();
     for token in tokens {
         node(&mut broker, token);
@@ -53,10 +59,15 @@ fn with_nodes(tokens: RangeInclusive<Token>) -> Broker {
 }
 
 fn register(broker: &mut Broker, token: Token, name: &str) -> (ServiceId, ServiceId) {
-    let request =
-        Request::Register { flags: 0, claim_instance: 0, claim_name: 0, name: name.to_owned() };
+    let request = Request::Register {
+        flags: 0,
+        claim_instance: 0,
+        claim_name: 0,
+        ticket: [0; 32],
+        name: name.to_owned(),
+    };
     match ask(broker, token, request).first() {
-        Some(Effect::Send { reply: Reply::Registered { instance, name }, .. }) => {
+        Some(Effect::Send { reply: Reply::Registered { instance, name, .. }, .. }) => {
             (*instance, *name)
         }
         other => panic!("not registered: {other:?}"),
@@ -230,8 +241,13 @@ fn waits_are_answered_after_the_registration() {
     let mut broker = with_nodes(1..=2);
     let wait = || Request::Wait { name: "late".to_owned() };
     assert_eq!(ask(&mut broker, 2, wait()), vec![]);
-    let request =
-        Request::Register { flags: 0, claim_instance: 0, claim_name: 0, name: "late".to_owned() };
+    let request = Request::Register {
+        flags: 0,
+        claim_instance: 0,
+        claim_name: 0,
+        ticket: [0; 32],
+        name: "late".to_owned(),
+    };
     let effects = ask(&mut broker, 1, request);
     assert!(matches!(
         effects.as_slice(),
@@ -273,24 +289,24 @@ fn quotas_are_refused_as_such() {
 #[test]
 fn strangers_and_crowds_are_turned_away() {
     let mut broker = broker();
-    let other = broker.step(Event::Accepted { token: 1, pid: 5, uid: UID + 1, unit: None }, 0);
+    let other = broker.step(comes(1, 5, UID + 1, None), 0);
     assert_eq!(other, vec![cut(1, 0, Status::ACCESS)]);
     for token in 0..NODES as u64 {
-        assert_eq!(broker.step(Event::Accepted { token, pid: 5, uid: UID, unit: None }, 0), vec![]);
+        assert_eq!(broker.step(comes(token, 5, UID, None), 0), vec![]);
     }
-    let more = broker.step(Event::Accepted { token: 9999, pid: 5, uid: UID, unit: None }, 0);
+    let more = broker.step(comes(9999, 5, UID, None), 0);
     assert_eq!(more, vec![cut(9999, 0, Status::QUOTA)]);
 }
 
 #[test]
 fn a_greeting_comes_first_once_and_soon() {
     let mut broker = broker();
-    broker.step(Event::Accepted { token: 1, pid: 5, uid: UID, unit: None }, 0);
+    broker.step(comes(1, 5, UID, None), 0);
     assert_eq!(ask(&mut broker, 1, Request::Ping), vec![cut(1, 7, Status::PROTOCOL)]);
     node(&mut broker, 2);
     let twice = ask(&mut broker, 2, Request::Hello { asymmetric: false });
     assert_eq!(twice, vec![cut(2, 7, Status::PROTOCOL)]);
-    broker.step(Event::Accepted { token: 3, pid: 5, uid: UID, unit: None }, SECOND);
+    broker.step(comes(3, 5, UID, None), SECOND);
     assert_eq!(broker.deadline_ns(), Some(3 * SECOND));
     let effects = broker.step(Event::Tick, 3 * SECOND);
     assert_eq!(effects, vec![cut(3, 0, Status::TIMED_OUT)]);
@@ -336,6 +352,7 @@ fn requests() -> impl Strategy<Value = Request> {
             flags: flags & SERVICE_EXCLUSIVE,
             claim_instance: 0,
             claim_name: 0,
+            ticket: [0; 32],
             name
         }),
         id().prop_map(|instance| Request::Unregister { instance }),
@@ -354,10 +371,15 @@ fn operators_command_and_services_do_not() {
     let mut broker = broker().supervised();
     node(&mut broker, 1);
     let unit = Unit { id: 1, service: "api".into(), pid: 2, uid: UID, start_time: 7 };
-    broker.step(Event::Accepted { token: 2, pid: 2, uid: UID, unit: Some(unit) }, 0);
+    broker.step(comes(2, 2, UID, Some(unit)), 0);
     ask(&mut broker, 2, Request::Hello { asymmetric: true });
     let command = || Request::Command { text: "{}".to_owned() };
-    let told = Notice::Command { from: 1, sequence: 7, text: "{}".to_owned() };
+    let told = Notice::Command {
+        from: 1,
+        sequence: 7,
+        by: "user 1000 (pid 1, executable unknown)".to_owned(),
+        text: "{}".to_owned(),
+    };
     assert_eq!(ask(&mut broker, 1, command()), [Effect::Tell(told)]);
     let reply = Reply::Refused(Status::ACCESS);
     assert_eq!(ask(&mut broker, 2, command()), [Effect::Send { to: 2, sequence: 7, reply }]);
@@ -375,7 +397,7 @@ proptest! {
         for (token, sequence, request, arrives) in script {
             if arrives {
                 let token = 100 + events.len() as u64;
-                events.push(Event::Accepted { token, pid: 1, uid: UID, unit: None });
+                events.push(comes(token, 1, UID, None));
             }
             events.push(packet(token, sequence, request, lane()));
         }
@@ -406,7 +428,13 @@ proptest! {
                     Effect::KeepBoard { .. }
                     | Effect::SendBoard { .. }
                     | Effect::LoseBoard { .. } => prop_assert!(false, "{effect:?}"),
-                    Effect::Send { .. } | Effect::Cut { .. } => {}
+                    Effect::Send { .. }
+                    | Effect::Cut { .. }
+                    | Effect::Keep(_)
+                    | Effect::LetGo { .. } => {}
+                    other @ (Effect::Note(_) | Effect::Issue { .. } | Effect::Check { .. }) => {
+                        prop_assert!(false, "nobody asked for {other:?}");
+                    }
                     Effect::Tell(notice) => prop_assert!(false, "nobody to tell {notice:?}"),
                 }
             }
@@ -415,6 +443,8 @@ proptest! {
         prop_assert!(live.is_empty());
         prop_assert!(broker.introductions.is_empty());
         prop_assert!(broker.waits.is_empty() && broker.sessions.is_empty());
+        prop_assert!(broker.channels.is_empty());
+        broker.close(now);
         prop_assert_eq!((broker.registry.nodes(), broker.registry.services()), (0, 0));
     }
 }
@@ -481,7 +511,7 @@ fn what_is_no_board_ends_the_connection() {
 fn a_supervised_service_does_not_see_the_boards_of_others() {
     let mut broker = broker();
     let unit = Unit { id: 1, service: "a".into(), pid: 9, uid: UID, start_time: 1 };
-    broker.step(Event::Accepted { token: 1, pid: 9, uid: UID, unit: Some(unit) }, 0);
+    broker.step(comes(1, 9, UID, Some(unit)), 0);
     ask(&mut broker, 1, Request::Hello { asymmetric: true });
     let refused = [refusal(1, 7, Status::ACCESS)];
     assert_eq!(ask(&mut broker, 1, Request::Boards { after: 0 }), refused);

@@ -108,7 +108,7 @@ impl fmt::Display for Change {
 /// Returns the keys in which two nodes differ beside their services.
 fn settings(old: &Node, new: &Node) -> Vec<&'static str> {
     // In full, so that whoever adds a field decides here what its change means.
-    let Node { services: _, groups, rules, user_limits, log_directory, metrics, warnings: _ } = old;
+    let Node { groups, rules, user_limits, log_directory, metrics, .. } = old;
     differing(&[
         ("log_directory", *log_directory != new.log_directory),
         ("metrics", *metrics != new.metrics),
@@ -116,6 +116,11 @@ fn settings(old: &Node, new: &Node) -> Vec<&'static str> {
         ("rule", *rules != new.rules),
         ("limits.user", *user_limits != new.user_limits),
     ])
+}
+
+/// Tells whether a process of the old terms is not one of the new.
+pub(crate) fn needs_restart(old: &Service, new: &Service) -> bool {
+    !restarting(old, new).is_empty()
 }
 
 /// Returns the keys that differ and say what a process is from its start.

@@ -7,8 +7,6 @@ use std::{
     path::Path,
 };
 
-use seccompiler::TargetArch;
-
 use super::{
     Sandbox, Strategy, Subject,
     fault::instead,
@@ -18,6 +16,7 @@ use super::{
     quantity::quoted,
     rules,
 };
+use crate::sandbox::names;
 
 /// Checks all that is in the text.
 pub(super) fn text(reading: &mut Reading, draft: &Draft) {
@@ -210,24 +209,13 @@ fn system_calls(reading: &mut Reading, draft: &Draft) {
     for (service, places) in draft.node.services.iter().zip(&draft.services) {
         let Sandbox::On(grants) = &service.sandbox else { continue };
         for (name, at) in grants.system_calls.iter().zip(&places.system_calls) {
-            if !is_system_call(name) {
+            if names::number(name).is_none() {
                 let what = format!("there is no system call {}", quoted(name));
                 let hint = "write it as strace shows it; `man 2 syscalls` lists them";
                 reading.fault(at.clone(), what, hint);
             }
         }
     }
-}
-
-/// Tells whether the filter's compiler knows the name, for this kind of machine.
-fn is_system_call(name: &str) -> bool {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-    let Ok(machine) = TargetArch::try_from(std::env::consts::ARCH) else { return true };
-    // It gives its table away only by compiling a filter, which is JSON.
-    let rules = format!(r#"[{{"syscall":"{name}"}}]"#);
-    let filter =
-        format!(r#"{{"it":{{"mismatch_action":"trap","match_action":"allow","filter":{rules}}}}}"#);
-    name.bytes().all(is_plain) && seccompiler::compile_from_json(filter.as_bytes(), machine).is_ok()
 }
 
 fn service_names(draft: &Draft) -> Vec<&str> {

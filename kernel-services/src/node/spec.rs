@@ -19,6 +19,8 @@ pub struct Node {
     pub groups: Vec<Group>,
     /// Who may do what with whom; the first that matches decides.
     pub rules: Vec<Rule>,
+    /// The line at which each rule begins; may be shorter than the rules.
+    pub rule_lines: Vec<u32>,
     /// What a user's processes may hold together, beside what each service may.
     pub user_limits: Quota,
     /// Where logs stand. Relative, as the default `logs` is, it lies in the runtime directory; what

@@ -97,8 +97,12 @@ type Stopped = (Step, usize, i32);
 ///    descriptors are all above [`LAST_FD`], and its pointers lead to what they say.
 pub(super) unsafe fn become_service(plan: &mut Plan) -> ! {
     let report = plan.report.as_ref().map_or(-1, AsRawFd::as_raw_fd);
-    // SAFETY: what this function asks for is what that one does.
-    let Err((step, detail, errno)) = unsafe { go(plan, report) };
+    // SAFETY: what this function asks for is what those do.
+    let Err((step, detail, errno)) = unsafe {
+        let prepared = prepare(plan, report);
+        wait_to_be_written_down(plan.reports.as_raw_fd(), report);
+        prepared.and_then(|()| finish(plan, report))
+    };
     let bytes = Report { step: step as u32, detail: detail as u32, errno }.to_bytes();
     // SAFETY: writes from memory of ours, and ends the process without running anything.
     unsafe {
@@ -121,9 +125,11 @@ macro_rules! call {
     };
 }
 
+/// What needs ipcd's rights and descriptors.
+///
 /// # Safety
 /// As [`become_service`].
-unsafe fn go(plan: &mut Plan, report: i32) -> Result<std::convert::Infallible, Stopped> {
+unsafe fn prepare(plan: &Plan, report: i32) -> Result<(), Stopped> {
     // SAFETY: every call takes integers, or pointers to the plan's memory, which outlives it.
     unsafe {
         // A session of its own: no terminal's Ctrl-C, and no signal to ipcd's group, reaches it.
@@ -149,13 +155,25 @@ unsafe fn go(plan: &mut Plan, report: i32) -> Result<std::convert::Infallible, S
             call!(Step::Limit, SYS_prlimit64, 0, limit.resource, &raw const limit.value, old)
                 .map_err(|(step, _, errno)| (step, number, errno))?;
         }
-        // 0, 1, 2 and 3 are made anew, open across exec; everything else closes there. Not now:
-        // the report and the rules are still needed.
+        // 0, 1, 2 and 3 are made anew, open across exec. Everything else is closed at once, but for
+        // what closes there: ipcd's connections must end with ipcd, whatever holds this process up.
         let (null, log) = (plan.null.as_raw_fd(), plan.log.as_raw_fd());
         for (from, to) in [(null, 0), (log, 1), (log, 2), (plan.control.as_raw_fd(), LAST_FD)] {
             call!(Step::Descriptors, SYS_dup3, from, to, 0)?;
         }
-        close_at_exec_from(LAST_FD + 1)?;
+        let ruleset = plan.jail.as_ref().and_then(|jail| jail.ruleset.as_ref());
+        let ruleset = ruleset.map_or(report, AsRawFd::as_raw_fd);
+        close_all_but(report.min(ruleset), report.max(ruleset))
+    }
+}
+
+/// Gives up the rights, and runs the program.
+///
+/// # Safety
+/// As [`become_service`].
+unsafe fn finish(plan: &mut Plan, report: i32) -> Result<std::convert::Infallible, Stopped> {
+    // SAFETY: as above.
+    unsafe {
         call!(Step::Session, SYS_umask, 0o077)?;
         if let Some(user) = &plan.user {
             switch(user)?;
@@ -204,29 +222,46 @@ unsafe fn unblock_signals() {
     unsafe { libc::syscall(libc::SYS_rt_sigprocmask, how, &raw const none, before, 8) };
 }
 
-/// Marks every descriptor from there on to be closed by exec.
+/// Waits until ipcd has written this process down. An ipcd that is killed before it has hangs up,
+/// and there is nobody who would ever know of this process: it ends.
 ///
 /// # Safety
-/// Only in a process just made.
-unsafe fn close_at_exec_from(first: i32) -> Result<(), Stopped> {
-    // SAFETY: takes integers.
-    let done = unsafe {
-        let cloexec = libc::CLOSE_RANGE_CLOEXEC;
-        call!(Step::Descriptors, SYS_close_range, first, u32::MAX, cloexec)
-    };
-    match done {
-        Ok(_) => Ok(()),
-        // SAFETY: the same as this function's.
-        Err(_) => unsafe { close_each_at_exec_from(first) },
+/// As [`become_service`]; the descriptors are ipcd's end of the report, and this process's.
+unsafe fn wait_to_be_written_down(reports: i32, report: i32) {
+    let mut word = 0_u8;
+    // SAFETY: closes this process's copy of ipcd's end, without which ipcd could not hang up; reads
+    // into memory of ours; ends the process without running anything.
+    unsafe {
+        libc::syscall(libc::SYS_close, reports);
+        if libc::syscall(libc::SYS_read, report, &raw mut word, 1) != 1 {
+            libc::syscall(libc::SYS_exit_group, 127);
+        }
     }
 }
 
-/// As before Linux 5.11: one by one, those that the kernel lists; and where there is no `/proc`,
+/// Closes every descriptor above [`LAST_FD`] but these two, which close at exec.
+///
+/// # Safety
+/// Only in a process just made. `low` is not above `high`, and both are above [`LAST_FD`].
+unsafe fn close_all_but(low: i32, high: i32) -> Result<(), Stopped> {
+    let ranges = [(LAST_FD + 1, low - 1), (low + 1, high - 1), (high + 1, i32::MAX)];
+    for (first, last) in ranges.into_iter().filter(|(first, last)| first <= last) {
+        // SAFETY: takes integers.
+        if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } == -1 {
+            // SAFETY: the same as this function's.
+            return unsafe { close_each_but(low, high) };
+        }
+    }
+    Ok(())
+}
+
+/// As before Linux 5.9: one by one, those that the kernel lists; and where there is no `/proc`,
 /// each that the limit leaves room for.
 ///
 /// # Safety
-/// As [`close_at_exec_from`].
-unsafe fn close_each_at_exec_from(first: i32) -> Result<(), Stopped> {
+/// As [`close_all_but`].
+unsafe fn close_each_but(low: i32, high: i32) -> Result<(), Stopped> {
+    let closes = |fd: i32| fd > LAST_FD && fd != low && fd != high;
     // Room for a hundred entries or so at a time, aligned as they are.
     let mut entries = [0_u64; 512];
     let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
@@ -238,8 +273,9 @@ unsafe fn close_each_at_exec_from(first: i32) -> Result<(), Stopped> {
             let new = ptr::null::<libc::rlimit64>();
             let what = libc::RLIMIT_NOFILE;
             call!(Step::Descriptors, SYS_prlimit64, 0, what, new, &raw mut limit)?;
-            for fd in first..i32::try_from(limit.rlim_cur).unwrap_or(i32::MAX) {
-                libc::syscall(libc::SYS_fcntl, fd, libc::F_SETFD, libc::FD_CLOEXEC);
+            let most = i32::try_from(limit.rlim_cur).unwrap_or(i32::MAX);
+            for fd in (LAST_FD + 1..most).filter(|fd| closes(*fd)) {
+                libc::syscall(libc::SYS_close, fd);
             }
             return Ok(());
         };
@@ -247,6 +283,7 @@ unsafe fn close_each_at_exec_from(first: i32) -> Result<(), Stopped> {
             let (buffer, size) = (entries.as_mut_ptr().cast::<u8>(), mem::size_of_val(&entries));
             let filled = call!(Step::Descriptors, SYS_getdents64, list, buffer, size)?;
             if filled == 0 {
+                libc::syscall(libc::SYS_close, list);
                 return Ok(());
             }
             let mut at = 0;
@@ -254,8 +291,9 @@ unsafe fn close_each_at_exec_from(first: i32) -> Result<(), Stopped> {
                 // An entry: 8 bytes of inode, 8 of offset, 2 of length, 1 of kind, then the name.
                 let entry = buffer.add(at);
                 let length = entry.add(16).cast::<u16>().read_unaligned();
-                if let Some(fd) = number(entry.add(19)).filter(|fd| *fd >= first) {
-                    libc::syscall(libc::SYS_fcntl, fd, libc::F_SETFD, libc::FD_CLOEXEC);
+                let fd = number(entry.add(19)).filter(|fd| closes(*fd));
+                if let Some(fd) = fd.filter(|fd| libc::c_long::from(*fd) != list) {
+                    libc::syscall(libc::SYS_close, fd);
                 }
                 at += usize::from(length);
             }
@@ -418,8 +456,11 @@ unsafe fn send_listener(report: i32, listener: Result<i64, i32>) -> Result<(), i
             message.msg_control = ancillary.as_mut_ptr().cast();
             message.msg_controllen = libc::CMSG_SPACE(4) as _;
         }
-        call!(Step::Listener, SYS_sendmsg, report, &raw const message, 0)
-            .map(drop)
-            .map_err(|(_, _, errno)| errno)
+        let sent = call!(Step::Listener, SYS_sendmsg, report, &raw const message, 0);
+        // While this process held one itself, its exec would wait for ever if ipcd were killed.
+        if let Ok(listener) = listener {
+            libc::syscall(libc::SYS_close, listener);
+        }
+        sent.map(drop).map_err(|(_, _, errno)| errno)
     }
 }

@@ -1,6 +1,6 @@
 //! Why a process was not launched.
 
-use std::{ffi::CStr, path::PathBuf};
+use std::{ffi::CStr, io, path::PathBuf};
 
 use nix::errno::Errno;
 
@@ -20,6 +20,9 @@ pub enum LaunchError {
         /// Which.
         what: String,
     },
+    /// It could not be written down for the next ipcd, which would have started it once more.
+    #[error("cannot write the process down: {0}")]
+    Unrecorded(io::Error),
     /// Nobody has the name.
     #[error("there is no user {name:?} here: make one, or change `user`")]
     NoUser {
@@ -118,11 +121,14 @@ pub(super) enum Failure {
     Reported(Report),
     /// Its report could not be had.
     Unheard(Errno),
+    /// Who launches could not write it down.
+    Unrecorded(io::Error),
 }
 
 impl Failure {
     pub(super) fn explain(self, plan: &Plan) -> LaunchError {
         let (step, detail, errno) = match self {
+            Failure::Unrecorded(error) => return LaunchError::Unrecorded(error),
             Failure::Unheard(errno) => return LaunchError::system("hear of the process", errno),
             Failure::Reported(Report { step, detail, errno }) => {
                 (step, detail as usize, Errno::from_raw(errno))

@@ -17,7 +17,20 @@ use super::{
     plan::Plan,
     system,
 };
-use crate::sandbox::Unenforced;
+use crate::{
+    failpoint::{self, At},
+    sandbox::Unenforced,
+};
+
+/// Lets the new process go on, which waits for that first of all.
+pub(super) fn let_go(plan: &Plan) -> Result<(), Failure> {
+    match packet::send(plan.reports.as_fd(), &[1], &[]) {
+        // Gone is who was killed meanwhile: that is heard next.
+        Ok(()) | Err(Errno::EPIPE | Errno::ECONNRESET) => failpoint::reach(At::SpawnLetGo),
+        Err(errno) => return Err(Failure::Unheard(errno)),
+    }
+    Ok(())
+}
 
 /// Waits until the program runs, or not. What the process could not put on is given back.
 pub(super) fn until_exec(plan: &mut Plan) -> Result<Option<Unenforced>, Failure> {
@@ -56,8 +69,9 @@ pub(super) fn until_exec(plan: &mut Plan) -> Result<Option<Unenforced>, Failure>
 /// ENOSYS, whoever asks for it, and whatever becomes of us.
 fn let_through(listener: &OwnedFd, reports: BorrowedFd<'_>) -> Result<(), Failure> {
     loop {
-        if readable(&[listener.as_fd(), reports])? != 0 {
-            // It failed before, or died.
+        // The report first: of a process that died both have hung up, and there is nothing to let
+        // through, now or ever.
+        if readable(&[reports, listener.as_fd()])? == 0 {
             return Ok(());
         }
         match system::allow_one(listener) {

@@ -8,7 +8,7 @@ fn ledger() -> Ledger {
     let users = Quota { names: Some(5), messages_per_second: Some(4), ..Quota::default() };
     let mut ledger = Ledger::new(users);
     let service = Quota { names: Some(3), messages_per_second: Some(2), ..Quota::default() };
-    ledger.limit_service("echo", Some(service));
+    ledger.limit_services([("echo".into(), service)].into());
     ledger
 }
 
@@ -91,7 +91,7 @@ fn a_lower_limit_takes_nothing_away() {
     ledger.release(held);
     let one = ledger.charge(&payer, Kind::Names, 1).expect("room again");
     ledger.release(one);
-    ledger.limit_service("echo", None);
+    ledger.limit_services(HashMap::new());
     assert_eq!(ledger.limit(&Account::Service("echo".into()), Kind::Names), 16_384);
 }
 
@@ -150,7 +150,7 @@ proptest! {
             half_open: Some(6), messages_per_second: None,
         };
         let mut ledger = Ledger::new(quota);
-        ledger.limit_service("a", Some(Quota { names: Some(4), ..quota }));
+        ledger.limit_services([("a".into(), Quota { names: Some(4), ..quota })].into());
         let mut held: Vec<Charge> = Vec::new();
         for ((uid, service, kind, amount, releases), which) in steps {
             if releases && !held.is_empty() {

@@ -5,7 +5,7 @@ use super::{
     plan::Plan,
     unit::{Goal, State, Unit, Watch, Why},
 };
-use crate::node::{Node, Ready, Service};
+use crate::node::{Node, Ready, Service, needs_restart};
 
 impl Supervisor {
     /// Starts what is new, stops what is gone, restarts what a process would have to be born with.
@@ -77,22 +77,4 @@ fn adjust(unit: &mut Unit, was: &Service, spec: &Service, now_ns: u64) -> Option
         _ => {}
     }
     None
-}
-
-/// Says whether a process of the old terms is not one of the new. What is not named here, and
-/// whatever a service is given in future, concerns its process.
-fn needs_restart(was: &Service, now: &Service) -> bool {
-    let mut same = now.clone();
-    same.depends_on.clone_from(&was.depends_on);
-    same.replicas = was.replicas;
-    same.restart = was.restart;
-    same.backoff = was.backoff;
-    same.provides.clone_from(&was.provides);
-    same.readiness = was.readiness;
-    same.watchdog = was.watchdog;
-    same.stop_within = was.stop_within;
-    same.quota = was.quota;
-    (same.limits.memory, same.limits.cpu_percent) = (was.limits.memory, was.limits.cpu_percent);
-    same.log = was.log;
-    same != *was
 }

@@ -3,11 +3,13 @@
 use nix::unistd::geteuid;
 
 use super::{
-    Running, System, say,
+    Running, System,
     store::{Record, Store},
 };
 use crate::{
+    console::say,
     desk::{Order, SupervisorDesk, Unit},
+    failpoint::{self, At},
     process::Process,
     supervisor::{Event, Supervisor, UnitId},
 };
@@ -18,24 +20,26 @@ pub(super) struct Found {
     /// Whose it is now; nobody's where the node file has no such service.
     unit: Option<UnitId>,
     process: Process,
-    record: Record,
+    service: String,
 }
 
 impl System {
     /// Takes over the processes that an earlier run started, and ends those that nobody wants.
     pub(super) fn adopt(&mut self) {
-        for Found { unit, process, record } in std::mem::take(&mut self.found) {
+        for Found { unit, process, service } in std::mem::take(&mut self.found) {
+            let pid = process.pid();
             let Some(unit) = unit.filter(|unit| !self.running.contains_key(unit)) else {
-                say(&format!("{}: not in the node file any more: ended", record.service));
+                say(&format!("{service}: not in the node file any more: ended"));
                 // It may have ended by itself just now.
                 let _ = process.kill();
+                self.store.forget(|it| it.pid == pid);
                 continue;
             };
-            let pid = process.pid();
+            self.open_door(uid_of_process(pid).unwrap_or_else(|| geteuid().as_raw()));
             self.watch(unit, &process);
-            self.store.remember(record);
             self.running.insert(unit, Running::new(process));
             self.step(Event::Adopted { unit, pid });
+            failpoint::reach(At::AdoptTaken);
         }
     }
 }
@@ -47,7 +51,7 @@ pub(super) fn find(
     desk: &SupervisorDesk,
 ) -> Vec<Found> {
     let mut found = Vec::new();
-    for record in store.take() {
+    for record in store.records() {
         let Some(process) = Process::adopt(record.pid, record.start_time) else { continue };
         let unit = supervisor.unit(&record.service, record.replica);
         if let Some(UnitId(id)) = unit {
@@ -56,8 +60,11 @@ pub(super) fn find(
             let (pid, start_time) = (record.pid, record.start_time);
             desk.say(Order::Expect { unit: Unit { id, service, pid, uid, start_time } });
         }
-        found.push(Found { unit, process, record });
+        found.push(Found { unit, process, service: record.service.clone() });
     }
+    let lives = |record: &Record| found.iter().any(|it| it.process.pid() == record.pid);
+    store.forget(|record| !lives(record));
+    failpoint::reach(At::AdoptFound);
     found
 }
 

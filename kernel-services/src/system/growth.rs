@@ -2,8 +2,8 @@
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
-use super::{LOGS, System, say};
-use crate::reactor::monotonic_ns;
+use super::{LOGS, System};
+use crate::{console::say, reactor::monotonic_ns};
 
 /// Between two looks at logs that grow, in nanoseconds.
 const LOOK_AT_LOGS_NS: u64 = 1_000_000_000;

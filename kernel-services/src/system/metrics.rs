@@ -1,7 +1,8 @@
 //! Where a system serves its metrics: what the command line says, else the node file.
 
-use super::{System, say};
+use super::System;
 use crate::{
+    console::say,
     monitor::{ExportError, Exporter},
     node::Listener,
 };

@@ -1,7 +1,7 @@
 //! Pings services as anybody would: through a channel, answered by the loop that serves.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
     sync::{
@@ -20,8 +20,12 @@ use nix::{
 
 use crate::supervisor::UnitId;
 
-/// Bytes of stack for a thread that pings once.
+/// Bytes of stack for a thread that pings.
 const STACK: usize = 128 * 1024;
+/// Threads that ping at a time. A service that hangs keeps one for as long as its ping may take;
+/// when so many hang at once, others' pings are late, and none is counted as missed for that. Each
+/// channel takes memory, which is kept for the next: a thousand services at once would take 30 MB.
+const THREADS: usize = 64;
 
 /// What came of a ping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +36,8 @@ pub(super) struct Outcome {
     pub(super) answered: bool,
 }
 
-/// Pings under way. Each has a thread of its own for as long as it takes: a service that hangs
-/// holds up nobody's but its own.
+/// Pings under way, each by a thread of its own, and those that wait for one. Without pings there
+/// are no threads.
 #[derive(Debug)]
 pub(super) struct Probes {
     shared: Arc<Shared>,
@@ -47,8 +51,23 @@ struct Shared {
     node: Mutex<Option<Node>>,
     /// Kept between pings: a channel takes longer to open than a ping takes.
     clients: Mutex<HashMap<UnitId, (ServiceId, Client)>>,
+    orders: Mutex<Orders>,
     tell: Sender<Outcome>,
     bell: EventFd,
+}
+
+/// Pings that nobody has begun, and how many there are to begin them.
+#[derive(Debug, Default)]
+struct Orders {
+    waiting: VecDeque<Ping>,
+    threads: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ping {
+    unit: UnitId,
+    instance: ServiceId,
+    timeout: Duration,
 }
 
 impl Probes {
@@ -56,8 +75,9 @@ impl Probes {
         let (tell, heard) = channel();
         let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let (runtime_dir, node) = (runtime_dir.to_owned(), Mutex::new(None));
-        let clients = Mutex::default();
-        Ok(Probes { shared: Arc::new(Shared { runtime_dir, node, clients, tell, bell }), heard })
+        let (clients, orders) = (Mutex::default(), Mutex::default());
+        let shared = Shared { runtime_dir, node, clients, orders, tell, bell };
+        Ok(Probes { shared: Arc::new(shared), heard })
     }
 
     /// A unit's process is gone, or another.
@@ -67,19 +87,22 @@ impl Probes {
 
     /// Pings an instance; what comes of it is to be heard.
     pub(super) fn ping(&self, unit: UnitId, instance: ServiceId, timeout: Duration) {
+        let mut orders = lock(&self.shared.orders);
+        orders.waiting.push_back(Ping { unit, instance, timeout });
+        if orders.threads == THREADS {
+            return;
+        }
         let shared = Arc::clone(&self.shared);
         let thread = Builder::new().name("ipc-probe".to_owned()).stack_size(STACK);
-        let begun = thread.spawn(move || {
-            let begun = Instant::now();
-            let answered = shared.try_ping(unit, instance, timeout).is_some();
-            if !answered {
-                // One that fails at once is not to be asked again at once.
-                std::thread::sleep(Duration::from_millis(20).saturating_sub(begun.elapsed()));
+        match thread.spawn(move || shared.work()) {
+            Ok(_) => orders.threads += 1,
+            // Who is at work takes it next.
+            Err(_) if orders.threads > 0 => {}
+            Err(_) => {
+                orders.waiting.clear();
+                drop(orders);
+                self.miss(unit);
             }
-            shared.tell(Outcome { unit, instance: Some(instance), answered });
-        });
-        if begun.is_err() {
-            self.miss(unit);
         }
     }
 
@@ -103,6 +126,26 @@ impl AsFd for Probes {
 }
 
 impl Shared {
+    /// Pings until there is nobody to ping.
+    fn work(&self) {
+        loop {
+            let next = {
+                let mut orders = lock(&self.orders);
+                let next = orders.waiting.pop_front();
+                orders.threads -= usize::from(next.is_none());
+                next
+            };
+            let Some(Ping { unit, instance, timeout }) = next else { return };
+            let begun = Instant::now();
+            let answered = self.try_ping(unit, instance, timeout).is_some();
+            if !answered {
+                // One that fails at once is not to be asked again at once.
+                std::thread::sleep(Duration::from_millis(20).saturating_sub(begun.elapsed()));
+            }
+            self.tell(Outcome { unit, instance: Some(instance), answered });
+        }
+    }
+
     fn try_ping(&self, unit: UnitId, instance: ServiceId, timeout: Duration) -> Option<Duration> {
         let kept = lock(&self.clients).get(&unit).filter(|(of, _)| *of == instance).cloned();
         let client = if let Some((_, client)) = kept {

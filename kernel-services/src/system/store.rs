@@ -1,18 +1,23 @@
 //! Which processes run, written down for an ipcd that comes after this one.
 //!
-//! `units` in the runtime directory is replaced whole, by renaming, when a process starts or ends.
-//! It is not synced: after a crash of the machine no process is left to be found.
+//! `units` in the runtime directory is replaced whole, by renaming, before a process may run its
+//! program, and after it has ended. It is read once the lock on the directory is held. It is not
+//! synced: after a crash of the machine no process is left to be found.
 
 use std::{
     fs::{self, OpenOptions},
-    io::{ErrorKind, Write},
+    io::{self, ErrorKind, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::{SystemError, say};
+use super::SystemError;
+use crate::{
+    console::say,
+    failpoint::{self, At},
+};
 
 /// One process.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
@@ -25,13 +30,13 @@ pub(super) struct Record {
     pub(super) start_time: u64,
 }
 
-/// The file as a whole.
+/// The file as a whole, with texts `T` and lists `L`.
 #[derive(Debug, Deserialize, Serialize)]
-struct Contents {
+struct Contents<T, L> {
     version: u32,
     /// Start times count from it.
-    boot: String,
-    units: Vec<Record>,
+    boot: T,
+    units: L,
 }
 
 const VERSION: u32 = 1;
@@ -57,7 +62,7 @@ impl Store {
             Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(wrong(format!("cannot be read: {error}"))),
             Ok(text) => {
-                let contents: Contents =
+                let contents: Contents<String, Vec<Record>> =
                     serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
                 if contents.version != VERSION {
                     return Err(wrong(format!("it is of version {}", contents.version)));
@@ -68,40 +73,42 @@ impl Store {
         Ok(Store { path, boot, units })
     }
 
-    /// Takes out all that was written down; those who live on are to be remembered again.
-    pub(super) fn take(&mut self) -> Vec<Record> {
-        std::mem::take(&mut self.units)
+    /// What was written down. It stays so until it is forgotten: an ipcd that dies while it takes
+    /// processes over leaves all of them to the next.
+    pub(super) fn records(&self) -> &[Record] {
+        &self.units
     }
 
-    pub(super) fn remember(&mut self, record: Record) {
+    /// Writes a process down.
+    ///
+    /// # Errors
+    /// Those of writing the file; then the process is as unknown as before.
+    pub(super) fn remember(&mut self, record: Record) -> io::Result<()> {
         self.units.push(record);
-        self.write();
+        self.write().inspect_err(|_| drop(self.units.pop()))
     }
 
-    pub(super) fn forget(&mut self, pid: u32) {
-        self.units.retain(|it| it.pid != pid);
-        self.write();
-    }
-
-    fn write(&self) {
-        let (boot, units) = (self.boot.clone(), self.units.clone());
-        let contents = Contents { version: VERSION, boot, units };
-        let fresh = self.path.with_extension("new");
-        let written = serde_json::to_vec(&contents)
-            .map_err(Into::into)
-            .and_then(|text| {
-                let mut options = OpenOptions::new();
-                let mut file =
-                    options.write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-                file.write_all(&text)
-            })
-            .and_then(|()| fs::rename(&fresh, &self.path));
-        if let Err(error) = written {
-            say(&format!(
-                "cannot write {}: {error}; a restart will not find all services",
-                self.path.display()
-            ));
+    /// Strikes out processes that have ended. Where that cannot be written it does no harm: a
+    /// record of nobody is known by its start time.
+    pub(super) fn forget(&mut self, has_ended: impl Fn(&Record) -> bool) {
+        let before = self.units.len();
+        self.units.retain(|it| !has_ended(it));
+        if self.units.len() < before
+            && let Err(error) = self.write()
+        {
+            say(&format!("cannot write {}: {error}", self.path.display()));
         }
+    }
+
+    fn write(&self) -> io::Result<()> {
+        let contents = Contents { version: VERSION, boot: &self.boot, units: &self.units };
+        let text = serde_json::to_vec(&contents)?;
+        let fresh = self.path.with_extension("new");
+        let mut options = OpenOptions::new();
+        let options = options.write(true).create(true).truncate(true).mode(0o600);
+        options.custom_flags(libc::O_NOFOLLOW).open(&fresh)?.write_all(&text)?;
+        failpoint::reach(At::UnitsWritten);
+        fs::rename(&fresh, &self.path)
     }
 }
 
@@ -117,11 +124,22 @@ mod tests {
     fn the_next_run_finds_who_lives() {
         let directory = tempfile::tempdir().expect("a directory");
         let mut store = Store::open(directory.path()).expect("nothing there");
-        (1..4).for_each(|pid| store.remember(record(pid)));
-        store.forget(2);
-        let mut next = Store::open(directory.path()).expect("readable");
-        assert_eq!(next.take(), [record(1), record(3)]);
-        assert_eq!(next.take(), []);
+        (1..4).for_each(|pid| store.remember(record(pid)).expect("written"));
+        store.forget(|it| it.pid == 2);
+        let next = Store::open(directory.path()).expect("readable");
+        assert_eq!(next.records(), [record(1), record(3)]);
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_not_known() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut store = Store::open(directory.path()).expect("nothing there");
+        store.remember(record(1)).expect("written");
+        fs::create_dir(directory.path().join("units.new")).expect("in the way");
+        store.remember(record(2)).expect_err("there is something in the way");
+        assert_eq!(store.records(), [record(1)]);
+        let next = Store::open(directory.path()).expect("readable");
+        assert_eq!(next.records(), [record(1)]);
     }
 
     #[test]
@@ -130,7 +148,7 @@ mod tests {
         let text = r#"{"version":1,"boot":"another","units":[
             {"service":"api","replica":1,"pid":1,"start_time":7}]}"#;
         fs::write(directory.path().join("units"), text).expect("written");
-        assert_eq!(Store::open(directory.path()).expect("readable").take(), []);
+        assert_eq!(Store::open(directory.path()).expect("readable").records(), []);
     }
 
     #[test]

@@ -6,7 +6,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Refusal;
-use crate::supervisor::{End, UnitStatus};
+use crate::{
+    security::Ruling,
+    supervisor::{End, UnitStatus},
+};
 
 /// What an operator wants.
 #[derive(Debug, Deserialize, PartialEq, Eq)]
@@ -15,9 +18,23 @@ pub(super) enum Wish {
     // In braces, or fields that nobody knows would be passed over.
     Status {},
     Reload {},
-    Start { name: String },
-    Stop { name: String },
-    Restart { name: String },
+    Start {
+        name: String,
+    },
+    Stop {
+        name: String,
+    },
+    Restart {
+        name: String,
+    },
+    /// Who may do what: see `ipctl policy check`.
+    Policy {
+        from: String,
+        to: String,
+        operation: String,
+        /// The user of the process that serves the name, where it is known.
+        served_by: Option<u32>,
+    },
 }
 
 impl Wish {
@@ -60,6 +77,10 @@ impl Answer {
 
     pub(super) fn change(change: &str) -> Answer {
         Answer(json!({ "change": change }))
+    }
+
+    pub(super) fn policy(ruling: &Ruling) -> Answer {
+        Answer(json!(ruling))
     }
 
     pub(super) fn units<'a>(units: impl Iterator<Item = UnitWords<'a>>) -> Answer {

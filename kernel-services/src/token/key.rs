@@ -13,6 +13,7 @@ use std::{
 
 use ed25519_dalek::{Signer, SigningKey};
 use memmap2::{Advice, MmapMut};
+use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::PublicKey;
@@ -117,6 +118,16 @@ impl TokenKey {
         Some(expand(page).sign(statement).to_bytes())
     }
 
+    /// Makes the authentication code of a statement that only this runtime directory's runtimes
+    /// are to make and check: HMAC-SHA-256 (RFC 2104) under a key of its own; `None` in a forked
+    /// child.
+    pub(crate) fn mac(&self, statement: &[u8]) -> Option<[u8; KEY]> {
+        let page = self.page.as_ref().filter(|_| self.is_ours())?;
+        // The signing key itself serves nothing but signatures.
+        let key = Zeroizing::new(hmac(&page[..KEY], b"libipc key of tickets v1"));
+        Some(hmac(&*key, statement))
+    }
+
     fn of(page: MmapMut) -> TokenKey {
         let public = PublicKey(expand(&page).verifying_key());
         TokenKey { page: Some(page), pid: std::process::id(), public }
@@ -136,6 +147,18 @@ impl Drop for TokenKey {
             other => std::mem::forget(other),
         }
     }
+}
+
+/// HMAC-SHA-256; the key is at most a block long.
+fn hmac(key: &[u8], text: &[u8]) -> [u8; 32] {
+    const BLOCK: usize = 64;
+    let padded = |with: u8| {
+        let mut block = Zeroizing::new([with; BLOCK]);
+        block.iter_mut().zip(key).for_each(|(byte, key)| *byte ^= key);
+        block
+    };
+    let inner = Sha256::new().chain_update(*padded(0x36)).chain_update(text).finalize();
+    Sha256::new().chain_update(*padded(0x5c)).chain_update(inner).finalize().into()
 }
 
 /// Makes the signing key, which wipes itself when it is dropped.
@@ -206,5 +229,35 @@ impl TokenKey {
     /// Makes it what it is in a forked child.
     pub(super) fn fork(&mut self) {
         self.pid = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 4231, test cases 1 and 2.
+    #[test]
+    fn codes_are_those_of_the_standard() {
+        let hex = |bytes: [u8; 32]| bytes.map(|byte| format!("{byte:02x}")).concat();
+        assert_eq!(
+            hex(hmac(&[0x0b; 20], b"Hi There")),
+            "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7"
+        );
+        assert_eq!(
+            hex(hmac(b"Jefe", b"what do ya want for nothing?")),
+            "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
+        );
+    }
+
+    #[test]
+    fn each_key_makes_other_codes_and_a_forked_child_makes_none() {
+        let mut one = TokenKey::ephemeral().expect("a key");
+        let other = TokenKey::ephemeral().expect("a key");
+        assert_eq!(one.mac(b"echo"), one.mac(b"echo"));
+        assert_ne!(one.mac(b"echo"), one.mac(b"ech0"));
+        assert_ne!(one.mac(b"echo"), other.mac(b"echo"));
+        one.fork();
+        assert_eq!(one.mac(b"echo"), None);
     }
 }

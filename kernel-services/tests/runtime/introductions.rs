@@ -189,6 +189,8 @@ fn when_the_client_dies_the_service_hears_it_on_the_bell() {
 #[test]
 fn channels_ids_are_not_repeated_by_the_next_runtime() {
     let (runtime, service, client, name) = pair();
+    let held = service.ask(&crate::peer::register("other", 0));
+    let Reply::Registered { instance, name: other, ticket } = held else { panic!("{held:?}") };
     client.connect_to(9, name, &lane());
     let before = service.incoming().0;
     let Runtime { kernel, directory } = runtime;
@@ -197,15 +199,27 @@ fn channels_ids_are_not_repeated_by_the_next_runtime() {
     let kernel = kernel_services::Kernel::embedded(directory.path()).expect("starts again");
     let runtime = Runtime { kernel, directory };
     let (service, client) = (runtime.node(), runtime.node());
-    let request = Request::Register {
+    let claim = |name: &str, ticket| Request::Register {
         flags: 0,
-        claim_instance: before.dest.get(),
-        claim_name: name.get(),
-        name: "echo".to_owned(),
+        claim_instance: instance.get(),
+        claim_name: other.get(),
+        ticket,
+        name: name.to_owned(),
     };
-    let claimed = Reply::Registered { instance: before.dest, name };
-    assert_eq!(service.ask(&request), claimed);
-    client.connect_to(9, name, &lane());
+    // Neither without the ticket, nor with another, nor for another name.
+    for (name, ticket) in [("forged", [0; 32]), ("forged", [1; 32]), ("stolen", ticket)] {
+        match client.ask(&claim(name, ticket)) {
+            Reply::Registered { instance: new, name: id, .. } => {
+                assert!(new > before.peer && id > before.peer, "{name}: {new:?} {id:?}");
+                let done = client.ask(&Request::Unregister { instance: new });
+                assert_eq!(done, Reply::Done);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let claimed = service.ask(&claim("other", ticket));
+    assert_eq!(claimed, Reply::Registered { instance, name: other, ticket });
+    client.connect_to(9, other, &lane());
     let after = service.incoming().0;
     assert!(after.channel > before.channel);
     assert!(after.peer > before.peer, "nor are ids");

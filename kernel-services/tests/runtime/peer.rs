@@ -144,7 +144,7 @@ impl Peer {
 
     pub(crate) fn register(&self, name: &str) -> (ServiceId, ServiceId) {
         match self.ask(&register(name, 0)) {
-            Reply::Registered { instance, name } => (instance, name),
+            Reply::Registered { instance, name, .. } => (instance, name),
             other => panic!("not registered: {other:?}"),
         }
     }
@@ -181,7 +181,13 @@ impl Peer {
 }
 
 pub(crate) fn register(name: &str, flags: u32) -> Request {
-    Request::Register { flags, claim_instance: 0, claim_name: 0, name: name.to_owned() }
+    Request::Register {
+        flags,
+        claim_instance: 0,
+        claim_name: 0,
+        ticket: [0; 32],
+        name: name.to_owned(),
+    }
 }
 
 pub(crate) fn await_readable(fd: BorrowedFd<'_>) {

@@ -38,7 +38,16 @@ pub(super) fn node() -> impl Strategy<Value = Node> {
         });
         let groups = groups.collect();
         let (metrics, warnings) = (metrics, Vec::new());
-        Node { services, groups, rules, user_limits, log_directory, metrics, warnings }
+        Node {
+            services,
+            groups,
+            rules,
+            rule_lines: Vec::new(),
+            user_limits,
+            log_directory,
+            metrics,
+            warnings,
+        }
     })
 }
 

@@ -190,7 +190,7 @@ fn the_example_is_right() {
     assert_eq!(node.warnings, []);
     let names: Vec<&str> = node.services.iter().map(|service| service.name.as_str()).collect();
     assert_eq!(names, ["prepare", "store", "index", "api", "batch"]);
-    assert_eq!((node.groups.len(), node.rules.len()), (1, 5));
+    assert_eq!((node.groups.len(), node.rules.len()), (1, 6));
     assert_eq!(node.metrics, Some(Listener::Loopback(9464)));
     // What it says to be the default is: leaving it out changes nothing.
     let batch = node.services.last().expect("five");
@@ -206,7 +206,7 @@ proptest! {
         let read = parse(&text, std::path::Path::new(super::FILE));
         let read = read.unwrap_or_else(|error| panic!("{error}\n\n{text}"));
         // Which rules are idle depends on the draw.
-        prop_assert_eq!(Node { warnings: Vec::new(), ..read }, node);
+        prop_assert_eq!(Node { warnings: Vec::new(), rule_lines: Vec::new(), ..read }, node);
     }
 
     #[test]

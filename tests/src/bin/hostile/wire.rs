@@ -131,7 +131,7 @@ impl Wire {
 
     /// Serves a name.
     pub(crate) fn register(&self, name: &str) {
-        let fields = [&[0; 12], &name_field(name)[..]].concat();
+        let fields = [&[0; 12 + 32], &name_field(name)[..]].concat();
         self.send(verb::REGISTER, 2, &fields, &[]);
         assert_eq!(self.receive().verb, verb::REGISTERED);
     }

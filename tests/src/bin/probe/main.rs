@@ -4,14 +4,22 @@
 //! probe facts                  what it was given: a line each
 //! probe attack PID UID         tries to break out: a line for each attack
 //! probe ask                    the same, after joining the runtime and growing threads
+//! probe duet NAME OTHER        serves NAME, and calls OTHER without pause: "count" tells how often
 //! probe serve NAME             serves NAME with three threads; "panic" and "abort" do that
+//! probe relay NAME             serves NAME, and does with others what it is told
 //! probe exit N | sleep | abort | crash
 //! ```
 
 mod attacks;
 mod facts;
+mod relay;
 
-use std::{env, process::ExitCode};
+use std::{
+    env,
+    process::ExitCode,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use ipc::{Config, Node, Request};
 
@@ -26,7 +34,9 @@ fn main() -> ExitCode {
             let _node = Node::connect(&Config::default()).expect("a node");
             println!("dumpable {before:?} {:?}", nix::sys::prctl::get_dumpable());
         }
+        ["duet", name, other] => duet(name, other),
         ["serve", name] => serve(name),
+        ["relay", name] => relay::serve(name),
         ["exit", code] => return ExitCode::from(code.parse::<u8>().expect("a number")),
         ["say", text] => println!("{text}"),
         ["sleep"] => {
@@ -39,6 +49,40 @@ fn main() -> ExitCode {
         _ => return ExitCode::from(2),
     }
     ExitCode::SUCCESS
+}
+
+/// Serves a name, and calls another at full speed. One channel, for as long as it lives: a call
+/// that fails is counted, and said.
+fn duet(name: &str, other: &str) {
+    static CALLED: AtomicU64 = AtomicU64::new(0);
+    static FAILED: AtomicU64 = AtomicU64::new(0);
+    let node = Node::connect(&Config::default()).expect("a node");
+    let server = node.server().expect("a server");
+    server.register(name, 0).expect("registered");
+    let other = other.to_owned();
+    std::thread::spawn(move || {
+        let other = node.wait_service(&other, None).expect("it comes");
+        let client = node.client(other).expect("a channel");
+        loop {
+            match client.call(b"hello", Duration::from_secs(30)) {
+                Ok(answer) if &*answer == b"hello" => CALLED.fetch_add(1, Ordering::Relaxed),
+                failed => {
+                    println!("a call failed: {failed:?}");
+                    FAILED.fetch_add(1, Ordering::Relaxed)
+                }
+            };
+        }
+    });
+    let _ = server.run(|request| {
+        let told = match request.payload() {
+            b"count" => {
+                let [called, failed] = [&CALLED, &FAILED].map(|it| it.load(Ordering::Relaxed));
+                request.reply(format!("{called} {failed}").as_bytes())
+            }
+            payload => request.reply(payload),
+        };
+        told.expect("replied");
+    });
 }
 
 /// Serves until it is killed, or told to end in one of its ways.

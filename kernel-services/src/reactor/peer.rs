@@ -1,0 +1,43 @@
+//! Who is at the other end of a connection, as the kernel tells.
+
+use std::{
+    fs,
+    os::{fd::AsFd, fd::OwnedFd, unix::ffi::OsStrExt},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::{broker::Peer, desk::Unit, pidfd::process_started};
+
+/// Describes the process that a connection is of. What `/proc` says by the process's number is
+/// only believed while its pidfd shows that it lives: by then the number can be another's.
+pub(super) fn describe(
+    pid: u32,
+    uid: u32,
+    unit: Option<Unit>,
+    pidfd: Option<&Arc<OwnedFd>>,
+    is_inherited: bool,
+) -> Peer {
+    let descriptors = 1 + u64::from(pidfd.is_some());
+    let executable = if unit.is_none() { executable(pid) } else { None };
+    let start_time = match &unit {
+        Some(unit) => unit.start_time,
+        None => process_started(pid).unwrap_or(0),
+    };
+    let lives = pidfd.is_some_and(|pidfd| lives(pidfd));
+    let executable = executable.filter(|_| lives);
+    Peer { pid, uid, unit, executable, start_time, descriptors, is_inherited }
+}
+
+/// Gives what a process runs; nothing for what has no name any more.
+fn executable(pid: u32) -> Option<PathBuf> {
+    let path = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    (!path.as_os_str().as_bytes().ends_with(b" (deleted)")).then_some(path)
+}
+
+fn lives(pidfd: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
+}

@@ -1,0 +1,119 @@
+//! What the node file says on rights and quotas, told to the broker; and what is put on record.
+
+use std::path::Path;
+
+use nix::{sys::inotify::AddWatchFlags, unistd::geteuid};
+
+use super::{System, SystemError, failed, say, words::Answer};
+use crate::{
+    broker::Law,
+    desk::Order,
+    logs::Logs,
+    node::{self, Node},
+    notes::{Matter, Note},
+    security::{Policy, Question, Terms},
+    supervisor::{Command, Event, Notice},
+};
+
+/// Gives the rules and quotas of a node file.
+pub(super) fn law(node: &Node) -> Law {
+    let quotas = node.services.iter().map(|it| (it.name.as_str().into(), it.quota));
+    Law {
+        terms: Terms::of(node, geteuid().as_raw()),
+        users: node.user_limits,
+        services: quotas.collect(),
+    }
+}
+
+impl System {
+    /// Reads the node file again, and changes what it changes. What is wrong changes nothing.
+    pub(super) fn reload(&mut self, by: &str) -> Result<String, SystemError> {
+        let mut node = node::reload(&self.path)?;
+        settle_paths(&mut node, &self.runtime_dir);
+        let logs = Logs::open(&node.log_directory)?;
+        if node.log_directory != self.node.log_directory {
+            self.log_events
+                .add_watch(&node.log_directory, AddWatchFlags::IN_MODIFY)
+                .map_err(failed("watch the logs"))?;
+        }
+        let change = node::Change::between(&self.node, &node).to_string();
+        self.logs = logs;
+        self.node = node.clone();
+        self.move_metrics();
+        self.desk.say(Order::Enact(Box::new(law(&self.node))));
+        for warning in &node.warnings {
+            say(&warning.to_string());
+        }
+        say(&format!("the node file is taken: {change}"));
+        self.note(Matter::Reload, by, &change);
+        self.step(Event::Reload(Box::new(node)));
+        // Who is to provide less than before may do so already.
+        for unit in self.running.keys().copied().collect::<Vec<_>>() {
+            self.ask_if_ready(unit);
+        }
+        Ok(change)
+    }
+
+    /// Answers who may do what, by the rules that hold now.
+    pub(super) fn explain(
+        &self,
+        subject: &str,
+        object: &str,
+        operation: &str,
+        served_by: Option<u32>,
+    ) -> Answer {
+        let uid = geteuid().as_raw();
+        let policy = Policy::new(Terms::of(&self.node, uid));
+        match Question::read(subject, object, operation, uid) {
+            Ok(question) => Answer::policy(&question.ask(&policy, served_by)),
+            Err(error) => Answer::refusal(&error),
+        }
+    }
+
+    /// Puts on record what became of a unit.
+    pub(super) fn note_report(&self, unit: &str, notice: &Notice) {
+        let matter = match notice {
+            Notice::Ended { .. } | Notice::SpawnFailed { .. } => Matter::Died,
+            Notice::Late { .. } | Notice::Hung { .. } | Notice::Stubborn { .. } => Matter::Killed,
+            Notice::RestartsIn { .. } | Notice::RestartsWith { .. } => Matter::Restarted,
+            Notice::GaveUp { .. } => Matter::GaveUp,
+            Notice::Starts { .. }
+            | Notice::Runs { .. }
+            | Notice::Adopted { .. }
+            | Notice::Ready
+            | Notice::Stops
+            | Notice::StopsWith { .. } => return,
+        };
+        self.note(matter, &format!("service {unit}"), &notice.to_string());
+    }
+
+    /// Puts on record what an operator did.
+    pub(super) fn note_command(&self, by: &str, command: Command, name: &str) {
+        let mut note = Note::new(Matter::Admin, by);
+        note.object = format!("service {name}");
+        note.operation = match command {
+            Command::Start => "start".into(),
+            Command::Stop => "stop".into(),
+            Command::Restart => "restart".into(),
+        };
+        note.verdict = Some(true);
+        self.take(note);
+    }
+
+    fn note(&self, matter: Matter, subject: &str, because: &str) {
+        self.take(Note { because: because.to_owned(), ..Note::new(matter, subject) });
+    }
+
+    fn take(&self, note: Note) {
+        if let Some(notes) = &self.notes {
+            notes.take(note);
+        }
+    }
+}
+
+/// A log directory that is not absolute is in the runtime's. Operators are told of it, wherever
+/// they are.
+pub(super) fn settle_paths(node: &mut Node, runtime_dir: &Path) {
+    let directory = runtime_dir.join(&node.log_directory);
+    node.log_directory = std::path::absolute(&directory).unwrap_or(directory);
+}
