@@ -34,6 +34,7 @@ enum Verb {
 /// Say whether somebody may do something, and which rule of the node file decides.
 #[derive(Args)]
 #[command(after_long_help = HELP)]
+#[allow(clippy::doc_markdown, reason = "these comments are the help text")]
 pub(crate) struct Check {
     /// Who: service:NAME, user:NAME, user:UID or executable:/PATH
     #[arg(value_hint = ValueHint::Other)]
