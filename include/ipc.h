@@ -27,6 +27,12 @@
     { (uint32_t)sizeof(ipc_config_t), 0, NULL, 0, 0, 0, NULL, { 0, 0, 0, 0 } }
 
 /**
+ * Initialises a communication_stats_t: `communication_stats_t stats = IPC_STATS_INIT;`
+ */
+#define IPC_STATS_INIT \
+    { (uint32_t)sizeof(communication_stats_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+
+/**
  * Success.
  */
 #define IPC_OK 0
@@ -415,11 +421,12 @@ typedef struct routing_info_t {
      */
     uint64_t deadline_ns;
     /**
-     * Trace the message belongs to; zero for none.
+     * Trace the message belongs to, a W3C trace-id; zero for none. Calls that its handler makes
+     * on the same thread belong to it, too.
      */
     uint8_t trace_id[16];
     /**
-     * Span the message belongs to; zero for none.
+     * Span the message belongs to, of a request its handler's; zero for none.
      */
     uint8_t span_id[8];
     /**
@@ -528,6 +535,85 @@ typedef struct auth_token_t {
      */
     struct crypto_signature_t signature;
 } auth_token_t;
+
+/**
+ * What a process counted. Start from IPC_STATS_INIT: size says which members there are.
+ */
+typedef struct communication_stats_t {
+    /**
+     * sizeof(communication_stats_t): tells versions of this struct apart.
+     */
+    uint32_t size;
+    /**
+     * Requests, one-way messages and responses sent.
+     */
+    uint64_t messages_sent;
+    /**
+     * The same, received.
+     */
+    uint64_t messages_received;
+    /**
+     * Bytes of the payloads sent.
+     */
+    uint64_t bytes_sent;
+    /**
+     * Bytes of the payloads received.
+     */
+    uint64_t bytes_received;
+    /**
+     * Calls that ended with an error, and requests that were answered with one.
+     */
+    uint64_t errors;
+    /**
+     * Times that a message found no room, and waited for it or was given up.
+     */
+    uint64_t retries;
+    /**
+     * Messages given up: no room in time, expired before their turn, over a limit.
+     */
+    uint64_t drops;
+    /**
+     * Requests that wait for their turn here now.
+     */
+    uint32_t queue_depth;
+    /**
+     * Channels that are open.
+     */
+    uint32_t active_connections;
+    /**
+     * Errors over all messages that could have ended with one: 0 to 1.
+     */
+    double error_rate;
+    /**
+     * Half of all calls took less than so many ns. Of a process that only serves: of all handlers.
+     * Fast ones are sampled, one in 64; so few of them may count as none, which gives 0.
+     */
+    uint64_t latency_ns_p50;
+    /**
+     * 95 of 100 took less.
+     */
+    uint64_t latency_ns_p95;
+    /**
+     * 99 of 100 took less.
+     */
+    uint64_t latency_ns_p99;
+    /**
+     * Waits that went on beyond the first polls.
+     */
+    uint64_t spins;
+    /**
+     * Sleeps.
+     */
+    uint64_t parks;
+    /**
+     * How long a wait may spin, in µs, as ipc_init was told.
+     */
+    uint32_t spin_us;
+    /**
+     * Messages that are taken from one channel before the others have their turn.
+     */
+    uint32_t batch_size;
+} communication_stats_t;
 
 #ifdef __cplusplus
 extern "C" {
@@ -861,6 +947,15 @@ int ipc_stop(void);
  * these two wait only while the ring is full, the latter with a limit.
  */
 int ipc_fd(void);
+
+/**
+ * Gives what this process counted on its channels to a service, or from it: id is an instance, a
+ * name, or the anonymous id of a caller; 0 is all channels together, also those that are closed.
+ * Set stats->size, as IPC_STATS_INIT does. Counters are exact, latencies within 25 %.
+ *
+ * IPC_EINVAL: stats is NULL, or its size is none. IPC_ENOENT: no open channel has to do with id.
+ */
+int ipc_get_stats(service_id_t id, struct communication_stats_t *stats);
 
 /**
  * Says in English what a status means and what to do about it. The string is the library's and

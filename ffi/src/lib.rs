@@ -35,6 +35,7 @@ pub mod runtime;
 pub mod send;
 pub mod service;
 mod settings;
+pub mod stats;
 mod stop;
 pub mod types;
 mod wake;

@@ -520,6 +520,23 @@ mod tests {
     }
 
     #[test]
+    fn a_message_names_its_trace_and_the_next_one_none() {
+        let routing = || {
+            let mut seen = None;
+            // SAFETY: lent to this callback.
+            deliver(b"x", |msg| seen = Some(unsafe { (*msg).routing }));
+            seen.expect("delivered")
+        };
+        let text = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let context = text.parse().expect("a context");
+        let traced = ipc_core::trace::within(context, routing);
+        assert_eq!((traced.trace_id[0], traced.trace_id[15]), (0x0a, 0x9c));
+        assert_eq!((traced.span_id[0], traced.span_id[7]), (0xb7, 0x31));
+        let other = routing();
+        assert_eq!((other.trace_id, other.span_id), ([0; 16], [0; 8]));
+    }
+
+    #[test]
     fn a_response_is_no_request_and_a_copy_no_message() {
         let _process = Process::here_or_new();
         deliver(b"pong", |msg| {

@@ -118,9 +118,10 @@ pub struct RoutingInfo {
     pub epoch: u64,
     /// When the sender stops waiting: CLOCK_MONOTONIC in ns; 0 for never.
     pub deadline_ns: u64,
-    /// Trace the message belongs to; zero for none.
+    /// Trace the message belongs to, a W3C trace-id; zero for none. Calls that its handler makes
+    /// on the same thread belong to it, too.
     pub trace_id: [u8; 16],
-    /// Span the message belongs to; zero for none.
+    /// Span the message belongs to, of a request its handler's; zero for none.
     pub span_id: [u8; 8],
     /// 0 shared memory, 1 socket, 2 remote.
     pub transport: u32,

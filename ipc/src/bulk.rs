@@ -83,6 +83,12 @@ impl Descriptor {
     }
 }
 
+/// The length of the message that a descriptor of ours speaks of.
+pub(crate) fn length(descriptor: &[u8]) -> u64 {
+    let bytes = descriptor.first_chunk().copied();
+    bytes.and_then(Descriptor::from_bytes).map_or(0, |it| it.length)
+}
+
 /// What is said about arenas on the channel's socket, in packets of 16 bytes. Shorter ones are
 /// doorbells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

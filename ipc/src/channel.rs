@@ -12,7 +12,8 @@ use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
 
 use crate::{
     ServiceId,
-    bulk::{Borrower, Lender, Loan},
+    board::{Place, Sampler, Seat, Span, Stats},
+    bulk::{self, Borrower, Lender, Loan},
     claim::Claim,
     control::{
         Introduction,
@@ -23,7 +24,7 @@ use crate::{
     fork::Birth,
     frame::{Kind, Label, Sender},
     lane::{Lane, PeerRing},
-    layout::Ring,
+    layout::{EXTENSION, Ring},
     life::{Entry, Life},
     ring::{Producer, PushError},
     sync::{AtomicU32, Ordering},
@@ -71,6 +72,7 @@ pub(crate) struct Parts {
     pub(crate) max_payload: u64,
     pub(crate) max_bulk: u64,
     pub(crate) spin: Spin,
+    pub(crate) seat: Seat,
 }
 
 /// One end of a channel.
@@ -98,6 +100,10 @@ pub(crate) struct Channel {
     bell: PeerSocket,
     /// Closes the own lane when dropped.
     entry: Option<Entry>,
+    /// Where this end counts; given back when it is dropped.
+    seat: Option<Seat>,
+    /// The same.
+    board: Place,
 }
 
 /// The sending side of an end.
@@ -109,12 +115,16 @@ pub(crate) struct Transmit {
     pub(crate) next_id: u64,
     /// Long messages that were given up half sent; the peer is told before anything else.
     aborted: Vec<Label>,
+    /// Which calls are timed.
+    pub(crate) sampler: Sampler,
+    board: Place,
 }
 
 impl Channel {
     pub(crate) fn new(parts: Parts) -> Channel {
         let Parts { introduction, role, own, peer, entry, bell, closer, .. } = parts;
-        let Parts { max_payload, max_bulk, spin, .. } = parts;
+        let Parts { max_payload, max_bulk, spin, seat, .. } = parts;
+        let board = seat.place().clone();
         let other = match role {
             Sender::Client => Sender::Server,
             Sender::Server => Sender::Client,
@@ -129,8 +139,10 @@ impl Channel {
                 ordinary: Producer::new(&own, &peer, Ring::Ordinary),
                 next_id: first_id,
                 aborted: Vec::new(),
+                sampler: Sampler::new(first_id ^ introduction.channel),
+                board: board.clone(),
             }),
-            rx: Claim::new(Receive::new(&own, &peer, other, first_id, spin)),
+            rx: Claim::new(Receive::new(&own, &peer, other, first_id, spin, board.clone())),
             alleged: [Ring::Urgent, Ring::Ordinary].map(|ring| peer.peer_ring(ring)),
             fate: AtomicU32::new(0),
             lender: Lender::new(&peer, max_bulk),
@@ -142,6 +154,8 @@ impl Channel {
             peer,
             bell,
             entry: Some(entry),
+            seat: Some(seat),
+            board,
         }
     }
 
@@ -159,6 +173,36 @@ impl Channel {
     /// Our end of the doorbell.
     pub(crate) fn bell(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()
+    }
+
+    /// Where this end counts what any thread may: errors and drops.
+    pub(crate) fn board(&self) -> &Place {
+        &self.board
+    }
+
+    /// What this end counted so far.
+    pub(crate) fn stats(&self) -> Stats {
+        self.seat.as_ref().map(Seat::stats).unwrap_or_default()
+    }
+
+    /// What is the same of all spans of this channel.
+    pub(crate) fn span(&self) -> Span {
+        let it = &self.introduction;
+        Span {
+            channel: it.channel,
+            dest: it.dest,
+            dest_name: it.dest_name,
+            peer_pid: it.peer_pid,
+            ..Span::default()
+        }
+    }
+
+    /// Writes down, for whoever reads this node's board, what was done.
+    #[cold]
+    pub(crate) fn write_down(&self, span: Span) {
+        if let Some(seat) = &self.seat {
+            seat.write_down(&span);
+        }
     }
 
     /// How the channel stands, as far as was noticed.
@@ -316,6 +360,7 @@ impl Channel {
     /// Announces a sleep that frames shall end. Pass the barrier [`Channel::barrier`], then look
     /// at the rings once more, then sleep. Only the holder of `rx` parks.
     pub(crate) fn park(&self, sleep: Sleep) {
+        self.board.receiver.parks.add(1);
         let number = self.sleeps.fetch_add(1, Ordering::Relaxed) + 1;
         event::announce(self.own.header(), sleep.parked(number));
     }
@@ -388,9 +433,10 @@ impl Drop for Channel {
         if self.birth.is_here() {
             self.end(Fate::Closed);
             drop(self.entry.take());
+            drop(self.seat.take());
         } else {
             // A forked child has neither the lanes nor the threads of the roll: leave all as is.
-            std::mem::forget(self.entry.take());
+            std::mem::forget((self.entry.take(), self.seat.take()));
             std::mem::forget((Arc::clone(&self.own), Arc::clone(&self.peer)));
         }
     }
@@ -448,6 +494,27 @@ impl Transmit {
         }
     }
 
+    /// Counts a message that was sent.
+    #[inline(always)]
+    pub(crate) fn count(&self, label: Label, payload: &[u8]) {
+        if label.is_message() {
+            let bytes =
+                if label.is_bare() { payload.len() as u64 } else { odd_length(label, payload) };
+            self.board.sender.sent(1, bytes);
+        }
+    }
+
+    /// Counts so many messages that were sent.
+    #[cold]
+    pub(crate) fn count_many(&self, (messages, bytes): (u64, u64)) {
+        self.board.sender.sent(messages, bytes);
+    }
+
+    /// Counts a message that found no room.
+    pub(crate) fn count_full(&self) {
+        self.board.sender.full.add(1);
+    }
+
     /// The ring on which there was no room for a message, or for what has to go before it.
     pub(crate) fn awaited(&self, label: Label) -> Ring {
         ring_of(self.aborted.last().copied().unwrap_or(label).priority())
@@ -467,6 +534,12 @@ impl Transmit {
         }
         Ok(())
     }
+}
+
+/// The length of the message whose payload has an extension before it, or lies in bulk memory.
+#[cold]
+fn odd_length(label: Label, payload: &[u8]) -> u64 {
+    if label.is_extended() { (payload.len() - EXTENSION) as u64 } else { bulk::length(payload) }
 }
 
 /// The ring on which a priority travels.

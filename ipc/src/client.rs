@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 
 use crate::{
     Priority, ServiceId,
+    board::Tally,
     bulk::{Loan, View},
     channel::{Claimed, Fate, Peer, Transmit, check_payload},
     error::{CallError, NodeError},
@@ -67,8 +68,8 @@ impl From<Option<Duration>> for CallOptions {
 /// opens a channel to whoever serves the name then.
 #[derive(Clone, Debug)]
 pub struct Client {
-    state: Arc<ClientState>,
-    node: Arc<Shared>,
+    pub(crate) state: Arc<ClientState>,
+    pub(crate) node: Arc<Shared>,
 }
 
 #[derive(Debug)]
@@ -76,9 +77,9 @@ pub(crate) struct ClientState {
     dest: ServiceId,
     /// The channel that was opened first: found without a reference count, as long as it lives.
     /// Once it is dead it stays, small and useless, as long as this client.
-    first: Arc<Link>,
+    pub(crate) first: Arc<Link>,
     /// The channel now; the first, or one that took its place.
-    link: ArcSwap<Link>,
+    pub(crate) link: ArcSwap<Link>,
     reopening: Mutex<()>,
     /// Tasks that wait for that.
     #[cfg(feature = "tokio")]
@@ -473,11 +474,13 @@ pub struct Burst<'a> {
     link: &'a Link,
     /// Given up only while waiting for room.
     tx: Claimed<'a, Transmit>,
+    /// Sent, and not yet counted on the board: counters there per message are seen in a stream.
+    untold: Tally,
 }
 
 impl<'a> Burst<'a> {
     fn begin(link: &'a Link) -> Burst<'a> {
-        Burst { link, tx: link.channel.tx.claim() }
+        Burst { link, tx: link.channel.tx.claim(), untold: Tally::NOTHING }
     }
 
     /// Sends one message, waiting for room as long as it takes.
@@ -490,12 +493,17 @@ impl<'a> Burst<'a> {
         check_payload(payload.len(), self.link.channel.max_payload)?;
         let id = self.tx.one_way_id();
         let label = Label::new(Kind::OneWay, Priority::Normal.level()).with_id(id as u32);
-        self.link.send_frames(&mut self.tx, label, payload, Limit::Room(FOREVER))
+        self.link.send_frames(&mut self.tx, label, payload, Limit::Room(FOREVER))?;
+        if self.untold.add(payload.len() as u64) {
+            self.tx.count_many(self.untold.take());
+        }
+        Ok(())
     }
 }
 
 impl Drop for Burst<'_> {
     fn drop(&mut self) {
+        self.tx.count_many(self.untold.take());
         // Under the claim: nothing waits here, and a peer is woken at most once.
         self.link.channel.after_push();
     }

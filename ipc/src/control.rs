@@ -15,9 +15,11 @@
 
 pub mod closer;
 pub mod packet;
+mod replies;
 mod wire;
 
 use crate::{ServiceId, error::Status, layout::Geometry};
+pub use replies::{decode_reply, encode_reply};
 use wire::{Reader, Writer};
 
 /// The version that this library speaks. A runtime of another version refuses the greeting.
@@ -159,6 +161,26 @@ pub enum Request {
         /// The channel.
         channel: u64,
     },
+    /// Hands over a segment of this node's board, for others to read; carries it. Never answered.
+    Board {
+        /// Its number, from 0.
+        segment: u32,
+    },
+    /// Asks for the boards of all nodes, a segment at a time. Answer: [`Reply::Board`], or `Done`
+    /// when there are no more.
+    Boards {
+        /// 0, or the `next` of the segment before.
+        after: u64,
+    },
+    /// Has an instance begin traces at requests that come to it. Answer: [`Reply::Done`].
+    Trace {
+        /// The instance.
+        instance: ServiceId,
+        /// At most one each so many µs.
+        every_us: u32,
+        /// For so long.
+        for_ms: u32,
+    },
     /// An end of a channel that an earlier runtime introduced is open. Never answered.
     Holds {
         /// Whether it is the service's end.
@@ -254,6 +276,26 @@ pub enum Reply {
     Answer {
         /// In bytes.
         length: u64,
+    },
+    /// Answer to `Boards`; carries the segment.
+    Board {
+        /// Whose it is.
+        node: ServiceId,
+        /// Its process.
+        pid: u32,
+        /// Which of its segments.
+        segment: u32,
+        /// Pass it as `after` for the next one.
+        next: u64,
+    },
+    /// Sent by itself to a service: an operator asked by `Trace`, with the same fields.
+    Trace {
+        /// One of its instances.
+        instance: ServiceId,
+        /// At most one each so many µs.
+        every_us: u32,
+        /// For so long.
+        for_ms: u32,
     },
     /// Sent by itself to both ends of a channel that is not allowed any more: they close it.
     Revoked {
@@ -354,6 +396,13 @@ pub fn encode_request(sequence: u32, request: &Request) -> Vec<u8> {
         Request::Ping | Request::PublicKey => {}
         Request::Command { text } => out.text(text),
         Request::Closed { channel } => out.u64(*channel),
+        Request::Board { segment } => out.u32(*segment),
+        Request::Boards { after } => out.u64(*after),
+        Request::Trace { instance, every_us, for_ms } => {
+            out.u32(instance.get());
+            out.u32(*every_us);
+            out.u32(*for_ms);
+        }
         Request::Holds { serves, introduction } => {
             out.u32(u32::from(*serves));
             out.introduction(introduction);
@@ -390,6 +439,9 @@ fn request_verb(request: &Request) -> u16 {
         Request::Ping => 10,
         Request::Command { .. } => 11,
         Request::Closed { .. } => 12,
+        Request::Board { .. } => 13,
+        Request::Boards { .. } => 14,
+        Request::Trace { .. } => 15,
         Request::Holds { .. } => 30,
         Request::Verify { .. } => 20,
         Request::IssueToken { .. } => 21,
@@ -423,6 +475,11 @@ pub fn decode_request(bytes: &[u8]) -> Result<(u32, Request), Malformed> {
         10 => Request::Ping,
         11 => Request::Command { text: input.text()? },
         12 => Request::Closed { channel: input.u64()? },
+        13 => Request::Board { segment: input.u32()? },
+        14 => Request::Boards { after: input.u64()? },
+        15 => {
+            Request::Trace { instance: input.id()?, every_us: input.u32()?, for_ms: input.u32()? }
+        }
         30 => Request::Holds { serves: input.bool()?, introduction: input.introduction()? },
         20 => Request::Verify { src: input.id()?, dest: input.id()?, operation: input.u32()? },
         21 => Request::IssueToken {
@@ -439,116 +496,6 @@ pub fn decode_request(bytes: &[u8]) -> Result<(u32, Request), Malformed> {
     }
     input.end()?;
     Ok((head.sequence, request))
-}
-
-/// Lays out a reply as one packet. Pages must have been cut with [`page_fits`].
-pub fn encode_reply(sequence: u32, reply: &Reply) -> Vec<u8> {
-    let status = match reply {
-        Reply::Refused(status) => *status,
-        _ => Status::OK,
-    };
-    let mut out = Writer::new(reply_verb(reply), sequence, status);
-    match reply {
-        Reply::Welcome { node, kernel_pid } => {
-            out.u32(node.get());
-            out.u32(*kernel_pid);
-        }
-        Reply::Registered { instance, name, ticket } => {
-            out.u32(instance.get());
-            out.u32(name.get());
-            out.raw(ticket);
-        }
-        Reply::Done | Reply::Refused(_) => {}
-        Reply::Found { name } => out.u32(name.get()),
-        Reply::Connected(introduction) | Reply::Incoming(introduction) => {
-            out.introduction(introduction);
-        }
-        Reply::Page { entries, next } => {
-            out.u32(*next);
-            out.u32(entries.len() as u32);
-            for entry in entries {
-                out.entry(entry);
-            }
-        }
-        Reply::State { pid, uptime_ms, nodes, services, channels } => {
-            out.u32(*pid);
-            out.u64(*uptime_ms);
-            out.u32(*nodes);
-            out.u32(*services);
-            out.u64(*channels);
-        }
-        Reply::Answer { length } => out.u64(*length),
-        Reply::Revoked { channel } => out.u64(*channel),
-        Reply::Token { token } => out.raw(&**token),
-        Reply::Permitted { permissions } => out.u64(*permissions),
-        Reply::PublicKey { key } => out.raw(key),
-    }
-    out.bytes
-}
-
-fn reply_verb(reply: &Reply) -> u16 {
-    match reply {
-        Reply::Welcome { .. } => 101,
-        Reply::Registered { .. } => 102,
-        Reply::Done => 103,
-        Reply::Found { .. } => 104,
-        Reply::Connected(_) => 105,
-        Reply::Incoming(_) => 106,
-        Reply::Page { .. } => 107,
-        Reply::State { .. } => 108,
-        Reply::Refused(_) => 109,
-        Reply::Answer { .. } => 110,
-        Reply::Revoked { .. } => 111,
-        Reply::Token { .. } => 120,
-        Reply::Permitted { .. } => 121,
-        Reply::PublicKey { .. } => 122,
-    }
-}
-
-/// Reads a reply from a packet, with its sequence.
-///
-/// # Errors
-/// [`Malformed`] for every packet that [`encode_reply`] could not have made.
-pub fn decode_reply(bytes: &[u8]) -> Result<(u32, Reply), Malformed> {
-    let (mut input, head) = Reader::new(bytes)?;
-    let reply = match head.verb {
-        101 => Reply::Welcome { node: input.id()?, kernel_pid: input.u32()? },
-        102 => {
-            Reply::Registered { instance: input.id()?, name: input.id()?, ticket: input.take()? }
-        }
-        103 => Reply::Done,
-        104 => Reply::Found { name: input.id()? },
-        105 => Reply::Connected(input.introduction()?),
-        106 => Reply::Incoming(input.introduction()?),
-        107 => {
-            let next = input.u32()?;
-            let count = input.u32()? as usize;
-            if count > MAX_PACKET / Entry::FIXED {
-                return Err(Malformed::Field);
-            }
-            let entries = (0..count).map(|_| input.entry()).collect::<Result<_, _>>()?;
-            Reply::Page { entries, next }
-        }
-        108 => Reply::State {
-            pid: input.u32()?,
-            uptime_ms: input.u64()?,
-            nodes: input.u32()?,
-            services: input.u32()?,
-            channels: input.u64()?,
-        },
-        109 => Reply::Refused(Status::from_code(head.status)),
-        110 => Reply::Answer { length: input.u64()? },
-        111 => Reply::Revoked { channel: input.u64()? },
-        120 => Reply::Token { token: Box::new(input.take()?) },
-        121 => Reply::Permitted { permissions: input.u64()? },
-        122 => Reply::PublicKey { key: input.take()? },
-        verb => return Err(Malformed::Verb(verb)),
-    };
-    if head.status != 0 && !matches!(reply, Reply::Refused(_)) {
-        return Err(Malformed::Field);
-    }
-    input.end()?;
-    Ok((head.sequence, reply))
 }
 
 /// Tells how many of the entries, from the first, fit into one packet.

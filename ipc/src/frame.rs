@@ -13,7 +13,7 @@
 
 use crate::{
     error::PeerCorrupt,
-    layout::{INLINE, Ring},
+    layout::{EXTENSION, INLINE, Ring},
 };
 
 /// Longest frame; longer messages travel in several.
@@ -42,6 +42,12 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// Whether such a frame is a message, or the first of one.
+    #[inline(always)]
+    pub(crate) fn is_message(self) -> bool {
+        matches!(self, Kind::Request | Kind::OneWay | Kind::Response | Kind::Error)
+    }
+
     #[inline(always)]
     fn from_bits(bits: u32) -> Option<Kind> {
         Some(match bits {
@@ -82,7 +88,7 @@ impl Sender {
 pub(crate) const FLAG_SLAB: u32 = 1;
 /// More frames of the same message follow; on its first frame the second word is the total length.
 pub(crate) const FLAG_MORE: u32 = 2;
-/// A header extension follows. Reserved: refused by this version.
+/// The payload begins with an extension of the header: a trace's context.
 pub(crate) const FLAG_EXTENSION: u32 = 4;
 
 /// The payload lies in bulk memory; the cell holds its descriptor.
@@ -132,16 +138,39 @@ impl Label {
         Label { second: self.second | u64::from(deadline) << 32, ..self }
     }
 
-    /// Of the same message, but of another kind.
+    /// Of the same message, but of another kind, which has no extension.
     #[inline(always)]
     pub(crate) fn with_kind(self, kind: Kind) -> Label {
-        Label { first: self.first & !0xF | kind as u64, ..self }
+        let kept = self.first & !(0xF | u64::from(FLAG_EXTENSION) << 59);
+        Label { first: kept | kind as u64, ..self }
     }
 
     /// Whether this is its kind.
     #[inline(always)]
     pub(crate) fn is(self, kind: Kind) -> bool {
         self.first & 0xF == kind as u64
+    }
+
+    /// Whether this is a message of its own: a request, a one-way message, a response or an error.
+    #[inline(always)]
+    pub(crate) fn is_message(self) -> bool {
+        self.first & 0xF <= Kind::Error as u64
+    }
+
+    /// Whether its payload is what was given, neither with an extension nor in bulk memory.
+    #[inline(always)]
+    pub(crate) fn is_bare(self) -> bool {
+        self.first & u64::from(FLAG_BULK | FLAG_EXTENSION) << 59 == 0
+    }
+
+    /// Whether its payload begins with an extension.
+    pub(crate) fn is_extended(self) -> bool {
+        self.first & u64::from(FLAG_EXTENSION) << 59 != 0
+    }
+
+    /// Of a request or one-way message: its payload begins with an extension.
+    pub(crate) fn extended(self) -> Label {
+        Label { first: self.first | u64::from(FLAG_EXTENSION) << 59, ..self }
     }
 
     /// Of a message in bulk memory: its payload is the descriptor.
@@ -186,6 +215,13 @@ impl Head {
     #[inline]
     pub(crate) fn is_first_of_many(&self) -> bool {
         self.flags & FLAG_MORE != 0 && self.kind != Kind::Continue
+    }
+
+    /// Bytes of its payload, when it is the whole message or the first of it, that are an
+    /// extension.
+    #[inline]
+    pub(crate) fn extension(&self) -> usize {
+        if self.flags & FLAG_EXTENSION == 0 { 0 } else { EXTENSION }
     }
 
     /// Payload bytes that lie in the cell when some lie in the slab.
@@ -297,8 +333,23 @@ impl Frame {
                 Err(PeerCorrupt::Length)
             };
         }
-        let refused = FLAG_EXTENSION | !(FLAG_SLAB | FLAG_MORE);
-        if head.flags & refused != 0 || head.flags & FLAG_SLAB == 0 || !carries_payload {
+        let is_extended = head.flags & FLAG_EXTENSION != 0;
+        if is_extended {
+            if !matches!(head.kind, Kind::Request | Kind::OneWay) {
+                return Err(PeerCorrupt::Flags);
+            }
+            if head.flags == FLAG_EXTENSION {
+                return if (EXTENSION..=INLINE).contains(&(head.length as usize)) {
+                    Ok(Frame { head, total: u64::from(head.length), place: 0 })
+                } else {
+                    Err(PeerCorrupt::Length)
+                };
+            }
+        }
+        if head.flags & !(FLAG_SLAB | FLAG_MORE | FLAG_EXTENSION) != 0
+            || head.flags & FLAG_SLAB == 0
+            || !carries_payload
+        {
             return Err(PeerCorrupt::Flags);
         }
         let in_slab = (head.length as usize).saturating_sub(head.inline_capacity());

@@ -18,6 +18,7 @@ use nix::sys::socket::{AddressFamily, Shutdown, SockFlag, SockType, shutdown, so
 
 use crate::{
     CallError, Geometry, NodeError, PeerCorrupt, Request, ServiceId, Spin,
+    board::OwnBoard,
     channel::{Channel, Fate, Parts},
     clock,
     control::{
@@ -206,6 +207,7 @@ impl Stage {
             max_payload: MAX_PAYLOAD,
             max_bulk,
             spin: Spin::Never,
+            seat: Arc::new(OwnBoard::default()).seat(&introduction(geometry), role),
         });
         let first_id = channel.first_id() as u32;
         let interrupter = Arc::new(Interrupter::new()?);

@@ -342,6 +342,12 @@ impl LaneFacts {
         }
     }
 
+    /// Tells whether this is a whole segment, of this number, of a node's board.
+    #[cfg(not(loom))]
+    pub fn fit_board(self, segment: u32) -> bool {
+        crate::board::fits(self, segment)
+    }
+
     /// Tells whether this is a whole lane of that geometry, which can neither fault under a reader
     /// nor make it pay for memory.
     pub fn fit(self, geometry: Geometry) -> bool {

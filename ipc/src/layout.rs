@@ -15,6 +15,8 @@ pub(crate) const VERSION: u32 = 1;
 pub(crate) const CELL: usize = 64;
 /// Bytes of payload that a cell holds by itself.
 pub const INLINE: usize = 48;
+/// Bytes of the extension before the payload of a traced message.
+pub(crate) const EXTENSION: usize = 32;
 /// Cells of the urgent ring.
 pub(crate) const URGENT_CELLS: u32 = if cfg!(loom) { 2 } else { 16 };
 /// Bytes of the urgent slab.

@@ -8,6 +8,8 @@
 #[cfg(all(feature = "bare", not(loom)))]
 pub mod bare;
 #[cfg(not(loom))]
+mod board;
+#[cfg(not(loom))]
 mod bulk;
 #[cfg(not(loom))]
 mod channel;
@@ -47,6 +49,8 @@ mod sync;
 mod table;
 #[cfg(all(feature = "tokio", not(loom)))]
 pub mod tokio;
+#[cfg(not(loom))]
+pub mod trace;
 mod wait;
 
 pub use error::{CallError, NodeError, PeerCorrupt, Status};
@@ -54,6 +58,7 @@ pub use lane::LaneFacts;
 pub use layout::Geometry;
 #[cfg(not(loom))]
 pub use {
+    board::{Board, BoardView, EndStats, Histogram, Role, Span, SpanKind, Stats},
     bulk::{Loan, View},
     channel::Peer,
     client::{Burst, CallOptions, Client, Pending},

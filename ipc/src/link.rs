@@ -6,6 +6,7 @@
 
 mod callbacks;
 mod line;
+mod traced;
 mod wait;
 
 use std::{
@@ -16,6 +17,7 @@ use std::{
 use self::line::Lines;
 pub use self::line::Queued;
 use crate::{
+    board::Begun,
     bulk::{self, Loan, View},
     channel::{Channel, Claimed, Fate, Transmit, check_payload, ring_of},
     clock,
@@ -27,6 +29,7 @@ use crate::{
     server::Hub,
     sync::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     table::{Outcome, Table, Waiter},
+    trace,
 };
 
 /// No deadline.
@@ -185,6 +188,9 @@ impl Link {
         limit: Limit,
         sink: &mut Sink<'_>,
     ) -> Result<(), CallError> {
+        if let Some(context) = trace::current() {
+            return self.call_traced(context, label, parcel, limit, sink);
+        }
         let turn = self.interrupter.turn();
         let id = self.request(label, parcel, limit, Waiter::Thread)?;
         self.wait(id as u32, limit.at(), turn, sink)
@@ -216,6 +222,9 @@ impl Link {
         match parcel {
             Parcel::Bytes(payload) => {
                 check_payload(payload.len(), self.channel.max_payload)?;
+                if let Some(context) = trace::current() {
+                    return send(label.extended(), &traced::extended(context, payload));
+                }
                 if payload.len() >= bulk::FROM
                     && let Some(loan) = self.channel.lend_copy(payload)
                 {
@@ -240,7 +249,8 @@ impl Link {
     ) -> Result<u64, CallError> {
         let is_callback = matches!(waiter, Waiter::Callback(_));
         let mut tx = self.channel.tx.claim();
-        let id = self.take_slot(&mut tx, waiter, limit).map_err(|_| CallError::Full)?;
+        let id =
+            self.take_slot(&mut tx, waiter, limit).map_err(|_| self.dropped(CallError::Full))?;
         let slot = self.table.slot(id as u32);
         if is_callback {
             self.callbacks.fetch_add(1, Ordering::Relaxed);
@@ -249,6 +259,7 @@ impl Link {
         match self.send_frames(&mut tx, label.with_id(id as u32), payload, limit) {
             Ok(()) => {
                 slot.sent(ring, tx.producer(ring).head() - 1);
+                tx.count(label, payload);
                 drop(tx);
                 self.channel.after_push();
                 Ok(id)
@@ -280,6 +291,9 @@ impl Link {
         let id = self.table.reserve(base, waiter)?;
         tx.next_id = base + stride;
         self.issued.store(id, Ordering::Release);
+        let timed = tx.sampler.hits();
+        let begun = if timed { Begun::sampled(clock::now_ns()) } else { Begun::NEVER };
+        self.table.slot(id as u32).set_begun(begun);
         if is_callback {
             let at = limit.at();
             self.table.slot(id as u32).set_expiry(at);
@@ -304,6 +318,7 @@ impl Link {
         let mut tx = self.channel.tx.claim();
         let id = tx.one_way_id();
         self.send_frames(&mut tx, label.with_id(id as u32), payload, limit)?;
+        tx.count(label, payload);
         drop(tx);
         self.channel.after_push();
         Ok(id)
@@ -352,6 +367,7 @@ impl Link {
                 PushError::Full { wake_at } => wake_at,
                 PushError::Corrupt(lie) => return Err(self.poison(lie)),
             };
+            tx.count_full();
             let ring = tx.awaited(label);
             let streams = label.is(Kind::OneWay);
             let wake_at = if streams { tx.producer(ring).ample(wake_at) } else { wake_at };
@@ -368,6 +384,7 @@ impl Link {
                 }
             }
             if let Err(error) = waited {
+                self.channel.board().identity.drops.add_shared(1);
                 if sent > 0 {
                     tx.abort(label);
                     self.channel.after_push();
@@ -375,6 +392,24 @@ impl Link {
                 return Err(if gave_up && streams { CallError::Full } else { error });
             }
         }
+    }
+
+    /// Counts a message that was given up.
+    #[cold]
+    fn dropped(&self, error: CallError) -> CallError {
+        self.channel.board().identity.drops.add_shared(1);
+        error
+    }
+
+    /// Counts a call that ended with an error.
+    #[cold]
+    fn failed(&self) {
+        self.channel.board().identity.errors.add_shared(1);
+    }
+
+    /// Calls that have no answer yet.
+    pub(crate) fn outstanding(&self) -> u64 {
+        self.table.slots().iter().filter(|slot| slot.is_taken()).count() as u64
     }
 
     /// Ends a call, if it still waits: wakes its thread, or hands its callback to the loop.

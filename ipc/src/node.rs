@@ -1,5 +1,7 @@
 //! A process's place in the runtime: finds services, opens channels, serves names.
 
+mod admit;
+mod boards;
 mod core;
 mod descriptors;
 mod dial;

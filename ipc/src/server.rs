@@ -75,6 +75,10 @@ impl Server {
         Server { owner: Arc::new(Owner { hub, node }) }
     }
 
+    pub(crate) fn node(&self) -> &Shared {
+        &self.owner.node
+    }
+
     pub(crate) fn hub(&self) -> &Arc<Hub> {
         &self.owner.hub
     }

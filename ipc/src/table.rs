@@ -17,6 +17,8 @@
 
 use std::{cell::UnsafeCell, fmt};
 
+#[cfg(not(loom))]
+use crate::board::Begun;
 use crate::{
     error::CallError,
     layout::Ring,
@@ -71,6 +73,8 @@ pub(crate) struct Slot {
     message_id: AtomicU64,
     /// When a callback's call times out, in ns; `u64::MAX` for never.
     expires: AtomicU64,
+    /// When the call began, if it is timed: a `Begun`.
+    begun: AtomicU64,
     /// Whether the waiter is a callback: readable in any phase.
     is_callback: AtomicU32,
     contents: UnsafeCell<Contents>,
@@ -103,6 +107,7 @@ impl Table {
             position: AtomicU64::new(u64::MAX),
             message_id: AtomicU64::new(0),
             expires: AtomicU64::new(u64::MAX),
+            begun: AtomicU64::new(0),
             is_callback: AtomicU32::new(0),
             contents: UnsafeCell::new(Contents { waiter: Waiter::Thread, outcome: None }),
         };
@@ -178,6 +183,19 @@ impl Slot {
         self.message_id.load(Ordering::Relaxed)
     }
 
+    /// Notes when the call began, or began to be timed.
+    #[cfg(not(loom))]
+    #[inline(always)]
+    pub(crate) fn set_begun(&self, begun: Begun) {
+        self.begun.store(begun.0, Ordering::Relaxed);
+    }
+
+    #[cfg(not(loom))]
+    #[inline(always)]
+    pub(crate) fn begun(&self) -> Begun {
+        Begun(self.begun.load(Ordering::Relaxed))
+    }
+
     pub(crate) fn set_expiry(&self, at_ns: u64) {
         self.expires.store(at_ns, Ordering::Relaxed);
     }
@@ -190,6 +208,11 @@ impl Slot {
     pub(crate) fn awaits_callback(&self) -> bool {
         self.is_callback.load(Ordering::Relaxed) == 1
             && self.state.load(Ordering::Acquire) & 0xFFFF_FFFF == WAITING
+    }
+
+    /// Whether some call waits here for its answer.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.state.load(Ordering::Relaxed) & 0xFFFF_FFFF == WAITING
     }
 
     /// Whether call `id` still waits for its answer.

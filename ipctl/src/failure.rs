@@ -40,6 +40,8 @@ pub(crate) enum Failure {
     Answer(serde_json::Error),
     #[error("cannot read {path}: {source}")]
     Read { path: String, source: io::Error },
+    #[error("cannot write {path}: {source}")]
+    Store { path: String, source: io::Error },
     #[error("cannot write the answer: {0}")]
     Write(io::Error),
     #[error("cannot keep {what}: {why}")]
@@ -64,7 +66,7 @@ impl Failure {
             | Failure::Silent { .. }
             | Failure::Stalled { .. }
             | Failure::Unanswered(_) => Status::TIMED_OUT,
-            Failure::Read { .. } | Failure::Write(_) => Status::IO,
+            Failure::Read { .. } | Failure::Store { .. } | Failure::Write(_) => Status::IO,
             Failure::Histogram { .. } => Status::INVALID,
             Failure::Node(error) => error.status(),
             Failure::Call(error) => error.status(),

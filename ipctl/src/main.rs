@@ -14,11 +14,15 @@ mod output;
 mod payload;
 mod ping;
 mod policy;
+mod profile;
 mod service;
+mod sight;
 mod status;
 mod steer;
 mod supervised;
 mod table;
+mod top;
+mod trace;
 mod tree;
 mod units;
 
@@ -50,6 +54,9 @@ Examples:
   ipctl status                    how are the services that ipcd supervises?
   ipctl restart api               stop one of them, and start it again
   ipctl logs api -f               what it writes, as it writes it
+  ipctl top                       what processes and channels do, live
+  ipctl profile echo              where the calls to a service spend their time
+  ipctl trace api                 which calls its requests lead to
   ipctl policy check service:api name:store call    may it, and which rule says so?
   ipctl audit verify              is the record of who did what whole?
   ipctl --json ls | jq -r '.[].name'
@@ -103,6 +110,9 @@ enum Command {
     Reload(steer::Reload),
     Tree(tree::Arguments),
     Logs(logs::Arguments),
+    Top(top::Arguments),
+    Profile(profile::Arguments),
+    Trace(trace::Arguments),
     Policy(policy::Arguments),
     Audit(audit::Arguments),
     Completions(completions::Arguments),
@@ -125,6 +135,9 @@ fn main() -> ExitCode {
         Command::Reload(arguments) => steer::reload(&arguments, &config, output).map(done),
         Command::Tree(arguments) => tree::run(&arguments, &config, output).map(done),
         Command::Logs(arguments) => logs::run(&arguments, &config, output).map(done),
+        Command::Top(arguments) => top::run(&arguments, &config, output).map(done),
+        Command::Profile(arguments) => profile::run(&arguments, &config, output).map(done),
+        Command::Trace(arguments) => trace::run(&arguments, &config, output).map(done),
         Command::Policy(arguments) => policy::run(&arguments, &config, output),
         Command::Audit(arguments) => audit::run(&arguments, &config, output),
         Command::Completions(arguments) => completions::run(&arguments).map(done),
@@ -202,6 +215,12 @@ mod tests {
             "ipctl logs api -n many",
             "ipctl logs api -n -1",
             "ipctl logs api --raw --json",
+            "ipctl top echo",
+            "ipctl top --interval 1",
+            "ipctl profile",
+            "ipctl trace",
+            "ipctl trace api --every 0ms",
+            "ipctl profile echo --seconds 0",
             "ipctl policy",
             "ipctl policy check service:api name:store",
             "ipctl audit",

@@ -29,6 +29,11 @@ impl Output {
         write(text.as_bytes())
     }
 
+    /// Prints what only people want to see.
+    pub(crate) fn text(self, text: &str) -> Result<(), Failure> {
+        if self.json { Ok(()) } else { write(text.as_bytes()) }
+    }
+
     /// Whether a program reads.
     pub(crate) fn is_json(self) -> bool {
         self.json

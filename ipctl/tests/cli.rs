@@ -36,6 +36,10 @@ fn without_a_runtime_one_line_says_so_and_the_exit_status_is_3() {
         "reload",
         "tree",
         "logs api",
+        "top",
+        "top --once",
+        "profile api",
+        "trace api",
         "policy check service:api name:store call",
     ] {
         let arguments: Vec<&str> = command.split(' ').collect();

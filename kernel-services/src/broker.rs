@@ -11,6 +11,7 @@
 //! ```
 
 mod accounts;
+mod boards;
 mod channels;
 mod introductions;
 mod proofs;
@@ -39,6 +40,8 @@ use crate::{
     token::{TokenKey, Wanted},
 };
 use accounts::Accounts;
+pub(crate) use boards::BoardKey;
+use boards::Boards;
 use channels::Channels;
 use introductions::Introductions;
 use returning::Returning;
@@ -115,6 +118,12 @@ pub(crate) enum Effect {
         sequence: u32,
         introduction: ipc::control::Introduction,
     },
+    /// Keeps the descriptor of the packet at hand as that segment of a board, in place of an older.
+    KeepBoard { board: BoardKey },
+    /// Sends a reply with a segment of a board.
+    SendBoard { to: Token, sequence: u32, board: BoardKey, reply: Reply },
+    /// Closes a segment of a board.
+    LoseBoard { board: BoardKey },
     /// Closes what the ticket holds.
     Release { ticket: u64 },
     /// Closes a connection, after a last word where there is one. The broker has forgotten it.
@@ -153,6 +162,7 @@ pub(crate) struct Broker {
     tokens: HashMap<ServiceId, Token>,
     waits: HashMap<String, Vec<(Token, u32)>>,
     introductions: Introductions,
+    boards: Boards,
     survivors: Survivors,
     channels: Channels,
     accounts: Accounts,
@@ -213,6 +223,7 @@ impl Broker {
             tokens: HashMap::new(),
             waits: HashMap::new(),
             introductions,
+            boards: Boards::default(),
             survivors: Survivors::default(),
             channels: Channels::default(),
             accounts: Accounts::default(),
@@ -411,6 +422,14 @@ impl Broker {
                 let notice = Notice::Command { from: to, sequence, by, text };
                 return turn.out.push(Effect::Tell(notice));
             }
+            Request::Board { segment } => {
+                return self.show_board(to, node, sequence, segment, carried, turn);
+            }
+            Request::Boards { after } => return self.next_board(to, sequence, after, turn),
+            Request::Trace { instance, every_us, for_ms } => {
+                let order = Reply::Trace { instance, every_us, for_ms };
+                self.trace(to, instance, order, turn)
+            }
             Request::Closed { channel } => {
                 self.survivors.close(channel, to);
                 if self.channels.closed(to, channel) {
@@ -508,6 +527,7 @@ impl Broker {
                 self.accounts.unnamed(instance);
                 turn.out.push(Effect::LetGo { instance });
             }
+            self.lose_boards(node, turn);
         }
         self.stop_waiting(token);
         for ticket in self.introductions.all_of_client(token) {
@@ -532,7 +552,7 @@ fn may_carry(request: &Request, carried: Carried) -> bool {
     match carried {
         Carried::Nothing => true,
         Carried::One(_) => match request {
-            Request::Connect { .. } => true,
+            Request::Connect { .. } | Request::Board { .. } => true,
             Request::Accept { status, .. } => *status == Status::OK,
             _ => false,
         },

@@ -32,6 +32,8 @@ pub enum Beside {
     Nothing,
     /// A proper lane of the default geometry.
     Lane,
+    /// A proper first segment of a board.
+    Board,
     /// Something that is no lane.
     Junk,
     /// More than one.
@@ -46,6 +48,7 @@ pub struct Ground {
     connected: HashSet<Token>,
     /// Tickets held, and whether they were offered.
     held: HashMap<u64, bool>,
+    boards: HashSet<u64>,
     /// The channel last offered, and to whom.
     offered: Option<(Token, u64)>,
     next: Token,
@@ -74,6 +77,7 @@ impl Ground {
             now_ns: 0,
             connected: HashSet::new(),
             held: HashMap::new(),
+            boards: HashSet::new(),
             offered: None,
             next: 1,
         })
@@ -100,6 +104,7 @@ impl Ground {
         let carried = match beside {
             Beside::Nothing => Carried::Nothing,
             Beside::Lane => Carried::One(LaneFacts { sealed: true, bytes: size, allocated: size }),
+            Beside::Board => Carried::One(LaneFacts { sealed: true, bytes: 8192, allocated: 8192 }),
             Beside::Junk => Carried::One(LaneFacts { sealed: false, bytes: size, allocated: 0 }),
             Beside::Many => Carried::Many,
         };
@@ -151,6 +156,7 @@ impl Ground {
             self.gone(token);
         }
         assert!(self.held.is_empty(), "held for nobody: {:?}", self.held);
+        assert!(self.boards.is_empty(), "boards of nobody: {:?}", self.boards);
         assert_eq!(self.broker.deadline_ns(), None, "nobody is left to wait for");
         self.broker.close(self.now_ns);
     }
@@ -181,6 +187,17 @@ impl Ground {
                 assert!(self.connected.contains(&to) && at_hand == Some(service));
                 assert_eq!(self.held.remove(&ticket), Some(true), "delivered without an offer");
                 check_reply(sequence, &Reply::Connected(introduction));
+            }
+            Effect::KeepBoard { board } => {
+                assert!(at_hand.is_some(), "nothing is at hand");
+                self.boards.insert(board);
+            }
+            Effect::SendBoard { to, sequence, board, reply } => {
+                assert!(self.connected.contains(&to) && self.boards.contains(&board));
+                check_reply(sequence, &reply);
+            }
+            Effect::LoseBoard { board } => {
+                assert!(self.boards.remove(&board), "lost twice");
             }
             Effect::Release { ticket } => {
                 assert!(self.held.remove(&ticket).is_some(), "released twice");

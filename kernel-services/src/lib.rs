@@ -32,6 +32,8 @@ mod kernel;
 #[cfg(feature = "node")]
 pub mod logs;
 #[cfg(feature = "node")]
+pub mod monitor;
+#[cfg(feature = "node")]
 pub mod node;
 mod notes;
 #[cfg(feature = "node")]

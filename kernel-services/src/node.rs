@@ -15,6 +15,7 @@ mod change;
 mod check;
 mod fault;
 mod fields;
+mod listener;
 mod order;
 mod parse;
 mod quantity;
@@ -30,6 +31,7 @@ use toml::de::DeTable;
 pub(crate) use change::needs_restart;
 pub use change::{Change, Difference};
 pub use fault::{Fault, NodeError};
+pub use listener::NoListener;
 pub use order::{start_order, stop_order};
 pub use spec::{
     Backoff, Grants, Group, Intensity, Limits, Listener, Log, LogFormat, Node, Object, Quota,

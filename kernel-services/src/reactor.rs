@@ -1,6 +1,7 @@
 //! The one I/O loop: packets and deaths in, effects out. It never waits for any one node.
 
 mod memory;
+mod passing;
 mod peer;
 mod tokens;
 
@@ -26,15 +27,13 @@ use nix::{
     errno::Errno,
     sys::{
         epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
-        socket::{
-            AddressFamily, Shutdown, SockFlag, SockType, getsockopt, shutdown, socketpair, sockopt,
-        },
+        socket::{Shutdown, getsockopt, shutdown, sockopt},
     },
     time::{ClockId, clock_gettime},
 };
 
 use crate::{
-    broker::{Broker, Carried, Effect, Event, Peer, Token},
+    broker::{BoardKey, Broker, Carried, Effect, Event, Peer, Token},
     desk::{Desk, Order, RuntimeDesk, Unit},
     failpoint::{self, At},
     holders::Holders,
@@ -75,6 +74,7 @@ pub(crate) struct Reactor {
     next_token: Token,
     /// By ticket.
     held: HashMap<u64, Held>,
+    boards: HashMap<BoardKey, Arc<OwnedFd>>,
     effects: VecDeque<Effect>,
     ties: Ties,
     /// Processes of supervised services by their ids, of which some are yet to connect.
@@ -153,6 +153,7 @@ impl Reactor {
             nodes: HashMap::new(),
             next_token: FIRST_NODE,
             held: HashMap::new(),
+            boards: HashMap::new(),
             effects: VecDeque::new(),
             ties,
             units: HashMap::new(),
@@ -420,6 +421,14 @@ impl Reactor {
                     Err(Lost::Node) => self.drop_node(to),
                 }
             }
+            Effect::KeepBoard { board } => self.keep_board(board, carried.take()?),
+            Effect::SendBoard { to, sequence, board, reply } => {
+                self.send_board(to, sequence, board, &reply)
+            }
+            Effect::LoseBoard { board } => {
+                self.boards.remove(&board);
+                None
+            }
             Effect::Release { ticket } => {
                 self.held.remove(&ticket);
                 None
@@ -474,27 +483,6 @@ impl Reactor {
             Ok(()) => None,
             Err(Lost::Introduction | Lost::Node) => self.drop_node(to),
         }
-    }
-
-    /// Makes the doorbell; gives what goes to the service.
-    fn offer(&mut self, ticket: u64, client: Token) -> Result<Vec<Arc<OwnedFd>>, Status> {
-        let pidfd = self.pidfd(client);
-        let held = self.held.get_mut(&ticket).ok_or(Status::IO)?;
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
-            .map_err(|errno| match errno {
-                Errno::EMFILE | Errno::ENFILE => Status::QUOTA,
-                Errno::ENOMEM | Errno::ENOBUFS => Status::NO_MEMORY,
-                _ => Status::SYSTEM,
-            })?;
-        held.bell = Some(PeerSocket::new(ours, &self.closer));
-        let mut fds = vec![Arc::clone(&held.lane), Arc::new(theirs)];
-        fds.extend(pidfd);
-        Ok(fds)
-    }
-
-    fn pidfd(&self, token: Token) -> Option<Arc<OwnedFd>> {
-        self.nodes.get(&token)?.pidfd.clone()
     }
 
     fn remove(&mut self, token: Token) -> Option<Node> {

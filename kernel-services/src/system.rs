@@ -9,7 +9,9 @@
 
 mod adopt;
 mod children;
+mod growth;
 mod law;
+mod metrics;
 mod probe;
 mod store;
 mod words;
@@ -56,8 +58,6 @@ const LOGS: u64 = 4;
 /// A unit's process is told by this and the unit's number.
 const FIRST_UNIT: u64 = 1 << 32;
 
-/// Between two looks at logs that grow, in nanoseconds.
-const LOOK_AT_LOGS_NS: u64 = 1_000_000_000;
 /// Between two looks at processes whose end nothing tells of, in nanoseconds.
 const LOOK_AT_UNHEARD_NS: u64 = 1_000_000_000;
 /// Lines of its log that a service which failed is shown with.
@@ -124,6 +124,7 @@ pub struct System {
     epoll: Epoll,
     signals: SignalFd,
     desk: SupervisorDesk,
+    metrics: metrics::Metrics,
     notes: Option<Notes>,
     // Dropped last: it has the lock on the directory.
     kernel: Kernel,
@@ -194,6 +195,7 @@ impl System {
             epoll,
             signals,
             desk,
+            metrics: metrics::Metrics::default(),
             notes: kernel.notes(),
             kernel,
         })
@@ -441,35 +443,6 @@ impl System {
             }
         });
         Answer::units(units)
-    }
-
-    fn hear_logs(&mut self) {
-        // What was written does not matter, only that something was.
-        while self.log_events.read_events().is_ok_and(|events| !events.is_empty()) {}
-        if self.logs_due_ns.is_none() {
-            self.logs_due_ns = Some(monotonic_ns() + LOOK_AT_LOGS_NS);
-            self.listen_to_logs(EpollFlags::empty());
-        }
-    }
-
-    /// Rotates what has grown too long. Logs that grow are looked at now and then, not for every
-    /// line.
-    fn look_at_logs(&mut self) {
-        if self.logs_due_ns.is_none_or(|due| due > monotonic_ns()) {
-            return;
-        }
-        self.logs_due_ns = None;
-        for service in &self.node.services {
-            if let Err(error) = self.logs.rotate(&service.name, &service.log) {
-                say(&error.to_string());
-            }
-        }
-        self.listen_to_logs(EpollFlags::EPOLLIN);
-    }
-
-    fn listen_to_logs(&self, flags: EpollFlags) {
-        // Cannot fail: it was added and is open.
-        let _ = self.epoll.modify(&self.log_events, &mut EpollEvent::new(flags, LOGS));
     }
 }
 

@@ -4,6 +4,8 @@
 
 use std::ptr::{self, NonNull};
 
+use ipc_core::trace::{self, Context};
+
 use super::Head;
 use crate::types::{CryptoSignature, Message, MessageType, RoutingInfo, SecurityContext};
 
@@ -71,6 +73,10 @@ impl Page {
         message.security.service_uid = head.uid;
         message.routing.route_id = (head.message_id >> 32) as u32;
         message.routing.deadline_ns = head.deadline_ns;
+        match trace::current() {
+            None if message.routing.span_id == [0; 8] => {}
+            context => name_trace(&mut message.routing, context),
+        }
         let Payload::Bytes(payload) = payload else {
             message.payload = ptr::null_mut();
             return;
@@ -101,6 +107,14 @@ impl Drop for Page {
         // SAFETY: leaked by `take`, and owned by this page alone.
         drop(unsafe { Box::from_raw(self.0.as_ptr()) });
     }
+}
+
+/// Says to which trace a message belongs, in network byte order as a traceparent has it.
+#[cold]
+fn name_trace(routing: &mut RoutingInfo, context: Option<Context>) {
+    let (trace, span) = context.map_or((0, 0), |it| (it.trace, it.span));
+    routing.trace_id = trace.to_be_bytes();
+    routing.span_id = span.to_be_bytes();
 }
 
 /// A message without anything in it.

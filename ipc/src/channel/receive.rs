@@ -3,7 +3,9 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crate::{
+    board::{Begun, Place, Sampler, Tally},
     bulk::Descriptor,
+    clock,
     error::{PeerCorrupt, Status},
     frame::{DESCRIPTOR, FLAG_BULK, FLAG_MORE, Frame, Kind, Sender},
     lane::Lane,
@@ -33,6 +35,13 @@ pub(crate) struct Receive {
     pub(crate) queue: RunQueue<Queued>,
     /// How long who waits here may spin.
     pub(crate) spin: SpinBudget,
+    pub(crate) board: Place,
+    /// Which handlers are timed.
+    pub(crate) sampler: Sampler,
+    /// When a server's loop last came by, in ns.
+    pub(crate) last_ns: u64,
+    /// How long a client's eager polls took when that was last known, in ns.
+    pub(crate) eager_ns: u64,
 }
 
 /// A message of which more frames are to come.
@@ -69,6 +78,7 @@ impl Receive {
         sender: Sender,
         first_id: u64,
         spin: Spin,
+        board: Place,
     ) -> Receive {
         let largest = own.geometry().ordinary_slab() as usize / 2 + INLINE;
         Receive {
@@ -80,7 +90,50 @@ impl Receive {
             last_id: first_id,
             queue: RunQueue::new(),
             spin: SpinBudget::new(spin),
+            board,
+            sampler: Sampler::new(first_id),
+            last_ns: 0,
+            eager_ns: 0,
         }
+    }
+
+    /// A server's loop comes by: after so long, in ns, that it is at leisure.
+    #[inline(always)]
+    pub(crate) fn look_in(&mut self, now: u64, leisure_ns: u64) {
+        if now.saturating_sub(self.last_ns) > leisure_ns {
+            self.sampler.at_leisure();
+            self.board.receiver.spins.add(1);
+        }
+        self.last_ns = now;
+    }
+
+    /// Counts what a server's loop took in its turn, and what waits for the next.
+    #[inline(always)]
+    pub(crate) fn count(&self, mut one_ways: Tally) {
+        let (messages, bytes) = one_ways.take();
+        self.board.receiver.received(messages, bytes);
+        self.board.receiver.depth.set(self.queue.len() as u64);
+    }
+
+    /// Begins to time a handler: for many, if it is its turn, else for itself alone.
+    #[inline(never)]
+    pub(crate) fn begin(&mut self, is_its_turn: bool, streams: bool) -> Begun {
+        let now = clock::now_ns();
+        if is_its_turn { self.sampler.begin(now, streams) } else { Begun::alone(now) }
+    }
+
+    /// Counts how long a call or a handler took that ends now, if it is timed.
+    #[inline(always)]
+    pub(crate) fn time(&self, begun: Begun) {
+        if begun.is_timed() {
+            self.time_now(begun);
+        }
+    }
+
+    #[cold]
+    fn time_now(&self, begun: Begun) {
+        let (ns, weight) = begun.took(clock::now_ns());
+        self.board.took(ns, weight);
     }
 
     /// Whether anything is there.
@@ -116,9 +169,15 @@ impl Receive {
             let mut bytes = [0; DESCRIPTOR];
             bytes.copy_from_slice(&self.buffer[..DESCRIPTOR]);
             let descriptor = Descriptor::from_bytes(bytes).ok_or(PeerCorrupt::Arena)?;
+            self.board.receiver.received(1, descriptor.length);
             return Ok(Some(Taken::Bulk(frame, descriptor)));
         }
-        if u64::from(frame.head.length) > max_payload && frame.head.kind != Kind::Error {
+        if frame.head.kind.is_message() {
+            let payload = frame.head.length as usize - frame.head.extension();
+            self.board.receiver.received(1, payload as u64);
+        }
+        let allowed = max_payload.saturating_add(frame.head.extension() as u64);
+        if u64::from(frame.head.length) > allowed && frame.head.kind != Kind::Error {
             return Ok(Some(Taken::Refused(frame, Status::MESSAGE_SIZE)));
         }
         Ok(Some(Taken::Whole(frame, status)))
@@ -137,7 +196,7 @@ impl Receive {
     }
 
     /// Takes the next frame of a ring, if it is a [plain](Frame::plain) request of at most
-    /// `max_payload` bytes, whose payload is the start of the buffer then.
+    /// `max_payload` bytes, whose payload is the start of the buffer then. Who takes it counts it.
     #[inline(always)]
     pub(crate) fn take_plain(&mut self, ring: Ring, max_payload: u64) -> Option<Frame> {
         let frame = self.consumer(ring).peek_plain([Kind::Request, Kind::OneWay])?;
@@ -173,7 +232,8 @@ impl Receive {
         }
         // Limits are ours, and a peer may not know them: over them a message is passed over, frame
         // by frame, and refused in the end. Memory grows with what arrives, not with claims.
-        if total > max_payload {
+        let extension = partial.frame.head.extension() as u64;
+        if total - extension > max_payload {
             partial.refused = Some(Status::MESSAGE_SIZE);
         } else if self.partial_bytes + length as u64 > max_payload.saturating_mul(2) {
             partial.refused = Some(Status::FULL);
@@ -194,6 +254,7 @@ impl Receive {
             return Ok(Taken::Fragment);
         }
         self.partial_bytes -= partial.bytes.len() as u64;
+        self.board.receiver.received(1, total - extension);
         Ok(match partial.refused {
             Some(status) => Taken::Refused(partial.frame, status),
             None => Taken::Long(partial.frame, partial.bytes),

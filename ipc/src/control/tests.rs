@@ -55,6 +55,13 @@ fn requests() -> impl Strategy<Value = Request> {
         Just(Request::Ping),
         "\\PC{0,900}".prop_map(|text| Request::Command { text }),
         any::<u64>().prop_map(|channel| Request::Closed { channel }),
+        any::<u32>().prop_map(|segment| Request::Board { segment }),
+        any::<u64>().prop_map(|after| Request::Boards { after }),
+        any::<[u32; 3]>().prop_map(|[instance, every_us, for_ms]| Request::Trace {
+            instance: ServiceId::new(instance),
+            every_us,
+            for_ms
+        }),
         (any::<bool>(), introductions())
             .prop_map(|(serves, introduction)| Request::Holds { serves, introduction }),
         any::<[u32; 3]>().prop_map(|n| Request::Verify {
@@ -111,6 +118,17 @@ fn replies() -> impl Strategy<Value = Reply> {
         any::<i32>().prop_map(|code| Reply::Refused(Status::from_code(code))),
         any::<u64>().prop_map(|length| Reply::Answer { length }),
         any::<u64>().prop_map(|channel| Reply::Revoked { channel }),
+        (any::<[u32; 3]>(), any::<u64>()).prop_map(|(n, next)| Reply::Board {
+            node: ServiceId::new(n[0]),
+            pid: n[1],
+            segment: n[2],
+            next
+        }),
+        any::<[u32; 3]>().prop_map(|[instance, every_us, for_ms]| Reply::Trace {
+            instance: ServiceId::new(instance),
+            every_us,
+            for_ms
+        }),
         tokens().prop_map(|token| Reply::Token { token }),
         any::<u64>().prop_map(|permissions| Reply::Permitted { permissions }),
         any::<[u8; 32]>().prop_map(|key| Reply::PublicKey { key }),

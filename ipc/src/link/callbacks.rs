@@ -66,6 +66,7 @@ impl Link {
             let taken = slot
                 .position()
                 .is_some_and(|(ring, position)| self.channel.taken_by_peer(ring) > position);
+            self.failed();
             self.finish(slot.message_id() as u32, Err(self.channel.ended(taken)));
         }
     }
@@ -75,6 +76,7 @@ impl Link {
         self.next_expiry.swap(FOREVER, Ordering::SeqCst);
         for slot in self.table.slots().iter().filter(|slot| slot.awaits_callback()) {
             if slot.expiry() <= now {
+                self.failed();
                 self.finish(slot.message_id() as u32, Err(CallError::TimedOut));
             } else {
                 self.next_expiry.fetch_min(slot.expiry(), Ordering::Relaxed);

@@ -301,9 +301,16 @@ impl Link {
             && call.payload.len() >= bulk::FROM
             && let Some(loan) = self.channel.lend_copy(&call.payload)
         {
-            return loan.hand_over(|descriptor| tx.push(call.label.in_bulk(), descriptor, &mut 0));
+            let label = call.label.in_bulk();
+            return loan.hand_over(|descriptor| {
+                tx.push(label, descriptor, &mut 0)?;
+                tx.count(label, descriptor);
+                Ok(())
+            });
         }
-        tx.push(call.label, &call.payload, &mut call.sent)
+        tx.push(call.label, &call.payload, &mut call.sent)?;
+        tx.count(call.label, &call.payload);
+        Ok(())
     }
 
     fn lines(&self) -> MutexGuard<'_, Lines> {

@@ -4,6 +4,7 @@ use std::{sync::Weak, time::Duration};
 
 use super::{FOREVER, Link, Sink, time_left};
 use crate::{
+    board::Begun,
     bulk::{Descriptor, Unread, View, no_means},
     channel::{Fate, Receive, Taken},
     clock,
@@ -106,7 +107,10 @@ impl Link {
             let slot = self.table.slot(id);
             match ended {
                 Ended::Answered(result) => return result,
-                Ended::Failed(error) if slot.give_up(id) => return Err(error),
+                Ended::Failed(error) if slot.give_up(id) => {
+                    self.failed();
+                    return Err(error);
+                }
                 // What cannot be given up was answered first, even if a lie came behind it.
                 Ended::Slot | Ended::Failed(_) => {
                     if let Some(outcome) = slot.take(id) {
@@ -146,6 +150,8 @@ impl Link {
         sink: &mut Sink<'_>,
     ) -> Ended {
         let slot = self.table.slot(id);
+        self.goes_slow(rx, id);
+        rx.board.receiver.spins.add(1);
         let mut spin = Some(Spell::begin(&mut rx.spin, clock::now_ns));
         loop {
             if rx.is_ready() {
@@ -189,6 +195,22 @@ impl Link {
             slot.bed.store(bed::EMPTY, Ordering::SeqCst);
             self.channel.unpark();
         }
+    }
+
+    /// From here on a call is timed in any case, and counts for itself alone. When one began that
+    /// was not sampled is known by how long the eager polls took another time.
+    fn goes_slow(&self, rx: &mut Receive, id: u32) {
+        let (slot, now) = (self.table.slot(id), clock::now_ns());
+        let begun = slot.begun();
+        let at = if begun.is_timed() {
+            if begun.is_sampled() && rx.spin.may_poll() {
+                rx.eager_ns = now.saturating_sub(begun.at_ns());
+            }
+            begun.at_ns()
+        } else {
+            now.saturating_sub(if rx.spin.may_poll() { rx.eager_ns } else { 0 })
+        };
+        slot.set_begun(Begun::alone(at));
     }
 
     /// Looks at everything but the ring: the slot, the peer's life, interruptions, the clock.
@@ -251,28 +273,33 @@ impl Link {
                 None => break,
                 Some(Taken::Whole(frame, status)) => {
                     let bytes = rx.buffer[..frame.head.length as usize].to_vec();
-                    self.deliver(&frame, status, bytes)?;
+                    self.deliver(rx, &frame, status, bytes)?;
                 }
                 Some(Taken::Long(frame, bytes)) => {
                     let is_mine = mine.as_ref().is_some_and(|(id, _)| *id == frame.head.id);
+                    let begun = self.table.slot(frame.head.id).begun();
                     if is_mine && self.table.slot(frame.head.id).give_up(frame.head.id) {
+                        rx.time(begun);
                         answer = mine.as_mut().map(|(_, sink)| sink.accept_bytes(bytes));
                     } else {
-                        self.deliver(&frame, 0, bytes)?;
+                        self.deliver(rx, &frame, 0, bytes)?;
                     }
                 }
                 Some(Taken::Bulk(frame, descriptor)) => {
                     let is_mine = mine.as_ref().is_some_and(|(id, _)| *id == frame.head.id);
+                    let begun = self.table.slot(frame.head.id).begun();
                     if let Some(lent) = self.borrow(&frame, descriptor)? {
                         if is_mine && self.table.slot(frame.head.id).give_up(frame.head.id) {
+                            rx.time(begun);
                             answer = mine.as_mut().map(|(_, sink)| sink.accept_view(lent));
                         } else {
-                            self.deliver(&frame, 0, lent.into_vec())?;
+                            self.deliver(rx, &frame, 0, lent.into_vec())?;
                         }
                     }
                 }
                 Some(Taken::Refused(frame, _)) => {
                     let (size, limit) = (frame.total, self.channel.max_payload);
+                    self.failed();
                     self.finish(frame.head.id, Err(CallError::TooLarge { size, limit }));
                 }
                 Some(Taken::Fragment) => {}
@@ -299,6 +326,7 @@ impl Link {
             Err(Unread::NoMeans(errno)) => no_means(errno),
             Err(Unread::Lie(lie)) => return Err(lie),
         };
+        self.failed();
         self.finish(frame.head.id, Err(error));
         Ok(None)
     }
@@ -321,6 +349,8 @@ impl Link {
             },
         };
         let is_allowed = u64::from(frame.head.length) <= self.channel.max_payload;
+        // Once given up, the slot may be another call's.
+        let begun = self.table.slot(id).begun();
         if frame.head.id != id || !is_allowed || !self.table.slot(id).give_up(id) {
             return Ok(None);
         }
@@ -328,20 +358,34 @@ impl Link {
         let result =
             sink.accept(frame.head.length as usize).map(|target| consumer.copy(&frame, target));
         consumer.release(&frame);
+        rx.board.receiver.received(1, u64::from(frame.head.length));
+        rx.time(begun);
         Ok(Some(result))
     }
 
     /// Gives an answer to whoever waits for it.
-    fn deliver(&self, frame: &Frame, status: i32, bytes: Vec<u8>) -> Result<(), PeerCorrupt> {
+    fn deliver(
+        &self,
+        rx: &Receive,
+        frame: &Frame,
+        status: i32,
+        bytes: Vec<u8>,
+    ) -> Result<(), PeerCorrupt> {
         let id = frame.head.id;
-        if !self.table.slot(id).is_waiting(id) && !self.was_issued(id) {
+        let slot = self.table.slot(id);
+        if slot.is_waiting(id) {
+            rx.time(slot.begun());
+        } else if !self.was_issued(id) {
             return Err(PeerCorrupt::Answer);
         }
         if frame.head.kind == Kind::Error && status >= 0 {
             return Err(PeerCorrupt::Status);
         }
         let outcome = match frame.head.kind {
-            Kind::Error => Err(CallError::Remote(Status::from_code(status))),
+            Kind::Error => {
+                self.failed();
+                Err(CallError::Remote(Status::from_code(status)))
+            }
             _ => Ok(bytes),
         };
         self.finish(id, outcome);
@@ -360,6 +404,10 @@ impl Link {
     #[cold]
     fn follow(&self, id: u32, until: u64, turn: u32) -> Ended {
         let slot = self.table.slot(id);
+        if !slot.begun().is_timed() {
+            // Whoever leads times it for us; what it spent before is not known, and little.
+            slot.set_begun(Begun::alone(clock::now_ns()));
+        }
         self.followers.fetch_add(1, Ordering::SeqCst);
         slot.bed.store(bed::ASLEEP, Ordering::SeqCst);
         Fences::within().heavy();

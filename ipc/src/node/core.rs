@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
@@ -27,10 +27,11 @@ use super::{
 };
 use crate::{
     ServiceId,
+    board::OwnBoard,
     channel::{Channel, Fate, Parts},
     client::ClientState,
     control::{
-        self, Introduction, Reply, Request,
+        self, Reply, Request,
         closer::{Closer, PeerSocket, Stranger},
         encode_request, packet,
     },
@@ -41,7 +42,7 @@ use crate::{
     lane,
     life::Roll,
     link::{Link, time_left, until},
-    server::{Hub, Incoming, Member, Registration},
+    server::{Hub, Registration},
     sync::{AtomicBool, AtomicU32, Ordering},
     wait::futex,
 };
@@ -62,18 +63,19 @@ pub(crate) struct Core {
     pub(super) closer: Arc<Closer>,
     /// What the warden sleeps on.
     pub(super) epoll: Epoll,
-    kick: EventFd,
+    kick: Arc<EventFd>,
     pub(super) closed: AtomicBool,
     birth: Birth,
     id: AtomicU32,
     sequence: AtomicU32,
     connection: Mutex<Option<Arc<PeerSocket>>>,
     waiting: Mutex<HashMap<u32, Waiter>>,
-    registered: Mutex<Vec<Registered>>,
+    pub(super) registered: Mutex<Vec<Registered>>,
     pub(super) peers: Peers,
     pub(crate) clients: Mutex<HashMap<ServiceId, Weak<ClientState>>>,
     /// Closed, and not yet told to the runtime.
     closed_channels: Mutex<Vec<u64>>,
+    pub(crate) board: Arc<OwnBoard>,
 }
 
 /// What waits for an answer of the runtime.
@@ -88,17 +90,17 @@ struct Waiter {
 
 /// A name that this node serves.
 #[derive(Clone, Debug)]
-struct Registered {
+pub(super) struct Registered {
     /// As its user knows it.
     instance: ServiceId,
     /// As the runtime knows it; another one after a restart in which the old one was refused.
-    current: ServiceId,
+    pub(super) current: ServiceId,
     name_id: ServiceId,
     /// Proves the ids to the next runtime.
     ticket: control::Ticket,
     name: String,
     flags: u32,
-    hub: Weak<Hub>,
+    pub(super) hub: Weak<Hub>,
 }
 
 impl Registered {
@@ -123,11 +125,11 @@ impl Core {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
             .map_err(NodeError::system("make an epoll instance"))?;
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        let kick = EventFd::from_value_and_flags(0, flags)
-            .map_err(NodeError::system("make an eventfd"))?;
+        let kick = EventFd::from_value_and_flags(0, flags).map(Arc::new);
+        let kick = kick.map_err(NodeError::system("make an eventfd"))?;
         let edge = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
         epoll
-            .add(&kick, EpollEvent::new(edge, TOKEN_KICK))
+            .add(&*kick, EpollEvent::new(edge, TOKEN_KICK))
             .map_err(NodeError::system("watch an eventfd"))?;
         let core = Core {
             config: config.clone(),
@@ -136,6 +138,7 @@ impl Core {
             roll: Arc::new(Roll::default()),
             closer,
             epoll,
+            board: Arc::new(OwnBoard::new(Arc::clone(&kick))),
             kick,
             closed: AtomicBool::new(false),
             birth: Birth::now(),
@@ -149,6 +152,7 @@ impl Core {
             closed_channels: Mutex::default(),
         };
         core.adopt(&mut lock(&core.connection), connection)?;
+        core.tell_boards();
         Ok(Arc::new(core))
     }
 
@@ -198,6 +202,8 @@ impl Core {
         let socket = slot.clone().ok_or(NodeError::Closed)?;
         drop(slot);
         self.claim_again();
+        self.board.forget_told();
+        self.tell_boards();
         Ok(socket)
     }
 
@@ -522,69 +528,22 @@ impl Core {
             max_payload: self.config.max_payload,
             max_bulk: self.config.max_bulk,
             spin: self.config.spin,
+            seat: self.board.seat(&introduction, Sender::Client),
         });
+        self.tell_boards();
         let interrupter = Arc::clone(&self.interrupter);
         let link = Arc::new(Link::new(channel, self.config.outstanding, interrupter, closing));
         let end = End::Link(Arc::downgrade(&link));
         self.peers.watch(&self.epoll, introduction.peer_pid, pidfd, end);
         Ok(link)
     }
-
-    /// Takes in a client that the runtime introduces, and answers. The warden's work.
-    pub(super) fn accept(self: &Arc<Self>, introduction: Introduction, fds: Vec<Stranger>) {
-        let channel = introduction.channel;
-        let (status, lane) = match self.admit(introduction, fds) {
-            Ok(lane) => (Status::OK, Some(lane)),
-            Err(error) => (error.status(), None),
-        };
-        let fds: Vec<_> = lane.iter().map(AsFd::as_fd).collect();
-        // Without an answer the runtime gives the client up by itself.
-        let _ = self.post(0, &Request::Accept { channel, status }, &fds);
-    }
-
-    fn admit(
-        self: &Arc<Self>,
-        introduction: Introduction,
-        fds: Vec<Stranger>,
-    ) -> Result<OwnedFd, NodeError> {
-        let Descriptors { lane: peer, bell, pidfd } = Descriptors::of(fds, &self.closer)?;
-        if self.closer.is_crowded() {
-            return Err(NodeError::Refused(Status::QUOTA));
-        }
-        let hub = lock(&self.registered)
-            .iter()
-            .find(|it| it.current == introduction.dest)
-            .and_then(|it| it.hub.upgrade())
-            .ok_or(NodeError::Refused(Status::PEER_DIED))?;
-        let peer = lane::map_peer(peer.as_fd(), introduction.geometry)?;
-        let (own, fd) = lane::create(introduction.geometry)?;
-        let entry = self.roll.enter(&own)?;
-        let channel = Channel::new(Parts {
-            introduction,
-            role: Sender::Server,
-            own,
-            peer,
-            entry,
-            bell,
-            closer: Arc::clone(&self.closer),
-            max_payload: self.config.max_payload,
-            max_bulk: self.config.max_bulk,
-            spin: self.config.spin,
-        });
-        let closing = Closing { core: Arc::downgrade(self), channel: introduction.channel };
-        let incoming = Arc::new(Incoming::new(channel, Arc::downgrade(&hub), closing));
-        let end = End::Incoming(Arc::downgrade(&incoming));
-        self.peers.watch(&self.epoll, introduction.peer_pid, pidfd, end);
-        hub.add(Member::Incoming(incoming));
-        Ok(fd)
-    }
 }
 
 /// Tells the runtime, when it is dropped, that a channel which this node opened is closed.
 #[derive(Debug)]
 pub(crate) struct Closing {
-    core: Weak<Core>,
-    channel: u64,
+    pub(super) core: Weak<Core>,
+    pub(super) channel: u64,
 }
 
 #[cfg(feature = "fuzzing")]

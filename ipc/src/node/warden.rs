@@ -16,12 +16,14 @@ use nix::{
 
 use super::core::{Core, TOKEN_KICK, TOKEN_SOCKET};
 use crate::{
+    clock,
     control::{
         MAX_PACKET, Reply, decode_reply,
         packet::{self, Received},
     },
     error::NodeError,
     sync::Ordering,
+    trace,
 };
 
 /// First and longest pause between attempts to come back to the runtime, in ms.
@@ -65,7 +67,7 @@ impl Warden<'_> {
             let count = self.core.epoll.wait(&mut events, timeout).unwrap_or(0);
             for event in &events[..count] {
                 match event.data() {
-                    TOKEN_KICK => {}
+                    TOKEN_KICK => self.core.tell_boards(),
                     TOKEN_SOCKET => self.hear(),
                     pid => self.core.peers.bury(pid as u32),
                 }
@@ -95,6 +97,10 @@ impl Warden<'_> {
             Ok(Received::Packet(length, fds)) => match decode_reply(&self.buffer[..length]) {
                 Ok((0, Reply::Incoming(introduction))) => self.core.accept(introduction, fds),
                 Ok((0, Reply::Revoked { channel })) => self.core.peers.revoke(channel),
+                Ok((0, Reply::Trace { instance, every_us, for_ms })) => {
+                    let until = clock::now_ns() + u64::from(for_ms) * 1_000_000;
+                    trace::order(instance, u64::from(every_us) * 1000, until);
+                }
                 Ok((sequence, reply)) => self.core.settle(sequence, (reply, fds)),
                 // A runtime that speaks nonsense is no runtime.
                 Err(_) => self.core.lose(&socket),

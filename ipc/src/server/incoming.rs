@@ -1,30 +1,36 @@
 //! The server's end of a channel: takes requests in their order, and sends the answers.
 
+mod outbox;
+mod traced;
+
 use std::{
     cell::Cell,
-    collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, Weak},
 };
 
+use self::outbox::{Answer, Outbox};
 use super::{
     hub::Hub,
     request::{Bulk, Meta, Request},
 };
 use crate::{
+    board::{Begun, Tally},
     bulk::{self, Loan, Unread, View},
-    channel::{Channel, Fate, Receive, Taken, check_payload, ring_of},
+    channel::{Channel, Fate, Receive, Taken, check_payload},
     clock,
     error::{CallError, PeerCorrupt, Status},
-    frame::{Frame, Head, Kind, Label},
+    frame::{FLAG_EXTENSION, Frame, Head, Kind, Label},
     layout::Ring,
     node::Closing,
     ring::PushError,
     sync::{AtomicBool, AtomicU32, Ordering, pause},
+    trace::Context,
 };
 
 /// Most frames taken from one channel before the loop looks about. The clock is read after 1, 2, 4
 /// and so on: the longer a turn, the less of it goes into that.
 const BATCH: usize = 256;
+const _: () = assert!(BATCH as u64 <= Tally::MOST);
 /// Most of them while another channel is polled, too.
 const SHARED: usize = 64;
 /// Most messages in a turn while others are served, too, by how many are polled: the more there
@@ -36,8 +42,6 @@ const ALONE_NS: u64 = 4_000;
 const SHARED_NS: u64 = 250;
 /// With a handler as long as this, in ns, going round costs nothing: one message is a turn.
 const SLOW_NS: u64 = 20_000;
-/// Answers that may wait for a caller that does not take them.
-const MOST_ANSWERS: usize = 1024;
 
 /// The bits of `operation_type_t` by which a client may call, and send one way.
 const MAY_CALL: u64 = 1;
@@ -59,22 +63,8 @@ pub(crate) struct Queued {
 pub(crate) enum Body {
     Bytes(Vec<u8>),
     Bulk(View),
-}
-
-/// An answer, or the rest of one, that found no room.
-#[derive(Debug)]
-struct Answer {
-    label: Label,
-    payload: Vec<u8>,
-    sent: usize,
-}
-
-#[derive(Debug, Default)]
-struct Outbox {
-    answers: VecDeque<Answer>,
-    bytes: u64,
-    /// The ring that the first answer waits for, and the count of taken frames at which to try.
-    wake_at: Option<(Ring, u64)>,
+    /// Of a trace.
+    Traced(Context, Vec<u8>),
 }
 
 #[derive(Debug)]
@@ -100,6 +90,10 @@ struct Forbidden {
     call: bool,
     send: bool,
 }
+
+/// A request that comes so long after the loop last came by finds it at leisure: its handler is
+/// timed, and counts for itself; of the others one in 64 is. In ns.
+const LEISURE_NS: u64 = 10_000;
 
 /// Pauses, of about 20 ns each, that let a stream of one-way messages get ahead.
 const STREAM_PAUSES: u32 = 8;
@@ -164,27 +158,37 @@ impl Incoming {
         // need no look at the clock. The looks come after 1, 2, 4, ... messages.
         let (mut begun, mut look_after) = (0, 1);
         let mut is_over = false;
+        rx.look_in(now, LEISURE_NS);
+        // Where the next message is one to time, or one to look before: so one comparison serves
+        // both.
+        let mut timed_at = rx.sampler.left as usize - 1;
+        let mut stop_at = timed_at.min(look_after);
+        let mut one_ways = Tally::NOTHING;
         for _ in 0..BATCH {
-            if served == look_after {
-                if rx.queue.is_empty() && !rx.is_ready() {
-                    break;
+            if served == stop_at {
+                if served == look_after {
+                    if rx.queue.is_empty() && !rx.is_ready() {
+                        break;
+                    }
+                    let then = clock::now_ns();
+                    is_over = if served == 1 {
+                        begun = then;
+                        then.saturating_sub(now) >= SLOW_NS
+                    } else {
+                        served >= turn.messages || then.saturating_sub(begun) >= turn.ns
+                    };
+                    if is_over {
+                        break;
+                    }
+                    look_after *= 2;
                 }
-                let then = clock::now_ns();
-                is_over = if served == 1 {
-                    begun = then;
-                    then.saturating_sub(now) >= SLOW_NS
-                } else {
-                    served >= turn.messages || then.saturating_sub(begun) >= turn.ns
-                };
-                if is_over {
-                    break;
-                }
-                look_after *= 2;
+                stop_at = timed_at.min(look_after);
             }
             // What is first in its ring, of the highest level that can be there, while nothing
             // waits, is next: the usual case, without a detour.
             let ring = if rx.urgent.is_ready() { Ring::Urgent } else { Ring::Ordinary };
             if rx.queue.is_empty()
+                && served != stop_at
                 // Once for each ring: what is known of it is compiled in.
                 && let Some(frame) = match ring {
                     Ring::Urgent => rx.take_plain(Ring::Urgent, limit),
@@ -198,6 +202,14 @@ impl Incoming {
                 let meta = self.meta(&mut rx, &frame.head, now);
                 loop_.before_handler();
                 streams = meta.kind == Kind::OneWay;
+                let length = u64::from(frame.head.length);
+                if streams {
+                    // Counted by the batch: counters in shared memory per message are seen in a
+                    // stream.
+                    one_ways.add(length);
+                } else {
+                    rx.board.receiver.received(1, length);
+                }
                 let payload = &rx.buffer[..frame.head.length as usize];
                 served += self.dispatch(meta, now, payload, None, handler);
                 continue;
@@ -211,16 +223,20 @@ impl Incoming {
             match self.next(&mut rx, ring, now) {
                 Ok(Next::Fresh(meta, length)) => {
                     loop_.before_handler();
-                    served += self.dispatch(meta, now, &rx.buffer[..length], None, handler);
+                    streams = meta.kind == Kind::OneWay;
+                    let is_its_turn = served >= timed_at;
+                    let begun = rx.begin(is_its_turn, streams);
+                    served += self.dispatch_timed(meta, now, length, begun, &rx, handler);
+                    if is_its_turn {
+                        timed_at = served + rx.sampler.left as usize - 1;
+                    }
                 }
-                Ok(Next::Owned(meta, Body::Bytes(payload))) => {
+                Ok(Next::Owned(meta, body)) => {
                     loop_.before_handler();
-                    served += self.dispatch(meta, now, &payload, None, handler);
-                }
-                Ok(Next::Owned(meta, Body::Bulk(view))) => {
-                    loop_.before_handler();
-                    let bulk = Arc::new(Bulk::new(view));
-                    served += self.dispatch(meta, now, &[], Some(&bulk), handler);
+                    let begun = Begun::alone(clock::now_ns());
+                    served += self.dispatch_owned(meta, now, body, handler);
+                    rx.time(begun);
+                    timed_at = timed_at.max(served);
                 }
                 Ok(Next::Again) => {}
                 Ok(Next::Nothing) => break,
@@ -229,8 +245,11 @@ impl Incoming {
                     break;
                 }
             }
+            stop_at = timed_at.min(look_after);
         }
         self.queued.store(!rx.queue.is_empty(), Ordering::Release);
+        rx.sampler.left = (timed_at + 1 - served) as u32;
+        rx.count(one_ways);
         self.channel.set_busy(0);
         drop(rx);
         self.channel.after_take();
@@ -253,10 +272,10 @@ impl Incoming {
     #[inline(never)]
     fn next(self: &Arc<Self>, rx: &mut Receive, ring: Ring, now: u64) -> Result<Next, PeerCorrupt> {
         if rx.queue.is_full() {
-            return Ok(pop(rx));
+            return Ok(pop(rx, now));
         }
         match rx.take(ring, self.channel.max_payload)? {
-            None => Ok(pop(rx)),
+            None => Ok(pop(rx, now)),
             Some(Taken::Fragment) => Ok(Next::Again),
             Some(Taken::Refused(frame, status)) => Ok(self.refuse(rx, &frame, now, status)),
             Some(Taken::Whole(frame, _)) => match frame.head.kind {
@@ -267,7 +286,9 @@ impl Incoming {
                 }
             },
             Some(Taken::Long(frame, payload)) => {
-                Ok(self.place(rx, ring, &frame, now, Body::Bytes(payload)))
+                let is_traced = frame.head.flags & FLAG_EXTENSION != 0;
+                let body = if is_traced { traced::split(&payload) } else { Body::Bytes(payload) };
+                Ok(self.place(rx, ring, &frame, now, body))
             }
             Some(Taken::Bulk(frame, descriptor)) => {
                 let status = match self.channel.borrower.view(self.channel.bell(), descriptor) {
@@ -285,6 +306,7 @@ impl Incoming {
 
     /// Passes over a message that cannot be taken in; who waits for an answer is told why.
     fn refuse(&self, rx: &mut Receive, frame: &Frame, now: u64, status: Status) -> Next {
+        self.dropped();
         let meta = self.meta(rx, &frame.head, now);
         if meta.kind == Kind::Request {
             let _ = self.answer_error(&meta, status);
@@ -294,6 +316,10 @@ impl Incoming {
 
     fn place_whole(&self, rx: &mut Receive, ring: Ring, frame: &Frame, now: u64) -> Next {
         let length = frame.head.length as usize;
+        if frame.head.flags & FLAG_EXTENSION != 0 {
+            let body = traced::split(&rx.buffer[..length]);
+            return self.place(rx, ring, frame, now, body);
+        }
         let meta = self.meta(rx, &frame.head, now);
         if goes_first(rx, ring, meta.priority) {
             return Next::Fresh(meta, length);
@@ -347,6 +373,64 @@ impl Incoming {
         }
     }
 
+    /// Answers a request whose time is over. Takes no reference to a `Meta`: what is referred to
+    /// lies in memory, from where it is copied to the handler by larger words than it was stored.
+    #[cold]
+    fn expire(&self, message_id: u64, kind: Kind, priority: u32) {
+        self.dropped();
+        if kind == Kind::Request {
+            let meta = Meta { message_id, kind, priority, deadline_ns: None, received_ns: 0 };
+            let _ = self.answer_error(&meta, Status::TIMED_OUT);
+        }
+    }
+
+    /// As `dispatch`, away from the usual path, for the same reason.
+    #[inline(never)]
+    fn dispatch_timed(
+        self: &Arc<Self>,
+        meta: Meta,
+        now: u64,
+        length: usize,
+        begun: Begun,
+        rx: &Receive,
+        handler: &mut Handler<'_>,
+    ) -> usize {
+        let payload = &rx.buffer[..length];
+        let served =
+            self.maybe_traced(meta, length, || self.dispatch(meta, now, payload, None, handler));
+        rx.time(begun);
+        served
+    }
+
+    #[inline(never)]
+    fn dispatch_owned(
+        self: &Arc<Self>,
+        meta: Meta,
+        now: u64,
+        body: Body,
+        handler: &mut Handler<'_>,
+    ) -> usize {
+        match body {
+            Body::Bytes(payload) => self.maybe_traced(meta, payload.len(), || {
+                self.dispatch(meta, now, &payload, None, handler)
+            }),
+            Body::Bulk(view) => self.maybe_traced(meta, view.len(), || {
+                self.dispatch(meta, now, &[], Some(&Arc::new(Bulk::new(view))), handler)
+            }),
+            Body::Traced(context, payload) => {
+                self.traced(context.child(), context.span, meta, payload.len(), || {
+                    self.dispatch(meta, now, &payload, None, handler)
+                })
+            }
+        }
+    }
+
+    /// Counts a message that no handler gets.
+    #[cold]
+    fn dropped(&self) {
+        self.channel.board().identity.drops.add_shared(1);
+    }
+
     #[inline(always)]
     fn dispatch(
         self: &Arc<Self>,
@@ -367,9 +451,7 @@ impl Incoming {
             return 0;
         }
         if meta.deadline_ns.is_some_and(|deadline| deadline < now) {
-            if meta.kind == Kind::Request {
-                let _ = self.answer_error(&meta, Status::TIMED_OUT);
-            }
+            self.expire(meta.message_id, meta.kind, meta.priority);
             return 0;
         }
         handler(Request { incoming: self, meta, payload, bulk, answered: Cell::new(false) });
@@ -406,6 +488,7 @@ impl Incoming {
             return Err(CallError::Invalid("an error status is negative"));
         }
         self.check(meta)?;
+        self.channel.board().identity.errors.add_shared(1);
         let payload = status.code().to_le_bytes();
         let label = Label::new(Kind::Error, meta.priority).with_id(meta.message_id as u32);
         self.post(label, &payload);
@@ -430,7 +513,12 @@ impl Incoming {
         let pushed = if self.backlog.load(Ordering::Acquire) {
             Err(PushError::Full { wake_at: 0 })
         } else {
-            self.channel.tx.claim().push(label, payload, &mut sent)
+            let mut tx = self.channel.tx.claim();
+            let pushed = tx.push(label, payload, &mut sent);
+            if pushed.is_ok() {
+                tx.count(label, payload);
+            }
+            pushed
         };
         match pushed {
             Ok(()) => self.channel.after_push(),
@@ -441,76 +529,11 @@ impl Incoming {
         }
     }
 
-    /// Keeps an answer until there is room, and has the loop see to it. A caller that takes none
-    /// of its answers loses its channel: nobody waits for it, and nothing else is held up.
-    #[cold]
-    fn queue(&self, answer: Answer) {
-        let quota = self.channel.max_payload.saturating_mul(2);
-        {
-            let mut outbox = self.lock();
-            outbox.bytes += answer.payload.len() as u64;
-            outbox.answers.push_back(answer);
-            if outbox.answers.len() > MOST_ANSWERS || outbox.bytes > quota {
-                outbox.answers.clear();
-                outbox.bytes = 0;
-                self.channel.end(Fate::Closed);
-                return;
-            }
-            self.backlog.store(true, Ordering::Release);
-        }
-        self.flush();
-        self.summon();
-    }
-
     /// Has the loop look at this channel.
     pub(crate) fn summon(&self) {
         if let Some(hub) = self.hub.upgrade() {
             hub.summon(self.token.load(Ordering::Relaxed));
         }
-    }
-
-    /// Whether answers wait for room.
-    #[inline]
-    pub(crate) fn has_backlog(&self) -> bool {
-        self.backlog.load(Ordering::Acquire)
-    }
-
-    /// The ring whose room the backlog waits for, and the count of taken frames that makes it.
-    pub(crate) fn wants(&self) -> Option<(Ring, u64)> {
-        self.has_backlog().then(|| self.lock().wake_at)?
-    }
-
-    /// Sends of the backlog what there is room for.
-    pub(crate) fn flush(&self) {
-        let mut outbox = self.lock();
-        let outbox = &mut *outbox;
-        let mut tx = self.channel.tx.claim();
-        outbox.wake_at = None;
-        while let Some(answer) = outbox.answers.front_mut() {
-            match tx.push(answer.label, &answer.payload, &mut answer.sent) {
-                Ok(()) => {
-                    outbox.bytes -= answer.payload.len() as u64;
-                    outbox.answers.pop_front();
-                }
-                Err(PushError::Full { wake_at }) => {
-                    outbox.wake_at = Some((ring_of(answer.label.priority()), wake_at));
-                    break;
-                }
-                Err(PushError::Corrupt(lie)) => {
-                    self.channel.end(Fate::Poisoned(lie));
-                    break;
-                }
-            }
-        }
-        if outbox.answers.is_empty() {
-            self.backlog.store(false, Ordering::Release);
-        }
-        drop(tx);
-        self.channel.after_push();
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Outbox> {
-        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -540,9 +563,12 @@ fn response(meta: &Meta) -> Label {
     Label::new(Kind::Response, meta.priority).with_id(meta.message_id as u32)
 }
 
-fn pop(rx: &mut Receive) -> Next {
+fn pop(rx: &mut Receive, now: u64) -> Next {
     match rx.queue.pop() {
-        Some(queued) => Next::Owned(queued.meta, queued.body),
+        Some(queued) => {
+            rx.board.waited(now.saturating_sub(queued.meta.received_ns));
+            Next::Owned(queued.meta, queued.body)
+        }
         None => Next::Nothing,
     }
 }

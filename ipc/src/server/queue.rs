@@ -29,6 +29,10 @@ impl<T> RunQueue<T> {
         self.length == 0
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.length
+    }
+
     pub(crate) fn is_full(&self) -> bool {
         self.length >= CAPACITY
     }

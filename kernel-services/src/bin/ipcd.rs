@@ -10,6 +10,8 @@ use clap::Parser;
 use kernel_services::{
     Kernel, KernelError,
     console::say,
+    monitor::{ExportError, Exporter},
+    node::Listener,
     system::{self, System, SystemError},
 };
 use nix::{
@@ -42,6 +44,12 @@ struct Arguments {
     /// again; SIGTERM stops all of its services, and ipcd with them.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+
+    /// Serve metrics (OpenMetrics) at unix:PATH, a socket of mode 0600, or 127.0.0.1:PORT
+    ///
+    /// In place of what the node file says. `docs/monitoring.md` lists them.
+    #[arg(long, value_name = "WHERE")]
+    metrics: Option<Listener>,
 }
 
 const AFTER_HELP: &str = "\
@@ -49,6 +57,7 @@ Examples:
   ipcd                               serve the default directory
   ipcd --runtime-dir /tmp/demo       serve another; clients need IPC_RUNTIME_DIR=/tmp/demo
   ipcd --config node.toml            start a system of services, and keep it up
+  ipcd --metrics 127.0.0.1:9464      let Prometheus scrape what the services count
 
 When it can be connected to, it writes one line to stderr:
   ipcd: ready: /run/user/1000/ipc/ipcd.sock (pid 4711)
@@ -62,8 +71,8 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let runtime_dir = arguments.runtime_dir.unwrap_or_else(ipc::runtime_dir);
     let ended = match arguments.config {
-        Some(config) => supervise(&config, &runtime_dir),
-        None => run(&runtime_dir),
+        Some(config) => supervise(&config, &runtime_dir, arguments.metrics),
+        None => run(&runtime_dir, arguments.metrics),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -81,6 +90,8 @@ enum Failure {
     Start(#[from] KernelError),
     #[error(transparent)]
     System(#[from] SystemError),
+    #[error(transparent)]
+    Metrics(#[from] ExportError),
     #[error("cannot wait for signals: {0}")]
     Signals(Errno),
     #[error("the runtime's thread ended by itself; please report it, and start ipcd again")]
@@ -88,16 +99,17 @@ enum Failure {
 }
 
 /// Runs a system of services until it was told to stop, and has.
-fn supervise(config: &Path, runtime_dir: &Path) -> Result<(), Failure> {
+fn supervise(config: &Path, runtime_dir: &Path, metrics: Option<Listener>) -> Result<(), Failure> {
     raise_descriptor_limit();
     let signals = system::signals()?;
     let mut system = System::open(config, runtime_dir, signals)?;
+    system.serve_metrics(metrics)?;
     system.warnings().for_each(|warning| say(&warning));
     say(&format!("ready: {} (pid {})", system.socket_path().display(), std::process::id()));
     Ok(system.run()?)
 }
 
-fn run(runtime_dir: &Path) -> Result<(), Failure> {
+fn run(runtime_dir: &Path, metrics: Option<Listener>) -> Result<(), Failure> {
     raise_descriptor_limit();
     // Before the runtime's thread starts, so that it cannot be chosen to die of them.
     let mut mask = SigSet::empty();
@@ -107,6 +119,7 @@ fn run(runtime_dir: &Path) -> Result<(), Failure> {
     mask.thread_block().map_err(Failure::Signals)?;
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC).map_err(Failure::Signals)?;
     let kernel = Kernel::recorded(runtime_dir)?;
+    let _exporter = metrics.map(|it| Exporter::start(&it, runtime_dir)).transpose()?;
     say(&format!("ready: {} (pid {})", kernel.socket_path().display(), std::process::id()));
     wait_for_end(&kernel, &signals)?;
     kernel.stop();

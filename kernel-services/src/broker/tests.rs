@@ -424,6 +424,10 @@ proptest! {
                     Effect::Deliver { ticket, .. } | Effect::Release { ticket } => {
                         prop_assert!(live.remove(&ticket));
                     }
+                    // Nobody here shows a board.
+                    Effect::KeepBoard { .. }
+                    | Effect::SendBoard { .. }
+                    | Effect::LoseBoard { .. } => prop_assert!(false, "{effect:?}"),
                     Effect::Send { .. }
                     | Effect::Cut { .. }
                     | Effect::Keep(_)
@@ -442,5 +446,93 @@ proptest! {
         prop_assert!(broker.channels.is_empty());
         broker.close(now);
         prop_assert_eq!((broker.registry.nodes(), broker.registry.services()), (0, 0));
+    }
+}
+
+fn board(segment: u32) -> Carried {
+    let bytes = 8192 << (2 * segment);
+    Carried::One(LaneFacts { sealed: true, bytes, allocated: bytes })
+}
+
+fn show(broker: &mut Broker, token: Token, segment: u32, carried: Carried) -> Vec<Effect> {
+    broker.step(packet(token, 5, Request::Board { segment }, carried), 0)
+}
+
+#[test]
+fn boards_are_kept_shown_to_operators_and_lost_with_their_nodes() {
+    let mut broker = broker();
+    let (first, second) = (node(&mut broker, 1), node(&mut broker, 2));
+    let key = |node: ServiceId, segment: u64| u64::from(node.get()) << 32 | segment;
+    assert_eq!(
+        ask(&mut broker, 1, Request::Boards { after: 0 }),
+        [Effect::Send { to: 1, sequence: 7, reply: Reply::Done }]
+    );
+    for (token, node, segment) in [(2, second, 0), (1, first, 1), (1, first, 0), (1, first, 0)] {
+        let kept = Effect::KeepBoard { board: key(node, segment.into()) };
+        assert_eq!(show(&mut broker, token, segment, board(segment)), [kept]);
+    }
+    let mut after = 0;
+    for (node, pid, segment) in [(first, 1, 0), (first, 1, 1), (second, 2, 0)] {
+        let next = key(node, u64::from(segment)) + 1;
+        let reply = Reply::Board { node, pid, segment, next };
+        let shown = Effect::SendBoard { to: 2, sequence: 7, board: next - 1, reply };
+        assert_eq!(ask(&mut broker, 2, Request::Boards { after }), [shown]);
+        after = next;
+    }
+    let lost = [Effect::LoseBoard { board: key(first, 1) }];
+    assert_eq!(show(&mut broker, 1, 1, Carried::Nothing), lost);
+    assert_eq!(show(&mut broker, 1, 1, Carried::Nothing), []);
+    let gone = broker.step(Event::Gone { token: 1 }, 0);
+    assert_eq!(gone, [Effect::LoseBoard { board: key(first, 0) }]);
+    let gone = broker.step(Event::Gone { token: 2 }, 0);
+    assert_eq!(gone, [Effect::LoseBoard { board: key(second, 0) }]);
+    assert!(broker.boards.is_empty());
+}
+
+#[test]
+fn what_is_no_board_ends_the_connection() {
+    let fake = |sealed, allocated| Carried::One(LaneFacts { sealed, bytes: 8192, allocated });
+    for (segment, carried) in [
+        (0, Carried::Many),
+        (0, board(1)),
+        (0, fake(false, 8192)),
+        (0, fake(true, 0)),
+        (8, board(8)),
+        (9, board(9)),
+        (u32::MAX, board(0)),
+    ] {
+        let mut broker = with_nodes(1..=1);
+        let effects = show(&mut broker, 1, segment, carried);
+        assert_eq!(effects, [cut(1, 5, Status::PROTOCOL)], "{segment} {carried:?}");
+    }
+}
+
+#[test]
+fn a_supervised_service_does_not_see_the_boards_of_others() {
+    let mut broker = broker();
+    let unit = Unit { id: 1, service: "a".into(), pid: 9, uid: UID, start_time: 1 };
+    broker.step(comes(1, 9, UID, Some(unit)), 0);
+    ask(&mut broker, 1, Request::Hello { asymmetric: true });
+    let refused = [refusal(1, 7, Status::ACCESS)];
+    assert_eq!(ask(&mut broker, 1, Request::Boards { after: 0 }), refused);
+    let trace = Request::Trace { instance: ServiceId::new(1), every_us: 1, for_ms: 1 };
+    assert_eq!(ask(&mut broker, 1, trace), refused);
+}
+
+#[test]
+fn an_order_to_trace_goes_to_who_serves_the_instance() {
+    let mut broker = with_nodes(1..=2);
+    let (instance, name) = register(&mut broker, 2, "api");
+    let order = |instance| Request::Trace { instance, every_us: 5, for_ms: 6 };
+    let passed = Reply::Trace { instance, every_us: 5, for_ms: 6 };
+    assert_eq!(
+        ask(&mut broker, 1, order(instance)),
+        [
+            Effect::Send { to: 2, sequence: 0, reply: passed },
+            Effect::Send { to: 1, sequence: 7, reply: Reply::Done },
+        ]
+    );
+    for wrong in [name, ServiceId::new(9999)] {
+        assert_eq!(ask(&mut broker, 1, order(wrong)), [refusal(1, 7, Status::NOT_FOUND)]);
     }
 }

@@ -1,7 +1,7 @@
 //! From the tables of a node file to its types. What one value alone can have wrong is found here;
 //! what concerns several is found in `check`.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use toml::de::{DeTable, DeValue};
 
@@ -9,6 +9,7 @@ use super::{
     Backoff, Grants, Group, Intensity, Limits, Listener, Log, LogFormat, Node, Quota, Readiness,
     Ready, Restart, Sandbox, Service, Strategy, Watchdog,
     fields::{Field, Reading, Span, Table, in_order},
+    listener::NoListener,
     quantity::quoted,
     rules,
 };
@@ -492,28 +493,14 @@ fn intensity(reading: &mut Reading, field: Field<'_>) -> Option<Intensity> {
 }
 
 fn listener(reading: &mut Reading, field: Field<'_>) -> Option<Listener> {
-    let text = reading.text(field)?;
-    if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
-        return Some(Listener::Unix(reading.resolve(path)));
-    }
-    let hint = "write \"127.0.0.1:9464\", or \"unix:PATH\" for a socket";
-    match text.parse::<SocketAddr>() {
-        Ok(address) if address.port() == 0 => {
-            reading.fault(field.span(), "metrics need a port of their own".to_owned(), hint);
-        }
-        Ok(SocketAddr::V4(address)) if address.ip().octets() == [127, 0, 0, 1] => {
-            return Some(Listener::Loopback(address.port()));
-        }
-        Ok(_) => {
-            let what = format!("metrics are not served at {text}, but on this machine only");
-            reading.fault(field.span(), what, hint);
-        }
-        Err(_) => {
-            let what = format!("metrics cannot be served at {}", quoted(text));
-            reading.fault(field.span(), what, hint);
+    match reading.text(field)?.parse() {
+        Ok(Listener::Unix(path)) => Some(Listener::Unix(reading.resolve(&path.to_string_lossy()))),
+        Ok(listener) => Some(listener),
+        Err(NoListener { what }) => {
+            reading.fault(field.span(), what, NoListener::HINT);
+            None
         }
     }
-    None
 }
 
 fn values<T>(list: Vec<(T, Span)>) -> Vec<T> {

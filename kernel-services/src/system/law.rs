@@ -39,6 +39,7 @@ impl System {
         let change = node::Change::between(&self.node, &node).to_string();
         self.logs = logs;
         self.node = node.clone();
+        self.move_metrics();
         self.desk.say(Order::Enact(Box::new(law(&self.node))));
         for warning in &node.warnings {
             say(&warning.to_string());

@@ -108,19 +108,26 @@ fn heads(role: Role) -> Vec<Lie> {
             end.write(&cell);
         }));
     }
-    // More without a slab, the extension, what is not defined, and all at once.
-    for flags in [FLAG_MORE, 4, 4 | FLAG_SLAB, 8, 16, 16 | FLAG_SLAB, 31] {
+    // More without a slab, an extension too long for the cell, what is not defined, and all at
+    // once.
+    for flags in [FLAG_MORE, 4, 4 | FLAG_MORE, 8, 16, 16 | FLAG_SLAB, 31] {
         lies.push(lie(format!("flags {flags}"), move |end, id| {
             let mut cell = Cell { flags, ..Cell::new(kind, id, 100) };
             cell.words[..2].copy_from_slice(&[0, 200]);
             end.write(&cell);
         }));
     }
+    // An extension in a payload that is shorter, and where there can be none.
+    for length in [0, 31] {
+        lies.push(lie(format!("{length} bytes with an extension"), move |end, id| {
+            end.write(&Cell { flags: 4, ..Cell::new(kind, id, length) });
+        }));
+    }
     let plain = match role {
         Role::Client => PING,
         Role::Server => ERROR,
     };
-    for flags in [FLAG_SLAB, FLAG_SLAB | FLAG_MORE] {
+    for flags in [FLAG_SLAB, FLAG_SLAB | FLAG_MORE, 4] {
         lies.push(lie(format!("flags {flags} on kind {plain}"), move |end, id| {
             end.push(&Cell { flags, ..Cell::new(plain, id, 100) });
         }));

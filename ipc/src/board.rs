@@ -1,0 +1,331 @@
+//! What a process shows of its own traffic: counters and histograms, in memory that it alone writes
+//! and that others read without disturbing it.
+//!
+//! ```text
+//!  channel end ─▶ Seat ─▶ slot ┐
+//!  channel end ─▶ Seat ─▶ slot ├ segment (a sealed memfd) ─▶ runtime ─▶ who asks: Board
+//!  gone ends   ─────────▶ slot ┘
+//! ```
+//! A node has one board, in segments; each end of a channel has a slot while it lives. Counters are
+//! exact: each is written by the holder of one claim, by a load, an addition and a store. The
+//! counts of an end that closes are added to those of its role that went before.
+
+mod histogram;
+mod layout;
+mod memory;
+mod sample;
+mod tally;
+mod tape;
+mod view;
+
+use std::{
+    os::fd::{BorrowedFd, OwnedFd},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+};
+
+use nix::sys::eventfd::EventFd;
+
+pub use self::{
+    histogram::Histogram,
+    tape::{Span, SpanKind},
+    view::{Board, BoardView, EndStats, Role, Stats},
+};
+pub(crate) use self::{
+    layout::segment_bytes,
+    memory::Place,
+    sample::{Begun, Sampler},
+    tally::Tally,
+};
+use self::{
+    layout::{MOST_SEGMENTS, TAPE, segment_slots},
+    memory::Segment,
+    tape::Tape,
+};
+use crate::{
+    control::Introduction,
+    frame::Sender,
+    sync::{Ordering, fence},
+};
+
+/// The board of this node.
+#[derive(Debug, Default)]
+pub(crate) struct OwnBoard {
+    inner: Mutex<Inner>,
+    /// Made for the first span that is written down; nothing where there is no memory for it.
+    tape: OnceLock<Option<Tape>>,
+    /// Has the warden look whether the runtime is to be told something.
+    kick: Option<Arc<EventFd>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    segments: Vec<Arc<Segment>>,
+    free: Vec<Place>,
+    /// The sums of the clients' and of the servers' ends that are gone.
+    gone: [Option<Place>; 2],
+    /// Segments that the runtime was told of, and whether of the tape.
+    told: usize,
+    told_tape: bool,
+    /// Segments that the runtime knows, and that are no more.
+    dropped: Vec<u32>,
+}
+
+impl OwnBoard {
+    /// Makes a board with its first segment.
+    pub(crate) fn new(kick: Arc<EventFd>) -> OwnBoard {
+        let mut inner = Inner::default();
+        inner.grow();
+        OwnBoard { inner: Mutex::new(inner), tape: OnceLock::new(), kick: Some(kick) }
+    }
+
+    /// Gives an end of a channel its slot. Without memory, and over the limit, it gets one that
+    /// nobody else sees.
+    pub(crate) fn seat(self: &Arc<Self>, introduction: &Introduction, role: Sender) -> Seat {
+        let mut inner = self.lock();
+        if inner.free.is_empty() {
+            inner.grow();
+        }
+        let place = inner.take_free(MOST_SEGMENTS).unwrap_or_else(Place::private);
+        if let Some(first) = inner.segments.first() {
+            first.header().opened.add_shared(1);
+            first.header().unseated.add_shared(u64::from(place.segment().is_none()));
+        }
+        let role = match role {
+            Sender::Client => Role::Client,
+            Sender::Server => Role::Server,
+        };
+        place.identify(introduction, role);
+        Seat { board: Arc::clone(self), role, place }
+    }
+
+    /// What the runtime is still to be told, which counts as done: segments that are no more, then
+    /// those that are new, with their descriptors.
+    pub(crate) fn untold(&self) -> Vec<(u32, Option<OwnedFd>)> {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let told = std::mem::replace(&mut inner.told, inner.segments.len());
+        let dropped = inner.dropped.drain(..).map(|segment| (segment, None));
+        let fresh = inner.segments.iter().enumerate().skip(told);
+        let fresh = fresh.filter_map(|(index, segment)| {
+            Some((index as u32, Some(segment.fd()?.try_clone_to_owned().ok()?)))
+        });
+        let tape = self.tape.get().and_then(Option::as_ref).filter(|_| !inner.told_tape);
+        inner.told_tape |= tape.is_some();
+        let tape = tape.and_then(|it| it.segment().fd()?.try_clone_to_owned().ok());
+        dropped.chain(fresh).chain(tape.map(|fd| (TAPE, Some(fd)))).collect()
+    }
+
+    /// Writes down what was done for a traced request.
+    fn write_down(&self, span: &Span) {
+        let mut is_new = false;
+        let tape = self.tape.get_or_init(|| {
+            is_new = true;
+            Tape::create().ok()
+        });
+        if let Some(tape) = tape {
+            tape.write(span);
+        }
+        if is_new {
+            self.kick();
+        }
+    }
+
+    /// Has the warden tell the runtime what it was not told.
+    fn kick(&self) {
+        if let Some(kick) = &self.kick {
+            let _ = nix::unistd::write(kick, &1_u64.to_ne_bytes());
+        }
+    }
+
+    /// There is a runtime that was told nothing.
+    pub(crate) fn forget_told(&self) {
+        let mut inner = self.lock();
+        inner.told = 0;
+        inner.told_tape = false;
+        inner.dropped.clear();
+    }
+
+    /// What the ends count.
+    pub(crate) fn ends(&self) -> Vec<EndStats> {
+        // Under the lock, so that nothing moves meanwhile.
+        let inner = self.lock();
+        inner.segments.iter().flat_map(|segment| segment.slots()).filter_map(view::read).collect()
+    }
+
+    /// Adds an end's counts to those that are gone, and frees its slot.
+    fn leave(&self, place: &Place, role: Role) {
+        let mut inner = self.lock();
+        let Some(first) = inner.segments.first().cloned() else { return };
+        if let Some(sum) = inner.gone[role as usize].clone() {
+            sum.absorb(place, &first);
+            if place.segment().is_some() {
+                inner.free.push(place.clone());
+            }
+        } else if place.segment().is_some() {
+            place.become_sum(role);
+            inner.gone[role as usize] = Some(place.clone());
+        }
+        let told = inner.dropped.len();
+        inner.shrink(&first);
+        if inner.dropped.len() > told {
+            self.kick();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Makes the next segment, if there may be one.
+    fn grow(&mut self) {
+        if self.segments.len() >= MOST_SEGMENTS as usize {
+            return;
+        }
+        let Ok(segment) = Segment::create(self.segments.len() as u32).map(Arc::new) else { return };
+        let slots = segment.slots().count();
+        // The first slot is taken first.
+        self.free.extend((0..slots).rev().map(|index| segment.place(index)));
+        self.segments.push(segment);
+    }
+
+    /// Takes a free slot of the lowest segment that has one, below that limit.
+    fn take_free(&mut self, limit: u32) -> Option<Place> {
+        let number = |place: &Place| place.segment().unwrap_or(limit);
+        let slots = self.free.iter().enumerate().filter(|(_, place)| number(place) < limit);
+        // Of equals the last.
+        let (index, _) = slots.rev().min_by_key(|(_, place)| number(place))?;
+        Some(self.free.remove(index))
+    }
+
+    /// Lets go of the last segments, as long as no living end is in them: what a process holds
+    /// comes back to what it was when its channels close.
+    fn shrink(&mut self, first: &Segment) {
+        while self.segments.len() > 1 {
+            let last = self.segments.len() as u32 - 1;
+            let is_there = |place: &&Place| place.segment() == Some(last);
+            let free = self.free.iter().filter(is_there).count();
+            let sums = self.gone.iter().flatten().filter(is_there).count();
+            if free + sums < segment_slots(last) {
+                return;
+            }
+            for role in [Role::Client, Role::Server] {
+                let Some(sum) = self.gone[role as usize].clone().filter(|it| is_there(&it)) else {
+                    continue;
+                };
+                let Some(place) = self.take_free(last) else { return };
+                place.begin_sum(role);
+                place.absorb(&sum, first);
+                self.gone[role as usize] = Some(place);
+                self.free.push(sum);
+            }
+            self.free.retain(|place| place.segment() != Some(last));
+            self.segments.pop();
+            if self.told > last as usize {
+                self.told = last as usize;
+                self.dropped.push(last);
+            }
+        }
+    }
+}
+
+impl layout::Slot {
+    fn identify(&self, introduction: &Introduction, role: Role) {
+        let it = &self.identity;
+        it.role.store(role.number(), Ordering::Relaxed);
+        it.channel.store(introduction.channel, Ordering::Relaxed);
+        it.peer.store(introduction.peer.get(), Ordering::Relaxed);
+        it.peer_name.store(introduction.peer_name.get(), Ordering::Relaxed);
+        it.peer_pid.store(introduction.peer_pid, Ordering::Relaxed);
+        it.dest.store(introduction.dest.get(), Ordering::Relaxed);
+        it.dest_name.store(introduction.dest_name.get(), Ordering::Relaxed);
+        it.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// From now on the counts are those of the ends of this role that are gone.
+    fn become_sum(&self, role: Role) {
+        let it = &self.identity;
+        self.receiver.depth.set(0);
+        for word in [&it.peer, &it.peer_name, &it.peer_pid, &it.dest, &it.dest_name] {
+            word.store(0, Ordering::Relaxed);
+        }
+        it.channel.store(0, Ordering::Relaxed);
+        it.role.store(role.gone().number(), Ordering::Release);
+    }
+
+    /// Takes a free slot into use as such a sum.
+    fn begin_sum(&self, role: Role) {
+        self.become_sum(role);
+        self.identity.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Adds the counts of another slot, and frees it.
+    fn absorb(&self, other: &layout::Slot, first: &Segment) {
+        let moving = &first.header().moving;
+        moving.fetch_add(1, Ordering::Relaxed);
+        // A reader that sees any of what follows sees that something moves.
+        fence(Ordering::Release);
+        for (sum, count) in self.sums().zip(other.sums()) {
+            sum.add(count.get());
+        }
+        other.identity.generation.fetch_add(1, Ordering::Relaxed);
+        other.sums().for_each(|count| count.set(0));
+        other.receiver.depth.set(0);
+        moving.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// An end's place on the board, while it lives.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    board: Arc<OwnBoard>,
+    role: Role,
+    place: Place,
+}
+
+impl Seat {
+    /// Where the end counts.
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Writes down what was done for a traced request.
+    pub(crate) fn write_down(&self, span: &Span) {
+        self.board.write_down(span);
+    }
+
+    /// What it counted so far.
+    pub(crate) fn stats(&self) -> Stats {
+        view::stats(&self.place)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.board.leave(&self.place, self.role);
+    }
+}
+
+/// Tells whether a descriptor can be a board's segment of this number.
+pub(crate) fn fits(facts: crate::LaneFacts, segment: u32) -> bool {
+    segment_bytes(segment).is_some_and(|bytes| {
+        facts.sealed && facts.bytes == bytes as u64 && facts.allocated >= facts.bytes
+    })
+}
+
+/// Tells which memfd this is, of those that are open or mapped anywhere.
+pub(crate) fn inode(fd: BorrowedFd<'_>) -> Result<u64, crate::error::NodeError> {
+    let stat =
+        nix::sys::stat::fstat(fd).map_err(crate::error::NodeError::system("look at a board"))?;
+    Ok(stat.st_ino)
+}
+
+/// Maps a segment that the runtime gave.
+pub(crate) fn view(fd: BorrowedFd<'_>, segment: u32) -> Result<BoardView, crate::error::NodeError> {
+    let inode = inode(fd)?;
+    Segment::map_peer(fd, segment).map(|memory| BoardView::new(inode, memory))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,73 @@
+//! Clients that come to the services of this node.
+
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+};
+
+use super::{
+    core::{Closing, Core, lock},
+    descriptors::Descriptors,
+    peers::End,
+};
+use crate::{
+    channel::{Channel, Parts},
+    control::{Introduction, Request, closer::Stranger},
+    error::{NodeError, Status},
+    frame::Sender,
+    lane,
+    server::{Incoming, Member},
+};
+
+impl Core {
+    /// Takes in a client that the runtime introduces, and answers. The warden's work.
+    pub(super) fn accept(self: &Arc<Self>, introduction: Introduction, fds: Vec<Stranger>) {
+        let channel = introduction.channel;
+        let (status, lane) = match self.admit(introduction, fds) {
+            Ok(lane) => (Status::OK, Some(lane)),
+            Err(error) => (error.status(), None),
+        };
+        let fds: Vec<_> = lane.iter().map(AsFd::as_fd).collect();
+        // Without an answer the runtime gives the client up by itself.
+        let _ = self.post(0, &Request::Accept { channel, status }, &fds);
+        self.tell_boards();
+    }
+
+    fn admit(
+        self: &Arc<Self>,
+        introduction: Introduction,
+        fds: Vec<Stranger>,
+    ) -> Result<OwnedFd, NodeError> {
+        let Descriptors { lane: peer, bell, pidfd } = Descriptors::of(fds, &self.closer)?;
+        if self.closer.is_crowded() {
+            return Err(NodeError::Refused(Status::QUOTA));
+        }
+        let hub = lock(&self.registered)
+            .iter()
+            .find(|it| it.current == introduction.dest)
+            .and_then(|it| it.hub.upgrade())
+            .ok_or(NodeError::Refused(Status::PEER_DIED))?;
+        let peer = lane::map_peer(peer.as_fd(), introduction.geometry)?;
+        let (own, fd) = lane::create(introduction.geometry)?;
+        let entry = self.roll.enter(&own)?;
+        let channel = Channel::new(Parts {
+            introduction,
+            role: Sender::Server,
+            own,
+            peer,
+            entry,
+            bell,
+            closer: Arc::clone(&self.closer),
+            max_payload: self.config.max_payload,
+            max_bulk: self.config.max_bulk,
+            spin: self.config.spin,
+            seat: self.board.seat(&introduction, Sender::Server),
+        });
+        let closing = Closing { core: Arc::downgrade(self), channel: introduction.channel };
+        let incoming = Arc::new(Incoming::new(channel, Arc::downgrade(&hub), closing));
+        let end = End::Incoming(Arc::downgrade(&incoming));
+        self.peers.watch(&self.epoll, introduction.peer_pid, pidfd, end);
+        hub.add(Member::Incoming(incoming));
+        Ok(fd)
+    }
+}

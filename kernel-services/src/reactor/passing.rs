@@ -1,0 +1,68 @@
+//! Descriptors that pass from one node to another: lanes, doorbells, pidfds, boards.
+
+use std::{os::fd::OwnedFd, sync::Arc};
+
+use ipc::{
+    Status,
+    control::{
+        Reply,
+        closer::{PeerSocket, Stranger},
+        encode_reply,
+    },
+};
+use nix::{
+    errno::Errno,
+    sys::socket::{AddressFamily, SockFlag, SockType, socketpair},
+};
+
+use super::{Lost, Parcel, Reactor};
+use crate::broker::{BoardKey, Event, Token};
+
+impl Reactor {
+    /// Makes the doorbell; gives what goes to the service.
+    pub(super) fn offer(
+        &mut self,
+        ticket: u64,
+        client: Token,
+    ) -> Result<Vec<Arc<OwnedFd>>, Status> {
+        let pidfd = self.pidfd(client);
+        let held = self.held.get_mut(&ticket).ok_or(Status::IO)?;
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
+            .map_err(|errno| match errno {
+                Errno::EMFILE | Errno::ENFILE => Status::QUOTA,
+                Errno::ENOMEM | Errno::ENOBUFS => Status::NO_MEMORY,
+                _ => Status::SYSTEM,
+            })?;
+        held.bell = Some(PeerSocket::new(ours, &self.closer));
+        let mut fds = vec![Arc::clone(&held.lane), Arc::new(theirs)];
+        fds.extend(pidfd);
+        Ok(fds)
+    }
+
+    pub(super) fn pidfd(&self, token: Token) -> Option<Arc<OwnedFd>> {
+        self.nodes.get(&token)?.pidfd.clone()
+    }
+
+    pub(super) fn keep_board(&mut self, board: BoardKey, memory: Stranger) -> Option<Event> {
+        // Sealed and of a segment's size, as the broker saw.
+        self.boards.insert(board, Arc::new(memory.vouched()));
+        None
+    }
+
+    pub(super) fn send_board(
+        &mut self,
+        to: Token,
+        sequence: u32,
+        board: BoardKey,
+        reply: &Reply,
+    ) -> Option<Event> {
+        let fds = self.boards.get(&board).cloned().into_iter().collect();
+        let bytes = encode_reply(sequence, reply);
+        match self.post(to, Parcel { bytes, fds, bell: None }) {
+            Ok(()) => None,
+            Err(Lost::Introduction) => self.reply(to, sequence, &Reply::Refused(Status::QUOTA)),
+            Err(Lost::Node) => self.drop_node(to),
+        }
+    }
+}
