@@ -11,6 +11,8 @@ pub mod bare;
 mod bulk;
 #[cfg(not(loom))]
 mod channel;
+#[cfg(not(loom))]
+pub mod civil;
 mod claim;
 #[cfg(not(loom))]
 mod client;
@@ -49,7 +51,7 @@ mod table;
 pub mod tokio;
 mod wait;
 
-pub use error::{CallError, NodeError, PeerCorrupt, Status};
+pub use error::{CallError, NodeError, PeerCorrupt, Retry, Status};
 pub use lane::LaneFacts;
 pub use layout::Geometry;
 #[cfg(not(loom))]
