@@ -43,6 +43,8 @@ mod loom_models;
 #[cfg(not(loom))]
 mod node;
 mod ring;
+#[cfg(all(feature = "rpc", not(loom)))]
+pub mod rpc;
 #[cfg(not(loom))]
 mod server;
 mod sync;
