@@ -8,7 +8,7 @@
 //! }
 //! ```
 //!
-//! and then, in a module, `ipc::include_proto!("greet")`, by the name of the package. The crate
+//! and then, in a program, `ipc::include_proto! { mod greet = "greet"; }`, by the name of the package. The crate
 //! needs `ipc` with its feature `rpc`, and with `tokio` for [`Builder::tokio`].
 //!
 //! Of a service `Greeter` come the trait `Greeter`, `GreeterClient` and `GreeterServer`; for tasks
@@ -25,8 +25,11 @@ mod service;
 
 use std::{
     collections::BTreeSet,
+    env, fs,
     path::{Path, PathBuf},
 };
+
+use prost_build::Module;
 
 pub use methods::{Collision, method_id};
 
@@ -45,6 +48,9 @@ pub enum BuildError {
          times, or take a message with a `repeated` field"
     )]
     ClientStream(String),
+    /// There is no place for it.
+    #[error("OUT_DIR is not set: call this in a build script, or give a directory")]
+    Nowhere,
     /// What was made could not be written.
     #[error("the code cannot be written: {0}")]
     Write(#[from] std::io::Error),
@@ -108,11 +114,89 @@ impl Builder {
         docs::fill(&mut set);
         let mut config = prost_build::Config::new();
         config.prost_path("::ipc::rpc::prost");
-        config.type_attribute(".", service::ALLOW.trim_end());
         config.service_generator(Box::new(service::Generator { tokio: self.tokio }));
-        if let Some(directory) = self.directory {
-            config.out_dir(directory);
+        let directory = self.directory.or_else(|| Some(env::var_os("OUT_DIR")?.into()));
+        let directory = directory.ok_or(BuildError::Nowhere)?;
+        let module = |package: &str| Module::from_protobuf_package_name(package);
+        let files = set.file.into_iter().map(|file| (module(file.package()), file)).collect();
+        for (module, code) in config.generate(files)? {
+            fs::write(directory.join(module.to_file_name_or("_")), polish(&code))?;
         }
-        Ok(config.compile_fds(set)?)
+        Ok(())
+    }
+}
+
+/// Gives the functions of enumerations that prost writes what pedantic lints want of them.
+fn polish(code: &str) -> String {
+    ["pub fn as_str_name(&self)", "pub fn from_str_name(value: &str)"]
+        .iter()
+        .fold(code.to_owned(), |code, function| {
+            code.replace(function, &format!("#[must_use]\n    {function}"))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is made of a file with these services, or why not.
+    fn made(services: &str) -> Result<String, BuildError> {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("a.proto");
+        let text = format!("syntax = \"proto3\"; package a; message M {{}} {services}");
+        fs::write(&file, text).expect("written");
+        Builder::new()
+            .tokio(true)
+            .out_dir(directory.path())
+            .compile(&[&file], &[directory.path()])?;
+        Ok(fs::read_to_string(directory.path().join("a.rs")).expect("one file for each package"))
+    }
+
+    #[test]
+    fn methods_of_the_same_id_are_refused_at_build() {
+        let (one, other) = colliding();
+        let both = format!("service S {{ rpc {one}(M) returns (M); rpc {other}(M) returns (M); }}");
+        let refused = made(&both).expect_err("refused").to_string();
+        let paths = [format!("/a.S/{one}"), format!("/a.S/{other}")];
+        assert!(paths.iter().all(|path| refused.contains(path)), "{refused}");
+        assert!(refused.contains("rename"), "{refused}");
+        let alone = format!("service S {{ rpc {one}(M) returns (M); }}");
+        assert!(made(&alone).is_ok());
+    }
+
+    fn colliding() -> (String, String) {
+        let mut known = std::collections::HashMap::new();
+        (0..)
+            .map(|number| format!("M{number}"))
+            .find_map(|name| {
+                Some((known.insert(method_id(&format!("/a.S/{name}")), name.clone())?, name))
+            })
+            .expect("32 bits are few")
+    }
+
+    #[test]
+    fn a_stream_of_requests_is_refused() {
+        let refused = made("service S { rpc Up(stream M) returns (M); }").expect_err("refused");
+        assert!(matches!(&refused, BuildError::ClientStream(path) if path == "/a.S/Up"));
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_file_is_said() {
+        let refused = made("service S { rpc Up(Nothing) returns (M); }").expect_err("refused");
+        assert!(refused.to_string().contains("Nothing"), "{refused}");
+    }
+
+    #[test]
+    fn comments_become_documentation_and_what_has_none_gets_some() {
+        let code = made(
+            "// Says hello.\nservice S { // Up we go.\n rpc Up(M) returns (M); \
+                         rpc Down(M) returns (stream M); }",
+        )
+        .expect("made");
+        for text in ["/// Says hello.\npub trait S:", "/// Says hello.\npub trait AsyncS:"] {
+            assert!(code.contains(text), "{code}");
+        }
+        assert_eq!(code.matches("/// Calls the method `Down`.").count(), 4);
+        assert!(code.contains("/// The message `M`."));
     }
 }

@@ -45,7 +45,10 @@ fn constants(service: &Service) -> String {
         "/// The methods of [`{name}`].
 pub mod {module} {{
 {each}    /// All of them.
-    pub const ALL: &[::ipc::rpc::Method] = &[{list}];
+    #[must_use]
+    pub const fn all() -> &'static [::ipc::rpc::Method] {{
+        &[{list}]
+    }}
 }}
 
 "
@@ -103,7 +106,7 @@ impl Flavour {
             )
         });
         format!(
-            "{comments_above}{ALLOW}pub trait {prefix}{name}: \
+            "{comments_above}pub trait {prefix}{name}: \
              ::core::marker::Send + ::core::marker::Sync + 'static {{
 {each}}}
 
@@ -142,6 +145,7 @@ pub struct {name}Server<T>({held});
 
 impl<T: {name}> {name}Server<T> {{
     /// Serves this one.
+    #[must_use]
     pub fn new(service: T) -> Self {{
         Self({made})
     }}
@@ -149,7 +153,7 @@ impl<T: {name}> {name}Server<T> {{
 
 impl<T: {name}> ::ipc::rpc::{implements} for {name}Server<T> {{
     fn methods(&self) -> &'static [::ipc::rpc::Method] {{
-        {module}::ALL
+        {module}::all()
     }}
 
     fn dispatch(
@@ -176,7 +180,7 @@ impl<T: {name}> ::ipc::rpc::{implements} for {name}Server<T> {{
             (Flavour::Tasks, true) => ("serve_stream", "body"),
         };
         let handled = match self {
-            Flavour::Threads => format!("self.0.{name}(context, request)"),
+            Flavour::Threads => format!(" self.0.{name}(context, request) "),
             Flavour::Tasks => format!(
                 "
                 let service = ::std::sync::Arc::clone(&self.0);
@@ -203,8 +207,9 @@ impl<T: {name}> ::ipc::rpc::{implements} for {name}Server<T> {{
 #[derive(Clone, Debug)]
 pub struct {prefix}{name}Client(::ipc::rpc::{prefix}Caller);
 
-{ALLOW}impl {prefix}{name}Client {{
+impl {prefix}{name}Client {{
     /// Calls by this client, once each.
+    #[must_use]
     pub fn new({parameters}) -> Self {{
         Self(::ipc::rpc::{prefix}Caller::new({arguments}))
     }}
@@ -251,9 +256,6 @@ pub struct {prefix}{name}Client(::ipc::rpc::{prefix}Caller);
         )
     }
 }
-
-/// For what comes from comments that were not written for Rust.
-pub(crate) const ALLOW: &str = "#[allow(clippy::doc_markdown)]\n";
 
 fn each(service: &Service, write: impl FnMut(&Method) -> String) -> String {
     service.methods.iter().map(write).collect()

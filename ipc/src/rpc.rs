@@ -6,9 +6,7 @@
 //!
 //! ```ignore
 //! // build.rs: ipc_build::compile(&["proto/greet.proto"], &["proto"])?;
-//! mod greet {
-//!     ipc::include_proto!("greet");
-//! }
+//! ipc::include_proto! { mod greet = "greet"; }
 //!
 //! struct English;
 //!
@@ -57,10 +55,26 @@ pub struct Method {
     pub idempotency: Idempotency,
 }
 
-/// Includes what `ipc-build` made of a package of `.proto` files, in a module of one's own.
+/// Includes what `ipc-build` made of a package of `.proto` files, as a module.
+///
+/// ```ignore
+/// ipc::include_proto! {
+///     /// Speaks to shelves.
+///     pub mod shelf = "shelf";
+/// }
+/// ```
+///
+/// Packages that use each other's messages lie beside each other, in modules of their own names.
 #[macro_export]
 macro_rules! include_proto {
-    ($package:literal) => {
-        include!(concat!(env!("OUT_DIR"), "/", $package, ".rs"));
+    ($(#[$attribute:meta])* $visible:vis mod $name:ident = $package:literal;) => {
+        $(#[$attribute])*
+        // A program may use any part of it; comments may be written for other languages; and
+        // messages are passed alike, whether they are small or large.
+        #[allow(dead_code, unreachable_pub)]
+        #[allow(clippy::doc_markdown, clippy::trivially_copy_pass_by_ref)]
+        $visible mod $name {
+            include!(concat!(env!("OUT_DIR"), "/", $package, ".rs"));
+        }
     };
 }

@@ -7,7 +7,7 @@ use super::{
     context::Context,
     fault::Fault,
     prost::Message,
-    streams::{BATCH_BYTES, BATCH_ITEMS, BATCH_TIME, Held, Streams},
+    streams::{BATCH_ITEMS, BATCH_TIME, Held, Streams, batch_bytes},
     wire::{AnswerHead, CLOSE, HEAD, NEXT, RequestHead, stream_id},
 };
 use crate::{
@@ -102,7 +102,11 @@ struct Source {
 
 impl Source {
     /// Gathers messages up to the size of a batch. Returns whether there may be more.
-    fn fill(&mut self, out: &mut Vec<u8>, is_late: impl Fn() -> bool) -> Result<bool, Fault> {
+    fn fill(
+        &mut self,
+        out: &mut Vec<u8>,
+        is_enough: impl Fn(usize) -> bool,
+    ) -> Result<bool, Fault> {
         if let Some(fault) = self.failed.take() {
             return Err(fault);
         }
@@ -114,7 +118,7 @@ impl Source {
                     self.failed = Some(fault);
                     return Ok(true);
                 }
-                Some(Ok(())) if out.len() >= BATCH_BYTES || is_late() => return Ok(true),
+                Some(Ok(())) if is_enough(out.len()) => return Ok(true),
                 Some(Ok(())) => {}
             }
         }
@@ -219,7 +223,7 @@ impl Router {
         if head.method == NEXT {
             let (id, _) = stream_id(body)?;
             let (place, source) = self.streams.take(id, context.source())?;
-            return self.batch(place, source, out);
+            return self.batch(place, source, request, out);
         }
         if head.method == CLOSE {
             let (id, _) = stream_id(body)?;
@@ -235,7 +239,7 @@ impl Router {
         carried_out.unwrap_or_else(|| Err(no_method(head.method)))?;
         match answer.stream {
             None => Ok(()),
-            Some(source) => self.batch(self.streams.open(&context)?, source, out),
+            Some(source) => self.batch(self.streams.open(&context)?, source, request, out),
         }
     }
 
@@ -244,12 +248,14 @@ impl Router {
         &self,
         place: Held<'_, Source>,
         mut source: Source,
+        request: &Request<'_>,
         out: &mut Vec<u8>,
     ) -> Result<(), Fault> {
-        let begun = self.streams.now();
+        let (begun, bytes) = (self.streams.now(), batch_bytes(request.longest_reply()));
         let is_late = || self.streams.now().saturating_duration_since(begun) >= BATCH_TIME;
+        let is_enough = |length| length >= bytes || is_late();
         begin_batch(place.id(), out);
-        let more = source.fill(out, is_late)?;
+        let more = source.fill(out, is_enough)?;
         if more {
             place.put(source);
         }

@@ -22,7 +22,7 @@ use super::{
         MethodCollision, append, begin_batch, check_ids, end_batch, flags, no_method, send,
         write_fault,
     },
-    streams::{BATCH_BYTES, BATCH_ITEMS, Held, Streams},
+    streams::{BATCH_ITEMS, Held, Streams, batch_bytes},
     wire::{AnswerHead, CLOSE, NEXT, RequestHead, stream_id},
 };
 use crate::{
@@ -180,6 +180,7 @@ impl Source {
     /// Waits for the first message, and gathers those that are there behind it.
     fn poll_fill(
         &mut self,
+        bytes: usize,
         waiting: &mut Waiting<'_>,
         out: &mut Vec<u8>,
     ) -> Poll<Result<bool, Fault>> {
@@ -195,7 +196,7 @@ impl Source {
                     self.failed = Some(fault);
                     break;
                 }
-                Poll::Ready(Some(Ok(()))) if out.len() < BATCH_BYTES => {}
+                Poll::Ready(Some(Ok(()))) if out.len() < bytes => {}
                 Poll::Ready(Some(Ok(()))) | Poll::Pending => break,
             }
         }
@@ -278,7 +279,7 @@ impl AsyncRouter {
         let (head, body) = RequestHead::decode(request.payload())?;
         if head.method == NEXT {
             let (place, source) = self.streams.take(stream_id(body)?.0, context.source())?;
-            return batch(place, source, out).await;
+            return batch(place, source, request, out).await;
         }
         if head.method == CLOSE {
             self.streams.close(stream_id(body)?.0, context.source());
@@ -289,7 +290,9 @@ impl AsyncRouter {
             self.services.iter().find_map(|service| service.dispatch(head.method, context, body));
         match serving.ok_or_else(|| no_method(head.method))?.await?.0 {
             Outcome::Message(message) => *out = message,
-            Outcome::Stream(source) => batch(self.streams.open(&context)?, source, out).await?,
+            Outcome::Stream(source) => {
+                batch(self.streams.open(&context)?, source, request, out).await?;
+            }
         }
         Ok(())
     }
@@ -299,10 +302,12 @@ impl AsyncRouter {
 async fn batch(
     place: Held<'_, Source>,
     mut source: Source,
+    request: &Retained,
     out: &mut Vec<u8>,
 ) -> Result<(), Fault> {
+    let bytes = batch_bytes(request.longest_reply());
     begin_batch(place.id(), out);
-    let more = poll_fn(|waiting| source.poll_fill(waiting, out)).await?;
+    let more = poll_fn(|waiting| source.poll_fill(bytes, waiting, out)).await?;
     if more {
         place.put(source);
     }

@@ -154,6 +154,12 @@ macro_rules! accessors {
             self.bulk.as_ref().map(|bulk| &bulk.view)
         }
 
+        /// The longest response that may be sent.
+        #[cfg(feature = "rpc")]
+        pub(crate) fn longest_reply(&self) -> u64 {
+            self.incoming.channel.max_payload
+        }
+
         /// Lends memory for a response of `size` bytes, which the caller will get without a copy
         /// on the way, by `reply_loaned`.
         ///
