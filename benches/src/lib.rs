@@ -18,3 +18,9 @@ pub mod report;
 pub mod ring;
 pub mod shm;
 pub mod tour;
+pub mod typed;
+
+ipc::include_proto! {
+    /// The service that [`typed`] calls.
+    pub mod echo = "bench";
+}

@@ -143,7 +143,7 @@ mod tests {
     fn made(services: &str) -> Result<String, BuildError> {
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("a.proto");
-        let text = format!("syntax = \"proto3\"; package a; message M {{}} {services}");
+        let text = format!("syntax = \"proto3\"; package a; message M {{}}\n\n{services}");
         fs::write(&file, text).expect("written");
         Builder::new()
             .tokio(true)
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn comments_become_documentation_and_what_has_none_gets_some() {
         let code = made(
-            "// Says hello.\nservice S { // Up we go.\n rpc Up(M) returns (M); \
+            "// Says hello.\nservice S {\n// Up we go.\n rpc Up(M) returns (M); \
                          rpc Down(M) returns (stream M); }",
         )
         .expect("made");

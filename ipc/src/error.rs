@@ -489,6 +489,26 @@ mod tests {
     }
 
     #[test]
+    fn the_documented_table_is_this_one() {
+        let document = include_str!("../../docs/rpc.md");
+        let documented: Vec<&str> = document
+            .lines()
+            .skip_while(|line| !line.starts_with("| code |"))
+            .skip(2)
+            .take(Status::ALL.len() + 1)
+            .collect();
+        for (status, row) in Status::ALL.iter().zip(&documented) {
+            let again = match status.retry() {
+                Retry::Never => "no",
+                Retry::Idempotent => "idempotent",
+                Retry::Always => "always",
+            };
+            assert_eq!(*row, format!("| {} | `{}` | {again} |", status.code(), status.name()));
+        }
+        assert!(documented[Status::ALL.len()].starts_with("| -1000"), "and no other rows");
+    }
+
+    #[test]
     fn a_refused_channel_says_what_to_look_at() {
         let text = |status| NodeError::Refused(status).to_string();
         assert!(text(Status::TIMED_OUT).contains("introduction"));

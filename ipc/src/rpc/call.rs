@@ -152,6 +152,7 @@ impl Caller {
     }
 
     /// Sends a request until it is answered, and that without a fault.
+    #[inline]
     fn exchange(
         &self,
         method: Method,
@@ -159,9 +160,20 @@ impl Caller {
         answer: &mut Vec<u8>,
         options: &RpcOptions,
     ) -> Result<(), RpcError> {
-        let Some(config) = &self.retry else {
-            return Ok(self.client.call_into_vec(sent, answer, options.call)?);
-        };
+        match &self.retry {
+            None => Ok(self.client.call_into_vec(sent, answer, options.call)?),
+            Some(config) => self.exchange_again(config, method, sent, answer, options),
+        }
+    }
+
+    fn exchange_again(
+        &self,
+        config: &RetryConfig,
+        method: Method,
+        sent: &[u8],
+        answer: &mut Vec<u8>,
+        options: &RpcOptions,
+    ) -> Result<(), RpcError> {
         let budget = options.call.timeout.map_or(config.budget, |all| all.min(config.budget));
         let config = RetryConfig { budget, ..*config };
         retry(&config, options.idempotency(method), &SystemClock, |attempt| {
@@ -176,6 +188,7 @@ impl Caller {
 }
 
 /// Gives the head and the body of an answer that is no fault.
+#[inline]
 pub(super) fn body(answer: &[u8]) -> Result<(AnswerHead, &[u8]), RpcError> {
     let (head, body) = AnswerHead::decode(answer)?;
     if let AnswerHead::Fault { status, retry } = head {
