@@ -9,7 +9,8 @@ cd "$(dirname "$0")/.."
 warnings=(-Wall -Wextra -pedantic -Werror)
 dialects=(c99 c11 c++17)
 
-cargo build -p kernel-services --bin ipcd --features node && cargo build -p ipc-ffi || exit 1
+cargo build -p kernel-services --bin ipcd --features node &&
+    cargo build -p examples --bin rust-shelf && cargo build -p ipc-ffi || exit 1
 target=$(cargo metadata --format-version 1 --no-deps |
     sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
@@ -177,6 +178,22 @@ loops() {
         in_a_loop HELLO python3 examples/asyncio_server.py
 }
 
+# A service in Rust, called from Python by its .proto file.
+typed_calls() {
+    local server status=0
+    timeout -k 5 60 "$target/debug/rust-shelf" examples-shelf &
+    server=$!
+    timeout -k 5 60 python3 examples/shelf.py examples-shelf >"$work/said" || status=1
+    diff <(tail -n 4 "$work/said") - <<SAID || status=1
+Volume 299 stands at 299
+Volume 200 is of -200 by Anonymous and Ämilie with 200
+no book is called "Ulysses" (-1001)
+300 volumes in a stream
+SAID
+    kill "$server" && wait "$server"
+    return $status
+}
+
 names=("$@")
 if [ ${#names[@]} -eq 0 ]; then
     for dialect in "${dialects[@]}"; do
@@ -187,6 +204,7 @@ if [ ${#names[@]} -eq 0 ]; then
     stage 'libipc.a' static_library
     stage 'examples' examples
     stage 'examples in loops of their own' loops
+    stage 'typed calls from Python' typed_calls
     for source in tests/c/*.c; do
         name=$(basename "$source" .c)
         [[ $name == sample_* ]] || names+=("$name")

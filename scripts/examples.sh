@@ -32,11 +32,14 @@ for _ in $(seq 600); do "$bin/ipctl" ping >/dev/null 2>&1 && break; done
 pids+=($!)
 "$bin/echo" --name examples-echo &
 pids+=($!)
+"$bin/rust-shelf" examples-shelf &
+pids+=($!)
 says() { "$@" | grep -q 'hello there'; }
 export -f says
 check 'rust example' bash -c 'says "$@"' _ "$bin/rust-client" examples-rust 'hello there'
 check 'rust client, echo service' bash -c 'says "$@"' _ "$bin/rust-client" examples-echo 'hello there'
 check 'rust tokio' bash -c '"$@" | grep -q "1000 calls answered"' _ "$bin/rust-tokio" examples-tokio
+check 'rust typed calls' bash -c '"$@" | grep -q "Medea (-431) by Euripides"' _ "$bin/rust-shelf-client" examples-shelf
 check 'ipctl call' bash -c 'says "$@"' _ "$bin/ipctl" call examples-echo --wait 10s --text 'hello there'
 check 'ipctl ls' "$bin/ipctl" ls
 exit $failed

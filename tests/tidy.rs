@@ -18,18 +18,20 @@ mod code;
 /// Which crates of the workspace each crate may depend on; `services/*` have [`SERVICE_IMPORTS`].
 const IMPORTS: &[(&str, &[&str])] = &[
     ("ipc", &[]),
+    // It writes code that runs on `ipc`, in build scripts, and needs nothing of it there.
+    ("ipc-build", &[]),
     ("kernel-services", &["ipc"]),
     ("ipc-ffi", &["ipc", "kernel-services"]),
     // What rules say and whether the audit log holds is told without a runtime, by the code that
     // enforces and writes them: another copy could judge otherwise.
     ("ipctl", &["ipc", "kernel-services"]),
-    ("benches", &["ipc", "kernel-services"]),
-    ("examples", &["ipc"]),
-    ("tests", &["ipc", "kernel-services"]),
+    ("benches", &["ipc", "ipc-build", "kernel-services"]),
+    ("examples", &["ipc", "ipc-build"]),
+    ("tests", &["ipc", "ipc-build", "kernel-services"]),
 ];
 
 /// Services meet in messages only.
-const SERVICE_IMPORTS: &[&str] = &["ipc"];
+const SERVICE_IMPORTS: &[&str] = &["ipc", "ipc-build"];
 
 /// The files that may say `unsafe`, each under its own `#![allow(unsafe_code)]`.
 const UNSAFE_FILES: &[&str] = &[
@@ -108,6 +110,7 @@ const TOP_LEVEL: &[&str] = &[
     "fuzz",
     "include/ipc.h",
     "ipc",
+    "ipc-build",
     "ipctl",
     "kernel-services",
     "scripts",

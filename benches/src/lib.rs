@@ -19,3 +19,9 @@ pub mod ring;
 pub mod scale;
 pub mod shm;
 pub mod tour;
+pub mod typed;
+
+ipc::include_proto! {
+    /// The service that [`typed`] calls.
+    pub mod echo = "bench";
+}

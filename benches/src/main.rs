@@ -10,7 +10,7 @@ use benches::floor::{self, Setting};
 use benches::measure::Plan;
 use benches::report::{Group, Machine, Report, progress_done};
 use benches::tour::{self, Tour};
-use benches::{many, pair, pin, ring, scale};
+use benches::{many, pair, pin, ring, scale, typed};
 use clap::{Args, Parser, Subcommand};
 
 /// Measures libipc beside the floor of the machine it runs on.
@@ -31,6 +31,8 @@ enum Verb {
     Ring(Options),
     /// Calls between two polling processes.
     Call(Options),
+    /// Calls by `.proto` files beside raw ones, between two polling processes.
+    Typed(Options),
     /// One-way messages.
     Oneway(Options),
     /// Calls between processes that sleep, beside the bare futex.
@@ -87,6 +89,7 @@ fn main() -> ExitCode {
                 floor::group,
                 ring::group,
                 calls::polling,
+                typed::group,
                 calls::one_ways,
                 calls::parked,
                 calls::parked_unpinned,
@@ -97,6 +100,7 @@ fn main() -> ExitCode {
         Verb::Floor(options) => run(&options, &[floor::group]),
         Verb::Ring(options) => run(&options, &[ring::group]),
         Verb::Call(options) => run(&options, &[calls::polling]),
+        Verb::Typed(options) => run(&options, &[typed::group]),
         Verb::Oneway(options) => run(&options, &[calls::one_ways]),
         Verb::Parked(options) => run(&options, &[calls::parked, calls::parked_unpinned]),
         Verb::Many(options) => run(&options, &[many::idle, many::flooded]),
@@ -138,6 +142,7 @@ fn play(told: &[String]) -> io::Result<()> {
     many::play(&role)
         .or_else(|| calls::play(&role))
         .or_else(|| scale::play(&role))
+        .or_else(|| typed::play(&role))
         .unwrap_or_else(|| floor::play(role))
 }
 

@@ -19,8 +19,22 @@ use std::{io, path::PathBuf};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Status(i32);
 
+/// Says whether sending a request again can help, and for which requests that is safe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Retry {
+    /// It comes to the same again.
+    Never,
+    /// It can help, but the request may have been carried out: only what may be repeated.
+    Idempotent,
+    /// It can help, and the request was not carried out.
+    Always,
+}
+
 macro_rules! statuses {
-    ($($(#[$doc:meta])* $name:ident = $code:literal, $c_name:literal, $text:literal;)*) => {
+    ($(
+        $(#[$doc:meta])*
+        $name:ident = $code:literal, $c_name:literal, $retry:ident, $text:literal;
+    )*) => {
         impl Status {
             $($(#[$doc])* pub const $name: Status = Status($code);)*
 
@@ -33,6 +47,14 @@ macro_rules! statuses {
                     $($code => $c_name,)*
                     code if code <= Status::USER.0 => "IPC_EUSER",
                     _ => "unknown",
+                }
+            }
+
+            /// Says whether sending the request again can help, and is safe, after this came of it.
+            pub const fn retry(self) -> Retry {
+                match self.0 {
+                    $($code => Retry::$retry,)*
+                    _ => Retry::Never,
                 }
             }
 
@@ -53,88 +75,89 @@ macro_rules! statuses {
 
 statuses! {
     /// Success.
-    OK = 0, "IPC_OK", "success";
+    OK = 0, "IPC_OK", Never, "success";
     /// An argument is wrong.
-    INVALID = -1, "IPC_EINVAL",
+    INVALID = -1, "IPC_EINVAL", Never,
         "invalid argument: a required pointer is NULL, or a value is out of its documented \
          range";
     /// Memory could not be had.
-    NO_MEMORY = -2, "IPC_ENOMEM", "out of memory: free some, or lower ring_cells or max_payload";
+    NO_MEMORY = -2, "IPC_ENOMEM", Idempotent,
+        "out of memory: free some, or lower ring_cells or max_payload";
     /// The deadline passed.
-    TIMED_OUT = -3, "IPC_ETIMEDOUT",
+    TIMED_OUT = -3, "IPC_ETIMEDOUT", Idempotent,
         "timed out: no answer came before the deadline; the request may still be carried out";
     /// No such service, region or queue.
-    NOT_FOUND = -4, "IPC_ENOENT",
+    NOT_FOUND = -4, "IPC_ENOENT", Never,
         "no such service: nobody serves it now; start it, check the name with `ipctl ls`, or \
          wait for it";
     /// The name is taken.
-    EXISTS = -5, "IPC_EEXIST",
+    EXISTS = -5, "IPC_EEXIST", Never,
         "already exists: the name is taken by an exclusive service; choose another, or stop \
          that one";
     /// The right is missing.
-    ACCESS = -6, "IPC_EACCES",
+    ACCESS = -6, "IPC_EACCES", Never,
         "permission denied: no rule allows it (`ipctl policy check` says which would), the name is \
          another service's to serve, or the runtime is another user's";
     /// Authentication failed.
-    AUTH = -7, "IPC_EAUTH", "authentication failed: the token or the handshake was refused";
+    AUTH = -7, "IPC_EAUTH", Never, "authentication failed: the token or the handshake was refused";
     /// The peer died or closed the channel before it took the request.
-    PEER_DIED = -8, "IPC_EPEERDIED",
+    PEER_DIED = -8, "IPC_EPEERDIED", Always,
         "the peer died or left before it took the request: calling again is safe";
     /// The peer died holding the request.
-    MAYBE = -9, "IPC_EMAYBE",
+    MAYBE = -9, "IPC_EMAYBE", Idempotent,
         "the peer died holding the request: it may or may not have acted; ask before repeating";
     /// The peer broke the protocol.
-    PEER_CORRUPT = -10, "IPC_EPEERCORRUPT",
+    PEER_CORRUPT = -10, "IPC_EPEERCORRUPT", Idempotent,
         "the peer broke the protocol: the channel was cut; the next call opens a new one";
     /// A ring or a table is full.
-    FULL = -11, "IPC_EFULL",
+    FULL = -11, "IPC_EFULL", Always,
         "full: the receiver does not keep up or too many calls are outstanding; poll, wait, or \
          try later";
     /// The message is too large.
-    MESSAGE_SIZE = -12, "IPC_EMSGSIZE",
+    MESSAGE_SIZE = -12, "IPC_EMSGSIZE", Never,
         "message too large: over max_payload, or over the buffer given";
     /// A quota is used up.
-    QUOTA = -13, "IPC_EQUOTA", "quota used up: close channels or names, or raise the limit";
+    QUOTA = -13, "IPC_EQUOTA", Always, "quota used up: close channels or names, or raise the limit";
     /// No runtime answers.
-    NO_RUNTIME = -14, "IPC_ENORUNTIME",
+    NO_RUNTIME = -14, "IPC_ENORUNTIME", Always,
         "no runtime: start one with `ipcd`, or pass IPC_EMBEDDED to ipc_init; IPC_RUNTIME_DIR \
          names its directory";
     /// `ipc_init` was not called.
-    NOT_INIT = -15, "IPC_ENOTINIT",
+    NOT_INIT = -15, "IPC_ENOTINIT", Never,
         "not initialised: call ipc_init first (or again, after the last ipc_shutdown)";
     /// The process is a forked child.
-    FORKED = -16, "IPC_EFORK",
+    FORKED = -16, "IPC_EFORK", Never,
         "forked child: channels do not survive fork; call ipc_init in the child first";
     /// Called from inside a callback.
-    REENTRANT = -17, "IPC_EREENTRANT",
+    REENTRANT = -17, "IPC_EREENTRANT", Never,
         "not allowed inside a callback: ipc_poll, ipc_run and ipc_shutdown wait until it \
          returns";
     /// The handler returned without an answer.
-    NO_REPLY = -18, "IPC_ENOREPLY",
+    NO_REPLY = -18, "IPC_ENOREPLY", Never,
         "the handler returned without an answer: it must reply, reply an error, or retain the \
          message";
     /// The request was already answered.
-    ALREADY = -19, "IPC_EALREADY", "already done: this request was answered before";
+    ALREADY = -19, "IPC_EALREADY", Never, "already done: this request was answered before";
     /// The call was cancelled.
-    CANCELED = -20, "IPC_ECANCELED", "cancelled: by ipc_cancel, ipc_stop or ipc_shutdown";
+    CANCELED = -20, "IPC_ECANCELED", Never, "cancelled: by ipc_cancel, ipc_stop or ipc_shutdown";
     /// An older epoch.
-    STALE = -21, "IPC_ESTALE", "stale: it carries an older epoch";
+    STALE = -21, "IPC_ESTALE", Never, "stale: it carries an older epoch";
     /// A subscriber fell behind.
-    LAGGED = -22, "IPC_ELAGGED", "lagged: events were overwritten before they were read";
+    LAGGED = -22, "IPC_ELAGGED", Never, "lagged: events were overwritten before they were read";
     /// Not supported.
-    NOT_SUPPORTED = -23, "IPC_ENOTSUP",
+    NOT_SUPPORTED = -23, "IPC_ENOTSUP", Never,
         "not supported: by this version, this kernel, or this configuration";
     /// Input or output failed.
-    IO = -24, "IPC_EIO", "input or output failed";
+    IO = -24, "IPC_EIO", Never, "input or output failed";
     /// The versions do not fit.
-    PROTOCOL = -25, "IPC_EPROTO",
+    PROTOCOL = -25, "IPC_EPROTO", Never,
         "the versions of the library and of the runtime do not fit: restart ipcd with the \
          installed version";
     /// A panic was caught at the C boundary.
-    PANIC = -26, "IPC_EPANIC",
+    PANIC = -26, "IPC_EPANIC", Never,
         "internal error: a panic was caught at the boundary; please report it";
     /// A system call failed.
-    SYSTEM = -27, "IPC_ESYS", "a system call failed: ipc_last_os_error has its errno";
+    SYSTEM = -27, "IPC_ESYS", Never, "a system call failed: ipc_last_os_error has its errno";
 }
 
 impl Status {
@@ -318,6 +341,30 @@ impl NodeError {
         }
     }
 
+    /// Says whether a request that failed for want of a channel can be sent later. It was not
+    /// delivered: nobody serves the name now, or there is no runtime at the moment.
+    fn retry(&self) -> Retry {
+        match self {
+            NodeError::NoRuntime { .. }
+            | NodeError::TimedOut
+            | NodeError::Refused(
+                Status::NOT_FOUND | Status::TIMED_OUT | Status::QUOTA | Status::FULL,
+            ) => Retry::Always,
+            NodeError::Name(_)
+            | NodeError::Config(_)
+            | NodeError::Directory { .. }
+            | NodeError::Version { .. }
+            | NodeError::Refused(_)
+            | NodeError::Owned(_)
+            | NodeError::Forbidden
+            | NodeError::Forked
+            | NodeError::Closed
+            | NodeError::Lane(_)
+            | NodeError::Malformed(_)
+            | NodeError::System { .. } => Retry::Never,
+        }
+    }
+
     /// Gives the errno behind a [`NodeError::System`] or [`NodeError::Directory`].
     pub fn os_error(&self) -> Option<i32> {
         match self {
@@ -421,6 +468,25 @@ impl CallError {
             CallError::Node(error) => error.status(),
         }
     }
+
+    /// Says whether sending the request again can help, and is safe.
+    pub fn retry(&self) -> Retry {
+        match self {
+            // It was delivered, whatever it came to.
+            CallError::Remote(status) => status.retry().min(Retry::Idempotent),
+            CallError::Node(error) => error.retry(),
+            CallError::TimedOut
+            | CallError::PeerDied { .. }
+            | CallError::PeerCorrupt(_)
+            | CallError::Full
+            | CallError::TooLarge { .. }
+            | CallError::Canceled
+            | CallError::Invalid(_)
+            | CallError::AlreadyAnswered
+            | CallError::Forked
+            | CallError::Reentrant => self.status().retry(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -436,6 +502,26 @@ mod tests {
         }
         assert_eq!(Status::from_code(-1000).name(), "IPC_EUSER");
         assert_eq!(Status::from_code(-999).name(), "unknown");
+    }
+
+    #[test]
+    fn the_documented_table_is_this_one() {
+        let document = include_str!("../../docs/rpc.md");
+        let documented: Vec<&str> = document
+            .lines()
+            .skip_while(|line| !line.starts_with("| code |"))
+            .skip(2)
+            .take(Status::ALL.len() + 1)
+            .collect();
+        for (status, row) in Status::ALL.iter().zip(&documented) {
+            let again = match status.retry() {
+                Retry::Never => "no",
+                Retry::Idempotent => "idempotent",
+                Retry::Always => "always",
+            };
+            assert_eq!(*row, format!("| {} | `{}` | {again} |", status.code(), status.name()));
+        }
+        assert!(documented[Status::ALL.len()].starts_with("| -1000"), "and no other rows");
     }
 
     #[test]

@@ -13,6 +13,8 @@ mod board;
 mod bulk;
 #[cfg(not(loom))]
 mod channel;
+#[cfg(not(loom))]
+pub mod civil;
 mod claim;
 #[cfg(not(loom))]
 mod client;
@@ -43,6 +45,8 @@ mod loom_models;
 #[cfg(not(loom))]
 mod node;
 mod ring;
+#[cfg(all(feature = "rpc", not(loom)))]
+pub mod rpc;
 #[cfg(not(loom))]
 mod server;
 mod sync;
@@ -53,7 +57,7 @@ pub mod tokio;
 pub mod trace;
 mod wait;
 
-pub use error::{CallError, NodeError, PeerCorrupt, Status};
+pub use error::{CallError, NodeError, PeerCorrupt, Retry, Status};
 pub use lane::LaneFacts;
 pub use layout::Geometry;
 #[cfg(not(loom))]

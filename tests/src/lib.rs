@@ -18,6 +18,12 @@ pub use ipcd::Ipcd;
 pub use watchdog::{Watchdog, wait_for, wait_until};
 pub use world::World;
 
+ipc::include_proto! {
+    /// What `ipc-build` makes of `proto/probe.proto`, under the strictest lints there are.
+    #[warn(clippy::pedantic, clippy::must_use_candidate, clippy::missing_errors_doc)]
+    pub mod probe = "tests.probe";
+}
+
 /// Longer than anything here takes: a deadline that is not the subject of a test.
 pub const LONG: std::time::Duration = std::time::Duration::from_secs(30);
 

@@ -170,6 +170,12 @@ macro_rules! accessors {
 impl Request<'_> {
     accessors!();
 
+    /// The longest response that may be sent.
+    #[cfg(feature = "rpc")]
+    pub(crate) fn longest_reply(&self) -> u64 {
+        self.incoming.channel.max_payload
+    }
+
     /// Sends the response. Never waits: when the caller does not take its answers they are
     /// queued, up to a quota, and then its channel is cut.
     ///
@@ -238,6 +244,12 @@ impl Drop for Request<'_> {
 
 impl Retained {
     accessors!();
+
+    /// The longest response that may be sent.
+    #[cfg(all(feature = "rpc", feature = "tokio"))]
+    pub(crate) fn longest_reply(&self) -> u64 {
+        self.incoming.channel.max_payload
+    }
 
     /// Sends the response. As [`Request::reply`].
     ///
