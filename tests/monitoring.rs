@@ -10,7 +10,11 @@ use std::{
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use tests::{Ipcd, World, ipcd::signal, wait_until};
+use tests::{
+    Ipcd, World,
+    ipcd::{open_to_all, signal},
+    wait_until,
+};
 
 const IPCD: &str = env!("CARGO_BIN_EXE_ipcd-under-test");
 const PROBE: &str = env!("CARGO_BIN_EXE_probe");
@@ -19,7 +23,8 @@ const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
 fn node(metrics: &str) -> String {
     format!(
         "metrics = \"{metrics}\"\n[service.api]\nexecutable = \"{PROBE}\"\n\
-         arguments = [\"serve\", \"api\"]\nbackoff = {{ first = \"1ms\", most = \"1ms\" }}\n"
+         arguments = [\"serve\", \"api\"]\nbackoff = {{ first = \"1ms\", most = \"1ms\" }}\n{}",
+        open_to_all()
     )
 }
 

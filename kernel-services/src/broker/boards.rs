@@ -58,10 +58,15 @@ impl Broker {
         turn.out.push(Effect::KeepBoard { board });
     }
 
+    /// Whether this is a process of the runtime's user that nobody supervises.
+    pub(super) fn is_operator(&self, who: Token) -> bool {
+        let peer = self.sessions.get(&who).map(|session| &session.peer);
+        peer.is_some_and(|peer| peer.unit.is_none() && peer.uid == self.uid)
+    }
+
     /// Gives the next segment to an operator. What others do is no supervised service's business.
     pub(super) fn next_board(&self, to: Token, sequence: u32, after: u64, turn: &mut Turn) {
-        let supervised = self.sessions.get(&to).is_none_or(|session| session.peer.unit.is_some());
-        if supervised {
+        if !self.is_operator(to) {
             let reply = Reply::Refused(Status::ACCESS);
             return turn.out.push(Effect::Send { to, sequence, reply });
         }
@@ -83,7 +88,7 @@ impl Broker {
         order: Reply,
         turn: &mut Turn,
     ) -> Reply {
-        if self.sessions.get(&from).is_none_or(|session| session.peer.unit.is_some()) {
+        if !self.is_operator(from) {
             return Reply::Refused(Status::ACCESS);
         }
         let node = self.registry.instance(instance).map(|it| it.node);

@@ -517,6 +517,10 @@ fn a_supervised_service_does_not_see_the_boards_of_others() {
     assert_eq!(ask(&mut broker, 1, Request::Boards { after: 0 }), refused);
     let trace = Request::Trace { instance: ServiceId::new(1), every_us: 1, for_ms: 1 };
     assert_eq!(ask(&mut broker, 1, trace), refused);
+    // Nor does another user's process.
+    broker.step(comes(2, 9, UID + 1, None), 0);
+    ask(&mut broker, 2, Request::Hello { asymmetric: true });
+    assert!(!broker.is_operator(2) && !broker.is_operator(1));
 }
 
 #[test]
