@@ -17,5 +17,6 @@ pub mod pin;
 pub mod report;
 pub mod ring;
 pub mod scale;
+pub mod seal;
 pub mod shm;
 pub mod tour;

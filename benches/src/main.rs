@@ -10,7 +10,7 @@ use benches::floor::{self, Setting};
 use benches::measure::Plan;
 use benches::report::{Group, Machine, Report, progress_done};
 use benches::tour::{self, Tour};
-use benches::{many, pair, pin, ring, scale};
+use benches::{many, pair, pin, ring, scale, seal};
 use clap::{Args, Parser, Subcommand};
 
 /// Measures libipc beside the floor of the machine it runs on.
@@ -29,6 +29,8 @@ enum Verb {
     Floor(Options),
     /// The ring alone, between two threads and within one.
     Ring(Options),
+    /// Sealing and opening records, beside the libraries that do it.
+    Seal(Options),
     /// Calls between two polling processes.
     Call(Options),
     /// One-way messages.
@@ -86,6 +88,7 @@ fn main() -> ExitCode {
             &[
                 floor::group,
                 ring::group,
+                seal::group,
                 calls::polling,
                 calls::one_ways,
                 calls::parked,
@@ -96,6 +99,7 @@ fn main() -> ExitCode {
         ),
         Verb::Floor(options) => run(&options, &[floor::group]),
         Verb::Ring(options) => run(&options, &[ring::group]),
+        Verb::Seal(options) => run(&options, &[seal::group]),
         Verb::Call(options) => run(&options, &[calls::polling]),
         Verb::Oneway(options) => run(&options, &[calls::one_ways]),
         Verb::Parked(options) => run(&options, &[calls::parked, calls::parked_unpinned]),

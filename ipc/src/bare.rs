@@ -1,6 +1,8 @@
 //! One ring by itself, in sealed lanes but without a channel around it: what the benchmarks hold
 //! against everything that is built upon it. Nobody waits here, and nobody is woken.
 
+pub mod seal;
+
 use crate::{
     error::{NodeError, PeerCorrupt},
     frame::{Kind, Label, Sender},

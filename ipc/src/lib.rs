@@ -43,6 +43,8 @@ mod node;
 mod ring;
 #[cfg(not(loom))]
 mod server;
+#[cfg(not(loom))]
+mod session;
 mod sync;
 mod table;
 #[cfg(all(feature = "tokio", not(loom)))]
