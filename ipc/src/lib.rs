@@ -44,7 +44,7 @@ mod ring;
 #[cfg(not(loom))]
 mod server;
 #[cfg(not(loom))]
-mod session;
+pub mod session;
 mod sync;
 mod table;
 #[cfg(all(feature = "tokio", not(loom)))]

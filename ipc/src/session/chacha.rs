@@ -1,4 +1,4 @@
-//! The ChaCha20 block function (RFC 8439, 2.3) for sixteen blocks at once, a block to a SIMD lane.
+//! The `ChaCha20` block function (RFC 8439, 2.3) for sixteen blocks at once, a block to a SIMD lane.
 //!
 //! A record needs two blocks: number 0 gives the Poly1305 key, number 1 the first 64 bytes of
 //! keystream. Both depend on the key and the nonce only, and the next nonces are known: so they
@@ -55,6 +55,7 @@ impl Backend {
     }
 
     /// Names it.
+    #[cfg(feature = "bare")]
     pub(crate) fn name(self) -> &'static str {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -65,7 +66,7 @@ impl Backend {
         }
     }
 
-    fn blocks(self, key: &[u32; 8], places: &Places, blocks: &mut [Block; BLOCKS]) {
+    pub(super) fn blocks(self, key: &[u32; 8], places: &Places, blocks: &mut [Block; BLOCKS]) {
         match self {
             #[cfg(target_arch = "x86_64")]
             Backend::Avx512(present) => present.blocks(key, places, blocks),
@@ -80,11 +81,13 @@ impl Backend {
     #[inline(never)]
     pub(crate) fn ahead(self, key: &[u32; 8], first: u64, blocks: &mut [Block; BLOCKS]) {
         let mut places = [[0; BLOCKS]; 4];
-        for lane in 0..BLOCKS {
+        let [counters, _, low, high] = &mut places;
+        let lanes = counters.iter_mut().zip(low).zip(high);
+        for (lane, ((counter, low), high)) in lanes.enumerate() {
             let number = first.wrapping_add(lane as u64 / 2);
-            places[0][lane] = lane as u32 % 2;
-            places[2][lane] = number as u32;
-            places[3][lane] = (number >> 32) as u32;
+            *counter = lane as u32 % 2;
+            *low = number as u32;
+            *high = (number >> 32) as u32;
         }
         self.blocks(key, &places, blocks);
     }

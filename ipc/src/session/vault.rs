@@ -3,7 +3,7 @@
 
 #![allow(unsafe_code)] // maps the pages
 
-use std::{num::NonZeroUsize, ptr::NonNull};
+use std::{mem::MaybeUninit, num::NonZeroUsize, ptr::NonNull};
 
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mlock, mmap_anonymous, munmap};
 
@@ -113,10 +113,55 @@ impl<T: Plain> std::fmt::Debug for Vault<T> {
     }
 }
 
+/// A value of somebody else's type, which is dropped by its own rules, and whose place is
+/// overwritten then.
+pub(crate) struct Wiped<T> {
+    value: Box<MaybeUninit<T>>,
+    birth: Birth,
+}
+
+impl<T> Wiped<T> {
+    /// Takes a value. What the caller's stack has of it is the caller's to sweep.
+    pub(crate) fn new(value: T) -> Wiped<T> {
+        Wiped { value: Box::new(MaybeUninit::new(value)), birth: Birth::now() }
+    }
+
+    /// Whether this is still the process that made it.
+    pub(crate) fn is_here(&self) -> bool {
+        self.birth.is_here()
+    }
+
+    /// The value.
+    pub(crate) fn get(&self) -> &T {
+        // SAFETY: initialised by `new`, until it is dropped.
+        unsafe { self.value.assume_init_ref() }
+    }
+
+    /// The same, to change it.
+    pub(crate) fn get_mut(&mut self) -> &mut T {
+        // SAFETY: as above.
+        unsafe { self.value.assume_init_mut() }
+    }
+}
+
+impl<T> Drop for Wiped<T> {
+    fn drop(&mut self) {
+        // SAFETY: initialised, and never used again; then all of its bytes, none of which is owned
+        // by anybody any more.
+        unsafe {
+            self.value.assume_init_drop();
+            let bytes = self.value.as_mut_ptr().cast::<u8>();
+            for index in 0..size_of::<T>() {
+                bytes.add(index).write_volatile(0);
+            }
+        }
+    }
+}
+
 /// Overwrites what calls that just returned have left of keys on the stack below the caller.
 #[inline(never)]
 pub(crate) fn sweep_stack() {
-    const DEEP: usize = 4096;
+    const DEEP: usize = 2048;
     let mut words = [0_u64; DEEP];
     for word in &mut words {
         // SAFETY: a word of the array.

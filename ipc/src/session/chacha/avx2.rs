@@ -25,6 +25,7 @@ impl Present {
     }
 
     /// Makes the blocks.
+    #[allow(clippy::unused_self, reason = "it is the proof")]
     pub(super) fn blocks(self, key: &[u32; 8], places: &Places, blocks: &mut [Block; BLOCKS]) {
         // SAFETY: there is a `Present` only where there is AVX2.
         unsafe { with_avx2(key, places, blocks) };

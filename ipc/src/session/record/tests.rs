@@ -58,13 +58,13 @@ fn every_flip_of_one_bit_is_refused_and_the_next_record_opens() {
                 0..16 => it.head[byte / 8] ^= u64::from(mask) << (8 * (byte % 8)),
                 _ => it.bytes[byte - 16] ^= mask,
             }
-            let opened = open(&mut opener, Ring::Ordinary, &it, 0);
+            let outcome = open(&mut opener, Ring::Ordinary, &it, 0);
             if is_lap {
                 // The consumer compares the lap with its own cursor's; it decides nothing here.
-                assert_eq!(opened.as_deref(), Ok(&text[..]));
+                assert_eq!(outcome.as_deref(), Ok(&text[..]));
                 continue;
             }
-            assert_eq!(opened, Err(Refusal::Altered), "bit {bit} of {length} bytes");
+            assert_eq!(outcome, Err(Refusal::Altered), "bit {bit} of {length} bytes");
             refused += 1;
             assert_eq!(opener.refused(), refused);
             let whole = seal(&mut sealer, Ring::Ordinary, &text, 0);
@@ -161,9 +161,9 @@ fn a_key_that_is_used_for_too_long_is_refused() {
     let mut opener = Opener::new(&ROOT, context(), limits).expect("memory");
     for position in 0..22 {
         let it = seal(&mut sealer, Ring::Ordinary, b"old", 0);
-        let opened = open(&mut opener, Ring::Ordinary, &it, 0);
-        assert_eq!(opened.is_err(), position >= 20, "{opened:?}");
-        assert!(opened.is_ok() || opened == Err(Refusal::Expired));
+        let outcome = open(&mut opener, Ring::Ordinary, &it, 0);
+        assert_eq!(outcome.is_err(), position >= 20, "{outcome:?}");
+        assert!(outcome.is_ok() || outcome == Err(Refusal::Expired));
     }
     let it = seal(&mut sealer, Ring::Urgent, b"old", 0);
     assert!(open(&mut opener, Ring::Urgent, &it, 10 * SECOND).is_ok());
@@ -199,10 +199,10 @@ fn the_last_positions_are_never_used() {
     }
     let head = [0, 0];
     for length in [0, 100] {
-        let mut sealed = vec![0; length + 16];
-        let refused = sealer.seal(Ring::Ordinary, head, &vec![1; length], &mut sealed);
+        let mut bytes = vec![0; length + 16];
+        let refused = sealer.seal(Ring::Ordinary, head, &vec![1; length], &mut bytes);
         assert_eq!(refused, Err(Spent::Positions));
-        assert_eq!(sealed, vec![0; length + 16], "nothing was sealed");
+        assert_eq!(bytes, vec![0; length + 16], "nothing was sealed");
     }
     let it = Sealed { phase: false, head, bytes: vec![0; 40] };
     assert_eq!(open(&mut opener, Ring::Ordinary, &it, 0), Err(Refusal::Expired));
@@ -237,8 +237,8 @@ fn a_forked_child_seals_and_opens_nothing() {
     let (mut sealer, mut opener) = pair();
     let it = seal(&mut sealer, Ring::Ordinary, b"text", 0);
     let code = crate::session::vault::in_a_child(|| {
-        let mut sealed = [0; 20];
-        let sealing = sealer.seal(Ring::Ordinary, [0; 2], b"text", &mut sealed);
+        let mut bytes = [0; 20];
+        let sealing = sealer.seal(Ring::Ordinary, [0; 2], b"text", &mut bytes);
         let opening = open(&mut opener, Ring::Ordinary, &it, 0);
         i32::from(sealing != Err(Spent::Forked) || opening != Err(Refusal::Forked))
     });
@@ -272,14 +272,14 @@ proptest! {
                 _ => {}
             }
             let is_honest = shown == sent[position].1;
-            let opened = open(&mut opener, Ring::Ordinary, &shown, 0);
+            let outcome = open(&mut opener, Ring::Ordinary, &shown, 0);
             if opener.is_poisoned() {
                 break;
             }
             if is_honest {
-                prop_assert_eq!(opened.as_ref(), Ok(&sent[position].0));
+                prop_assert_eq!(outcome.as_ref(), Ok(&sent[position].0));
             } else {
-                prop_assert!(opened.is_err());
+                prop_assert!(outcome.is_err());
             }
         }
     }
