@@ -632,7 +632,8 @@ int ipc_call_into(service_id_t dest,
                   uint32_t timeout_ms);
 
 /**
- * Gives back what the library allocated: responses of ipc_call. Any thread may; NULL is ignored.
+ * Gives back what the library allocated: responses of ipc_call, payloads of ipc_encrypt_message and
+ * ipc_decrypt_message. Any thread may; NULL is ignored.
  */
 void ipc_free(void *p);
 

@@ -4,6 +4,8 @@ use std::{cell::Cell, ffi::c_int};
 
 use ipc_core::{CallError, NodeError, Status};
 use kernel_services::{KernelError, token::KeyError};
+use ipc_core::{CallError, NodeError, Status, session::EnvelopeError};
+use kernel_services::KernelError;
 
 /// Success.
 pub const IPC_OK: c_int = 0;
@@ -130,6 +132,12 @@ impl From<Status> for Failure {
 impl From<NodeError> for Failure {
     fn from(error: NodeError) -> Failure {
         Failure { status: error.status(), os_error: error.os_error() }
+    }
+}
+
+impl From<EnvelopeError> for Failure {
+    fn from(error: EnvelopeError) -> Failure {
+        error.status().into()
     }
 }
 

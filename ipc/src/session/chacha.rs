@@ -1,4 +1,4 @@
-//! The `ChaCha20` block function (RFC 8439, 2.3) for sixteen blocks at once, a block to a SIMD lane.
+//! The `ChaCha20` block function (RFC 8439, 2.3) for sixteen blocks at once, each in a SIMD lane.
 //!
 //! A record needs two blocks: number 0 gives the Poly1305 key, number 1 the first 64 bytes of
 //! keystream. Both depend on the key and the nonce only, and the next nonces are known: so they

@@ -6,15 +6,16 @@
 //! has keys of its own, so the rings need no order between them.
 //!
 //! # Generations
-//! After [`Limits::rekey_records`] or [`Limits::rekey_age_ns`] the sender goes on with the next key,
-//! which both ends derive from the last one, as Noise's `Rekey` does; the last one is forgotten. One
-//! bit of the head, the *phase*, tells which of two neighbours a record is sealed with. So nothing
-//! waits and nothing is agreed. A receiver refuses a generation that is used for longer than
-//! [`Limits::reject_records`] or [`Limits::reject_age_ns`]: an honest sender never does.
+//! After [`Limits::rekey_records`] or [`Limits::rekey_age_ns`] the sender goes on with the next
+//! key, which both ends derive from the last one, as Noise's `Rekey` does; the last one is
+//! forgotten. One bit of the head, the *phase*, tells which of two neighbours a record is sealed
+//! with. So nothing waits and nothing is agreed. A receiver refuses a generation that is used for
+//! longer than [`Limits::reject_records`] or [`Limits::reject_age_ns`]: an honest sender never does.
 //!
 //! # Refusals
 //! A record that does not open is dropped and counted, and the next one opens. Why it did not is
-//! found out afterwards, by trying the positions near it, at most [`BAD_RECORDS`] times in a session.
+//! found out afterwards, by trying the positions near it, [`BAD_RECORDS`] times in a session at
+//! most.
 
 mod direction;
 mod open;

@@ -249,7 +249,9 @@ fn a_forked_child_seals_and_opens_nothing() {
 proptest! {
     #[test]
     fn whatever_is_done_only_what_was_sealed_for_a_place_opens_there(
-        steps in proptest::collection::vec((0_u8..6, 0_usize..40, any::<u16>(), 0_usize..90), 1..200),
+        steps in proptest::collection::vec(
+            (0_u8..6, 0_usize..40, any::<u16>(), 0_usize..90), 1..200,
+        ),
         rekey_records in 1_u64..40,
     ) {
         let limits = Limits { rekey_records, reject_records: 1000, ..Limits::default() };
