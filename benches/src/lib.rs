@@ -18,5 +18,6 @@ pub mod report;
 pub mod ring;
 pub mod scale;
 pub mod seal;
+pub mod sealed;
 pub mod shm;
 pub mod tour;

@@ -10,7 +10,7 @@ use benches::floor::{self, Setting};
 use benches::measure::Plan;
 use benches::report::{Group, Machine, Report, progress_done};
 use benches::tour::{self, Tour};
-use benches::{many, pair, pin, ring, scale, seal};
+use benches::{many, pair, pin, ring, scale, seal, sealed};
 use clap::{Args, Parser, Subcommand};
 
 /// Measures libipc beside the floor of the machine it runs on.
@@ -29,7 +29,7 @@ enum Verb {
     Floor(Options),
     /// The ring alone, between two threads and within one.
     Ring(Options),
-    /// Sealing and opening records, beside the libraries that do it.
+    /// Sealing and opening records, beside the libraries that do it; and sealed frames, beside plain.
     Seal(Options),
     /// Calls between two polling processes.
     Call(Options),
@@ -89,6 +89,7 @@ fn main() -> ExitCode {
                 floor::group,
                 ring::group,
                 seal::group,
+                sealed::group,
                 calls::polling,
                 calls::one_ways,
                 calls::parked,
@@ -99,7 +100,7 @@ fn main() -> ExitCode {
         ),
         Verb::Floor(options) => run(&options, &[floor::group]),
         Verb::Ring(options) => run(&options, &[ring::group]),
-        Verb::Seal(options) => run(&options, &[seal::group]),
+        Verb::Seal(options) => run(&options, &[seal::group, sealed::group]),
         Verb::Call(options) => run(&options, &[calls::polling]),
         Verb::Oneway(options) => run(&options, &[calls::one_ways]),
         Verb::Parked(options) => run(&options, &[calls::parked, calls::parked_unpinned]),

@@ -16,8 +16,8 @@ use ipc_core::{CallError, CallOptions, Client, View};
 
 use crate::boundary::guard_or;
 
-/// Gives back what the library allocated: responses of ipc_call, payloads of ipc_encrypt_message and
-/// ipc_decrypt_message. Any thread may; NULL is ignored.
+/// Gives back what the library allocated: responses of ipc_call, payloads of ipc_encrypt_message
+/// and ipc_decrypt_message. Any thread may; NULL is ignored.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_free(p: *mut c_void) {
     guard_or((), || {

@@ -41,7 +41,7 @@ mod envelope;
 mod handshake;
 mod key;
 mod poly;
-mod record;
+pub(crate) mod record;
 mod resolver;
 mod vault;
 #[cfg(test)]

@@ -18,6 +18,7 @@ const SOURCES: [&str; 14] = [
     "receive.rs",
     "message.rs",
     "rights.rs",
+    "envelope.rs",
     "poll.rs",
     "info.rs",
 ];

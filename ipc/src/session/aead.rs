@@ -38,7 +38,7 @@ pub(crate) fn seal_words<const N: usize>(
     (sealed, tag(&pad[0], head, &sealed, length))
 }
 
-/// Opens what [`seal_words`] made. Words behind `length` may be anything.
+/// Opens what [`seal_words`] made. What lies behind `length` has to be zero, as it left it.
 #[inline(always)]
 pub(crate) fn open_words<const N: usize>(
     pad: &Pad,
@@ -47,9 +47,9 @@ pub(crate) fn open_words<const N: usize>(
     length: usize,
     alleged: Half,
 ) -> Option<[u64; N]> {
-    let sealed: [u64; N] = std::array::from_fn(|word| sealed[word] & mask(length, word));
+    let behind = (0..N).fold(0, |behind, word| behind | sealed[word] & !mask(length, word));
     let expected = tag(&pad[0], head, &sealed, length);
-    is_equal(expected, alleged)
+    (is_equal(expected, alleged) && behind == 0)
         .then(|| std::array::from_fn(|word| (sealed[word] ^ pad[1][word]) & mask(length, word)))
 }
 
@@ -197,6 +197,11 @@ mod tests {
                 assert_eq!(open_words(&pad, &head, sealed, text.len(), tag), Some(words));
                 let false_tag = [tag[0], tag[1] ^ 1];
                 assert_eq!(open_words(&pad, &head, sealed, text.len(), false_tag), None);
+                if text.len() < SHORT {
+                    let mut longer = sealed;
+                    longer[7] |= 1 << 63;
+                    assert_eq!(open_words(&pad, &head, longer, text.len(), tag), None);
+                }
             }
         }
         let cipher = Cipher { key: &key };

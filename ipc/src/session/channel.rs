@@ -184,7 +184,7 @@ impl SecureChannel {
         let head = head(body.len().saturating_sub(TAG));
         // A phase is 0 or 1; whatever else counts as changed.
         let mut text = if phase > 1 { vec![0; TAG] } else { body.to_vec() };
-        let again = |text: &mut [u8]| text.copy_from_slice(body);
+        let again = |text: &mut [u8]| text.copy_from_slice(&body[..text.len()]);
         let length =
             self.opener.open(Ring::Ordinary, phase & 1 != 0, head, &mut text, now_ns, again)?;
         text.truncate(length);

@@ -10,7 +10,7 @@
 //! key, which both ends derive from the last one, as Noise's `Rekey` does; the last one is
 //! forgotten. One bit of the head, the *phase*, tells which of two neighbours a record is sealed
 //! with. So nothing waits and nothing is agreed. A receiver refuses a generation that is used for
-//! longer than [`Limits::reject_records`] or [`Limits::reject_age_ns`]: an honest sender never does.
+//! longer than [`Limits::reject_records`] or [`Limits::reject_age_ns`]: no honest sender does.
 //!
 //! # Refusals
 //! A record that does not open is dropped and counted, and the next one opens. Why it did not is

@@ -130,8 +130,8 @@ impl Opener {
     }
 
     /// Opens the next record of a ring, ciphertext and tag, in place; gives the length of the text
-    /// at its beginning. Opened or not, its position is used up. A long one that does not open is
-    /// lost in the attempt; `again` gets it once more, to be looked at.
+    /// at its beginning. Opened or not, its position is used up. `again` gets the ciphertext once
+    /// more, see [`open_long`](Opener::open_long).
     ///
     /// # Errors
     /// [`Refusal`]; the record is dropped and counted, and `sealed` means nothing.
@@ -155,18 +155,36 @@ impl Opener {
             frame::unpack(|word| text[word], body);
             return Ok(length);
         }
+        self.open_long(ring, phase, head, body, tag, now_ns, again).map(|()| length)
+    }
+
+    /// Opens the next record of a ring, of more than 64 bytes, in place, without its tag. One that
+    /// does not open is lost in the attempt; `again` gets it once more, to be looked at.
+    ///
+    /// # Errors
+    /// As [`open`](Opener::open).
+    #[inline(never)]
+    #[allow(clippy::too_many_arguments, reason = "what a record consists of")]
+    pub(crate) fn open_long(
+        &mut self,
+        ring: Ring,
+        phase: bool,
+        head: [u64; 2],
+        body: &mut [u8],
+        tag: Half,
+        now_ns: u64,
+        again: impl FnOnce(&mut [u8]),
+    ) -> Result<(), Refusal> {
         if self.is_usual(ring, phase, now_ns) {
             let whole = self.direction.head(ring, head);
             let number = self.direction.track(ring).next;
             if self.direction.cipher(ring).open(number, &whole, body, tag) {
                 self.passed(ring, true);
-                return Ok(length);
+                return Ok(());
             }
-            again(sealed);
+            again(body);
         }
-        let (body, tag) = sealed.split_at_mut(length);
-        let tag = frame::pack(tag);
-        self.open_unusual(ring, phase, head, body, tag, now_ns).map(|()| length)
+        self.open_unusual(ring, phase, head, body, tag, now_ns)
     }
 
     /// Whether a record is of this generation, which may go on, in this process.

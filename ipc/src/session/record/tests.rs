@@ -36,7 +36,7 @@ fn seal(sealer: &mut Sealer, ring: Ring, text: &[u8], now_ns: u64) -> Sealed {
 
 fn open(opener: &mut Opener, ring: Ring, it: &Sealed, now_ns: u64) -> Result<Vec<u8>, Refusal> {
     let mut bytes = it.bytes.clone();
-    let again = |bytes: &mut [u8]| bytes.copy_from_slice(&it.bytes);
+    let again = |body: &mut [u8]| body.copy_from_slice(&it.bytes[..body.len()]);
     let length = opener.open(ring, it.phase, it.head, &mut bytes, now_ns, again)?;
     bytes.truncate(length);
     Ok(bytes)
