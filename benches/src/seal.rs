@@ -6,10 +6,11 @@ use std::io;
 use chacha20poly1305::aead::AeadInOut;
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit};
 use ipc::bare::seal::Seals;
+use ipc::session::{Binding, Handshake, Pattern, StaticKey, Then};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
 use crate::floor::Setting;
-use crate::measure::{Throughput, throughput};
+use crate::measure::{Latency, Throughput, latency, throughput};
 use crate::report::Group;
 
 /// What fits a cell beside a tag, what fits a cell, one block, and what is called bulk.
@@ -33,6 +34,7 @@ pub fn group(setting: &Setting, _: &[usize]) -> io::Result<Group> {
         "seal and open",
         || setting.beside(),
         |ruler| {
+            ruler.latency("handshake, both ends", None, || handshakes(setting))?;
             for size in SIZES {
                 let mut row = |name: &str, step: &mut dyn FnMut(&mut [u8]) -> bool| {
                     ruler.throughput(name, Some(size), || rate(setting, size, step))
@@ -64,6 +66,33 @@ pub fn group(setting: &Setting, _: &[usize]) -> io::Result<Group> {
             Ok(())
         },
     )
+}
+
+/// Measures whole handshakes by keys that both ends know, one end after the other in one thread.
+fn handshakes(setting: &Setting) -> io::Result<Latency> {
+    let key = || StaticKey::generate().map_err(io::Error::other);
+    let (ours, theirs) = (key()?, key()?);
+    let binding = Binding {
+        client: "client",
+        service: "service",
+        client_id: 1,
+        service_id: 2,
+        epoch: 3,
+        channel: 4,
+    };
+    latency(&setting.clock, setting.plan, || {
+        let client = Handshake::client(Pattern::Kk, &ours, Some(theirs.public()), &binding);
+        let server = Handshake::server(Pattern::Kk, &theirs, Some(ours.public()), &binding);
+        let first = client.and_then(Handshake::begin).map_err(io::Error::other)?;
+        let message = first.send.unwrap_or_default();
+        let answer = server.and_then(|it| it.receive(&message)).map_err(io::Error::other)?;
+        let Then::Receive(client) = first.then else { return Err(io::ErrorKind::Other.into()) };
+        let last = client.receive(&answer.send.unwrap_or_default()).map_err(io::Error::other)?;
+        match (last.then, answer.then) {
+            (Then::Done(_), Then::Done(_)) => Ok(()),
+            _ => Err(io::ErrorKind::Other.into()),
+        }
+    })
 }
 
 fn with_ready(seals: &mut Seals, nth: usize, text: &mut [u8]) -> bool {

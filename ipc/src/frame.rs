@@ -92,13 +92,9 @@ pub(crate) const FLAG_BULK: u32 = 8;
 #[cfg(all(any(test, feature = "bare"), not(loom)))]
 pub(crate) const FLAG_PHASE: u32 = 16;
 
-/// Bytes of text in a sealed cell that needs no slab.
+/// Bytes of text in a sealed cell, beside the tag.
 #[cfg(all(any(test, feature = "bare"), not(loom)))]
 pub(crate) const INLINE_SEALED: usize = INLINE - 16;
-/// Bytes of text in a sealed cell whose text goes on in the slab.
-#[cfg(all(any(test, feature = "bare"), not(loom)))]
-pub(crate) const INLINE_SEALED_SLAB: usize = INLINE - 24;
-
 /// Bytes of that descriptor.
 pub(crate) const DESCRIPTOR: usize = 32;
 
@@ -301,13 +297,11 @@ impl Frame {
         Some(Frame { head, total: u64::from(length), place: place() })
     }
 
-    /// As [`check`](Frame::check), on an encrypted channel; `place` loads the word behind the head.
-    /// The total of the first of many is in its text.
+    /// As [`check`](Frame::check), on an encrypted channel, where no place is told. The total of the first of many is in its text.
     #[cfg(all(any(test, feature = "bare"), not(loom)))]
     #[inline(always)]
     pub(crate) fn check_sealed(
         words: [u64; 2],
-        place: impl FnOnce() -> u64,
         sender: Sender,
         ring: Ring,
         max_slab: u32,
@@ -327,7 +321,7 @@ impl Frame {
         if flags & !FLAG_MORE != FLAG_SLAB || !carries_payload {
             return Err(PeerCorrupt::Flags);
         }
-        let frame = Frame { head, total, place: place() };
+        let frame = Frame { head, total, place: 0 };
         let fits =
             head.length as usize > INLINE_SEALED && frame.sealed_in_slab() <= max_slab as usize;
         if fits { Ok(frame) } else { Err(PeerCorrupt::Length) }
@@ -337,11 +331,7 @@ impl Frame {
     #[cfg(all(any(test, feature = "bare"), not(loom)))]
     #[inline]
     pub(crate) fn sealed_in_slab(&self) -> usize {
-        if self.head.flags & FLAG_SLAB == 0 {
-            0
-        } else {
-            self.head.length as usize - INLINE_SEALED_SLAB
-        }
+        if self.head.flags & FLAG_SLAB == 0 { 0 } else { self.head.length as usize - INLINE_SEALED }
     }
 
     #[inline(always)]
@@ -391,6 +381,13 @@ impl Frame {
     pub(crate) fn first_word(&self) -> usize {
         8 - self.head.inline_capacity() / 8
     }
+}
+
+/// The flags and the length in the first two words of a frame.
+#[cfg(all(any(test, feature = "bare"), not(loom)))]
+#[inline(always)]
+pub(crate) fn flags_and_length(head: [u64; 2]) -> (u32, usize) {
+    ((head[0] >> 59) as u32, (head[0] >> 32) as usize & MAX_FRAME as usize)
 }
 
 /// Packs up to `8 * N` bytes into words, the rest zero, so that no old byte shows.

@@ -19,7 +19,7 @@ mod sealed;
 
 pub(crate) use consumer::Consumer;
 pub(crate) use producer::{Producer, PushError};
-#[cfg(all(any(test, feature = "bare"), not(loom)))]
+#[cfg(all(feature = "bare", not(loom)))]
 pub(crate) use sealed::SealError;
 
 #[cfg(all(test, not(loom)))]

@@ -40,7 +40,7 @@ mod channel;
 mod envelope;
 mod handshake;
 mod key;
-mod poly;
+pub(crate) mod poly;
 pub(crate) mod record;
 mod resolver;
 mod vault;

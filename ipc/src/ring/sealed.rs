@@ -1,31 +1,31 @@
 //! Frames of an encrypted channel: the same cells and slab, with records in them.
 //!
 //! ```text
-//!             16                              48              64
-//!             ┌───────────────────────────────┬───────────────┐
-//!  to 32 B    │ ciphertext                    │ tag           │
-//!             ├───────┬───────────────┬───────┴───────────────┤
-//!  longer     │ place │ tag           │ ciphertext, 24 bytes  │ the rest in the slab
-//!             └───────┴───────────────┴───────────────────────┘
+//!  16                              48              64
+//!  ┌───────────────────────────────┬───────────────┐
+//!  │ ciphertext, to 32 bytes       │ tag           │   the rest of the ciphertext in the slab
+//!  └───────────────────────────────┴───────────────┘
 //! ```
 //! The head stays readable: its length is that of the text, and it is authenticated. The text of
-//! the first of several frames begins with the length of the whole message.
+//! the first of several frames begins with the length of the whole message. A place in the slab is
+//! not told: it is the next one, and the receiver knows which that is.
 //!
 //! A record is sealed when its cell and its room in the slab are certain, and opened from a private
 //! copy. Its position is the cursor of the ring: both halves of it count frames alike.
 
 use super::{
     Consumer, Producer, PushError,
-    cursor::{max_piece, stream_piece},
+    cursor::{Piece, max_piece, stream_piece},
 };
 use crate::{
     error::PeerCorrupt,
-    frame::{
-        self, FLAG_MORE, FLAG_PHASE, FLAG_SLAB, Frame, INLINE_SEALED, INLINE_SEALED_SLAB, Kind,
-        Label,
+    frame::{self, FLAG_MORE, FLAG_PHASE, FLAG_SLAB, Frame, INLINE_SEALED, Kind, Label},
+    layout::Ring,
+    session::{
+        aead::{SHORT, TAG},
+        poly::Half,
+        record::{Opener, Refusal, Sealer, Spent},
     },
-    session::aead::{SHORT, TAG},
-    session::record::{Opener, Refusal, Sealer, Spent},
 };
 
 /// Bytes of the length of a whole message.
@@ -78,11 +78,11 @@ impl Producer {
             let lap = frame::lap(self.head, self.cells_log2);
             let head = label.head(flags, payload.len(), lap);
             let text = frame::pack::<4>(payload);
-            let ([a, b, c, d], tag) = sealer.seal_words(self.ring, head, text, payload.len())?;
-            self.commit(label, flags, payload.len(), [a, b, c, d, tag[0], tag[1]]);
+            let (body, tag) = sealer.seal_words(self.ring, head, text, payload.len())?;
+            self.commit_record(label, head, body, tag);
             return Ok(payload.len());
         }
-        let most = INLINE_SEALED_SLAB + max_piece(self.slab_size) as usize;
+        let most = INLINE_SEALED + max_piece(self.slab_size) as usize;
         if sent == 0 && payload.len() <= most {
             self.push_record(sealer, label, 0, payload, now_ns)?;
             return Ok(payload.len());
@@ -100,7 +100,7 @@ impl Producer {
         now_ns: u64,
     ) -> Result<usize, SealError> {
         let rest = &payload[sent..];
-        let piece = INLINE_SEALED_SLAB + stream_piece(self.slab_size) as usize;
+        let piece = INLINE_SEALED + stream_piece(self.slab_size) as usize;
         if sent == 0 {
             let first = piece - TOTAL;
             let mut text = Vec::with_capacity(piece);
@@ -114,7 +114,7 @@ impl Producer {
             self.push_sealed(sealer, continues, rest, 0, now_ns)?;
             return Ok(payload.len());
         }
-        let most = INLINE_SEALED_SLAB + max_piece(self.slab_size) as usize;
+        let most = INLINE_SEALED + max_piece(self.slab_size) as usize;
         let (length, more) = if rest.len() <= most { (rest.len(), 0) } else { (piece, FLAG_MORE) };
         self.push_record(sealer, continues, more, &rest[..length], now_ns)?;
         Ok(sent + length)
@@ -130,44 +130,64 @@ impl Producer {
         text: &[u8],
         now_ns: u64,
     ) -> Result<(), SealError> {
-        let piece = self.slab.next(text.len() - INLINE_SEALED_SLAB);
+        let piece = self.slab.next(text.len() - INLINE_SEALED);
         if !self.has_room(piece) {
             self.gain_room(piece)?;
         }
         let flags = sealer.flags(self.ring, now_ns) | FLAG_SLAB | more;
         let lap = frame::lap(self.head, self.cells_log2);
         let head = label.head(flags, text.len(), lap);
-        if text.len() <= SHORT {
-            let words = frame::pack::<8>(text);
-            let (body, tag) = sealer.seal_words(self.ring, head, words, text.len())?;
-            let mut slab = [0; SHORT - INLINE_SEALED_SLAB];
-            let slab = &mut slab[..text.len() - INLINE_SEALED_SLAB];
-            frame::unpack(|word| body[3 + word], slab);
-            self.put_in_slab(piece, slab, label);
-            let words = [piece.place, tag[0], tag[1], body[0], body[1], body[2]];
-            self.commit(label, flags, text.len(), words);
-            return Ok(());
+        match text.len() {
+            ..=48 => self.push_words::<6>(sealer, label, head, text, piece)?,
+            ..=SHORT => self.push_words::<8>(sealer, label, head, text, piece)?,
+            _ => {
+                let mut record = std::mem::take(&mut self.sealed);
+                record.resize(text.len() + TAG, 0);
+                let outcome = sealer.seal(self.ring, head, text, &mut record);
+                if outcome.is_ok() {
+                    let (body, tag) = record.split_at(text.len());
+                    let (inline, slab) = body.split_at(INLINE_SEALED);
+                    self.put_in_slab(piece, slab, label);
+                    self.commit_record(label, head, frame::pack(inline), frame::pack(tag));
+                }
+                self.sealed = record;
+                outcome?;
+            }
         }
-        let mut record = std::mem::take(&mut self.sealed);
-        record.resize(text.len() + TAG, 0);
-        let outcome = sealer.seal(self.ring, head, text, &mut record);
-        if outcome.is_ok() {
-            let (body, tag) = record.split_at(text.len());
-            let (inline, slab) = body.split_at(INLINE_SEALED_SLAB);
-            let (inline, tag) = (frame::pack::<3>(inline), frame::pack::<2>(tag));
-            self.put_in_slab(piece, slab, label);
-            let words = [piece.place, tag[0], tag[1], inline[0], inline[1], inline[2]];
-            self.commit(label, flags, text.len(), words);
-        }
-        self.sealed = record;
-        Ok(outcome?)
+        Ok(())
+    }
+
+    /// Pushes a record of a few more bytes than the cell holds.
+    #[inline(always)]
+    fn push_words<const N: usize>(
+        &mut self,
+        sealer: &mut Sealer,
+        label: Label,
+        head: [u64; 2],
+        text: &[u8],
+        piece: Piece,
+    ) -> Result<(), Spent> {
+        let words = frame::pack::<N>(text);
+        let (body, tag) = sealer.seal_words(self.ring, head, words, text.len())?;
+        let mut slab = [0; SHORT - INLINE_SEALED];
+        let slab = &mut slab[..text.len() - INLINE_SEALED];
+        frame::unpack(|word| body[4 + word], slab);
+        self.put_in_slab(piece, slab, label);
+        self.commit_record(label, head, std::array::from_fn(|word| body[word]), tag);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn commit_record(&mut self, label: Label, head: [u64; 2], body: [u64; 4], tag: Half) {
+        let (flags, length) = frame::flags_and_length(head);
+        self.commit(label, flags, length, [body[0], body[1], body[2], body[3], tag[0], tag[1]]);
     }
 }
 
 impl Sealer {
     /// The flags of the next frame: which of two neighbouring keys it is sealed with.
     #[inline]
-    fn flags(&mut self, ring: crate::layout::Ring, now_ns: u64) -> u32 {
+    fn flags(&mut self, ring: Ring, now_ns: u64) -> u32 {
         if self.phase(ring, now_ns) { FLAG_PHASE } else { 0 }
     }
 }
@@ -195,12 +215,8 @@ impl Consumer {
         }
         debug_assert_eq!(opener.next(self.ring), self.tail, "a record for each frame");
         let words = [first, self.peer.word(index, 1)];
-        let place = || self.peer.word(index, 2);
-        let frame = Frame::check_sealed(words, place, self.sender, self.ring, self.max_slab)?;
+        let frame = Frame::check_sealed(words, self.sender, self.ring, self.max_slab)?;
         let in_slab = frame.sealed_in_slab();
-        if in_slab > 0 && self.slab.next(in_slab).place != frame.place {
-            return Err(PeerCorrupt::Place);
-        }
         let outcome = self.open(opener, &frame, words, buffer, now_ns);
         self.release_slab(in_slab);
         match outcome {
@@ -222,27 +238,29 @@ impl Consumer {
         let (index, length) = (self.index(), frame.head.length as usize);
         let phase = frame.head.flags & FLAG_PHASE != 0;
         let word = |at| self.peer.word(index, at);
+        let (inline, tag) = ([2, 3, 4, 5].map(word), [word(6), word(7)]);
         if length <= INLINE_SEALED {
-            let sealed = [word(2), word(3), word(4), word(5)];
-            let tag = [word(6), word(7)];
-            let text = opener.open_words(self.ring, phase, head, sealed, length, tag, now_ns)?;
+            let text = opener.open_words(self.ring, phase, head, inline, length, tag, now_ns)?;
             frame::unpack(|word| text[word], &mut buffer[..length]);
             return Ok(());
         }
-        let tag = [word(3), word(4)];
-        let fetch = |target: &mut [u8]| {
-            let (inline, slab) = target.split_at_mut(INLINE_SEALED_SLAB);
-            frame::unpack(|at| word(5 + at), inline);
-            self.peer.read_slab(self.slab.offset(frame.place), slab);
-        };
+        let in_slab = length - INLINE_SEALED;
+        let at = self.slab.offset(self.slab.next(in_slab).place);
         if length <= SHORT {
-            let mut bytes = [0; SHORT];
-            fetch(&mut bytes[..length]);
-            let sealed = frame::pack::<8>(&bytes[..length]);
+            let mut slab = [0; SHORT - INLINE_SEALED];
+            self.peer.read_slab(at, &mut slab[..in_slab]);
+            let slab = frame::pack::<4>(&slab);
+            let sealed: [u64; 8] =
+                std::array::from_fn(|at| if at < 4 { inline[at] } else { slab[at - 4] });
             let text = opener.open_words(self.ring, phase, head, sealed, length, tag, now_ns)?;
             frame::unpack(|word| text[word], &mut buffer[..length]);
             return Ok(());
         }
+        let fetch = |target: &mut [u8]| {
+            let (front, slab) = target.split_at_mut(INLINE_SEALED);
+            frame::unpack(|at| inline[at], front);
+            self.peer.read_slab(at, slab);
+        };
         let body = &mut buffer[..length];
         fetch(body);
         opener.open_long(self.ring, phase, head, body, tag, now_ns, fetch)

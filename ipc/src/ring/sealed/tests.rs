@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     frame::Sender,
     lane::Lane,
-    layout::{Geometry, Ring},
+    layout::Geometry,
     session::record::{BAD_RECORDS, Context, Limits, Way},
 };
 
@@ -70,7 +70,7 @@ impl Pair {
 fn every_length_of_one_frame_comes_through() {
     for ring in [Ring::Urgent, Ring::Ordinary] {
         let mut pair = pair(ring);
-        for length in 0..=INLINE_SEALED_SLAB + 1024 {
+        for length in 0..=INLINE_SEALED + 1024 {
             let payload: Vec<u8> = (0..length).map(|n| (n * 3 + length) as u8).collect();
             assert_eq!(pair.push(&payload, 0), Ok(length));
             assert_eq!(pair.text(), Some(payload));
