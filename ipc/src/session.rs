@@ -40,6 +40,8 @@ mod channel;
 mod envelope;
 mod handshake;
 mod key;
+#[cfg(test)]
+mod leaks;
 pub(crate) mod poly;
 pub(crate) mod record;
 mod resolver;

@@ -11,6 +11,7 @@ use zeroize::Zeroize;
 use super::{
     chacha::Block,
     poly::{Half, Poly},
+    vault::sweep_shallow,
 };
 use crate::frame;
 
@@ -103,14 +104,28 @@ pub(crate) struct Cipher<'a> {
 impl Cipher<'_> {
     /// Seals a text of any length in place. `number` makes the nonce.
     pub(crate) fn seal(self, number: u64, head: &Head, text: &mut [u8]) -> Half {
+        let tag = self.seal_by_library(number, head, text);
+        sweep_shallow();
+        tag
+    }
+
+    /// Opens a text in place, if it was sealed so; else what it is then means nothing.
+    pub(crate) fn open(self, number: u64, head: &Head, text: &mut [u8], alleged: Half) -> bool {
+        let is_open = self.open_by_library(number, head, text, alleged);
+        sweep_shallow();
+        is_open
+    }
+
+    #[inline(never)]
+    fn seal_by_library(self, number: u64, head: &Head, text: &mut [u8]) -> Half {
         let sealed = self.library().and_then(|key| {
             key.seal_in_place_separate_tag(nonce(number), Aad::from(bytes(head)), text)
         });
         frame::pack(sealed.expect("far below ChaCha20's limit of 256 GiB").as_ref())
     }
 
-    /// Opens a text in place, if it was sealed so; else what it is then means nothing.
-    pub(crate) fn open(self, number: u64, head: &Head, text: &mut [u8], alleged: Half) -> bool {
+    #[inline(never)]
+    fn open_by_library(self, number: u64, head: &Head, text: &mut [u8], alleged: Half) -> bool {
         let mut tag = [0; TAG];
         frame::unpack(|word| alleged[word], &mut tag);
         let opened = self.library().and_then(|key| {

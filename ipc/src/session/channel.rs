@@ -130,6 +130,12 @@ impl SecureChannel {
         SecureChannel { pattern, peer, fingerprint, sealer, opener }
     }
 
+    /// The two ends, in tests of what they leave behind.
+    #[cfg(test)]
+    pub(super) fn ends(&mut self) -> (&mut Sealer, &mut Opener) {
+        (&mut self.sealer, &mut self.opener)
+    }
+
     /// Gives the key that the other end proved. After XX, who it belongs to is for the caller to
     /// know.
     pub fn peer(&self) -> PublicKey {

@@ -158,10 +158,19 @@ impl<T> Drop for Wiped<T> {
     }
 }
 
-/// Overwrites what calls that just returned have left of keys on the stack below the caller.
-#[inline(never)]
+/// Overwrites what calls that just returned have left of keys on the stack below the caller: 16
+/// KiB, deeper than any of them goes.
 pub(crate) fn sweep_stack() {
-    const DEEP: usize = 2048;
+    sweep::<2048>();
+}
+
+/// The same after a record that a library sealed or opened: 2 KiB.
+pub(crate) fn sweep_shallow() {
+    sweep::<256>();
+}
+
+#[inline(never)]
+fn sweep<const DEEP: usize>() {
     let mut words = [0_u64; DEEP];
     for word in &mut words {
         // SAFETY: a word of the array.

@@ -11,7 +11,7 @@ use crate::{
         aead::{self, Cipher, Head, Pad},
         chacha::{BLOCKS, Backend, NONCES, key_words},
         poly::Half,
-        vault::{Secrets, Vault},
+        vault::{Secrets, Vault, sweep_stack},
     },
 };
 
@@ -153,6 +153,12 @@ impl Direction {
     /// Goes on to the next generation, of which the next record is the first.
     #[cold]
     pub(crate) fn change_key(&mut self, ring: Ring, now_ns: u64) {
+        self.replace_key(ring, now_ns);
+        sweep_stack();
+    }
+
+    #[inline(never)]
+    fn replace_key(&mut self, ring: Ring, now_ns: u64) {
         let next = self.key_ahead(ring, 1);
         let secret = &mut self.secrets.get_mut()[ring as usize];
         secret.key = next;
@@ -199,6 +205,12 @@ impl Direction {
         let secret = &mut self.secrets.get_mut()[ring as usize];
         self.backend.ahead(&secret.key, batch * NONCES as u64, &mut secret.ahead[slot]);
         self.tracks[ring as usize].ahead[slot] = batch + 1;
+    }
+
+    /// The key of a ring, in tests of where else it lies.
+    #[cfg(test)]
+    pub(crate) fn key(&self, ring: Ring) -> &[u32; 8] {
+        &self.secrets.get()[ring as usize].key
     }
 
     /// Sets the position, in tests of what happens near the last one.
