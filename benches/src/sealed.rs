@@ -76,7 +76,7 @@ impl Read for SealedRx {
 pub fn group(setting: &Setting, _: &[usize]) -> io::Result<Group> {
     let (plain, sealed) = (
         || bare::ring(wide()?).map_err(io::Error::other),
-        || bare::sealed_ring(wide()?).map_err(io::Error::other),
+        |is_back| bare::sealed_ring(wide()?, is_back).map_err(io::Error::other),
     );
     Group::measure(
         "sealed ring",
@@ -87,7 +87,7 @@ pub fn group(setting: &Setting, _: &[usize]) -> io::Result<Group> {
                     calls(setting, size, [plain()?, plain()?])
                 })?;
                 ruler.latency("call, sealed", Some(size), || {
-                    calls(setting, size, [sealed()?, sealed()?])
+                    calls(setting, size, [sealed(false)?, sealed(true)?])
                 })?;
             }
             for size in SIZES {
@@ -95,7 +95,7 @@ pub fn group(setting: &Setting, _: &[usize]) -> io::Result<Group> {
                     one_way(setting, size, plain()?)
                 })?;
                 ruler.throughput("one way, sealed", Some(size), || {
-                    one_way(setting, size, sealed()?)
+                    one_way(setting, size, sealed(false)?)
                 })?;
             }
             Ok(())

@@ -40,13 +40,14 @@ pub struct SealedRx {
     opener: Opener,
 }
 
-/// Makes such a ring, both of whose ends know a key already.
+/// Makes such a ring, both of whose ends know a key already; of a pair, the one that leads back.
 ///
 /// # Errors
 /// Those of making the lanes, and the memory for keys.
-pub fn sealed_ring(geometry: Geometry) -> Result<(SealedTx, SealedRx), NodeError> {
+pub fn sealed_ring(geometry: Geometry, is_back: bool) -> Result<(SealedTx, SealedRx), NodeError> {
     let (tx, rx) = ring(geometry)?;
-    let context = Context { session: 1, epoch: 1, way: Way::FromClient };
+    let way = if is_back { Way::FromServer } else { Way::FromClient };
+    let context = Context { session: 1, epoch: 1, way };
     let sealer = Sealer::new(&[7; 32], context, Limits::default())?;
     let opener = Opener::new(&[7; 32], context, Limits::default())?;
     Ok((SealedTx { tx, sealer }, SealedRx { rx, opener }))

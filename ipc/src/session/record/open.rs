@@ -4,7 +4,7 @@ use zeroize::Zeroize;
 
 use super::{
     BAD_RECORDS, END, Limits,
-    direction::{Context, Direction},
+    direction::{Context, Direction, Way},
 };
 use crate::{
     error::NodeError,
@@ -65,7 +65,8 @@ impl Opener {
         context: Context,
         limits: Limits,
     ) -> Result<Opener, NodeError> {
-        let direction = Direction::new(root, context)?;
+        let ahead_from = if context.way == Way::FromClient { 3 } else { 5 };
+        let direction = Direction::new(root, context, ahead_from)?;
         Ok(Opener { direction, limits, refused: 0, opened: [0; 2] })
     }
 

@@ -4,7 +4,7 @@ use zeroize::Zeroize;
 
 use super::{
     END, Limits,
-    direction::{Context, Direction},
+    direction::{Context, Direction, Way},
 };
 use crate::{
     error::NodeError,
@@ -41,7 +41,8 @@ impl Sealer {
         context: Context,
         limits: Limits,
     ) -> Result<Sealer, NodeError> {
-        Ok(Sealer { direction: Direction::new(root, context)?, limits })
+        let ahead_from = if context.way == Way::FromClient { 1 } else { 7 };
+        Ok(Sealer { direction: Direction::new(root, context, ahead_from)?, limits })
     }
 
     /// The position of the next record of a ring.
