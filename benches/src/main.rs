@@ -29,7 +29,7 @@ enum Verb {
     Floor(Options),
     /// The ring alone, between two threads and within one.
     Ring(Options),
-    /// Sealing and opening records, beside the libraries that do it; and sealed frames, beside plain.
+    /// Records sealed and opened, beside the libraries that do it; sealed frames, beside plain.
     Seal(Options),
     /// Calls between two polling processes.
     Call(Options),

@@ -125,10 +125,8 @@ fn calls<T: Write, R: Read>(
         });
         let measured = latency(&setting.clock, setting.plan, || {
             send(&mut asks, payload)?;
-            match wait(&mut gets, || asks.prepare(), size, over)? {
-                true => Ok(()),
-                false => Err(io::Error::other("nobody answers")),
-            }
+            let answered = wait(&mut gets, || asks.prepare(), size, over)?;
+            if answered { Ok(()) } else { Err(io::Error::other("nobody answers")) }
         });
         over.store(true, Ordering::Release);
         server.join().map_err(|_| io::Error::other("the server panicked"))??;
@@ -137,10 +135,8 @@ fn calls<T: Write, R: Read>(
 }
 
 fn send(tx: &mut impl Write, payload: &[u8]) -> io::Result<()> {
-    match tx.push(payload).map_err(io::Error::other)? {
-        true => Ok(()),
-        false => Err(io::Error::other("a ring that nobody empties")),
-    }
+    let is_sent = tx.push(payload).map_err(io::Error::other)?;
+    if is_sent { Ok(()) } else { Err(io::Error::other("a ring that nobody empties")) }
 }
 
 /// Polls until a frame is there, which it takes; or until all is over.

@@ -297,7 +297,8 @@ impl Frame {
         Some(Frame { head, total: u64::from(length), place: place() })
     }
 
-    /// As [`check`](Frame::check), on an encrypted channel, where no place is told. The total of the first of many is in its text.
+    /// As [`check`](Frame::check), on an encrypted channel, where no place is told. The total of
+    /// the first of many is in its text.
     #[cfg(all(any(test, feature = "bare"), not(loom)))]
     #[inline(always)]
     pub(crate) fn check_sealed(

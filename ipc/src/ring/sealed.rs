@@ -139,7 +139,7 @@ impl Producer {
         let head = label.head(flags, text.len(), lap);
         match text.len() {
             ..=48 => self.push_words::<6>(sealer, label, head, text, piece)?,
-            ..=SHORT => self.push_words::<8>(sealer, label, head, text, piece)?,
+            49..=SHORT => self.push_words::<8>(sealer, label, head, text, piece)?,
             _ => {
                 let mut record = std::mem::take(&mut self.sealed);
                 record.resize(text.len() + TAG, 0);
