@@ -528,6 +528,8 @@ typedef struct auth_token_t {
      */
     struct crypto_signature_t signature;
 } auth_token_t;
+
+/**
  * A key of ipc_encrypt_message. Draw it from the system's random numbers.
  */
 typedef struct encryption_key_t {
@@ -828,6 +830,8 @@ int ipc_request_token(service_id_t dest,
  * is gone.
  */
 int ipc_authenticate_service(service_id_t id, struct auth_token_t *token);
+
+/**
  * Puts msg->payload into an envelope that who has the key can open, anywhere and at any time:
  * XChaCha20-Poly1305 under a random nonce, 44 bytes more. msg->payload is then a buffer of the
  * library, for ipc_free; the old payload stays yours. msg may be any struct of yours; only its

@@ -80,18 +80,6 @@ pub(crate) unsafe fn buffer<'a>(
     Ok(unsafe { std::slice::from_raw_parts_mut(data.cast(), capacity) })
 }
 
-/// Takes a copy of a struct that C lends; NULL is an error.
-///
-/// # Safety
-/// C keeps clauses 1 and 3; any bytes are a `T`.
-pub(crate) unsafe fn value<T: Copy>(place: *const T) -> Result<T, Failure> {
-    if place.is_null() {
-        return Err(Status::INVALID.into());
-    }
-    // SAFETY: not NULL, and readable by clause 1, whatever its alignment; any bytes will do.
-    Ok(unsafe { place.read_unaligned() })
-}
-
 /// Tells whether `lent` has bytes in common with the `size` bytes at `other`.
 #[inline]
 pub(crate) fn overlaps(lent: &[u8], other: *const c_void, size: usize) -> bool {

@@ -2,10 +2,8 @@
 
 use std::{cell::Cell, ffi::c_int};
 
-use ipc_core::{CallError, NodeError, Status};
-use kernel_services::{KernelError, token::KeyError};
 use ipc_core::{CallError, NodeError, Status, session::EnvelopeError};
-use kernel_services::KernelError;
+use kernel_services::{KernelError, token::KeyError};
 
 /// Success.
 pub const IPC_OK: c_int = 0;
