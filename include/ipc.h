@@ -537,6 +537,16 @@ typedef struct auth_token_t {
 } auth_token_t;
 
 /**
+ * A key of ipc_encrypt_message. Draw it from the system's random numbers.
+ */
+typedef struct encryption_key_t {
+    /**
+     * Its bytes.
+     */
+    uint8_t bytes[32];
+} encryption_key_t;
+
+/**
  * What a process counted. Start from IPC_STATS_INIT: size says which members there are.
  */
 typedef struct communication_stats_t {
@@ -718,7 +728,8 @@ int ipc_call_into(service_id_t dest,
                   uint32_t timeout_ms);
 
 /**
- * Gives back what the library allocated: responses of ipc_call. Any thread may; NULL is ignored.
+ * Gives back what the library allocated: responses of ipc_call, payloads of ipc_encrypt_message
+ * and ipc_decrypt_message. Any thread may; NULL is ignored.
  */
 void ipc_free(void *p);
 
@@ -905,6 +916,27 @@ int ipc_request_token(service_id_t dest,
  * is gone.
  */
 int ipc_authenticate_service(service_id_t id, struct auth_token_t *token);
+
+/**
+ * Puts msg->payload into an envelope that who has the key can open, anywhere and at any time:
+ * XChaCha20-Poly1305 under a random nonce, 44 bytes more. msg->payload is then a buffer of the
+ * library, for ipc_free; the old payload stays yours. msg may be any struct of yours; only its
+ * payload is looked at. The key is not changed or kept. An envelope does not tell when or how
+ * often it was sent: between services, encrypted channels do.
+ *
+ * IPC_EINVAL: a NULL. IPC_EMSGSIZE: the payload is longer than 2^32 - 45 bytes. IPC_ESYS: no
+ * random numbers.
+ */
+int ipc_encrypt_message(struct ipc_message_t *msg, struct encryption_key_t *key);
+
+/**
+ * Takes the payload out of the envelope that msg->payload is. msg->payload is then a buffer of the
+ * library, for ipc_free; the old payload stays yours. The key is not changed or kept.
+ *
+ * IPC_EAUTH: it was altered, or the key is another. IPC_EPROTO: it is no envelope, or one of a
+ * later version. Then msg is as it was. IPC_EINVAL: a NULL.
+ */
+int ipc_decrypt_message(struct ipc_message_t *msg, struct encryption_key_t *key);
 
 /**
  * Runs the callbacks that are due: handlers of messages, and the ends of asynchronous calls.

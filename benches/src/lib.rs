@@ -17,6 +17,8 @@ pub mod pin;
 pub mod report;
 pub mod ring;
 pub mod scale;
+pub mod seal;
+pub mod sealed;
 pub mod shm;
 pub mod tour;
 pub mod typed;

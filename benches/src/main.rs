@@ -10,7 +10,7 @@ use benches::floor::{self, Setting};
 use benches::measure::Plan;
 use benches::report::{Group, Machine, Report, progress_done};
 use benches::tour::{self, Tour};
-use benches::{many, pair, pin, ring, scale, typed};
+use benches::{many, pair, pin, ring, scale, seal, sealed, typed};
 use clap::{Args, Parser, Subcommand};
 
 /// Measures libipc beside the floor of the machine it runs on.
@@ -29,6 +29,8 @@ enum Verb {
     Floor(Options),
     /// The ring alone, between two threads and within one.
     Ring(Options),
+    /// Records sealed and opened, beside the libraries that do it; sealed frames, beside plain.
+    Seal(Options),
     /// Calls between two polling processes.
     Call(Options),
     /// Calls by `.proto` files beside raw ones, between two polling processes.
@@ -88,6 +90,8 @@ fn main() -> ExitCode {
             &[
                 floor::group,
                 ring::group,
+                seal::group,
+                sealed::group,
                 calls::polling,
                 typed::group,
                 calls::one_ways,
@@ -99,6 +103,7 @@ fn main() -> ExitCode {
         ),
         Verb::Floor(options) => run(&options, &[floor::group]),
         Verb::Ring(options) => run(&options, &[ring::group]),
+        Verb::Seal(options) => run(&options, &[seal::group, sealed::group]),
         Verb::Call(options) => run(&options, &[calls::polling]),
         Verb::Typed(options) => run(&options, &[typed::group]),
         Verb::Oneway(options) => run(&options, &[calls::one_ways]),

@@ -2,7 +2,7 @@
 
 use std::{cell::Cell, ffi::c_int};
 
-use ipc_core::{CallError, NodeError, Status};
+use ipc_core::{CallError, NodeError, Status, session::EnvelopeError};
 use kernel_services::{KernelError, token::KeyError};
 
 /// Success.
@@ -130,6 +130,12 @@ impl From<Status> for Failure {
 impl From<NodeError> for Failure {
     fn from(error: NodeError) -> Failure {
         Failure { status: error.status(), os_error: error.os_error() }
+    }
+}
+
+impl From<EnvelopeError> for Failure {
+    fn from(error: EnvelopeError) -> Failure {
+        error.status().into()
     }
 }
 

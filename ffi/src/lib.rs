@@ -21,6 +21,7 @@
 mod boundary;
 pub mod call;
 pub mod enums;
+pub mod envelope;
 pub mod error;
 mod fork;
 pub mod info;

@@ -16,7 +16,8 @@ use ipc_core::{CallError, CallOptions, Client, View};
 
 use crate::boundary::guard_or;
 
-/// Gives back what the library allocated: responses of ipc_call. Any thread may; NULL is ignored.
+/// Gives back what the library allocated: responses of ipc_call, payloads of ipc_encrypt_message
+/// and ipc_decrypt_message. Any thread may; NULL is ignored.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_free(p: *mut c_void) {
     guard_or((), || {
@@ -77,7 +78,8 @@ impl Buffer {
         })
     }
 
-    fn of(bytes: &[u8]) -> Buffer {
+    /// Copies bytes.
+    pub(crate) fn of(bytes: &[u8]) -> Buffer {
         let spare = SPARES.try_with(|spares| spares.try_borrow_mut().ok()?.take(bytes.len()));
         let mut buffer = spare.ok().flatten().unwrap_or_else(|| Buffer::with_capacity(bytes.len()));
         // SAFETY: so many bytes fit behind the header, and nobody else has them.

@@ -69,6 +69,20 @@ pub struct CryptoSignature {
     pub bytes: [u8; 64],
 }
 
+/// A key of ipc_encrypt_message. Draw it from the system's random numbers.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct EncryptionKey {
+    /// Its bytes.
+    pub bytes: [u8; 32],
+}
+
+impl std::fmt::Debug for EncryptionKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("EncryptionKey")
+    }
+}
+
 /// Says who sent a message, as far as the kernel and the session prove it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -222,6 +236,8 @@ const _: () = {
 
     assert!(size_of::<CryptoSignature>() == 64);
     assert!(align_of::<CryptoSignature>() == 1);
+    assert!(size_of::<EncryptionKey>() == 32);
+    assert!(align_of::<EncryptionKey>() == 1);
 
     assert!(size_of::<SecurityContext>() == 120);
     assert!(offset_of!(SecurityContext, session_key) == 4);

@@ -1,12 +1,15 @@
 //! One ring by itself, in sealed lanes but without a channel around it: what the benchmarks hold
 //! against everything that is built upon it. Nobody waits here, and nobody is woken.
 
+pub mod seal;
+
 use crate::{
     error::{NodeError, PeerCorrupt},
     frame::{Kind, Label, Sender},
     lane,
     layout::{Geometry, INLINE, Ring},
-    ring::{Consumer, Producer, PushError},
+    ring::{Consumer, Producer, PushError, SealError},
+    session::record::{Context, Limits, Opener, Sealer, Way},
 };
 
 /// The writing end.
@@ -21,6 +24,84 @@ pub struct Tx {
 pub struct Rx {
     consumer: Consumer,
     buffer: Vec<u8>,
+}
+
+/// The same with every frame sealed.
+#[derive(Debug)]
+pub struct SealedTx {
+    tx: Tx,
+    sealer: Sealer,
+}
+
+/// The reading end of it.
+#[derive(Debug)]
+pub struct SealedRx {
+    rx: Rx,
+    opener: Opener,
+}
+
+/// Makes such a ring, both of whose ends know a key already; of a pair, the one that leads back.
+///
+/// # Errors
+/// Those of making the lanes, and the memory for keys.
+pub fn sealed_ring(geometry: Geometry, is_back: bool) -> Result<(SealedTx, SealedRx), NodeError> {
+    let (tx, rx) = ring(geometry)?;
+    let way = if is_back { Way::FromServer } else { Way::FromClient };
+    let context = Context { session: 1, epoch: 1, way };
+    let sealer = Sealer::new(&[7; 32], context, Limits::default())?;
+    let opener = Opener::new(&[7; 32], context, Limits::default())?;
+    Ok((SealedTx { tx, sealer }, SealedRx { rx, opener }))
+}
+
+impl SealedTx {
+    /// As [`Tx::push`].
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Panics
+    /// After 2^64 frames, and in forked children.
+    #[inline]
+    pub fn push(&mut self, payload: &[u8]) -> Result<bool, PeerCorrupt> {
+        let label = Label::new(Kind::OneWay, 2).with_id(self.tx.id);
+        match self.tx.producer.push_sealed(&mut self.sealer, label, payload, 0, 0) {
+            Ok(_) => {
+                self.tx.id = self.tx.id.wrapping_add(1);
+                Ok(true)
+            }
+            Err(SealError::Push(PushError::Full { .. })) => Ok(false),
+            Err(SealError::Push(PushError::Corrupt(lie))) => Err(lie),
+            Err(SealError::Spent(spent)) => panic!("{spent}"),
+        }
+    }
+
+    /// Makes keystream for the next frames, if some is missing.
+    #[inline]
+    pub fn prepare(&mut self) -> bool {
+        self.sealer.prepare(Ring::Ordinary)
+    }
+}
+
+impl SealedRx {
+    /// As [`Rx::take`].
+    ///
+    /// # Errors
+    /// As there, and [`PeerCorrupt::Record`] for what does not open.
+    #[inline]
+    pub fn take(&mut self) -> Result<Option<&[u8]>, PeerCorrupt> {
+        let Rx { consumer, buffer } = &mut self.rx;
+        match consumer.take_sealed(&mut self.opener, buffer, 0)? {
+            Some(Ok(it)) => Ok(Some(&buffer[..it.length])),
+            Some(Err(_)) => Err(PeerCorrupt::Record),
+            None => Ok(None),
+        }
+    }
+
+    /// As [`SealedTx::prepare`].
+    #[inline]
+    pub fn prepare(&mut self) -> bool {
+        self.opener.prepare(Ring::Ordinary)
+    }
 }
 
 /// Makes an ordinary ring of this geometry, both of whose ends are in this process.

@@ -443,7 +443,7 @@ impl Drop for Channel {
 }
 
 /// The lies, by the number that `Channel::fate` holds.
-const LIES: [PeerCorrupt; 11] = [
+const LIES: [PeerCorrupt; 12] = [
     PeerCorrupt::Stamp,
     PeerCorrupt::Kind,
     PeerCorrupt::Flags,
@@ -455,6 +455,7 @@ const LIES: [PeerCorrupt; 11] = [
     PeerCorrupt::Answer,
     PeerCorrupt::Status,
     PeerCorrupt::Arena,
+    PeerCorrupt::Record,
 ];
 
 impl Transmit {

@@ -228,6 +228,9 @@ pub enum PeerCorrupt {
     /// A bulk message is in no arena that was handed over, or an arena is none.
     #[error("a bulk message, or an arena, that is not what it says")]
     Arena,
+    /// Too many records of an encrypted channel did not open.
+    #[error("too many records that do not open")]
+    Record,
 }
 
 /// Explains why an operation of the control plane failed.

@@ -94,6 +94,13 @@ pub(crate) const FLAG_EXTENSION: u32 = 4;
 /// The payload lies in bulk memory; the cell holds its descriptor.
 pub(crate) const FLAG_BULK: u32 = 8;
 
+/// On an encrypted channel: sealed with a key of odd generation.
+#[cfg(all(any(test, feature = "bare"), not(loom)))]
+pub(crate) const FLAG_PHASE: u32 = 16;
+
+/// Bytes of text in a sealed cell, beside the tag.
+#[cfg(all(any(test, feature = "bare"), not(loom)))]
+pub(crate) const INLINE_SEALED: usize = INLINE - 16;
 /// Bytes of that descriptor.
 pub(crate) const DESCRIPTOR: usize = 32;
 
@@ -211,6 +218,31 @@ pub(crate) struct Head {
 }
 
 impl Head {
+    /// Takes the head of a cell whose stamp has opened, and checks all but flags and length.
+    #[inline(always)]
+    fn check(words: [u64; 2], sender: Sender, ring: Ring) -> Result<Head, PeerCorrupt> {
+        let meta = (words[0] >> 32) as u32;
+        let Some(kind) = Kind::from_bits(words[0] as u32 & 0xF) else {
+            return Err(PeerCorrupt::Kind);
+        };
+        let head = Head {
+            kind,
+            flags: meta >> 27,
+            priority: meta >> 24 & 7,
+            length: meta & MAX_FRAME,
+            id: words[1] as u32,
+            deadline: (words[1] >> 32) as u32,
+        };
+        if !sender.may_send(kind) {
+            return Err(PeerCorrupt::Kind);
+        }
+        let fits_ring = match ring {
+            Ring::Urgent => head.priority <= 1,
+            Ring::Ordinary => head.priority.wrapping_sub(2) <= 2,
+        };
+        if fits_ring { Ok(head) } else { Err(PeerCorrupt::Priority) }
+    }
+
     /// Whether this is the first frame of a message of several.
     #[inline]
     pub(crate) fn is_first_of_many(&self) -> bool {
@@ -263,28 +295,7 @@ impl Frame {
         ring: Ring,
         max_slab: u32,
     ) -> Result<Frame, PeerCorrupt> {
-        let meta = (words[0] >> 32) as u32;
-        let Some(kind) = Kind::from_bits(words[0] as u32 & 0xF) else {
-            return Err(PeerCorrupt::Kind);
-        };
-        let head = Head {
-            kind,
-            flags: meta >> 27,
-            priority: meta >> 24 & 7,
-            length: meta & MAX_FRAME,
-            id: words[1] as u32,
-            deadline: (words[1] >> 32) as u32,
-        };
-        if !sender.may_send(kind) {
-            return Err(PeerCorrupt::Kind);
-        }
-        let fits_ring = match ring {
-            Ring::Urgent => head.priority <= 1,
-            Ring::Ordinary => head.priority.wrapping_sub(2) <= 2,
-        };
-        if !fits_ring {
-            return Err(PeerCorrupt::Priority);
-        }
+        let head = Head::check(words, sender, ring)?;
         if head.flags == 0 {
             if head.length as usize > INLINE {
                 return Err(PeerCorrupt::Length);
@@ -320,6 +331,44 @@ impl Frame {
         }
         let head = Head { kind, flags: FLAG_SLAB, priority, length, id, deadline };
         Some(Frame { head, total: u64::from(length), place: place() })
+    }
+
+    /// As [`check`](Frame::check), on an encrypted channel, where no place is told. The total of
+    /// the first of many is in its text.
+    #[cfg(all(any(test, feature = "bare"), not(loom)))]
+    #[inline(always)]
+    pub(crate) fn check_sealed(
+        words: [u64; 2],
+        sender: Sender,
+        ring: Ring,
+        max_slab: u32,
+    ) -> Result<Frame, PeerCorrupt> {
+        let head = Head::check(words, sender, ring)?;
+        let total = u64::from(head.length);
+        let flags = head.flags & !FLAG_PHASE;
+        if flags == 0 {
+            return if head.length as usize <= INLINE_SEALED {
+                Ok(Frame { head, total, place: 0 })
+            } else {
+                Err(PeerCorrupt::Length)
+            };
+        }
+        let carries_payload =
+            matches!(head.kind, Kind::Request | Kind::OneWay | Kind::Response | Kind::Continue);
+        if flags & !FLAG_MORE != FLAG_SLAB || !carries_payload {
+            return Err(PeerCorrupt::Flags);
+        }
+        let frame = Frame { head, total, place: 0 };
+        let fits =
+            head.length as usize > INLINE_SEALED && frame.sealed_in_slab() <= max_slab as usize;
+        if fits { Ok(frame) } else { Err(PeerCorrupt::Length) }
+    }
+
+    /// Bytes of a sealed frame's text in the slab.
+    #[cfg(all(any(test, feature = "bare"), not(loom)))]
+    #[inline]
+    pub(crate) fn sealed_in_slab(&self) -> usize {
+        if self.head.flags & FLAG_SLAB == 0 { 0 } else { self.head.length as usize - INLINE_SEALED }
     }
 
     #[inline(always)]
@@ -384,6 +433,13 @@ impl Frame {
     pub(crate) fn first_word(&self) -> usize {
         8 - self.head.inline_capacity() / 8
     }
+}
+
+/// The flags and the length in the first two words of a frame.
+#[cfg(all(any(test, feature = "bare"), not(loom)))]
+#[inline(always)]
+pub(crate) fn flags_and_length(head: [u64; 2]) -> (u32, usize) {
+    ((head[0] >> 59) as u32, (head[0] >> 32) as usize & MAX_FRAME as usize)
 }
 
 /// Packs up to `8 * N` bytes into words, the rest zero, so that no old byte shows.

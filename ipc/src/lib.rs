@@ -49,6 +49,8 @@ mod ring;
 pub mod rpc;
 #[cfg(not(loom))]
 mod server;
+#[cfg(not(loom))]
+pub mod session;
 mod sync;
 mod table;
 #[cfg(all(feature = "tokio", not(loom)))]

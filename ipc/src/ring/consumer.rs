@@ -14,16 +14,16 @@ use crate::{
 /// Takes frames out of the ring of a peer's lane.
 #[derive(Debug)]
 pub(crate) struct Consumer {
-    ring: Ring,
-    sender: Sender,
-    peer: PeerRing,
+    pub(super) ring: Ring,
+    pub(super) sender: Sender,
+    pub(super) peer: PeerRing,
     /// The own lane, for the `taken` word.
     own: Arc<Lane>,
-    cells_log2: u32,
+    pub(super) cells_log2: u32,
     /// Frames taken. Always in sync; the `taken` word repeats it for the peer.
-    tail: u64,
-    slab: SlabCursor,
-    max_slab: u32,
+    pub(super) tail: u64,
+    pub(super) slab: SlabCursor,
+    pub(super) max_slab: u32,
 }
 
 impl Consumer {
@@ -112,7 +112,12 @@ impl Consumer {
     /// Gives the frame's cell and slab back to the producer.
     #[inline(always)]
     pub(crate) fn release(&mut self, frame: &Frame) {
-        let in_slab = frame.slab_length();
+        self.release_slab(frame.slab_length());
+    }
+
+    /// Gives a cell back, and that much of the slab.
+    #[inline(always)]
+    pub(super) fn release_slab(&mut self, in_slab: usize) {
         if in_slab > 0 {
             let piece = self.slab.next(in_slab);
             self.slab.advance(piece);
@@ -122,7 +127,7 @@ impl Consumer {
     }
 
     #[inline]
-    fn index(&self) -> usize {
+    pub(super) fn index(&self) -> usize {
         self.tail as usize & ((1 << self.cells_log2) - 1)
     }
 }

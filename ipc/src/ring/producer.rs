@@ -28,21 +28,24 @@ pub(crate) enum PushError {
 /// Writes frames into the ring of an own lane.
 #[derive(Debug)]
 pub(crate) struct Producer {
-    ring: Ring,
+    pub(super) ring: Ring,
     own: OwnRing,
     /// The consumer's lane, for its `taken` word.
     peer: Arc<Lane>,
-    cells_log2: u32,
+    pub(super) cells_log2: u32,
     /// Frames pushed. Always in sync.
-    head: u64,
+    pub(super) head: u64,
     /// Frames taken, as last read. Can be stale; it only ever lags.
     taken: u64,
-    slab: SlabCursor,
+    pub(super) slab: SlabCursor,
     /// Slab count freed by `taken`. As stale as `taken`.
     freed: u64,
     /// For each cell, the slab count behind its frame.
     ends: Box<[u64]>,
-    slab_size: u32,
+    pub(super) slab_size: u32,
+    /// Ciphertext of a long record on its way to the slab.
+    #[cfg(all(any(test, feature = "bare"), not(loom)))]
+    pub(super) sealed: Vec<u8>,
 }
 
 impl Producer {
@@ -61,6 +64,8 @@ impl Producer {
             freed: 0,
             ends: vec![0; cells as usize].into_boxed_slice(),
             slab_size: geometry.slab(ring),
+            #[cfg(all(any(test, feature = "bare"), not(loom)))]
+            sealed: Vec::new(),
         }
     }
 
@@ -149,7 +154,7 @@ impl Producer {
 
     /// Copies bytes into the next piece of the slab.
     #[inline(always)]
-    fn put_in_slab(&mut self, piece: Piece, bytes: &[u8], label: Label) {
+    pub(super) fn put_in_slab(&mut self, piece: Piece, bytes: &[u8], label: Label) {
         self.own.write_slab(self.slab.offset(piece.place), bytes);
         self.slab.advance(piece);
         if label.is(Kind::OneWay)
@@ -160,12 +165,12 @@ impl Producer {
     }
 
     #[inline(always)]
-    fn has_cell(&self) -> bool {
+    pub(super) fn has_cell(&self) -> bool {
         self.head - self.taken < self.ends.len() as u64
     }
 
     #[inline(always)]
-    fn has_room(&self, piece: Piece) -> bool {
+    pub(super) fn has_room(&self, piece: Piece) -> bool {
         self.has_cell() && self.slab.fits(piece, self.freed)
     }
 
@@ -177,7 +182,7 @@ impl Producer {
 
     /// Makes sure of a free cell.
     #[cold]
-    fn gain_cell(&mut self) -> Result<(), PushError> {
+    pub(super) fn gain_cell(&mut self) -> Result<(), PushError> {
         self.refresh_taken().map_err(PushError::Corrupt)?;
         let wake_at = self.head + 1 - self.ends.len() as u64;
         if self.has_cell() { Ok(()) } else { Err(PushError::Full { wake_at }) }
@@ -185,7 +190,7 @@ impl Producer {
 
     /// Makes sure of a free cell, and of that piece of the slab.
     #[cold]
-    fn gain_room(&mut self, piece: Piece) -> Result<(), PushError> {
+    pub(super) fn gain_room(&mut self, piece: Piece) -> Result<(), PushError> {
         self.refresh_taken().map_err(PushError::Corrupt)?;
         if self.has_room(piece) {
             Ok(())
@@ -207,7 +212,7 @@ impl Producer {
 
     /// Writes the cell, its stamp last.
     #[inline(always)]
-    fn commit(&mut self, label: Label, flags: u32, length: usize, words: [u64; 6]) {
+    pub(super) fn commit(&mut self, label: Label, flags: u32, length: usize, words: [u64; 6]) {
         let index = self.head as usize & (self.ends.len() - 1);
         self.ends[index] = self.slab.position();
         let lap = frame::lap(self.head, self.cells_log2);

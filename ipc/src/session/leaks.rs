@@ -1,0 +1,124 @@
+//! Looks for keys wherever a core dump would have them: in all memory of this process that is not
+//! marked to be left out.
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt,
+};
+
+use super::{Binding, Handshake, Pattern, SecureChannel, StaticKey, Then};
+use crate::layout::Ring;
+
+/// What the keys looked for are kept under, so that they are not found here.
+const MASK: u32 = 0x5A3C_96E1;
+
+const BINDING: Binding<'static> =
+    Binding { client: "a", service: "b", client_id: 1, service_id: 2, epoch: 3, channel: 4 };
+
+/// The first half of a key, masked.
+type Needle = [u32; 4];
+
+#[inline(never)]
+fn needle(word: impl Fn(usize) -> u32) -> Needle {
+    std::array::from_fn(|at| word(at) ^ MASK)
+}
+
+fn keys_of(channel: &mut SecureChannel) -> Vec<Needle> {
+    let (sealer, opener) = channel.ends();
+    let directions = [sealer.direction(), opener.direction()];
+    let mut found = Vec::new();
+    for direction in directions {
+        for ring in [Ring::Urgent, Ring::Ordinary] {
+            let key = direction.key(ring);
+            found.push(needle(|at| key[at]));
+        }
+    }
+    found
+}
+
+/// The writable mappings that a core dump has.
+fn dumped() -> Vec<(u64, usize)> {
+    let mut mappings = Vec::new();
+    let mut current = None;
+    for line in fs::read_to_string("/proc/self/smaps").expect("proc").lines() {
+        let range = line.split_once(' ').and_then(|(range, rest)| {
+            let (from, to) = range.split_once('-')?;
+            let parse = |text| u64::from_str_radix(text, 16).ok();
+            Some((parse(from)?, parse(to)?, rest.starts_with("rw")))
+        });
+        if let Some((from, to, is_writable)) = range {
+            current = is_writable.then_some((from, (to - from) as usize));
+        } else if let Some(flags) = line.strip_prefix("VmFlags:")
+            && !flags.split(' ').any(|flag| flag == "dd")
+        {
+            mappings.extend(current.take());
+        }
+    }
+    mappings
+}
+
+/// How many of the keys lie there.
+fn count(needles: &[Needle]) -> usize {
+    let memory = File::open("/proc/self/mem").expect("proc");
+    let mut page = vec![0; 4096 + 16];
+    let mut found = 0;
+    for (from, length) in dumped() {
+        for at in (0..length).step_by(4096) {
+            let most = page.len().min(length - at);
+            // Some pages of the kernel's are not to be read.
+            let Ok(read) = memory.read_at(&mut page[..most], from + at as u64) else { continue };
+            let (words, _) = page[..read].as_chunks::<4>();
+            for window in words.windows(4) {
+                let first = u32::from_le_bytes(window[0]) ^ MASK;
+                found += needles
+                    .iter()
+                    .filter(|needle| {
+                        needle[0] == first
+                            && (1..4).all(|n| u32::from_le_bytes(window[n]) ^ MASK == needle[n])
+                    })
+                    .count();
+            }
+        }
+    }
+    // What was read last may have been a key.
+    page.fill(0);
+    found
+}
+
+#[inline(never)]
+fn session() -> ([StaticKey; 2], [Box<SecureChannel>; 2]) {
+    let (ours, theirs) = (StaticKey::generate().expect("key"), StaticKey::generate().expect("key"));
+    let client = Handshake::client(Pattern::Kk, &ours, Some(theirs.public()), &BINDING);
+    let server = Handshake::server(Pattern::Kk, &theirs, Some(ours.public()), &BINDING);
+    let first = client.and_then(Handshake::begin).expect("a first message");
+    let answer = server.and_then(|it| it.receive(&first.send.expect("one"))).expect("it fits");
+    let Then::Receive(client) = first.then else { unreachable!("two messages") };
+    let last = client.receive(&answer.send.expect("one")).expect("it fits");
+    match (last.then, answer.then) {
+        (Then::Done(client), Then::Done(server)) => ([ours, theirs], [client, server]),
+        _ => unreachable!("two messages"),
+    }
+}
+
+#[test]
+fn no_key_lies_where_a_core_dump_would_have_it() {
+    let (keys, [mut client, mut server]) = session();
+    for length in [10, 48, 64, 65, 1000, 70_000] {
+        // The second time the key is another.
+        for now in [0, 200_000_000_000] {
+            let sealed = client.encrypt(&vec![1; length], now).expect("here");
+            assert_eq!(server.decrypt(&sealed, now).map(|text| text.len()), Ok(length));
+        }
+    }
+    let mut needles = keys_of(&mut client);
+    for key in &keys {
+        let word =
+            |at: usize| u32::from_le_bytes(std::array::from_fn(|n| key.secret()[4 * at + n]));
+        needles.push(needle(word));
+    }
+    super::vault::sweep_stack();
+    assert_eq!(count(&needles), 0, "keys in memory that is dumped");
+    // It would be found: a key where it should not be.
+    let astray: Vec<u32> = needles[0].iter().map(|word| word ^ MASK).collect();
+    assert!(count(&needles) > 0, "{}", astray.len());
+}

@@ -1,0 +1,238 @@
+//! Private pages for secrets: left out of core dumps, empty in forked children, locked into memory
+//! where the limit allows it, and overwritten before they are given back.
+
+#![allow(unsafe_code)] // maps the pages
+
+use std::{mem::MaybeUninit, num::NonZeroUsize, ptr::NonNull};
+
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mlock, mmap_anonymous, munmap};
+
+use super::chacha::{BLOCKS, Block};
+use crate::{error::NodeError, fork::Birth};
+
+/// Data that may be filled with zeros at any time.
+///
+/// # Safety
+/// 1. All zeros is a valid value.
+/// 2. It neither owns nor points to anything.
+/// 3. It needs no more than the alignment of a page.
+pub(crate) unsafe trait Plain {}
+
+/// The secrets of one ring in one direction.
+#[repr(C, align(64))]
+pub(crate) struct Secrets {
+    /// The key of this generation.
+    pub(crate) key: [u32; 8],
+    /// Blocks 0 and 1 of the nonces of two batches.
+    pub(crate) ahead: [[Block; BLOCKS]; 2],
+}
+
+// SAFETY: (1) (2) arrays of integers, (3) 64.
+unsafe impl Plain for [Secrets; 2] {}
+// SAFETY: (1) (2) (3) bytes.
+unsafe impl Plain for [u8; 32] {}
+
+/// A value in pages of its own.
+pub(crate) struct Vault<T: Plain> {
+    value: NonNull<T>,
+    birth: Birth,
+}
+
+// SAFETY: it owns what it points to, which is plain data.
+unsafe impl<T: Plain + Send> Send for Vault<T> {}
+// SAFETY: shared references to it give shared references to the value.
+unsafe impl<T: Plain + Sync> Sync for Vault<T> {}
+
+impl<T: Plain> Vault<T> {
+    /// Bytes of the mapping: the kernel rounds it up to pages.
+    const LENGTH: NonZeroUsize = NonZeroUsize::new(size_of::<T>()).expect("not empty");
+
+    /// Maps pages for a value of zeros.
+    ///
+    /// # Errors
+    /// [`NodeError::System`]: no memory, or a kernel that cannot leave pages out of cores or
+    /// children.
+    pub(crate) fn new() -> Result<Vault<T>, NodeError> {
+        let failed = NodeError::system("memory for a key");
+        let writable = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a fresh private mapping, as long as the value; by Plain (1) its zeros are one.
+        let vault = unsafe {
+            let base = mmap_anonymous(None, Self::LENGTH, writable, MapFlags::MAP_PRIVATE)
+                .map_err(failed)?;
+            // From here on dropping it unmaps it.
+            let vault = Vault { value: base.cast(), birth: Birth::now() };
+            for advice in [MmapAdvise::MADV_DONTDUMP, MmapAdvise::MADV_WIPEONFORK] {
+                madvise(base, Self::LENGTH.get(), advice).map_err(failed)?;
+            }
+            // Over RLIMIT_MEMLOCK it fails, and the key could be swapped; that is no reason to
+            // have none.
+            let _ = mlock(base, Self::LENGTH.get());
+            vault
+        };
+        Ok(vault)
+    }
+
+    /// Whether this is still the process that has the value: in its children it is zeros.
+    #[inline]
+    pub(crate) fn is_here(&self) -> bool {
+        self.birth.is_here()
+    }
+
+    /// The value; ask [`is_here`](Vault::is_here) before it is relied on.
+    #[inline]
+    pub(crate) fn get(&self) -> &T {
+        // SAFETY: the mapping lives as long as self; plain data, valid also when wiped.
+        unsafe { self.value.as_ref() }
+    }
+
+    /// The same, to change it.
+    #[inline]
+    pub(crate) fn get_mut(&mut self) -> &mut T {
+        // SAFETY: as above, and borrowed for it alone.
+        unsafe { self.value.as_mut() }
+    }
+}
+
+impl<T: Plain> Drop for Vault<T> {
+    fn drop(&mut self) {
+        // SAFETY: the whole value, which by Plain (2) needs no drop, and its mapping, of which no
+        // reference is left.
+        unsafe {
+            let bytes = self.value.cast::<u8>();
+            for index in 0..size_of::<T>() {
+                bytes.add(index).write_volatile(0);
+            }
+            let _ = munmap(self.value.cast(), Self::LENGTH.get());
+        }
+    }
+}
+
+impl<T: Plain> std::fmt::Debug for Vault<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Vault")
+    }
+}
+
+/// A value of somebody else's type, which is dropped by its own rules, and whose place is
+/// overwritten then.
+pub(crate) struct Wiped<T> {
+    value: Box<MaybeUninit<T>>,
+    birth: Birth,
+}
+
+impl<T> Wiped<T> {
+    /// Takes a value. What the caller's stack has of it is the caller's to sweep.
+    pub(crate) fn new(value: T) -> Wiped<T> {
+        Wiped { value: Box::new(MaybeUninit::new(value)), birth: Birth::now() }
+    }
+
+    /// Whether this is still the process that made it.
+    pub(crate) fn is_here(&self) -> bool {
+        self.birth.is_here()
+    }
+
+    /// The value.
+    pub(crate) fn get(&self) -> &T {
+        // SAFETY: initialised by `new`, until it is dropped.
+        unsafe { self.value.assume_init_ref() }
+    }
+
+    /// The same, to change it.
+    pub(crate) fn get_mut(&mut self) -> &mut T {
+        // SAFETY: as above.
+        unsafe { self.value.assume_init_mut() }
+    }
+}
+
+impl<T> Drop for Wiped<T> {
+    fn drop(&mut self) {
+        // SAFETY: initialised, and never used again; then all of its bytes, none of which is owned
+        // by anybody any more.
+        unsafe {
+            self.value.assume_init_drop();
+            let bytes = self.value.as_mut_ptr().cast::<u8>();
+            for index in 0..size_of::<T>() {
+                bytes.add(index).write_volatile(0);
+            }
+        }
+    }
+}
+
+/// Overwrites what calls that just returned have left of keys on the stack below the caller: 16
+/// KiB, deeper than any of them goes.
+pub(crate) fn sweep_stack() {
+    sweep::<2048>();
+}
+
+/// The same after a record that a library sealed or opened: 2 KiB.
+pub(crate) fn sweep_shallow() {
+    sweep::<256>();
+}
+
+#[inline(never)]
+fn sweep<const DEEP: usize>() {
+    let mut words = [0_u64; DEEP];
+    for word in &mut words {
+        // SAFETY: a word of the array.
+        unsafe { std::ptr::from_mut(word).write_volatile(0) };
+    }
+    std::hint::black_box(&words);
+}
+
+/// Runs something in a forked child, which makes no call that another thread of the parent could
+/// have stopped in the middle of, and gives what it returned.
+#[cfg(test)]
+pub(crate) fn in_a_child(run: impl FnOnce() -> i32) -> i32 {
+    use nix::{
+        sys::wait::{WaitStatus, waitpid},
+        unistd::{ForkResult, fork},
+    };
+    // SAFETY: the child allocates little and takes no lock; then it ends.
+    match unsafe { fork() }.expect("fork") {
+        ForkResult::Child => {
+            let code = run();
+            // SAFETY: ends the child at once.
+            unsafe { libc::_exit(code) }
+        }
+        ForkResult::Parent { child } => match waitpid(child, None) {
+            Ok(WaitStatus::Exited(_, code)) => code,
+            other => panic!("the child ended as {other:?}"),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_has_zeros_and_knows_it() {
+        let mut vault = Vault::<[u8; 32]>::new().expect("a page");
+        vault.get_mut().fill(0xA5);
+        assert!(vault.is_here());
+        let is_right = || !vault.is_here() && vault.get() == &[0; 32];
+        assert_eq!(in_a_child(|| i32::from(!is_right())), 0);
+        assert_eq!(vault.get(), &[0xA5; 32]);
+    }
+
+    #[test]
+    fn its_pages_are_out_of_cores_and_children() {
+        let vault = Vault::<[u8; 32]>::new().expect("a page");
+        let at = format!("{:x}-", vault.value.as_ptr().addr());
+        let maps = std::fs::read_to_string("/proc/self/smaps").expect("proc");
+        // Pages with the same flags are one mapping with those of other tests beside them.
+        let mut flags = None;
+        let mut is_inside = false;
+        for line in maps.lines() {
+            if let Some((from, to)) = line.split_once(' ').and_then(|(r, _)| r.split_once('-')) {
+                let parse = |text| usize::from_str_radix(text, 16).unwrap_or(0);
+                let here = vault.value.as_ptr().addr();
+                is_inside = parse(from) <= here && here < parse(to);
+            } else if is_inside && let Some(rest) = line.strip_prefix("VmFlags:") {
+                flags = Some(rest.to_owned());
+            }
+        }
+        let flags = flags.unwrap_or_else(|| panic!("{at} is nowhere"));
+        assert!(flags.contains(" dd") && flags.contains(" wf"), "{flags}");
+    }
+}
