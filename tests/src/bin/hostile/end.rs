@@ -183,7 +183,7 @@ impl End {
     pub(crate) fn accept(wire: &Wire) -> End {
         let offer = wire.receive();
         assert_eq!(offer.verb, verb::INCOMING);
-        // channel, session, start, asymmetric and six more words; geometry and permissions are last.
+        // channel, session, start, asymmetric and six words; geometry and permissions are last.
         let geometry = offer.fields.len() - 16;
         assert_eq!((offer.u32(geometry), offer.u32(geometry + 4)), (CELLS, SLAB));
         let (fd, own) = lane(seals());
