@@ -342,7 +342,7 @@ fn a_service_is_idempotent_when_all_its_methods_are() {
             _: u32,
             _: &ipc::rpc::Context,
             _: &[u8],
-            _: &mut ipc::rpc::Answer<'_>,
+            _: &mut ipc::rpc::Answer,
         ) -> Option<Result<(), Fault>> {
             None
         }

@@ -8,8 +8,8 @@
 //! }
 //! ```
 //!
-//! and then, in a program, `ipc::include_proto! { mod greet = "greet"; }`, by the name of the package. The crate
-//! needs `ipc` with its feature `rpc`, and with `tokio` for [`Builder::tokio`].
+//! and then, in a program, `ipc::include_proto! { mod greet = "greet"; }`, by the name of the
+//! package. The crate needs `ipc` with its feature `rpc`, and with `tokio` for [`Builder::tokio`].
 //!
 //! Of a service `Greeter` come the trait `Greeter`, `GreeterClient` and `GreeterServer`; for tasks
 //! `AsyncGreeter`, `AsyncGreeterClient` and `AsyncGreeterServer`. Comments become documentation. A

@@ -127,7 +127,7 @@ impl Flavour {
                 "Dispatch",
                 "context: &::ipc::rpc::Context,
         body: &[u8],
-        answer: &mut ::ipc::rpc::Answer<'_>,
+        answer: &mut ::ipc::rpc::Answer,
     ) -> ::core::option::Option<::core::result::Result<(), ::ipc::rpc::Fault>>",
             ),
             Flavour::Tasks => (

@@ -194,6 +194,20 @@ mod tests {
     use crate::civil::ManualClock;
 
     #[test]
+    fn a_call_is_let_through_at_its_time_and_not_before() {
+        let clock = ManualClock::new();
+        let limit = RateLimit::with_clock(10.0, 2, clock.clone());
+        assert!(limit.admit().is_ok() && limit.admit().is_ok());
+        clock.advance(Duration::from_nanos(99_999_999));
+        assert_eq!(limit.admit(), Err(Limited { wait: Duration::from_nanos(1) }));
+        clock.advance(Duration::from_nanos(1));
+        assert!(limit.admit().is_ok() && limit.admit().is_err());
+        clock.advance(Duration::from_secs(3600));
+        assert!(limit.admit().is_ok() && limit.admit().is_ok());
+        assert!(limit.admit().is_err(), "rest gives the burst, and no more");
+    }
+
+    #[test]
     fn threads_share_a_burst() {
         let limit = RateLimit::with_clock(1.0, 1000, ManualClock::new());
         let count = || (0..1000).filter(|_| limit.admit().is_ok()).count();

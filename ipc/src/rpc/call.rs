@@ -10,7 +10,7 @@ use super::{
     Method,
     fault::{Fault, RpcError},
     prost::Message,
-    wire::{AnswerHead, CLOSE, NEXT, RequestHead, Trace, WireError, stream_id},
+    wire::{AnswerHead, CLOSE, LONGEST_HEAD, NEXT, RequestHead, Trace, WireError, stream_id},
 };
 use crate::{
     CallOptions, Client,
@@ -55,13 +55,34 @@ impl RpcOptions {
         if self.key.is_some() { Idempotency::Keyed } else { method.idempotency }
     }
 
-    /// Writes a request.
+    /// Writes a request, and has `send` send it.
     #[inline]
-    pub(super) fn encode(&self, method: u32, message: &impl Message, out: &mut Vec<u8>) {
-        out.clear();
-        RequestHead { method, trace: self.trace, key: self.key }.encode(out);
+    pub(super) fn encoded<T>(
+        &self,
+        method: u32,
+        message: &impl Message,
+        send: impl FnOnce(&[u8]) -> T,
+    ) -> T {
+        let head = RequestHead { method, trace: self.trace, key: self.key };
+        let longest = LONGEST_HEAD + message.encoded_len();
+        if longest <= SMALL {
+            // A quarter of what it takes in a vector, which looks for room at each field.
+            let mut small = [0; SMALL];
+            let mut room = &mut small[..];
+            head.encode(&mut room);
+            message.encode_raw(&mut room);
+            let length = SMALL - room.len();
+            return send(&small[..length]);
+        }
+        send(&self.encode(method, message))
+    }
+
+    pub(super) fn encode(&self, method: u32, message: &impl Message) -> Vec<u8> {
+        let mut out = Vec::with_capacity(LONGEST_HEAD + message.encoded_len());
+        RequestHead { method, trace: self.trace, key: self.key }.encode(&mut out);
         // A vector grows: there is always room.
-        message.encode_raw(out);
+        message.encode_raw(&mut out);
+        out
     }
 
     /// With what is left of the time of an attempt.
@@ -85,9 +106,12 @@ pub struct Caller {
 }
 
 thread_local! {
-    /// Where requests are written, and answers read, without an allocation each.
-    static SCRATCH: Cell<(Vec<u8>, Vec<u8>)> = const { Cell::new((Vec::new(), Vec::new())) };
+    /// Where answers are read, without an allocation each.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
+
+/// Messages of up to so many bytes are written to the stack.
+pub(super) const SMALL: usize = 256;
 
 /// Scratch memory of more than this is given back to the system.
 const KEPT: usize = 64 << 10;
@@ -122,12 +146,12 @@ impl Caller {
         options: impl Into<RpcOptions>,
     ) -> Result<R, RpcError> {
         let options = options.into();
-        let (mut sent, mut answer) = SCRATCH.take();
-        options.encode(method.id, request, &mut sent);
-        let outcome = self.exchange(method, &sent, &mut answer, &options);
+        let mut answer = SCRATCH.take();
+        let outcome = options
+            .encoded(method.id, request, |sent| self.exchange(method, sent, &mut answer, &options));
         let outcome = outcome.and_then(|()| message(&answer));
-        if sent.capacity() <= KEPT && answer.capacity() <= KEPT {
-            SCRATCH.set((sent, answer));
+        if answer.capacity() <= KEPT {
+            SCRATCH.set(answer);
         }
         outcome
     }
@@ -143,8 +167,8 @@ impl Caller {
         options: impl Into<RpcOptions>,
     ) -> Result<Items<R>, RpcError> {
         let options = options.into();
-        let (mut sent, mut answer) = (Vec::new(), Vec::new());
-        options.encode(method.id, request, &mut sent);
+        let mut answer = Vec::new();
+        let sent = options.encode(method.id, request);
         let until = options.call.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         self.exchange(method, &sent, &mut answer, &options)?;
         let batch = Batch::of(answer)?;

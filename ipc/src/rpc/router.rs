@@ -1,12 +1,13 @@
 //! Serving methods: from a request to its service, and back.
 
-use std::{cell::Cell, fmt};
+use std::fmt;
 
 use super::{
     Method,
+    call::SMALL,
     context::Context,
     fault::Fault,
-    prost::Message,
+    prost::{Message, bytes::BufMut},
     streams::{BATCH_ITEMS, BATCH_TIME, Held, Streams, batch_bytes},
     wire::{AnswerHead, CLOSE, HEAD, NEXT, RequestHead, stream_id},
 };
@@ -31,17 +32,48 @@ pub trait Dispatch: Send + Sync {
         method: u32,
         context: &Context,
         body: &[u8],
-        answer: &mut Answer<'_>,
+        answer: &mut Answer,
     ) -> Option<Result<(), Fault>>;
 }
 
 /// Where the answer of a request is put.
-pub struct Answer<'a> {
-    out: &'a mut Vec<u8>,
+pub struct Answer {
+    /// A message that is small: fields written to a vector each look for room first.
+    small: [u8; SMALL],
+    length: usize,
+    /// Whatever else is answered; nothing if the above is.
+    large: Vec<u8>,
     stream: Option<Source>,
 }
 
-impl fmt::Debug for Answer<'_> {
+impl Answer {
+    #[inline]
+    fn new() -> Answer {
+        Answer { small: [0; SMALL], length: 0, large: Vec::new(), stream: None }
+    }
+
+    #[inline]
+    fn put(&mut self, message: &impl Message) {
+        let length = HEAD + message.encoded_len();
+        if length <= SMALL {
+            self.length = length;
+            let mut room = &mut self.small[..];
+            room.put_slice(&AnswerHead::Message.encode());
+            message.encode_raw(&mut room);
+        } else {
+            self.large.reserve_exact(length);
+            self.large.extend_from_slice(&AnswerHead::Message.encode());
+            message.encode_raw(&mut self.large);
+        }
+    }
+
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        if self.large.is_empty() { &self.small[..self.length] } else { &self.large }
+    }
+}
+
+impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Answer").field("is_stream", &self.stream.is_some()).finish_non_exhaustive()
     }
@@ -54,12 +86,10 @@ impl fmt::Debug for Answer<'_> {
 #[inline]
 pub fn unary<Q: Message + Default, R: Message>(
     body: &[u8],
-    answer: &mut Answer<'_>,
+    answer: &mut Answer,
     handle: impl FnOnce(Q) -> Result<R, Fault>,
 ) -> Result<(), Fault> {
-    let response = handle(Q::decode(body)?)?;
-    answer.out.extend_from_slice(&AnswerHead::Message.encode());
-    response.encode_raw(answer.out);
+    answer.put(&handle(Q::decode(body)?)?);
     Ok(())
 }
 
@@ -69,7 +99,7 @@ pub fn unary<Q: Message + Default, R: Message>(
 /// What `handle` returns; [`Status::INVALID`] for a body that is no message of its kind.
 pub fn streaming<Q: Message + Default, R: Message + 'static>(
     body: &[u8],
-    answer: &mut Answer<'_>,
+    answer: &mut Answer,
     handle: impl FnOnce(Q) -> Result<Stream<R>, Fault>,
 ) -> Result<(), Fault> {
     let mut items = handle(Q::decode(body)?)?;
@@ -128,7 +158,10 @@ impl Source {
 
 /// Two services have methods with the same id: they cannot be served together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{} and {} have the same id, {:#010x}: rename one of them", self.0.path, self.1.path, self.0.id)]
+#[error(
+    "{} and {} have the same id, {:#010x}: rename one of them",
+    self.0.path, self.1.path, self.0.id
+)]
 pub struct MethodCollision(pub Method, pub Method);
 
 pub(super) fn check_ids<'a>(
@@ -166,14 +199,6 @@ impl Default for Router {
     }
 }
 
-thread_local! {
-    /// Where answers are written, without an allocation each.
-    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
-
-/// Scratch memory of more than this is given back to the system.
-const KEPT: usize = 64 << 10;
-
 impl Router {
     /// Knows no service yet.
     pub fn new() -> Router {
@@ -203,43 +228,40 @@ impl Router {
     /// Carries out a request, and answers it.
     #[inline]
     pub fn handle(&self, request: &Request<'_>) {
-        let mut out = SCRATCH.take();
-        out.clear();
-        if let Err(fault) = self.answer(request, &mut out) {
-            write_fault(&fault, &mut out);
+        let mut answer = Answer::new();
+        if let Err(fault) = self.answer(request, &mut answer) {
+            write_fault(&fault, &mut answer.large);
         }
         if !request.is_one_way() {
-            send(&out, |bytes| request.reply(bytes));
-        }
-        if out.capacity() <= KEPT {
-            SCRATCH.set(out);
+            send(answer.bytes(), |bytes| request.reply(bytes));
         }
     }
 
     #[inline]
-    fn answer(&self, request: &Request<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
+    fn answer(&self, request: &Request<'_>, answer: &mut Answer) -> Result<(), Fault> {
         let (head, body) = RequestHead::decode(request.payload())?;
         let context = Context::of(request, &head);
         if head.method == NEXT {
             let (id, _) = stream_id(body)?;
             let (place, source) = self.streams.take(id, context.source())?;
-            return self.batch(place, source, request, out);
+            return self.batch(place, source, request, &mut answer.large);
         }
         if head.method == CLOSE {
             let (id, _) = stream_id(body)?;
             self.streams.close(id, context.source());
-            out.extend_from_slice(&AnswerHead::Message.encode());
+            answer.large.extend_from_slice(&AnswerHead::Message.encode());
             return Ok(());
         }
-        let mut answer = Answer { out, stream: None };
         let carried_out = self
             .services
             .iter()
-            .find_map(|service| service.dispatch(head.method, &context, body, &mut answer));
+            .find_map(|service| service.dispatch(head.method, &context, body, answer));
         carried_out.unwrap_or_else(|| Err(no_method(head.method)))?;
-        match answer.stream {
+        match answer.stream.take() {
             None => Ok(()),
-            Some(source) => self.batch(self.streams.open(&context)?, source, request, out),
+            Some(source) => {
+                self.batch(self.streams.open(&context)?, source, request, &mut answer.large)
+            }
         }
     }
 

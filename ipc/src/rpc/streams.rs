@@ -27,8 +27,8 @@ const BATCH_BYTES: usize = 12 << 10;
 /// The first of a batch waits no longer than this for the others.
 pub(super) const BATCH_TIME: Duration = Duration::from_millis(1);
 
-/// Says at how many bytes a batch is sent, where answers have a limit: there is room for one message
-/// more.
+/// Says at how many bytes a batch is sent, where answers have a limit: there is room for one
+/// message more.
 pub(super) fn batch_bytes(longest_reply: u64) -> usize {
     usize::try_from(longest_reply / 2).map_or(BATCH_BYTES, |half| half.min(BATCH_BYTES))
 }

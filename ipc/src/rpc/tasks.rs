@@ -352,8 +352,7 @@ impl AsyncCaller {
         options: impl Into<RpcOptions>,
     ) -> Result<R, RpcError> {
         let options = options.into();
-        let mut sent = Vec::new();
-        options.encode(method.id, request, &mut sent);
+        let sent = options.encode(method.id, request);
         message(&self.exchange(method, &sent, options).await?)
     }
 
@@ -368,8 +367,7 @@ impl AsyncCaller {
         options: impl Into<RpcOptions>,
     ) -> Result<AsyncItems<R>, RpcError> {
         let options = options.into();
-        let mut sent = Vec::new();
-        options.encode(method.id, request, &mut sent);
+        let sent = options.encode(method.id, request);
         let until = options.call.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let batch = Batch::of(self.exchange(method, &sent, options).await?)?;
         Ok(AsyncItems { caller: self.clone(), batch, options, until, kind: PhantomData })

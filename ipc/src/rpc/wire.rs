@@ -1,9 +1,13 @@
 //! The bytes before a protobuf message: `docs/rpc.md` draws them.
 
+use super::prost::bytes::BufMut;
 use crate::error::{Retry, Status};
 
 /// The version of what this module describes.
 pub const VERSION: u8 = 1;
+
+/// Bytes of the longest head of a request.
+pub const LONGEST_HEAD: usize = HEAD + 25 + 16;
 
 /// Bytes of a head, without what its flags add.
 pub const HEAD: usize = 8;
@@ -92,19 +96,19 @@ pub enum WireError {
 impl RequestHead {
     /// Writes it.
     #[inline]
-    pub fn encode(&self, out: &mut Vec<u8>) {
+    pub fn encode(&self, out: &mut impl BufMut) {
         let flags =
             if self.trace.is_some() { TRACE } else { 0 } | if self.key.is_some() { KEY } else { 0 };
-        out.extend_from_slice(&head(self.method, flags));
+        out.put_slice(&head(self.method, flags));
         if flags == 0 {
             return;
         }
         if let Some(Trace { trace_id, span_id, flags }) = &self.trace {
-            out.extend_from_slice(trace_id);
-            out.extend_from_slice(span_id);
-            out.push(*flags);
+            out.put_slice(trace_id);
+            out.put_slice(span_id);
+            out.put_u8(*flags);
         }
-        out.extend_from_slice(self.key.as_ref().map_or(&[], |key| &key[..]));
+        out.put_slice(self.key.as_ref().map_or(&[], |key| &key[..]));
     }
 
     /// Reads it; gives what follows, too.
