@@ -202,7 +202,7 @@ mod tests {
         assert_eq!(limit.admit(), Err(Limited { wait: Duration::from_nanos(1) }));
         clock.advance(Duration::from_nanos(1));
         assert!(limit.admit().is_ok() && limit.admit().is_err());
-        clock.advance(Duration::from_secs(3600));
+        clock.advance(Duration::from_hours(1));
         assert!(limit.admit().is_ok() && limit.admit().is_ok());
         assert!(limit.admit().is_err(), "rest gives the burst, and no more");
     }
