@@ -1,4 +1,4 @@
-//! Comments for what has none in a `.proto` file: generated code is documented throughout.
+//! Comments of a `.proto` file as documentation: plain text, and some for what has none.
 
 use std::collections::HashSet;
 
@@ -18,14 +18,29 @@ const MESSAGE_ONEOFS: i32 = 8;
 const ENUM_VALUES: i32 = 2;
 const SERVICE_METHODS: i32 = 2;
 
-/// Gives everything without a comment one that names it.
+/// Makes text of all comments, and gives everything without one a comment that names it.
 pub(crate) fn fill(set: &mut FileDescriptorSet) {
     for file in &mut set.file {
         let mut wanted = Vec::new();
         gather(file, &mut wanted);
         let info = file.source_code_info.get_or_insert_default();
+        for location in &mut info.location {
+            for text in [&mut location.leading_comments, &mut location.trailing_comments] {
+                *text = text.take().map(|text| plain(&text));
+            }
+        }
         add(info, wanted);
     }
+}
+
+/// Has what looks like a tag of HTML shown as it was written, but for code.
+fn plain(comment: &str) -> String {
+    let parts = comment.split('`').enumerate();
+    let escaped = parts.map(|(index, part)| match index % 2 {
+        0 => part.replace('<', "\\<"),
+        _ => part.to_owned(),
+    });
+    escaped.collect::<Vec<_>>().join("`")
 }
 
 fn add(info: &mut SourceCodeInfo, wanted: Vec<(Vec<i32>, String)>) {

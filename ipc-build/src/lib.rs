@@ -189,12 +189,13 @@ mod tests {
     #[test]
     fn comments_become_documentation_and_what_has_none_gets_some() {
         let code = made(
-            "// Says hello.\nservice S {\n// Up we go.\n rpc Up(M) returns (M); \
+            "// Says hello <now> and `<then>`.\nservice S {\n// Up we go.\n rpc Up(M) returns (M); \
                          rpc Down(M) returns (stream M); }",
         )
         .expect("made");
-        for text in ["/// Says hello.\npub trait S:", "/// Says hello.\npub trait AsyncS:"] {
-            assert!(code.contains(text), "{code}");
+        for name in ["S", "AsyncS"] {
+            let text = format!("/// Says hello \\<now> and `<then>`.\npub trait {name}:");
+            assert!(code.contains(&text), "{code}");
         }
         assert_eq!(code.matches("/// Calls the method `Down`.").count(), 4);
         assert!(code.contains("/// The message `M`."));
