@@ -99,6 +99,10 @@ fn services_talk_where_a_rule_lets_them_until_it_is_gone() {
     };
     let ruling = told(&ipcd);
     assert_eq!((&ruling["allowed"], &ruling["rule"]), (&json!(true), &json!(1)), "{ruling}");
+    let unknown = ipcd.ask(&json!({
+        "do": "policy", "from": "service:apj", "to": "name:store", "operation": "call",
+    }));
+    assert_eq!(unknown["error"], "no service is called \"apj\"; see `ipctl status`");
     // The channel stays open between the calls; what is not allowed any more closes it.
     ipcd.reload(&(services.clone() + &open_to_all()));
     ipcd.hear("the node file is taken");

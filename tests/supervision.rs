@@ -167,6 +167,36 @@ fn who_hangs_is_killed_and_replaced() {
 }
 
 #[test]
+fn who_runs_and_does_not_serve_yet_is_not_taken_to_hang() {
+    let world = World::without_runtime(ACTOR);
+    let gate = world.directory().join("gate");
+    nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    let strict = "watchdog = { interval = \"20ms\", timeout = \"2s\", failures = 1 }";
+    let gated = |name: &str, readiness: &str| {
+        let script = format!("read line < {}; exec {PROBE} serve {name}", gate.display());
+        format!(
+            "[service.{name}]\nexecutable = \"/bin/sh\"\narguments = [\"-c\", \"{script}\"]\n\
+             sandbox = false\nrestart = \"temporary\"\n{strict}\nreadiness = {readiness}\n"
+        )
+    };
+    let node = [
+        gated("slow", "\"runs\""),
+        gated("never", "{ when = \"runs\", within = \"300ms\" }"),
+        open_to_all(),
+    ];
+    let ipcd = Ipcd::start(IPCD, world.directory(), &node.concat());
+    // Its time is over: it is pinged then, and had twenty pings' time before.
+    assert_eq!(ipcd.wait("never", "ended")["reason"], "hung, 1 pings unanswered");
+    assert_eq!(ipcd.unit("slow")["state"], "ready");
+    let opened = fs::write(&gate, "go\n");
+    opened.expect("read by the one who waits");
+    wait_until("it serves", || ipcd.unit("slow")["serves"] == json!(["slow"]));
+    signal(ipcd.pid_of("slow"), Signal::SIGSTOP);
+    ipcd.hear("slow: hangs, 1 pings unanswered: killed");
+    stop(&world, ipcd);
+}
+
+#[test]
 fn what_does_not_come_up_is_said_with_its_reason() {
     let late = "restart = \"temporary\"\nreadiness = { within = \"300ms\" }";
     let directory = tempfile::tempdir().expect("a directory");

@@ -11,6 +11,8 @@
 mod abi;
 #[path = "exports/loans.rs"]
 mod loans;
+#[path = "exports/rights.rs"]
+mod rights;
 
 use std::{
     cell::RefCell,
@@ -223,7 +225,14 @@ fn act(inside: bool) {
             let capacity = (what & 32 == 0).then_some(capacity);
             abi::call_into(dest, &data, capacity, what & 64 == 0, time);
         }
-        10 => abi::free_nothing(),
+        10 if what & 128 == 0 => abi::free_nothing(),
+        10 => rights::act(&with(|play| rights::Choice {
+            what: play.input.u8(),
+            ids: [play.dest(), play.dest()],
+            number: play.input.u32(),
+            at: play.input.u16(),
+            data: play.lent(),
+        })),
         11 => send(what),
         12 | 13 => send_ex(what),
         14 => {

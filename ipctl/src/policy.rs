@@ -71,6 +71,8 @@ pub(crate) fn run(arguments: &Arguments, config: &Config, output: Output) -> Res
     let ruling = match &check.config {
         Some(file) => {
             let node = node::reload(file).map_err(|error| Failure::Told(error.to_string()))?;
+            let services = node.services.iter().map(|it| it.name.as_str());
+            question.check(services).map_err(Failure::Told)?;
             question.ask(&Policy::new(Terms::of(&node, uid)), None)
         }
         None => ask(check, &question, uid, config)?,

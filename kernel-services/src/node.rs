@@ -24,8 +24,14 @@ mod spec;
 #[cfg(test)]
 mod tests;
 
-use std::{fs::File, io::Read, path::Path};
+use std::{
+    fs::OpenOptions,
+    io::{self, Read},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
 
+use nix::fcntl::OFlag;
 use toml::de::DeTable;
 
 pub(crate) use change::needs_restart;
@@ -75,7 +81,13 @@ pub fn parse(text: &str, path: &Path) -> Result<Node, NodeError> {
 fn read(path: &Path) -> Result<Vec<u8>, NodeError> {
     let failed = |source| NodeError::Read { path: path.to_owned(), source };
     let mut bytes = Vec::new();
-    let file = File::open(path).map_err(failed)?;
+    // A pipe would keep its reader waiting, and with it all that runs; and it is read but once.
+    let waits_not = OFlag::O_NONBLOCK.bits();
+    let file = OpenOptions::new().read(true).custom_flags(waits_not).open(path).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        let what = "it is a directory, a pipe or a device, and no file";
+        return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, what)));
+    }
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > MAX_BYTES {
         return Err(NodeError::TooLong { path: path.to_owned(), limit: MAX_BYTES });

@@ -53,7 +53,7 @@ pub enum Who {
         service: String,
         /// The user it runs as.
         uid: u32,
-        /// The process.
+        /// The process; 0 for whichever it may be.
         pid: u32,
     },
     /// Any other process.
@@ -80,14 +80,21 @@ impl fmt::Display for Who {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Who::Supervised { service, uid, pid } => {
-                write!(to, "service {service} (user {uid}, pid {pid})")
+                write!(to, "service {service} (user {uid}")?;
+                if *pid != 0 {
+                    write!(to, ", pid {pid}")?;
+                }
+                to.write_str(")")
             }
             Who::Unsupervised { uid, pid, executable } => {
-                write!(to, "user {uid} (pid {pid}")?;
+                write!(to, "user {uid} (")?;
+                if *pid != 0 {
+                    write!(to, "pid {pid}, ")?;
+                }
                 match executable {
                     // Whoever named the file may have meant the terminal that shows it.
-                    Some(path) => write!(to, ", {})", path.to_string_lossy().escape_debug()),
-                    None => to.write_str(", executable unknown)"),
+                    Some(path) => write!(to, "{})", path.to_string_lossy().escape_debug()),
+                    None => to.write_str("executable unknown)"),
                 }
             }
         }

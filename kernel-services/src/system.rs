@@ -19,6 +19,7 @@ mod words;
 use std::{
     collections::{HashMap, HashSet},
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use ipc::ServiceId;
@@ -134,8 +135,12 @@ pub struct System {
 #[derive(Debug)]
 struct Running {
     process: Process,
+    /// When it was started, or taken over.
+    since: Instant,
     /// The names that it serves, by instance.
     serves: HashMap<ServiceId, String>,
+    /// Whether it served any, ever.
+    has_served: bool,
     /// Whether the supervisor knows that it answers.
     told_ready: bool,
 }
@@ -277,6 +282,8 @@ impl System {
                 self.signal(unit, Signal::SIGKILL);
                 None
             }
+            // Who has not got so far as to serve is not taken to hang, as long as it may be starting.
+            Effect::Probe { unit } if self.may_be_starting(unit) => Some(Event::Answered { unit }),
             Effect::Probe { unit } => {
                 self.probe(unit);
                 None
@@ -322,6 +329,7 @@ impl System {
                     let unit = UnitId(unit);
                     if let Some(running) = self.running.get_mut(&unit) {
                         running.serves.insert(instance, name);
+                        running.has_served = true;
                     }
                     self.ask_if_ready(unit);
                 }
@@ -346,6 +354,15 @@ impl System {
         if service.readiness.when == Ready::Answers && serves_all && !running.told_ready {
             self.probe(unit);
         }
+    }
+
+    /// Whether a unit's process, which may count as started, has served nothing yet and still has
+    /// time to. An adopted one has its time anew: it serves again once it has found this runtime.
+    fn may_be_starting(&self, unit: UnitId) -> bool {
+        let Some((service, _)) = self.supervisor.service(unit) else { return false };
+        self.running
+            .get(&unit)
+            .is_some_and(|it| !it.has_served && it.since.elapsed() < service.readiness.within)
     }
 
     /// Pings a unit, through a channel like anybody's.
@@ -448,7 +465,8 @@ impl System {
 
 impl Running {
     fn new(process: Process) -> Running {
-        Running { process, serves: HashMap::new(), told_ready: false }
+        let (serves, since) = (HashMap::new(), Instant::now());
+        Running { process, since, serves, has_served: false, told_ready: false }
     }
 }
 

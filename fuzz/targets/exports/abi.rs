@@ -20,6 +20,7 @@ pub(crate) const ETIMEDOUT: c_int = -3;
 pub(crate) const ENOENT: c_int = -4;
 pub(crate) const EEXIST: c_int = -5;
 pub(crate) const EACCES: c_int = -6;
+pub(crate) const EAUTH: c_int = -7;
 pub(crate) const EPEERDIED: c_int = -8;
 pub(crate) const EMAYBE: c_int = -9;
 pub(crate) const EFULL: c_int = -11;
@@ -127,7 +128,7 @@ pub(crate) enum Lent {
 }
 
 impl Lent {
-    fn parts(&self) -> (*const c_void, usize) {
+    pub(crate) fn parts(&self) -> (*const c_void, usize) {
         match self {
             Lent::Null(size) => (ptr::null(), *size),
             Lent::Block(bytes) => (bytes.as_ptr().cast(), bytes.len()),

@@ -148,6 +148,7 @@ fn service(
     program(reading, &mut table, &title, &mut service, &mut places);
     relations(reading, &mut table, &mut service, &mut places);
     life(reading, &mut table, &mut service);
+    silence(reading, &table, &service);
     bounds(reading, &mut table, &mut service, &mut places);
     table.close(reading);
     (service, places)
@@ -304,6 +305,20 @@ fn life(reading: &mut Reading, table: &mut Table<'_>, service: &mut Service) {
     }
     if let Some(stop_within) = table.read(reading, "stop_within", Reading::duration) {
         service.stop_within = stop_within;
+    }
+}
+
+/// Warns where answers are waited for that a service cannot give, since it has no name.
+fn silence(reading: &mut Reading, table: &Table<'_>, service: &Service) {
+    let Some(at) = table.place("provides").filter(|_| service.provides.is_empty()) else { return };
+    if service.readiness.when == Ready::Answers {
+        let what = "a service that provides nothing answers nobody: it is never ready".to_owned();
+        let hint = "write readiness = \"runs\" or \"exits\", or name what it serves";
+        reading.warn(at.clone(), what, hint);
+    }
+    if service.watchdog.is_some() && service.readiness.when != Ready::Exits {
+        let what = "a service that provides nothing answers no watchdog: it is killed".to_owned();
+        reading.warn(at, what, "take the watchdog out, or name what it serves");
     }
 }
 

@@ -63,6 +63,20 @@ impl Question {
         self.name.as_deref()
     }
 
+    /// Checks that the service that it is about, if any, is among those that there are: a rule
+    /// about another one would be refused.
+    ///
+    /// # Errors
+    /// A sentence that says that it is not.
+    pub fn check<'a>(&self, services: impl IntoIterator<Item = &'a str>) -> Result<(), String> {
+        match &self.who {
+            Who::Supervised { service, .. } if !services.into_iter().any(|it| it == service) => {
+                Err(format!("no service is called {service:?}; see `ipctl status`"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Has a policy answer it. `served_by` is the user of the process that serves the name; a
     /// name that a supervised service provides needs none.
     pub fn ask(&self, policy: &Policy, served_by: Option<u32>) -> Ruling {
@@ -217,7 +231,7 @@ mod tests {
         assert_eq!((allowed.allowed, allowed.rule, allowed.line), (true, Some(1), Some(12)));
         assert_eq!(
             allowed.to_string(),
-            "service api (user 7, pid 0) → name store (not served): call is allowed\n  \
+            "service api (user 7) → name store (not served): call is allowed\n  \
              by rule 1, line 12: service:api → name:store: allow call\n  \
              default: denied, since a supervised service may do nothing that no rule allows\n\
              defaults, where no rule matches:\n  \
@@ -230,6 +244,15 @@ mod tests {
         assert!(hint.contains("allow = [\"send\"]"), "{hint}");
         assert!(!ask("user:7", "call").allowed);
         assert!(ask("user:7", "admin").allowed);
+    }
+
+    #[test]
+    fn a_service_that_is_not_there_is_no_subject() {
+        let read = |subject| Question::read(subject, "name:store", "call", 7).expect("a question");
+        assert_eq!(read("service:api").check(["store", "api"]), Ok(()));
+        assert_eq!(read("user:7").check([]), Ok(()));
+        let error = read("service:apj").check(["store", "api"]).expect_err("a slip");
+        assert!(error.contains("no service is called \"apj\""), "{error}");
     }
 
     #[test]

@@ -64,7 +64,10 @@ impl System {
     ) -> Answer {
         let uid = geteuid().as_raw();
         let policy = Policy::new(Terms::of(&self.node, uid));
-        match Question::read(subject, object, operation, uid) {
+        let services = self.node.services.iter().map(|it| it.name.as_str());
+        let question = Question::read(subject, object, operation, uid)
+            .and_then(|question| question.check(services).map(|()| question));
+        match question {
             Ok(question) => Answer::policy(&question.ask(&policy, served_by)),
             Err(error) => Answer::refusal(&error),
         }

@@ -493,6 +493,16 @@ fn what_is_allowed_and_yet_looks_wrong_is_a_warning() {
     );
     assert_eq!(group("['b', 'a']", "rest_for_one"), Vec::<String>::new());
     assert_eq!(group("['a', 'b']", "one_for_all"), Vec::<String>::new());
+    let mute = |more: &str| warnings(&format!("{A}provides = []\n{more}"));
+    let never = "3:1: a service that provides nothing answers nobody: it is never ready; write \
+                 readiness = \"runs\" or \"exits\", or name what it serves";
+    let killed = "3:1: a service that provides nothing answers no watchdog: it is killed; take the \
+                  watchdog out, or name what it serves";
+    assert_eq!(mute(""), [never]);
+    assert_eq!(mute("watchdog = true"), [never, killed]);
+    assert_eq!(mute("readiness = 'runs'\nwatchdog = true"), [killed]);
+    assert_eq!(mute("readiness = 'runs'\nwatchdog = false"), Vec::<String>::new());
+    assert_eq!(mute("readiness = 'exits'"), Vec::<String>::new());
 }
 
 #[test]

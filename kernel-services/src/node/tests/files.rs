@@ -81,6 +81,10 @@ fn a_file_that_cannot_be_read_says_so() {
             gone.display()
         )
     );
+    let pipe = place.path().join("pipe.toml");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("the directory is ours");
+    let error = load(&pipe).expect_err("it would be waited for").to_string();
+    assert!(error.contains("it is a directory, a pipe or a device, and no file"), "{error}");
     fs::write(&file, vec![b'#'; 1 << 20]).expect("the directory is ours");
     assert_eq!(
         load(&file).expect("it is right"),
