@@ -6,7 +6,7 @@ use super::{
 };
 use crate::error::Status;
 
-/// Lays out a reply as one packet. Pages must have been cut with [`page_fits`].
+/// Lays out a reply as one packet. Pages must have been cut with [`page_fits`](super::page_fits).
 pub fn encode_reply(sequence: u32, reply: &Reply) -> Vec<u8> {
     let status = match reply {
         Reply::Refused(status) => *status,
