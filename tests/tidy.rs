@@ -64,6 +64,7 @@ const UNSAFE_FILES: &[&str] = &[
     "ffi/src/types.rs",
     "fuzz/targets/exports/abi.rs",
     "fuzz/targets/exports/loans.rs",
+    "fuzz/targets/exports/rights.rs",
     "ipc/src/board/memory.rs",
     "ipc/src/bulk/arena.rs",
     "ipc/src/bulk/lender.rs",

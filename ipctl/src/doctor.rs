@@ -47,6 +47,7 @@ pub(crate) fn run(_: &Arguments, config: &Config, output: Output) -> Result<u8, 
     let release = machine::release();
     let mut checks = machine::checks(&release);
     checks.extend(features::checks(ipc::features(), &release));
+    checks.push(features::landlock(&kernel_services::process::sandbox_gaps()));
     checks.extend(runtime::checks(config));
     let report = Report::new(checks);
     output.show(&report)?;

@@ -32,7 +32,7 @@ mod system;
 
 pub use crate::{
     numa::NumaError,
-    sandbox::{SandboxError, Unenforced},
+    sandbox::{SandboxError, Unenforced, gaps as sandbox_gaps},
 };
 pub use error::LaunchError;
 pub(crate) use system::landlock_abi;

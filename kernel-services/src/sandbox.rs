@@ -161,6 +161,12 @@ pub(crate) fn build(
     })
 }
 
+/// Lists what this machine's kernel would not enforce of a sandbox, whatever it grants.
+pub fn gaps() -> Vec<Unenforced> {
+    let grants = Grants { connect_tcp: vec![1], ..Grants::default() };
+    unenforced(crate::process::landlock_abi(), &grants)
+}
+
 fn unenforced(abi: i32, grants: &Grants) -> Vec<Unenforced> {
     if abi < 1 {
         return vec![Unenforced::Files];

@@ -282,7 +282,7 @@ impl System {
                 self.signal(unit, Signal::SIGKILL);
                 None
             }
-            // Who has not got so far as to serve is not taken to hang, as long as it may be starting.
+            // Who has not got so far as to serve is not taken to hang while it may be starting.
             Effect::Probe { unit } if self.may_be_starting(unit) => Some(Event::Answered { unit }),
             Effect::Probe { unit } => {
                 self.probe(unit);

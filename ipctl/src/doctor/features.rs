@@ -1,6 +1,7 @@
 //! What the kernel gives, and what is used where it does not.
 
 use ipc::Features;
+use kernel_services::process::Unenforced;
 
 use super::{Check, State, machine::Release};
 
@@ -62,6 +63,22 @@ pub(super) fn checks(features: Features, release: &Release) -> Vec<Check> {
         poller(features.futex_waitv),
         io_uring(features.io_uring),
     ]
+}
+
+/// What the sandbox of supervised services lacks here. Nothing else needs it.
+pub(super) fn landlock(gaps: &[Unenforced]) -> Check {
+    // The first says most: what is newer is missing as well.
+    let Some(first) = gaps.first() else {
+        return Check::new("landlock", State::Ok, "all that a sandbox asks for");
+    };
+    let more = match gaps.len() {
+        1 => String::new(),
+        count => format!("; and {} more", count - 1),
+    };
+    Check::new("landlock", State::Unused, format!("but by sandboxes: {first}{more}")).hint(
+        "a newer kernel, with landlock among its security modules (`lsm=`), or another `user` for \
+         each service: docs/security.md, \"On older kernels\"",
+    )
 }
 
 fn clock(source: &str) -> Check {
@@ -206,6 +223,15 @@ mod tests {
     fn without_seals_nothing_works() {
         let without = Features { seals: false, ..EVERYTHING };
         assert_eq!(states(without), [("future_write", State::Failed)]);
+    }
+
+    #[test]
+    fn what_sandboxes_lack_is_said_and_hinders_nothing_else() {
+        assert_eq!(landlock(&[]).state, State::Ok);
+        let check = landlock(&[Unenforced::Truncation, Unenforced::SocketFiles]);
+        assert_eq!(check.state, State::Unused);
+        assert!(check.found.contains("older than ABI 3") && check.found.ends_with("and 1 more"));
+        assert!(check.hint.is_some());
     }
 
     #[test]
