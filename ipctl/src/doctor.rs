@@ -1,6 +1,7 @@
 //! `ipctl doctor`: what does this machine give libipc, and what does libipc do about the rest?
 
 mod features;
+mod leftovers;
 mod machine;
 mod runtime;
 

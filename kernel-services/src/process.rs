@@ -61,6 +61,12 @@ pub struct Launch<'a> {
     pub log: OwnedFd,
 }
 
+/// Says when a process started, in clock ticks since boot: with its number this names it for good.
+/// Nothing where it is gone or a zombie.
+pub fn started(pid: u32) -> Option<u64> {
+    process_started(pid)
+}
+
 /// Starts a process, and returns when its program runs.
 ///
 /// `record` is given the process's number and start time, and writes them down for whoever comes

@@ -9,16 +9,17 @@ use std::{
 
 use ipc::{Config, KernelState, Node, NodeError};
 
-use super::{Check, State};
+use super::{Check, State, leftovers};
 use crate::units;
 
 /// Longest path of a socket, in bytes.
 const SOCKET_PATH: usize = 107;
 
-pub(super) fn checks(config: &Config) -> [Check; 2] {
+pub(super) fn checks(config: &Config) -> [Check; 3] {
     let path = config.runtime_dir.clone().unwrap_or_else(ipc::runtime_dir);
     let state = Node::connect(config).and_then(|node| node.state());
-    [directory(&path, state.is_ok()), runtime(state)]
+    let is_served = state.is_ok();
+    [directory(&path, is_served), leftovers::check(&path, is_served), runtime(state)]
 }
 
 /// Looks at the directory as `ipcd` would. Where a runtime answers, it has done so.
