@@ -39,8 +39,9 @@ pub enum CircuitState {
 /// assert!(matches!(breaker.call(|| Ok::<_, CallError>(())), Err(BreakerError::Open(_))));
 ///
 /// clock.advance(Duration::from_secs(5));
-/// breaker.call(|| Ok::<_, CallError>(())).unwrap();
+/// breaker.call(|| Ok::<_, CallError>(()))?;
 /// assert_eq!(breaker.state(), CircuitState::Closed);
+/// # Ok::<(), BreakerError<CallError>>(())
 /// ```
 #[derive(Debug)]
 pub struct CircuitBreaker<C = SystemClock> {

@@ -54,7 +54,8 @@ pub enum CompressError {
 /// let message = "again and again ".repeat(1000);
 /// let sent = transport.encode(message.as_bytes());
 /// assert!(sent.len() < message.len() / 10);
-/// assert_eq!(transport.decode(&sent).unwrap(), message.as_bytes());
+/// assert_eq!(transport.decode(&sent)?, message.as_bytes());
+/// # Ok::<(), ipc::civil::CompressError>(())
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct CompressedTransport {
