@@ -1,4 +1,4 @@
-//! Clients that come to the services of this node.
+//! Channels of this node: clients that come to its services, and either end as it is made.
 
 use std::{
     os::fd::{AsFd, OwnedFd},
@@ -12,10 +12,14 @@ use super::{
 };
 use crate::{
     channel::{Channel, Parts},
-    control::{Introduction, Request, closer::Stranger},
+    control::{
+        Introduction, Request,
+        closer::{PeerSocket, Stranger},
+    },
     error::{NodeError, Status},
     frame::Sender,
-    lane,
+    lane::{self, Lane},
+    life::Entry,
     server::{Incoming, Member},
 };
 
@@ -50,9 +54,27 @@ impl Core {
         let peer = lane::map_peer(peer.as_fd(), introduction.geometry)?;
         let (own, fd) = lane::create(introduction.geometry)?;
         let entry = self.roll.enter(&own)?;
-        let channel = Channel::new(Parts {
+        let channel = self.channel(introduction, Sender::Server, [own, peer], entry, bell);
+        let closing = Closing { core: Arc::downgrade(self), channel: introduction.channel };
+        let incoming = Arc::new(Incoming::new(channel, Arc::downgrade(&hub), closing));
+        let end = End::Incoming(Arc::downgrade(&incoming));
+        self.peers.watch(&self.epoll, introduction.peer_pid, pidfd, end);
+        hub.add(Member::Incoming(incoming));
+        Ok(fd)
+    }
+
+    /// Makes an end of a channel of its lanes, the own one first.
+    pub(super) fn channel(
+        &self,
+        introduction: Introduction,
+        role: Sender,
+        [own, peer]: [Arc<Lane>; 2],
+        entry: Entry,
+        bell: PeerSocket,
+    ) -> Channel {
+        Channel::new(Parts {
             introduction,
-            role: Sender::Server,
+            role,
             own,
             peer,
             entry,
@@ -61,13 +83,7 @@ impl Core {
             max_payload: self.config.max_payload,
             max_bulk: self.config.max_bulk,
             spin: self.config.spin,
-            seat: self.board.seat(&introduction, Sender::Server),
-        });
-        let closing = Closing { core: Arc::downgrade(self), channel: introduction.channel };
-        let incoming = Arc::new(Incoming::new(channel, Arc::downgrade(&hub), closing));
-        let end = End::Incoming(Arc::downgrade(&incoming));
-        self.peers.watch(&self.epoll, introduction.peer_pid, pidfd, end);
-        hub.add(Member::Incoming(incoming));
-        Ok(fd)
+            seat: self.board.seat(&introduction, role),
+        })
     }
 }

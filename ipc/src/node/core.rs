@@ -28,7 +28,7 @@ use super::{
 use crate::{
     ServiceId,
     board::OwnBoard,
-    channel::{Channel, Fate, Parts},
+    channel::Fate,
     client::ClientState,
     control::{
         self, Reply, Request,
@@ -517,19 +517,7 @@ impl Core {
         }
         let Descriptors { lane: peer, bell, pidfd } = Descriptors::of(fds, &self.closer)?;
         let peer = lane::map_peer(peer.as_fd(), geometry)?;
-        let channel = Channel::new(Parts {
-            introduction,
-            role: Sender::Client,
-            own,
-            peer,
-            entry,
-            bell,
-            closer: Arc::clone(&self.closer),
-            max_payload: self.config.max_payload,
-            max_bulk: self.config.max_bulk,
-            spin: self.config.spin,
-            seat: self.board.seat(&introduction, Sender::Client),
-        });
+        let channel = self.channel(introduction, Sender::Client, [own, peer], entry, bell);
         self.tell_boards();
         let interrupter = Arc::clone(&self.interrupter);
         let link = Arc::new(Link::new(channel, self.config.outstanding, interrupter, closing));
