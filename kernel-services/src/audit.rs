@@ -30,6 +30,8 @@ mod writer;
 
 use std::borrow::Cow;
 
+pub use crate::notes::Kind;
+
 pub use line::{Fault, Hash};
 pub use log::{Keep, Log, OpenError, Unwritten};
 pub use verify::{Bad, Found, verify, verify_to};
@@ -39,49 +41,6 @@ pub(crate) use writer::Writer;
 pub const FIELD: usize = 1024;
 /// Most bytes that wait for a flush.
 pub const PENDING: usize = 1 << 20;
-
-/// What happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// A right was used for the first time on a channel.
-    Grant,
-    /// A right was missing.
-    Denial,
-    /// A name was registered.
-    Registered,
-    /// A process ended by itself.
-    Died,
-    /// ipcd killed a process.
-    Killed,
-    /// A service was started again.
-    Restarted,
-    /// A service will not be started again.
-    GaveUp,
-    /// The node file was read again.
-    Reload,
-    /// An operator's command.
-    Admin,
-    /// A token was issued.
-    Token,
-    /// A channel was closed, since its right was taken away.
-    Revoked,
-    /// The log was opened, by a new run of ipcd.
-    Opened,
-    /// The end of the log was unfinished or damaged, and was cut off to a file beside it.
-    Torn,
-    /// The log ended before the record that `audit.head` names.
-    Truncated,
-    /// Records could not be kept: the file could not be written for too long.
-    Lost,
-}
-
-impl Kind {
-    /// Tells whether it says that the log itself has suffered.
-    pub fn is_incident(self) -> bool {
-        matches!(self, Kind::Torn | Kind::Truncated | Kind::Lost)
-    }
-}
 
 /// One thing to be recorded. Fields that do not apply are empty.
 #[derive(Clone, Debug)]

@@ -16,27 +16,56 @@ use std::{
 /// Notes that wait for who records them: about 1 MiB.
 pub(crate) const QUEUE: usize = 4096;
 
-/// What happened; `audit::Kind` has the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "node", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "node", serde(rename_all = "snake_case"))]
 #[cfg_attr(not(feature = "node"), allow(dead_code, reason = "nobody supervises"))]
-pub(crate) enum Matter {
+pub enum Kind {
+    /// A right was used for the first time on a channel.
     Grant,
+    /// A right was missing.
     Denial,
+    /// A name was registered.
     Registered,
+    /// A process ended by itself.
     Died,
+    /// ipcd killed a process.
     Killed,
+    /// A service was started again.
     Restarted,
+    /// A service will not be started again.
     GaveUp,
+    /// The node file was read again.
     Reload,
+    /// An operator's command.
     Admin,
+    /// A token was issued.
     Token,
+    /// A channel was closed, since its right was taken away.
     Revoked,
+    /// The log was opened, by a new run of ipcd.
+    Opened,
+    /// The end of the log was unfinished or damaged, and was cut off to a file beside it.
+    Torn,
+    /// The log ended before the record that `audit.head` names.
+    Truncated,
+    /// Records could not be kept: the file could not be written for too long.
+    Lost,
+}
+
+#[cfg(feature = "node")]
+impl Kind {
+    /// Tells whether it says that the log itself has suffered.
+    pub fn is_incident(self) -> bool {
+        matches!(self, Kind::Torn | Kind::Truncated | Kind::Lost)
+    }
 }
 
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Note {
-    pub(crate) matter: Matter,
+    pub(crate) kind: Kind,
     /// Who did it, or to whom it happened.
     pub(crate) subject: String,
     pub(crate) object: String,
@@ -47,9 +76,9 @@ pub(crate) struct Note {
 
 impl Note {
     /// Begins a note; the rest is empty.
-    pub(crate) fn new(matter: Matter, subject: impl Into<String>) -> Note {
+    pub(crate) fn new(kind: Kind, subject: impl Into<String>) -> Note {
         Note {
-            matter,
+            kind,
             subject: subject.into(),
             object: String::new(),
             operation: Cow::Borrowed(""),

@@ -18,7 +18,7 @@ use nix::sys::signal::SigSet;
 use super::{Keep, Kind, Log, OpenError, Record};
 use crate::{
     error::KernelError,
-    notes::{self, Dated, Matter, Note, Notes, unix_us},
+    notes::{self, Dated, Note, Notes, unix_us},
 };
 
 /// Bytes of stack: a record is built on it, nothing is recursive.
@@ -117,19 +117,7 @@ impl Pen {
 
 fn record(note: &Note) -> Record<'_> {
     Record {
-        kind: match note.matter {
-            Matter::Grant => Kind::Grant,
-            Matter::Denial => Kind::Denial,
-            Matter::Registered => Kind::Registered,
-            Matter::Died => Kind::Died,
-            Matter::Killed => Kind::Killed,
-            Matter::Restarted => Kind::Restarted,
-            Matter::GaveUp => Kind::GaveUp,
-            Matter::Reload => Kind::Reload,
-            Matter::Admin => Kind::Admin,
-            Matter::Token => Kind::Token,
-            Matter::Revoked => Kind::Revoked,
-        },
+        kind: note.kind,
         subject: note.subject.as_str().into(),
         object: note.object.as_str().into(),
         operation: (&*note.operation).into(),

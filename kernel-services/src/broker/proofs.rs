@@ -8,7 +8,7 @@ use ipc::{
 
 use super::{Broker, Effect, Token, Turn};
 use crate::{
-    notes::{Matter, Note},
+    notes::{Kind, Note},
     registry::{Claims, Registered},
     security::{Operation, What, Who, names_of},
     token::{AuthToken, Wanted},
@@ -68,7 +68,7 @@ impl Broker {
     ) -> Result<(), Status> {
         let session = self.sessions.get(&to).ok_or(Status::INVALID)?;
         let allowed = self.permitted_with(&session.who, wanted.audience)?;
-        let mut note = Note::new(Matter::Token, session.who.to_string());
+        let mut note = Note::new(Kind::Token, session.who.to_string());
         let name = self.registry.name_behind(wanted.audience);
         note.object = name.map(|it| format!("name {it}")).unwrap_or_default();
         note.operation = names_of(wanted.permissions & allowed & Operation::MASK).into();

@@ -7,7 +7,7 @@ use ipc::{ServiceId, Status, control::Reply};
 
 use super::{Broker, Effect, Peer, Token, Turn};
 use crate::{
-    notes::{Matter, Note},
+    notes::{Kind, Note},
     quota::Quota,
     security::{Because, Open, Operation, Policy, Terms, What, Who, names_of},
 };
@@ -67,7 +67,7 @@ impl Broker {
     /// Notes that a name is served.
     pub(super) fn note_registered(&self, token: Token, name: &str, turn: &mut Turn) {
         if let Some(session) = self.sessions.get(&token) {
-            let mut note = Note::new(Matter::Registered, session.who.to_string());
+            let mut note = Note::new(Kind::Registered, session.who.to_string());
             note.object = format!("name {name}");
             turn.note(note);
         }
@@ -104,7 +104,7 @@ impl Broker {
         let what = What::Name { text: name, served_by: None };
         let first = Operation::ALL.into_iter().find(|it| granted & it.bit() != 0);
         let because = first.map(|it| self.policy.judge(who, what, it).because);
-        let mut note = Note::new(Matter::Grant, who.to_string());
+        let mut note = Note::new(Kind::Grant, who.to_string());
         note.object = format!("name {name}");
         note.operation = Cow::Owned(names_of(granted));
         note.verdict = Some(true);
@@ -151,7 +151,7 @@ impl Broker {
             self.accounts.closed(it.channel);
             let (object, because) = (format!("name {}", channel.name), self.reason(it.because));
             let note = denial(&channel.who, object, it.operation.name(), because);
-            turn.note(Note { matter: Matter::Revoked, ..note });
+            turn.note(Note { kind: Kind::Revoked, ..note });
             let ends = [channel.client, channel.service];
             let ends = if ends[0] == ends[1] { &ends[..1] } else { &ends[..] };
             for &to in ends.iter().filter(|to| self.sessions.contains_key(to)) {
@@ -183,7 +183,7 @@ impl Broker {
             if let Some(session) = self.sessions.get(&token) {
                 let because = self.reason(because);
                 let note = denial(&session.who, format!("name {name}"), "serve", because);
-                turn.note(Note { matter: Matter::Revoked, ..note });
+                turn.note(Note { kind: Kind::Revoked, ..note });
             }
             self.tell(token, turn, |unit| crate::desk::Notice::Unregistered { unit, instance });
         }
@@ -217,5 +217,5 @@ impl Broker {
 
 fn denial(who: &Who, object: String, operation: &'static str, because: String) -> Note {
     let (subject, operation) = (who.to_string(), Cow::Borrowed(operation));
-    Note { matter: Matter::Denial, subject, object, operation, verdict: Some(false), because }
+    Note { kind: Kind::Denial, subject, object, operation, verdict: Some(false), because }
 }

@@ -10,7 +10,7 @@ use crate::{
     desk::Order,
     logs::Logs,
     node::{self, Node},
-    notes::{Matter, Note},
+    notes::{Kind, Note},
     security::{Policy, Question, Terms},
     supervisor::{Command, Event, Notice},
 };
@@ -45,7 +45,7 @@ impl System {
             say(&warning.to_string());
         }
         say(&format!("the node file is taken: {change}"));
-        self.note(Matter::Reload, by, &change);
+        self.note(Kind::Reload, by, &change);
         self.step(Event::Reload(Box::new(node)));
         // Who is to provide less than before may do so already.
         for unit in self.running.keys().copied().collect::<Vec<_>>() {
@@ -75,11 +75,11 @@ impl System {
 
     /// Puts on record what became of a unit.
     pub(super) fn note_report(&self, unit: &str, notice: &Notice) {
-        let matter = match notice {
-            Notice::Ended { .. } | Notice::SpawnFailed { .. } => Matter::Died,
-            Notice::Late { .. } | Notice::Hung { .. } | Notice::Stubborn { .. } => Matter::Killed,
-            Notice::RestartsIn { .. } | Notice::RestartsWith { .. } => Matter::Restarted,
-            Notice::GaveUp { .. } => Matter::GaveUp,
+        let kind = match notice {
+            Notice::Ended { .. } | Notice::SpawnFailed { .. } => Kind::Died,
+            Notice::Late { .. } | Notice::Hung { .. } | Notice::Stubborn { .. } => Kind::Killed,
+            Notice::RestartsIn { .. } | Notice::RestartsWith { .. } => Kind::Restarted,
+            Notice::GaveUp { .. } => Kind::GaveUp,
             Notice::Starts { .. }
             | Notice::Runs { .. }
             | Notice::Adopted { .. }
@@ -87,12 +87,12 @@ impl System {
             | Notice::Stops
             | Notice::StopsWith { .. } => return,
         };
-        self.note(matter, &format!("service {unit}"), &notice.to_string());
+        self.note(kind, &format!("service {unit}"), &notice.to_string());
     }
 
     /// Puts on record what an operator did.
     pub(super) fn note_command(&self, by: &str, command: Command, name: &str) {
-        let mut note = Note::new(Matter::Admin, by);
+        let mut note = Note::new(Kind::Admin, by);
         note.object = format!("service {name}");
         note.operation = match command {
             Command::Start => "start".into(),
@@ -103,8 +103,8 @@ impl System {
         self.take(note);
     }
 
-    fn note(&self, matter: Matter, subject: &str, because: &str) {
-        self.take(Note { because: because.to_owned(), ..Note::new(matter, subject) });
+    fn note(&self, kind: Kind, subject: &str, because: &str) {
+        self.take(Note { because: because.to_owned(), ..Note::new(kind, subject) });
     }
 
     fn take(&self, note: Note) {

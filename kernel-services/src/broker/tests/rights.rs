@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     desk::Unit,
-    notes::Matter,
+    notes,
     quota::{Account, Kind, Quota},
     security::{Object, Operation, Rule, Subject},
 };
@@ -40,9 +40,9 @@ fn api() -> Subject {
     Subject::Service("api".to_owned())
 }
 
-fn matters(effects: &[Effect]) -> Vec<Matter> {
+fn noted(effects: &[Effect]) -> Vec<notes::Kind> {
     let notes = effects.iter().filter_map(|effect| match effect {
-        Effect::Note(note) => Some(note.matter),
+        Effect::Note(note) => Some(note.kind),
         _ => None,
     });
     notes.collect()
@@ -63,12 +63,12 @@ fn services_talk_only_where_a_rule_lets_them() {
     let (mut broker, store) = system(Vec::new());
     let effects = connect(&mut broker, 2, store, 9);
     assert!(is_refused(&effects, Status::ACCESS), "{effects:?}");
-    assert_eq!(matters(&effects), [Matter::Denial]);
+    assert_eq!(noted(&effects), [notes::Kind::Denial]);
     assert!(is_refused(&connect(&mut broker, 4, store, 9), Status::ACCESS), "a stranger");
     let (mut broker, store) = system(vec![may(api(), "store", Operation::Send)]);
     let (_, _, incoming) = offered(&connect(&mut broker, 2, store, 9));
     assert_eq!(incoming.permissions, Operation::Send.bit());
-    assert_eq!(matters(&accept(&mut broker, 3, incoming.channel, Status::OK)), [Matter::Grant]);
+    assert_eq!(noted(&accept(&mut broker, 3, incoming.channel, Status::OK)), [notes::Kind::Grant]);
     assert!(is_refused(&connect(&mut broker, 4, store, 9), Status::ACCESS), "a stranger");
     broker.close(0);
 }
@@ -96,7 +96,7 @@ fn supervised_names_are_their_services_alone() {
     for (token, name) in [(4, "api"), (3, "api"), (3, "free")] {
         let effects = ask(&mut broker, token, squat(name));
         assert!(is_refused(&effects, Status::ACCESS), "{token} {name}: {effects:?}");
-        assert_eq!(matters(&effects), [Matter::Denial]);
+        assert_eq!(noted(&effects), [notes::Kind::Denial]);
     }
     register(&mut broker, 4, "free");
     register(&mut broker, 2, "api");
@@ -109,14 +109,14 @@ fn a_rule_that_is_gone_takes_its_channels_with_it() {
     let (mut broker, store) = system(vec![call.clone()]);
     let (_, _, kept) = offered(&connect(&mut broker, 2, store, 9));
     accept(&mut broker, 3, kept.channel, Status::OK);
-    assert_eq!(matters(&enact(&mut broker, vec![call], Quota::default())), []);
+    assert_eq!(noted(&enact(&mut broker, vec![call], Quota::default())), []);
     let (ticket, _, pending) = offered(&connect(&mut broker, 2, store, 10));
     let effects = enact(&mut broker, Vec::new(), Quota::default());
     for to in [2, 3] {
         let reply = Reply::Revoked { channel: kept.channel };
         assert!(effects.contains(&Effect::Send { to, sequence: 0, reply }), "{effects:?}");
     }
-    assert!(matters(&effects).contains(&Matter::Revoked));
+    assert!(noted(&effects).contains(&notes::Kind::Revoked));
     assert!(effects.contains(&Effect::Release { ticket }), "{effects:?}");
     assert!(is_refused(&effects, Status::ACCESS));
     assert_eq!(accept(&mut broker, 3, pending.channel, Status::OK), []);
@@ -130,7 +130,7 @@ fn a_name_that_is_now_a_services_is_taken_from_others() {
     node(&mut broker, 4);
     let (_, name) = register(&mut broker, 4, "store");
     let effects = enact(&mut broker, Vec::new(), Quota::default());
-    assert_eq!(matters(&effects), [Matter::Revoked]);
+    assert_eq!(noted(&effects), [notes::Kind::Revoked]);
     node(&mut broker, 5);
     assert_eq!(connect(&mut broker, 5, name, 9), [refusal(5, 9, Status::NOT_FOUND)]);
     broker.close(0);
@@ -229,6 +229,31 @@ fn one_floods_and_another_user_has_its_share() {
     assert!(!is_refused(&later, Status::QUOTA));
 }
 
+/// What a node holds of `echo`; nothing by default.
+#[derive(Default)]
+struct Held {
+    instance: ServiceId,
+    name: ServiceId,
+    ticket: [u8; 32],
+}
+
+impl Held {
+    fn claim(&self, flags: u32) -> Request {
+        let (claim_instance, claim_name) = (self.instance.get(), self.name.get());
+        let name = "echo".to_owned();
+        Request::Register { flags, claim_instance, claim_name, ticket: self.ticket, name }
+    }
+}
+
+fn granted(effects: &[Effect]) -> Held {
+    match effects {
+        [Effect::Send { reply: Reply::Registered { instance, name, ticket }, .. }] => {
+            Held { instance: *instance, name: *name, ticket: *ticket }
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn tickets_prove_what_a_process_held_and_nothing_else() {
     let key = Arc::new(TokenKey::ephemeral().expect("a key"));
@@ -237,29 +262,16 @@ fn tickets_prove_what_a_process_held_and_nothing_else() {
         Broker::new(Registry::new(ids), 1, UID, 0, Arc::clone(&key)).expect("an epoch")
     };
     let mut broker = run(1);
-    let request = |instance: ServiceId, name: ServiceId, ticket, text: &str| Request::Register {
-        flags: 0,
-        claim_instance: instance.get(),
-        claim_name: name.get(),
-        ticket,
-        name: text.to_owned(),
-    };
+    let claim = |held: &Held| held.claim(0);
     node(&mut broker, 5);
-    let none = ServiceId::NONE;
-    let made = ask(&mut broker, 5, request(none, none, [0; 32], "echo"));
-    let [Effect::Send { reply: Reply::Registered { instance, name, ticket }, .. }] = made[..]
-    else {
-        panic!("{made:?}");
-    };
+    let held = granted(&ask(&mut broker, 5, claim(&Held::default())));
+    let Held { instance, name, .. } = held;
     let mut broker = run(100);
     // Another process with the same words; then the one, though a newcomer was faster.
     for (token, returns) in [(6, false), (5, true)] {
         node(&mut broker, token);
-        let made = ask(&mut broker, token, request(instance, name, ticket, "echo"));
-        let [Effect::Send { reply: Reply::Registered { instance: now, .. }, .. }] = made[..] else {
-            panic!("{made:?}");
-        };
-        assert_eq!(now == instance, returns, "{token}");
+        let now = granted(&ask(&mut broker, token, claim(&held)));
+        assert_eq!(now.instance == instance, returns, "{token}");
     }
     assert_eq!(broker.registry.resolve(name), Some(instance), "it goes before the newcomer");
 }
@@ -270,20 +282,10 @@ fn a_newcomer_waits_for_who_held_the_name_and_then_stands_behind() {
     let ids = Ids::new(1..1, Box::new(Memory::default()));
     let registry = Registry::new(ids);
     let mut broker = Broker::new(registry, 1, UID, 0, Arc::clone(&key)).expect("an epoch");
-    let request = |instance: ServiceId, name: ServiceId, ticket, text: &str| Request::Register {
-        flags: SERVICE_EXCLUSIVE,
-        claim_instance: instance.get(),
-        claim_name: name.get(),
-        ticket,
-        name: text.to_owned(),
-    };
+    let claim = |held: &Held| held.claim(SERVICE_EXCLUSIVE);
     node(&mut broker, 5);
-    let none = ServiceId::NONE;
-    let made = ask(&mut broker, 5, request(none, none, [0; 32], "echo"));
-    let [Effect::Send { reply: Reply::Registered { instance, name, ticket }, .. }] = made[..]
-    else {
-        panic!("{made:?}");
-    };
+    let held = granted(&ask(&mut broker, 5, claim(&Held::default())));
+    let Held { instance, name, .. } = held;
     let again = |names: &[&str]| {
         let ids = Ids::new(100..100, Box::new(Memory::default()));
         let broker = Broker::new(Registry::new(ids), 1, UID, 0, Arc::clone(&key));
@@ -300,14 +302,14 @@ fn a_newcomer_waits_for_who_held_the_name_and_then_stands_behind() {
     };
     // An exclusive thief that is faster than the holder has to wait, and is refused.
     let mut broker = again(&["echo"]);
-    assert_eq!(ask(&mut broker, 6, request(none, none, [0; 32], "echo")), []);
+    assert_eq!(ask(&mut broker, 6, claim(&Held::default())), []);
     node(&mut broker, 5);
-    let effects = ask(&mut broker, 5, request(instance, name, ticket, "echo"));
+    let effects = ask(&mut broker, 5, claim(&held));
     assert!(effects.contains(&refusal(6, 7, Status::EXISTS)), "{effects:?}");
     assert_eq!(broker.registry.resolve(name), Some(instance));
     // A holder that does not come back is not waited for for ever.
     let mut broker = again(&["echo"]);
-    assert_eq!(ask(&mut broker, 6, request(none, none, [0; 32], "echo")), []);
+    assert_eq!(ask(&mut broker, 6, claim(&Held::default())), []);
     assert_eq!(broker.deadline_ns(), Some(3 * SECOND));
     let effects = broker.step(Event::Tick, 3 * SECOND);
     let is_registered =
@@ -317,7 +319,7 @@ fn a_newcomer_waits_for_who_held_the_name_and_then_stands_behind() {
     assert_eq!(broker.deadline_ns(), None);
     // Other names are anybody's at once.
     let mut broker = again(&["another"]);
-    let effects = ask(&mut broker, 6, request(none, none, [0; 32], "echo"));
+    let effects = ask(&mut broker, 6, claim(&Held::default()));
     assert!(effects.iter().any(is_registered), "{effects:?}");
 }
 
@@ -330,7 +332,7 @@ fn tokens_are_made_of_what_the_rules_allow() {
         panic!("{effects:?}")
     };
     assert_eq!((wanted.permissions, *allowed), (0b11, Operation::Call.bit()));
-    assert_eq!((note.matter, &*note.operation), (Matter::Token, "call"));
+    assert_eq!((note.kind, &*note.operation), (notes::Kind::Token, "call"));
     assert!(is_refused(&ask(&mut broker, 2, issue(ServiceId::new(999))), Status::NOT_FOUND));
     let verify =
         |src: u32, operation| Request::Verify { src: ServiceId::new(src), dest: store, operation };
