@@ -1,6 +1,7 @@
 //! A channel: two lanes, one each way, and everything that both of its ends do alike.
 
 mod receive;
+mod sealed;
 
 use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd},
@@ -27,11 +28,15 @@ use crate::{
     layout::{EXTENSION, Ring},
     life::{Entry, Life},
     ring::{Producer, PushError},
+    session::{Handshake, record::Sealer},
     sync::{AtomicU32, Ordering},
     wait::{Fences, Sleep, event, futex, spin::Spin},
 };
 
-pub(crate) use self::receive::{Receive, Taken};
+pub(crate) use self::{
+    receive::{Receive, Taken},
+    sealed::greeting,
+};
 pub(crate) use crate::claim::Claimed;
 
 /// Says who is at the other end of a channel. The kernel proved it.
@@ -73,6 +78,8 @@ pub(crate) struct Parts {
     pub(crate) max_bulk: u64,
     pub(crate) spin: Spin,
     pub(crate) seat: Seat,
+    /// The handshake that comes first; none for a plain channel.
+    pub(crate) greeting: Option<Handshake>,
 }
 
 /// One end of a channel.
@@ -111,6 +118,8 @@ pub(crate) struct Channel {
 pub(crate) struct Transmit {
     urgent: Producer,
     ordinary: Producer,
+    /// Seals every frame of an encrypted channel, once the handshake is done.
+    sealer: Option<Box<Sealer>>,
     /// The next message's id, all 64 bits of it.
     pub(crate) next_id: u64,
     /// Long messages that were given up half sent; the peer is told before anything else.
@@ -123,7 +132,7 @@ pub(crate) struct Transmit {
 impl Channel {
     pub(crate) fn new(parts: Parts) -> Channel {
         let Parts { introduction, role, own, peer, entry, bell, closer, .. } = parts;
-        let Parts { max_payload, max_bulk, spin, seat, .. } = parts;
+        let Parts { max_payload, max_bulk, spin, seat, greeting, .. } = parts;
         let board = seat.place().clone();
         let other = match role {
             Sender::Client => Sender::Server,
@@ -137,12 +146,15 @@ impl Channel {
             tx: Claim::new(Transmit {
                 urgent: Producer::new(&own, &peer, Ring::Urgent),
                 ordinary: Producer::new(&own, &peer, Ring::Ordinary),
+                sealer: None,
                 next_id: first_id,
                 aborted: Vec::new(),
                 sampler: Sampler::new(first_id ^ introduction.channel),
                 board: board.clone(),
             }),
-            rx: Claim::new(Receive::new(&own, &peer, other, first_id, spin, board.clone())),
+            rx: Claim::new(
+                Receive::new(&own, &peer, other, first_id, spin, board.clone()).guarded(greeting),
+            ),
             alleged: [Ring::Urgent, Ring::Ordinary].map(|ring| peer.peer_ring(ring)),
             fate: AtomicU32::new(0),
             lender: Lender::new(&peer, max_bulk),
@@ -320,12 +332,18 @@ impl Channel {
 
     /// Lends memory for a message of this size; nothing when no more can be lent now.
     pub(crate) fn lend(&self, size: usize) -> Option<Loan> {
+        if self.is_encrypted() {
+            return Some(Loan::private(&self.lender, size));
+        }
         self.lender.lend(self.bell(), size as u64)
     }
 
     /// Lends memory and copies a message there; nothing for one that the ring carries better.
     #[cold]
     pub(crate) fn lend_copy(&self, payload: &[u8]) -> Option<Loan> {
+        if self.is_encrypted() {
+            return None;
+        }
         let mut loan = self.lend(payload.len())?;
         copy::fill(&mut loan, payload);
         Some(loan)
@@ -443,7 +461,7 @@ impl Drop for Channel {
 }
 
 /// The lies, by the number that `Channel::fate` holds.
-const LIES: [PeerCorrupt; 12] = [
+const LIES: [PeerCorrupt; 13] = [
     PeerCorrupt::Stamp,
     PeerCorrupt::Kind,
     PeerCorrupt::Flags,
@@ -456,6 +474,7 @@ const LIES: [PeerCorrupt; 12] = [
     PeerCorrupt::Status,
     PeerCorrupt::Arena,
     PeerCorrupt::Record,
+    PeerCorrupt::Handshake,
 ];
 
 impl Transmit {
@@ -485,6 +504,20 @@ impl Transmit {
     ) -> Result<(), PushError> {
         if !self.aborted.is_empty() {
             self.tell_aborted()?;
+        }
+        self.push_frames(label, payload, sent)
+    }
+
+    /// The one way into a ring: sealed, where the channel is encrypted.
+    #[inline(always)]
+    fn push_frames(
+        &mut self,
+        label: Label,
+        payload: &[u8],
+        sent: &mut usize,
+    ) -> Result<(), PushError> {
+        if self.sealer.is_some() {
+            return self.push_sealed(label, payload, sent);
         }
         let producer = self.producer(ring_of(label.priority()));
         loop {
@@ -530,7 +563,7 @@ impl Transmit {
     #[cold]
     fn tell_aborted(&mut self) -> Result<(), PushError> {
         while let Some(cancel) = self.aborted.last().copied() {
-            self.producer(ring_of(cancel.priority())).push(cancel, &[], 0)?;
+            self.push_frames(cancel, &[], &mut 0)?;
             self.aborted.pop();
         }
         Ok(())

@@ -95,6 +95,8 @@ pub enum Request {
     Hello {
         /// Whether the node registered for `membarrier(GLOBAL_EXPEDITED)`.
         asymmetric: bool,
+        /// The public half of its key, for encrypted channels (X25519); zeros where it has none.
+        key: [u8; 32],
     },
     /// Serves a name. Answer: [`Reply::Registered`].
     Register {
@@ -346,6 +348,12 @@ pub struct Introduction {
     pub geometry: Geometry,
     /// What the client may do: bits `1 << operation_type_t`.
     pub permissions: u64,
+    /// Who opened it: its instance, or its anonymous id.
+    pub opener: ServiceId,
+    /// Whether a handshake comes first, and every frame after it is sealed.
+    pub encrypted: bool,
+    /// The other end's public key, as its node told the runtime; zeros where it has none.
+    pub peer_key: [u8; 32],
 }
 
 /// Describes one registered instance.
@@ -373,7 +381,10 @@ pub struct Entry {
 pub fn encode_request(sequence: u32, request: &Request) -> Vec<u8> {
     let mut out = Writer::new(request_verb(request), sequence, Status::OK);
     match request {
-        Request::Hello { asymmetric } => out.u32(u32::from(*asymmetric)),
+        Request::Hello { asymmetric, key } => {
+            out.u32(u32::from(*asymmetric));
+            out.raw(key);
+        }
         Request::Register { flags, claim_instance, claim_name, ticket, name } => {
             out.u32(*flags);
             out.u32(*claim_instance);
@@ -457,7 +468,7 @@ fn request_verb(request: &Request) -> u16 {
 pub fn decode_request(bytes: &[u8]) -> Result<(u32, Request), Malformed> {
     let (mut input, head) = Reader::new(bytes)?;
     let request = match head.verb {
-        1 => Request::Hello { asymmetric: input.bool()? },
+        1 => Request::Hello { asymmetric: input.bool()?, key: input.take()? },
         2 => Request::Register {
             flags: input.u32()?,
             claim_instance: input.u32()?,

@@ -231,6 +231,9 @@ pub enum PeerCorrupt {
     /// Too many records of an encrypted channel did not open.
     #[error("too many records that do not open")]
     Record,
+    /// A handshake that is none, or by somebody without the key.
+    #[error("a handshake that is none, or by somebody without the key")]
+    Handshake,
 }
 
 /// Explains why an operation of the control plane failed.

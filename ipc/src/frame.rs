@@ -39,6 +39,8 @@ pub(crate) enum Kind {
     Ping = 7,
     /// Answers a `Ping`.
     Pong = 8,
+    /// A message of the handshake, before anything else on an encrypted channel.
+    Hello = 9,
 }
 
 impl Kind {
@@ -59,6 +61,7 @@ impl Kind {
             6 => Kind::Cancel,
             7 => Kind::Ping,
             8 => Kind::Pong,
+            9 => Kind::Hello,
             _ => return None,
         })
     }
@@ -79,7 +82,7 @@ impl Sender {
         match kind {
             Kind::Request | Kind::OneWay | Kind::Cancel | Kind::Ping => self == Sender::Client,
             Kind::Response | Kind::Error | Kind::Pong => self == Sender::Server,
-            Kind::Continue => true,
+            Kind::Continue | Kind::Hello => true,
         }
     }
 }
@@ -95,11 +98,11 @@ pub(crate) const FLAG_EXTENSION: u32 = 4;
 pub(crate) const FLAG_BULK: u32 = 8;
 
 /// On an encrypted channel: sealed with a key of odd generation.
-#[cfg(all(any(test, feature = "bare"), not(loom)))]
+#[cfg(not(loom))]
 pub(crate) const FLAG_PHASE: u32 = 16;
 
 /// Bytes of text in a sealed cell, beside the tag.
-#[cfg(all(any(test, feature = "bare"), not(loom)))]
+#[cfg(not(loom))]
 pub(crate) const INLINE_SEALED: usize = INLINE - 16;
 /// Bytes of that descriptor.
 pub(crate) const DESCRIPTOR: usize = 32;
@@ -335,7 +338,7 @@ impl Frame {
 
     /// As [`check`](Frame::check), on an encrypted channel, where no place is told. The total of
     /// the first of many is in its text.
-    #[cfg(all(any(test, feature = "bare"), not(loom)))]
+    #[cfg(not(loom))]
     #[inline(always)]
     pub(crate) fn check_sealed(
         words: [u64; 2],
@@ -345,7 +348,17 @@ impl Frame {
     ) -> Result<Frame, PeerCorrupt> {
         let head = Head::check(words, sender, ring)?;
         let total = u64::from(head.length);
-        let flags = head.flags & !FLAG_PHASE;
+        let mut flags = head.flags & !FLAG_PHASE;
+        if flags & FLAG_EXTENSION != 0 {
+            let before = if flags & FLAG_MORE != 0 { 8 } else { 0 };
+            if !matches!(head.kind, Kind::Request | Kind::OneWay) {
+                return Err(PeerCorrupt::Flags);
+            }
+            if (head.length as usize) < EXTENSION + before {
+                return Err(PeerCorrupt::Length);
+            }
+            flags &= !FLAG_EXTENSION;
+        }
         if flags == 0 {
             return if head.length as usize <= INLINE_SEALED {
                 Ok(Frame { head, total, place: 0 })
@@ -365,7 +378,7 @@ impl Frame {
     }
 
     /// Bytes of a sealed frame's text in the slab.
-    #[cfg(all(any(test, feature = "bare"), not(loom)))]
+    #[cfg(not(loom))]
     #[inline]
     pub(crate) fn sealed_in_slab(&self) -> usize {
         if self.head.flags & FLAG_SLAB == 0 { 0 } else { self.head.length as usize - INLINE_SEALED }
@@ -436,7 +449,7 @@ impl Frame {
 }
 
 /// The flags and the length in the first two words of a frame.
-#[cfg(all(any(test, feature = "bare"), not(loom)))]
+#[cfg(not(loom))]
 #[inline(always)]
 pub(crate) fn flags_and_length(head: [u64; 2]) -> (u32, usize) {
     ((head[0] >> 59) as u32, (head[0] >> 32) as usize & MAX_FRAME as usize)

@@ -208,6 +208,7 @@ impl Stage {
             max_bulk,
             spin: Spin::Never,
             seat: Arc::new(OwnBoard::default()).seat(&introduction(geometry), role),
+            greeting: None,
         });
         let first_id = channel.first_id() as u32;
         let interrupter = Arc::new(Interrupter::new()?);
@@ -461,6 +462,9 @@ fn introduction(geometry: Geometry) -> Introduction {
         dest_name: ServiceId::new(4),
         geometry,
         permissions: u64::MAX,
+        opener: ServiceId::new(2),
+        encrypted: false,
+        peer_key: [0; 32],
     }
 }
 

@@ -234,6 +234,9 @@ impl Link {
             }
             Parcel::Loan(loan) => {
                 self.channel.check_loan(&loan)?;
+                if let Some(bytes) = loan.private_bytes() {
+                    return send(label, bytes);
+                }
                 hand_over(label, loan, send)
             }
         }

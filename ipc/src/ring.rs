@@ -13,8 +13,7 @@
 mod consumer;
 mod cursor;
 mod producer;
-// Channels do not seal their frames yet: the benchmarks do.
-#[cfg(all(any(test, feature = "bare"), not(loom)))]
+#[cfg(not(loom))]
 mod sealed;
 
 pub(crate) use consumer::Consumer;

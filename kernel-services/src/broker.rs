@@ -200,6 +200,8 @@ struct Session {
     /// None before the greeting.
     node: Option<ServiceId>,
     asymmetric: bool,
+    /// Its public key; zeros where it has none.
+    key: [u8; 32],
     waits: usize,
 }
 
@@ -305,7 +307,8 @@ impl Broker {
             return turn.out.push(Effect::Cut { token, last: Some((0, status)) });
         }
         let who = Arc::new(peer.who());
-        let session = Session { peer, who, own, node: None, asymmetric: false, waits: 0 };
+        let session =
+            Session { peer, who, own, node: None, asymmetric: false, key: [0; 32], waits: 0 };
         self.sessions.insert(token, session);
         self.greetings.insert(token, turn.now_ns.saturating_add(GREETING_NS));
     }
@@ -325,8 +328,8 @@ impl Broker {
             Ok(_) | Err(_) => return self.cut(token, sequence, Status::PROTOCOL, turn),
         };
         match (session.node, request) {
-            (None, Request::Hello { asymmetric }) => {
-                self.hello(token, sequence, asymmetric, turn);
+            (None, Request::Hello { asymmetric, key }) => {
+                self.hello(token, sequence, (asymmetric, key), turn);
             }
             (Some(_), request) if !in_time && is_answered(&request) => {
                 let reply = Reply::Refused(Status::QUOTA);
@@ -339,13 +342,20 @@ impl Broker {
         }
     }
 
-    fn hello(&mut self, token: Token, sequence: u32, asymmetric: bool, turn: &mut Turn) {
+    fn hello(
+        &mut self,
+        token: Token,
+        sequence: u32,
+        (asymmetric, key): (bool, [u8; 32]),
+        turn: &mut Turn,
+    ) {
         let Some(session) = self.sessions.get_mut(&token) else { return };
         match self.registry.enter(session.peer.pid, session.peer.uid) {
             Err(status) => self.cut(token, sequence, status, turn),
             Ok(node) => {
                 session.node = Some(node);
                 session.asymmetric = asymmetric;
+                session.key = key;
                 self.greetings.remove(&token);
                 self.accounts.greeted(token);
                 self.tokens.insert(node, token);

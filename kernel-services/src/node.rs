@@ -41,7 +41,7 @@ pub use listener::NoListener;
 pub use order::{start_order, stop_order};
 pub use spec::{
     Backoff, Grants, Group, Intensity, Limits, Listener, Log, LogFormat, Node, Object, Quota,
-    Readiness, Ready, Restart, Rule, Sandbox, Service, Strategy, Subject, Watchdog,
+    Readiness, Ready, Restart, Route, Rule, Sandbox, Service, Strategy, Subject, Watchdog,
 };
 
 use check::Absence;

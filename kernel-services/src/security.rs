@@ -42,7 +42,7 @@ use compiled::Compiled;
 pub use explain::Explanation;
 #[cfg(feature = "node")]
 pub use question::{Clause, Question, Ruling};
-pub use rule::{Object, Operation, Rule, Subject, names_of};
+pub use rule::{Object, Operation, Route, Rule, Subject, names_of};
 
 /// Who asks, as the kernel proved it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -213,6 +213,8 @@ pub struct Terms {
     pub lines: Vec<u32>,
     /// Each supervised service, with the names that it provides.
     pub provides: Vec<(String, Vec<String>)>,
+    /// In the order of the file.
+    pub routes: Vec<Route>,
 }
 
 /// Judges by rules and defaults; never changes. A reload makes another one.
@@ -222,6 +224,7 @@ pub struct Policy {
     rules: Vec<Rule>,
     lines: Vec<u32>,
     compiled: Compiled,
+    routes: Vec<Route>,
     /// Which service provides a name.
     providers: HashMap<Box<str>, Box<str>>,
 }
@@ -237,8 +240,8 @@ impl Policy {
                 providers.entry(name.into()).or_insert_with(|| service.as_str().into());
             }
         }
-        let Terms { uid, rules, lines, .. } = terms;
-        Policy { uid, compiled: Compiled::new(&rules), rules, lines, providers }
+        let Terms { uid, rules, lines, routes, .. } = terms;
+        Policy { uid, compiled: Compiled::new(&rules), rules, lines, routes, providers }
     }
 
     /// Gives the rules, in their order.
@@ -254,6 +257,16 @@ impl Policy {
     /// Gives the service that alone may serve a name.
     pub fn provider(&self, name: &str) -> Option<&str> {
         self.providers.get(name).map(AsRef::as_ref)
+    }
+
+    /// Decides whether a channel between a client and who serves a name is encrypted: by the first
+    /// route that matches, and otherwise where the two are of different users.
+    pub fn encrypts(&self, who: &Who, what: What<'_>) -> bool {
+        let route = self.routes.iter().find(|it| it.subject.is(who) && concerns(&it.object, what));
+        route.map_or_else(
+            || !matches!(what, What::Name { served_by: Some(uid), .. } if uid == who.uid()),
+            |route| route.encrypted,
+        )
     }
 
     /// Decides one operation. Takes time by the rules about this subject and object, not by all.

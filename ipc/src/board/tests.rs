@@ -19,6 +19,9 @@ fn introduction(channel: u64) -> Introduction {
         dest_name: ServiceId::new(7),
         geometry: Geometry::default(),
         permissions: 0,
+        opener: ServiceId::new(2),
+        encrypted: false,
+        peer_key: [0; 32],
     }
 }
 

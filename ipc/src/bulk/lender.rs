@@ -108,7 +108,7 @@ impl Lender {
         entry.state = State::Lent(Span { arena, offset, length });
         let generation = entry.generation;
         let descriptor = Descriptor { arena, slot: slot as u32, offset, length, generation };
-        Some(Loan { lender: Arc::clone(self), memory, descriptor })
+        Some(Loan { lender: Arc::clone(self), memory: Memory::Arena(memory, descriptor) })
     }
 
     /// Takes back what the receiver has given back, and lets go of arenas that nobody uses.
@@ -225,23 +225,53 @@ impl Books {
 /// In a forked child it is empty.
 pub struct Loan {
     lender: Arc<Lender>,
-    memory: Arc<OwnArena>,
-    descriptor: Descriptor,
+    memory: Memory,
+}
+
+/// What is lent.
+enum Memory {
+    /// A span of an arena, which the peer will read.
+    Arena(Arc<OwnArena>, Descriptor),
+    /// Memory of ours: its bytes are sealed on their way through the ring.
+    Private(Vec<u8>),
 }
 
 impl Loan {
+    /// Lends private memory, for a channel that is encrypted.
+    pub(crate) fn private(lender: &Arc<Lender>, size: usize) -> Loan {
+        Loan { lender: Arc::clone(lender), memory: Memory::Private(vec![0; size]) }
+    }
+
+    /// The bytes that have to go through the ring, where the memory is not shared.
+    pub(crate) fn private_bytes(&self) -> Option<&[u8]> {
+        match &self.memory {
+            Memory::Arena(..) => None,
+            Memory::Private(bytes) => Some(bytes),
+        }
+    }
+
+    fn is_here(&self) -> bool {
+        match &self.memory {
+            Memory::Arena(memory, _) => memory.is_here(),
+            Memory::Private(_) => true,
+        }
+    }
+
     /// Whether it can be sent on the channel of this lender.
     pub(crate) fn is_of(&self, lender: &Arc<Lender>) -> bool {
         Arc::ptr_eq(&self.lender, lender)
     }
 
     /// Has `publish` send its descriptor; the receiver gives it back then. After an error nothing
-    /// was sent, and the loan is dropped.
+    /// was sent, and the loan is dropped. Not for [private](Loan::private_bytes) ones.
     pub(crate) fn hand_over<R, E>(
         self,
         publish: impl FnOnce(&[u8; DESCRIPTOR]) -> Result<R, E>,
     ) -> Result<R, E> {
-        let Descriptor { slot, generation, .. } = self.descriptor;
+        let Memory::Arena(_, descriptor) = &self.memory else {
+            unreachable!("its bytes go through the ring")
+        };
+        let (Descriptor { slot, generation, .. }, bytes) = (*descriptor, descriptor.to_bytes());
         let set = |state: fn(Span) -> State| {
             let mut books = self.lender.books();
             let slot = &mut books.slots[slot as usize];
@@ -254,7 +284,7 @@ impl Loan {
         };
         // Before it is sent: the receiver may be quick.
         set(State::Sent);
-        let outcome = publish(&self.descriptor.to_bytes());
+        let outcome = publish(&bytes);
         if outcome.is_err() {
             set(State::Lent);
         }
@@ -266,44 +296,49 @@ impl Deref for Loan {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        if !self.memory.is_here() {
-            return &[];
+        match &self.memory {
+            Memory::Private(bytes) => bytes,
+            Memory::Arena(memory, _) if !memory.is_here() => &[],
+            Memory::Arena(memory, Descriptor { offset, length, .. }) => {
+                // SAFETY: (1) the books lend this span to this loan, until it is sent, by value,
+                // or dropped; whoever writes it needs `&mut self`.
+                unsafe { memory.span(*offset, *length as usize) }
+            }
         }
-        let Descriptor { offset, length, .. } = self.descriptor;
-        // SAFETY: (1) the books lend this span to this loan, until it is sent, by value, or
-        // dropped; whoever writes it needs `&mut self`.
-        unsafe { self.memory.span(offset, length as usize) }
     }
 }
 
 impl DerefMut for Loan {
     fn deref_mut(&mut self) -> &mut [u8] {
-        if !self.memory.is_here() {
-            return &mut [];
+        match &mut self.memory {
+            Memory::Private(bytes) => bytes,
+            Memory::Arena(memory, _) if !memory.is_here() => &mut [],
+            Memory::Arena(memory, Descriptor { offset, length, .. }) => {
+                // SAFETY: (1) as for `deref`, with `&mut self`.
+                unsafe { memory.span_mut(*offset, *length as usize) }
+            }
         }
-        let Descriptor { offset, length, .. } = self.descriptor;
-        // SAFETY: (1) as for `deref`, with `&mut self`.
-        unsafe { self.memory.span_mut(offset, length as usize) }
     }
 }
 
 impl fmt::Debug for Loan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Loan").field("length", &self.descriptor.length).finish_non_exhaustive()
+        f.debug_struct("Loan").field("length", &self.len()).finish_non_exhaustive()
     }
 }
 
 impl Drop for Loan {
     fn drop(&mut self) {
-        if !self.memory.is_here() {
+        if !self.is_here() {
             // A forked child has neither the lane nor, for sure, the lock.
             std::mem::forget(Arc::clone(&self.lender));
             return;
         }
-        let slot = self.descriptor.slot as usize;
+        let Memory::Arena(_, descriptor) = &self.memory else { return };
+        let slot = descriptor.slot as usize;
         let mut books = self.lender.books();
         if let State::Lent(span) = books.slots[slot].state
-            && books.slots[slot].generation == self.descriptor.generation
+            && books.slots[slot].generation == descriptor.generation
         {
             books.give_back(slot, span);
         }
@@ -327,8 +362,13 @@ mod tests {
         (Lender::new(&read, 1 << 20), theirs, bells.expect("a pair").into())
     }
 
+    fn place(loan: &Loan) -> Descriptor {
+        let Memory::Arena(_, descriptor) = &loan.memory else { panic!("of an arena") };
+        *descriptor
+    }
+
     fn sent(loan: Loan) -> Descriptor {
-        let descriptor = loan.descriptor;
+        let descriptor = place(&loan);
         loan.hand_over(|_| Ok::<_, ()>(())).expect("sent");
         descriptor
     }
@@ -341,7 +381,7 @@ mod tests {
         let release = |it: Descriptor| {
             theirs.header().released[it.slot as usize].store(it.generation, Ordering::Release);
         };
-        release(first.descriptor);
+        release(place(&first));
         let mut second = None;
         let failed: Result<(), ()> = first.hand_over(|_| {
             second = Some(sent(lend()));
@@ -350,9 +390,9 @@ mod tests {
         assert!(failed.is_err());
         let second = second.expect("lent");
         assert_eq!((second.slot, second.generation), (0, 2));
-        assert_eq!(lend().descriptor.slot, 1, "the second is out");
+        assert_eq!(place(&lend()).slot, 1, "the second is out");
         release(second);
-        assert_eq!(lend().descriptor.slot, 0, "and comes back");
+        assert_eq!(place(&lend()).slot, 0, "and comes back");
     }
 
     #[test]
@@ -386,6 +426,7 @@ mod tests {
         assert!(lender.lend(bell.as_fd(), 100).is_none(), "it goes through the ring");
         assert!(lender.books().arenas.is_empty());
         lender.books().rests_until_ns = 0;
-        assert_ne!(lender.lend(bell.as_fd(), 100).expect("lent").descriptor.arena, lost.arena);
+        let next = place(&lender.lend(bell.as_fd(), 100).expect("lent"));
+        assert_ne!(next.arena, lost.arena);
     }
 }

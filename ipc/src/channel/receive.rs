@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use super::sealed::Guard;
 use crate::{
     board::{Begun, Place, Sampler, Tally},
     bulk::Descriptor,
@@ -23,6 +24,8 @@ const MOST_PARTIAL: usize = 64;
 pub(crate) struct Receive {
     pub(crate) urgent: Consumer,
     pub(crate) ordinary: Consumer,
+    /// What every frame of an encrypted channel passes; none on a plain one.
+    pub(crate) guard: Option<Box<Guard>>,
     /// Private copy of the payload last received.
     pub(crate) buffer: Vec<u8>,
     /// Messages of which more frames are to come.
@@ -65,8 +68,10 @@ pub(crate) enum Taken {
     Long(Frame, Vec<u8>),
     /// One frame, whose payload lies in bulk memory.
     Bulk(Frame, Descriptor),
-    /// More frames to come.
+    /// More frames to come, or one that was dropped.
     Fragment,
+    /// A message of the handshake.
+    Hello(Vec<u8>),
     /// The first frame of a message that is over a limit, all of whose frames were passed over.
     Refused(Frame, Status),
 }
@@ -84,6 +89,7 @@ impl Receive {
         Receive {
             urgent: Consumer::new(own, peer, Ring::Urgent, sender),
             ordinary: Consumer::new(own, peer, Ring::Ordinary, sender),
+            guard: None,
             buffer: vec![0; largest],
             partial: HashMap::new(),
             partial_bytes: 0,
@@ -156,12 +162,18 @@ impl Receive {
         ring: Ring,
         max_payload: u64,
     ) -> Result<Option<Taken>, PeerCorrupt> {
+        if self.guard.is_some() {
+            return self.take_guarded(ring, max_payload);
+        }
         let Some(frame) = self.consumer(ring).peek()? else { return Ok(None) };
         if frame.head.kind == Kind::Continue || frame.head.is_first_of_many() {
-            return self.take_fragment(ring, frame, max_payload).map(Some);
+            let length = frame.head.length as usize;
+            return self.add_fragment(Some(ring), frame, length, max_payload).map(Some);
         }
         let status = match frame.head.kind {
             Kind::Error => self.consumer(ring).status_code(),
+            // There is no handshake on a plain channel.
+            Kind::Hello => return Err(PeerCorrupt::Kind),
             _ => 0,
         };
         self.take_whole(ring, &frame);
@@ -172,15 +184,21 @@ impl Receive {
             self.board.receiver.received(1, descriptor.length);
             return Ok(Some(Taken::Bulk(frame, descriptor)));
         }
+        Ok(Some(self.whole(frame, status, max_payload)))
+    }
+
+    /// A message of one frame, which was taken.
+    #[inline]
+    pub(super) fn whole(&mut self, frame: Frame, status: i32, max_payload: u64) -> Taken {
         if frame.head.kind.is_message() {
             let payload = frame.head.length as usize - frame.head.extension();
             self.board.receiver.received(1, payload as u64);
         }
         let allowed = max_payload.saturating_add(frame.head.extension() as u64);
         if u64::from(frame.head.length) > allowed && frame.head.kind != Kind::Error {
-            return Ok(Some(Taken::Refused(frame, Status::MESSAGE_SIZE)));
+            return Taken::Refused(frame, Status::MESSAGE_SIZE);
         }
-        Ok(Some(Taken::Whole(frame, status)))
+        Taken::Whole(frame, status)
     }
 
     /// Takes a frame that was peeked at and is a message by itself; its payload is the start of
@@ -199,6 +217,9 @@ impl Receive {
     /// `max_payload` bytes, whose payload is the start of the buffer then. Who takes it counts it.
     #[inline(always)]
     pub(crate) fn take_plain(&mut self, ring: Ring, max_payload: u64) -> Option<Frame> {
+        if self.guard.is_some() {
+            return None;
+        }
         let frame = self.consumer(ring).peek_plain([Kind::Request, Kind::OneWay])?;
         if u64::from(frame.head.length) > max_payload {
             return None;
@@ -207,14 +228,16 @@ impl Receive {
         Some(frame)
     }
 
+    /// Adds one of several frames to its message: `length` bytes, of the ring, or where there is
+    /// none, which were taken already, of the buffer.
     #[cold]
-    fn take_fragment(
+    pub(super) fn add_fragment(
         &mut self,
-        ring: Ring,
+        ring: Option<Ring>,
         frame: Frame,
+        length: usize,
         max_payload: u64,
     ) -> Result<Taken, PeerCorrupt> {
-        let length = frame.head.length as usize;
         let id = frame.head.id;
         let mut partial = if frame.head.kind == Kind::Continue {
             self.partial.remove(&id).ok_or(PeerCorrupt::Fragment)?
@@ -226,7 +249,7 @@ impl Receive {
         };
         let is_last = frame.head.flags & FLAG_MORE == 0;
         let total = partial.frame.total;
-        partial.length += u64::from(frame.head.length);
+        partial.length += length as u64;
         if partial.length > total || is_last != (partial.length == total) {
             return Err(PeerCorrupt::Fragment);
         }
@@ -245,10 +268,14 @@ impl Receive {
             let begin = partial.bytes.len();
             partial.bytes.resize(begin + length, 0);
             self.partial_bytes += length as u64;
-            let consumer = self.consumer(ring);
-            consumer.copy(&frame, &mut partial.bytes[begin..]);
+            match ring {
+                Some(ring) => self.consumer(ring).copy(&frame, &mut partial.bytes[begin..]),
+                None => partial.bytes[begin..].copy_from_slice(&self.buffer[..length]),
+            }
         }
-        self.consumer(ring).release(&frame);
+        if let Some(ring) = ring {
+            self.consumer(ring).release(&frame);
+        }
         if !is_last {
             self.partial.insert(id, partial);
             return Ok(Taken::Fragment);

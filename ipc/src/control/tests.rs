@@ -25,6 +25,9 @@ fn introductions() -> impl Strategy<Value = Introduction> {
             dest_name: ServiceId::new(id[6]),
             geometry,
             permissions: long[2],
+            opener: ServiceId::new(id[1]),
+            encrypted: asymmetric,
+            peer_key: [id[0] as u8; 32],
         },
     )
 }
@@ -36,7 +39,8 @@ fn tokens() -> impl Strategy<Value = Box<[u8; TOKEN_BYTES]>> {
 
 fn requests() -> impl Strategy<Value = Request> {
     prop_oneof![
-        any::<bool>().prop_map(|asymmetric| Request::Hello { asymmetric }),
+        (any::<bool>(), any::<[u8; 32]>())
+            .prop_map(|(asymmetric, key)| Request::Hello { asymmetric, key }),
         (any::<[u32; 3]>(), any::<Ticket>(), names()).prop_map(|(n, ticket, name)| {
             let [flags, claim_instance, claim_name] = n;
             Request::Register { flags, claim_instance, claim_name, ticket, name }

@@ -70,6 +70,9 @@ impl Writer {
         self.u32(it.dest_name.get());
         self.geometry(it.geometry);
         self.u64(it.permissions);
+        self.u32(it.opener.get());
+        self.u32(u32::from(it.encrypted));
+        self.raw(&it.peer_key);
     }
 
     pub(super) fn entry(&mut self, entry: &Entry) {
@@ -174,6 +177,9 @@ impl<'a> Reader<'a> {
             dest_name: self.id()?,
             geometry: self.geometry()?,
             permissions: self.u64()?,
+            opener: self.id()?,
+            encrypted: self.bool()?,
+            peer_key: self.take()?,
         })
     }
 

@@ -124,6 +124,9 @@ impl Link {
     /// Reads the ring until call `id` is answered, or cannot be.
     #[inline]
     fn lead(&self, rx: &mut Receive, id: u32, until: u64, turn: u32, sink: &mut Sink<'_>) -> Ended {
+        if rx.guard.is_some() {
+            self.channel.prepare(rx);
+        }
         let polls = if rx.spin.may_poll() { EAGER_POLLS } else { 1 };
         for _ in 0..polls {
             if rx.ordinary.is_ready() {
@@ -269,45 +272,73 @@ impl Link {
                 took = true;
                 break;
             }
-            match rx.take(ring, self.channel.max_payload)? {
-                None => break,
-                Some(Taken::Whole(frame, status)) => {
-                    let bytes = rx.buffer[..frame.head.length as usize].to_vec();
-                    self.deliver(rx, &frame, status, bytes)?;
-                }
-                Some(Taken::Long(frame, bytes)) => {
-                    let is_mine = mine.as_ref().is_some_and(|(id, _)| *id == frame.head.id);
-                    let begun = self.table.slot(frame.head.id).begun();
-                    if is_mine && self.table.slot(frame.head.id).give_up(frame.head.id) {
-                        rx.time(begun);
-                        answer = mine.as_mut().map(|(_, sink)| sink.accept_bytes(bytes));
-                    } else {
-                        self.deliver(rx, &frame, 0, bytes)?;
-                    }
-                }
-                Some(Taken::Bulk(frame, descriptor)) => {
-                    let is_mine = mine.as_ref().is_some_and(|(id, _)| *id == frame.head.id);
-                    let begun = self.table.slot(frame.head.id).begun();
-                    if let Some(lent) = self.borrow(&frame, descriptor)? {
-                        if is_mine && self.table.slot(frame.head.id).give_up(frame.head.id) {
-                            rx.time(begun);
-                            answer = mine.as_mut().map(|(_, sink)| sink.accept_view(lent));
-                        } else {
-                            self.deliver(rx, &frame, 0, lent.into_vec())?;
-                        }
-                    }
-                }
-                Some(Taken::Refused(frame, _)) => {
-                    let (size, limit) = (frame.total, self.channel.max_payload);
-                    self.failed();
-                    self.finish(frame.head.id, Err(CallError::TooLarge { size, limit }));
-                }
-                Some(Taken::Fragment) => {}
-            }
+            let Some(taken) = rx.take(ring, self.channel.max_payload)? else { break };
+            answer = self.sort(rx, taken, &mut mine)?;
             took = true;
         }
         if took {
             self.channel.after_take();
+        }
+        Ok(answer)
+    }
+
+    /// Gives what was taken to whoever waits for it. Returns the result of the call `mine` when it
+    /// was that call's.
+    fn sort(
+        &self,
+        rx: &mut Receive,
+        taken: Taken,
+        mine: &mut Option<(u32, &mut Sink<'_>)>,
+    ) -> Result<Option<Result<(), CallError>>, PeerCorrupt> {
+        let mut answer = None;
+        match taken {
+            Taken::Whole(frame, status) if status == 0 && is_whole_answer(&frame) => {
+                let length = frame.head.length as usize;
+                let is_mine = mine.as_ref().is_some_and(|(id, _)| *id == frame.head.id);
+                let begun = self.table.slot(frame.head.id).begun();
+                if is_mine && self.table.slot(frame.head.id).give_up(frame.head.id) {
+                    rx.time(begun);
+                    answer = mine.as_mut().map(|(_, sink)| {
+                        sink.accept(length).map(|to| to.copy_from_slice(&rx.buffer[..length]))
+                    });
+                } else {
+                    let bytes = rx.buffer[..length].to_vec();
+                    self.deliver(rx, &frame, status, bytes)?;
+                }
+            }
+            Taken::Whole(frame, status) => {
+                let bytes = rx.buffer[..frame.head.length as usize].to_vec();
+                self.deliver(rx, &frame, status, bytes)?;
+            }
+            Taken::Long(frame, bytes) => {
+                let is_mine = mine.as_ref().is_some_and(|(id, _)| *id == frame.head.id);
+                let begun = self.table.slot(frame.head.id).begun();
+                if is_mine && self.table.slot(frame.head.id).give_up(frame.head.id) {
+                    rx.time(begun);
+                    answer = mine.as_mut().map(|(_, sink)| sink.accept_bytes(bytes));
+                } else {
+                    self.deliver(rx, &frame, 0, bytes)?;
+                }
+            }
+            Taken::Bulk(frame, descriptor) => {
+                let is_mine = mine.as_ref().is_some_and(|(id, _)| *id == frame.head.id);
+                let begun = self.table.slot(frame.head.id).begun();
+                if let Some(lent) = self.borrow(&frame, descriptor)? {
+                    if is_mine && self.table.slot(frame.head.id).give_up(frame.head.id) {
+                        rx.time(begun);
+                        answer = mine.as_mut().map(|(_, sink)| sink.accept_view(lent));
+                    } else {
+                        self.deliver(rx, &frame, 0, lent.into_vec())?;
+                    }
+                }
+            }
+            Taken::Refused(frame, _) => {
+                let (size, limit) = (frame.total, self.channel.max_payload);
+                self.failed();
+                self.finish(frame.head.id, Err(CallError::TooLarge { size, limit }));
+            }
+            Taken::Fragment => {}
+            Taken::Hello(_) => return Err(PeerCorrupt::Handshake),
         }
         Ok(answer)
     }
@@ -340,6 +371,9 @@ impl Link {
         id: u32,
         sink: &mut Sink<'_>,
     ) -> Result<Option<Result<(), CallError>>, PeerCorrupt> {
+        if rx.guard.is_some() {
+            return self.take_my_record(rx, ring, id, sink);
+        }
         let consumer = rx.consumer(ring);
         let frame = match consumer.peek_plain([Kind::Response; 2]) {
             Some(frame) => frame,
@@ -361,6 +395,21 @@ impl Link {
         rx.board.receiver.received(1, u64::from(frame.head.length));
         rx.time(begun);
         Ok(Some(result))
+    }
+
+    /// As `take_mine`, on an encrypted channel. What a record is shows when it has been taken, so
+    /// whoever else it is for gets it here.
+    #[inline(never)]
+    fn take_my_record(
+        &self,
+        rx: &mut Receive,
+        ring: Ring,
+        id: u32,
+        sink: &mut Sink<'_>,
+    ) -> Result<Option<Result<(), CallError>>, PeerCorrupt> {
+        let Some(taken) = rx.take(ring, self.channel.max_payload)? else { return Ok(None) };
+        let mut mine = Some((id, sink));
+        self.sort(rx, taken, &mut mine)
     }
 
     /// Gives an answer to whoever waits for it.

@@ -11,7 +11,7 @@ use super::{
     peers::End,
 };
 use crate::{
-    channel::{Channel, Parts},
+    channel::{Channel, Parts, greeting},
     control::{
         Introduction, Request,
         closer::{PeerSocket, Stranger},
@@ -54,7 +54,7 @@ impl Core {
         let peer = lane::map_peer(peer.as_fd(), introduction.geometry)?;
         let (own, fd) = lane::create(introduction.geometry)?;
         let entry = self.roll.enter(&own)?;
-        let channel = self.channel(introduction, Sender::Server, [own, peer], entry, bell);
+        let channel = self.channel(introduction, Sender::Server, [own, peer], entry, bell)?;
         let closing = Closing { core: Arc::downgrade(self), channel: introduction.channel };
         let incoming = Arc::new(Incoming::new(channel, Arc::downgrade(&hub), closing));
         let end = End::Incoming(Arc::downgrade(&incoming));
@@ -64,6 +64,9 @@ impl Core {
     }
 
     /// Makes an end of a channel of its lanes, the own one first.
+    ///
+    /// # Errors
+    /// `AUTH` where it is to be encrypted and the other end has no key; [`NodeError::System`].
     pub(super) fn channel(
         &self,
         introduction: Introduction,
@@ -71,8 +74,9 @@ impl Core {
         [own, peer]: [Arc<Lane>; 2],
         entry: Entry,
         bell: PeerSocket,
-    ) -> Channel {
-        Channel::new(Parts {
+    ) -> Result<Channel, NodeError> {
+        let greeting = greeting(&introduction, role, &self.key)?;
+        Ok(Channel::new(Parts {
             introduction,
             role,
             own,
@@ -84,6 +88,7 @@ impl Core {
             max_bulk: self.config.max_bulk,
             spin: self.config.spin,
             seat: self.board.seat(&introduction, role),
-        })
+            greeting,
+        }))
     }
 }

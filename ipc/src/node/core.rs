@@ -43,6 +43,7 @@ use crate::{
     life::Roll,
     link::{Link, time_left, until},
     server::{Hub, Registration},
+    session::{KeyError, StaticKey},
     sync::{AtomicBool, AtomicU32, Ordering},
     wait::futex,
 };
@@ -57,6 +58,8 @@ pub(crate) type Answer = (Reply, Vec<Stranger>);
 pub(crate) struct Core {
     pub(crate) config: Config,
     pub(super) directory: PathBuf,
+    /// By which this node proves itself on encrypted channels.
+    pub(super) key: StaticKey,
     pub(crate) interrupter: Arc<Interrupter>,
     pub(super) roll: Arc<Roll>,
     /// Closes what comes from others.
@@ -120,8 +123,9 @@ impl Core {
     /// Connects, without a warden yet.
     pub(super) fn connect(config: &Config) -> Result<Arc<Core>, NodeError> {
         let directory = config.runtime_dir.clone().unwrap_or_else(runtime_dir);
+        let key = StaticKey::generate().map_err(no_key)?;
         let closer = Closer::new().map_err(NodeError::system("make an eventfd"))?;
-        let connection = dial(&directory, &closer)?;
+        let connection = dial(&directory, &key, &closer)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
             .map_err(NodeError::system("make an epoll instance"))?;
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
@@ -134,6 +138,7 @@ impl Core {
         let core = Core {
             config: config.clone(),
             directory,
+            key,
             interrupter: Arc::new(Interrupter::new()?),
             roll: Arc::new(Roll::default()),
             closer,
@@ -191,10 +196,10 @@ impl Core {
         if self.closed.load(Ordering::SeqCst) {
             return Err(NodeError::Closed);
         }
-        let connection = match (dial(&self.directory, &self.closer), &self.config.heir) {
+        let connection = match (dial(&self.directory, &self.key, &self.closer), &self.config.heir) {
             (Err(NodeError::NoRuntime { .. }), Some(heir)) => {
                 heir.0();
-                dial(&self.directory, &self.closer)
+                dial(&self.directory, &self.key, &self.closer)
             }
             (dialled, _) => dialled,
         }?;
@@ -517,12 +522,13 @@ impl Core {
         }
         let Descriptors { lane: peer, bell, pidfd } = Descriptors::of(fds, &self.closer)?;
         let peer = lane::map_peer(peer.as_fd(), geometry)?;
-        let channel = self.channel(introduction, Sender::Client, [own, peer], entry, bell);
+        let channel = self.channel(introduction, Sender::Client, [own, peer], entry, bell)?;
         self.tell_boards();
         let interrupter = Arc::clone(&self.interrupter);
         let link = Arc::new(Link::new(channel, self.config.outstanding, interrupter, closing));
         let end = End::Link(Arc::downgrade(&link));
         self.peers.watch(&self.epoll, introduction.peer_pid, pidfd, end);
+        link.channel.greet()?;
         Ok(link)
     }
 }
@@ -549,6 +555,13 @@ impl Drop for Closing {
         {
             core.say_closed(self.channel);
         }
+    }
+}
+
+fn no_key(error: KeyError) -> NodeError {
+    match error {
+        KeyError::System(error) => error,
+        other => NodeError::Refused(other.status()),
     }
 }
 

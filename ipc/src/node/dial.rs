@@ -25,6 +25,7 @@ use crate::{
         packet::{self, Received},
     },
     error::{NodeError, Status},
+    session::StaticKey,
     wait::futex,
 };
 
@@ -40,10 +41,14 @@ pub(super) struct Connection {
 
 /// Connects to the runtime in a directory: by the connection that this process was started with,
 /// or by the path where it has none, or where the runtime that made it is gone.
-pub(super) fn dial(directory: &Path, closer: &Arc<Closer>) -> Result<Connection, NodeError> {
+pub(super) fn dial(
+    directory: &Path,
+    key: &StaticKey,
+    closer: &Arc<Closer>,
+) -> Result<Connection, NodeError> {
     let path = directory.join("ipcd.sock");
     if let Some(socket) = inherited::take() {
-        match greet(socket, &path, closer) {
+        match greet(socket, &path, key, closer) {
             Err(NodeError::NoRuntime { .. }) => {}
             greeted => return greeted,
         }
@@ -57,13 +62,19 @@ pub(super) fn dial(directory: &Path, closer: &Arc<Closer>) -> Result<Connection,
         }
         other => other?,
     };
-    greet(socket, &path, closer)
+    greet(socket, &path, key, closer)
 }
 
-fn greet(socket: OwnedFd, path: &Path, closer: &Arc<Closer>) -> Result<Connection, NodeError> {
+fn greet(
+    socket: OwnedFd,
+    path: &Path,
+    key: &StaticKey,
+    closer: &Arc<Closer>,
+) -> Result<Connection, NodeError> {
     let socket = PeerSocket::new(socket, closer);
     check_owner(&socket, path)?;
-    let hello = Request::Hello { asymmetric: futex::has_membarrier() };
+    let key = *key.public().as_bytes();
+    let hello = Request::Hello { asymmetric: futex::has_membarrier(), key };
     packet::send(socket.as_fd(), &encode_request(1, &hello), &[])
         .map_err(|_| NodeError::NoRuntime { path: path.to_owned() })?;
     let node = greeted(&socket, path, closer)?;

@@ -42,6 +42,12 @@ impl Consumer {
         }
     }
 
+    /// Frames taken so far: the position of the next.
+    #[cfg(not(loom))]
+    pub(crate) fn tail(&self) -> u64 {
+        self.tail
+    }
+
     /// Tells whether a frame is there, without looking into it.
     #[inline]
     pub(crate) fn is_ready(&self) -> bool {

@@ -44,7 +44,7 @@ pub(crate) struct Producer {
     ends: Box<[u64]>,
     pub(super) slab_size: u32,
     /// Ciphertext of a long record on its way to the slab.
-    #[cfg(all(any(test, feature = "bare"), not(loom)))]
+    #[cfg(not(loom))]
     pub(super) sealed: Vec<u8>,
 }
 
@@ -64,7 +64,7 @@ impl Producer {
             freed: 0,
             ends: vec![0; cells as usize].into_boxed_slice(),
             slab_size: geometry.slab(ring),
-            #[cfg(all(any(test, feature = "bare"), not(loom)))]
+            #[cfg(not(loom))]
             sealed: Vec::new(),
         }
     }

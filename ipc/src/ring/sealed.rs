@@ -44,6 +44,16 @@ impl From<PushError> for SealError {
     }
 }
 
+impl From<SealError> for PushError {
+    /// A ring whose records are used up, or that is another process's, is one that has failed.
+    fn from(error: SealError) -> PushError {
+        match error {
+            SealError::Push(error) => error,
+            SealError::Spent(_) => PushError::Corrupt(PeerCorrupt::Record),
+        }
+    }
+}
+
 impl From<Spent> for SealError {
     fn from(spent: Spent) -> SealError {
         SealError::Spent(spent)

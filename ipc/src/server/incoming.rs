@@ -251,6 +251,9 @@ impl Incoming {
         rx.sampler.left = (timed_at + 1 - served) as u32;
         rx.count(one_ways);
         self.channel.set_busy(0);
+        if rx.guard.is_some() {
+            self.channel.prepare(&mut rx);
+        }
         drop(rx);
         self.channel.after_take();
         if streams && !turn.is_shared && !is_over && served < BATCH {
@@ -277,6 +280,10 @@ impl Incoming {
         match rx.take(ring, self.channel.max_payload)? {
             None => Ok(pop(rx, now)),
             Some(Taken::Fragment) => Ok(Next::Again),
+            Some(Taken::Hello(message)) => {
+                self.channel.greeted(rx, &message)?;
+                Ok(Next::Again)
+            }
             Some(Taken::Refused(frame, status)) => Ok(self.refuse(rx, &frame, now, status)),
             Some(Taken::Whole(frame, _)) => match frame.head.kind {
                 Kind::Request | Kind::OneWay => Ok(self.place_whole(rx, ring, &frame, now)),
@@ -369,7 +376,8 @@ impl Incoming {
             | Kind::Response
             | Kind::Error
             | Kind::Continue
-            | Kind::Pong => {}
+            | Kind::Pong
+            | Kind::Hello => {}
         }
     }
 
@@ -476,6 +484,10 @@ impl Incoming {
     pub(crate) fn answer_loaned(&self, meta: &Meta, loan: Loan) -> Result<(), CallError> {
         self.check(meta)?;
         self.channel.check_loan(&loan)?;
+        if let Some(bytes) = loan.private_bytes() {
+            self.post(response(meta), bytes);
+            return Ok(());
+        }
         loan.hand_over(|descriptor| {
             self.post(response(meta).in_bulk(), descriptor);
             Ok(())

@@ -136,6 +136,11 @@ impl SecureChannel {
         (&mut self.sealer, &mut self.opener)
     }
 
+    /// The two ends, for a channel that seals its frames.
+    pub(crate) fn into_ends(self) -> (Sealer, Opener) {
+        (self.sealer, self.opener)
+    }
+
     /// Gives the key that the other end proved. After XX, who it belongs to is for the caller to
     /// know.
     pub fn peer(&self) -> PublicKey {

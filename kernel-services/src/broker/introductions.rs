@@ -11,6 +11,8 @@ use ipc::{
     control::{Introduction, Reply},
 };
 
+use crate::security::What;
+
 use super::{Broker, Carried, Effect, Token, Turn, channels::Channel};
 
 /// How long a service may take to answer an offer, in nanoseconds.
@@ -245,6 +247,9 @@ impl Broker {
         let asymmetric =
             client.asymmetric && self.sessions.get(&service).is_some_and(|it| it.asymmetric);
         let node = client.node.ok_or(Status::INVALID)?;
+        // ipcd's own have nothing to say but pings.
+        let what = What::Name { text: &name, served_by: Some(served_by) };
+        let encrypted = !client.own && self.policy.encrypts(&client.who, what);
         let (peer, peer_name) = self.registry.appearance(node);
         let introduction = Introduction {
             channel,
@@ -259,6 +264,9 @@ impl Broker {
             dest_name,
             geometry: wanted.geometry,
             permissions,
+            opener: peer,
+            encrypted,
+            peer_key: client.key,
         };
         Ok(Pending { wanted, service, instance, introduction })
     }
@@ -273,7 +281,7 @@ impl Broker {
     fn deliver(&mut self, ticket: u64, turn: &mut Turn) {
         let Some(pending) = self.introductions.remove(ticket) else { return };
         let Some(server) = self.sessions.get(&pending.service) else { return };
-        let (pid, uid) = (server.peer.pid, server.peer.uid);
+        let (pid, uid, peer_key) = (server.peer.pid, server.peer.uid, server.key);
         self.introductions.made += 1;
         self.registry.count_channel(pending.instance);
         self.keep(ticket, &pending, uid, turn);
@@ -282,6 +290,7 @@ impl Broker {
             peer_name: pending.introduction.dest_name,
             peer_pid: pid,
             peer_uid: uid,
+            peer_key,
             ..pending.introduction
         };
         turn.out.push(Effect::Deliver {

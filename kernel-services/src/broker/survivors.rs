@@ -57,9 +57,9 @@ impl Survivors {
         *side = Some(Told { by, introduction });
         let (client, server) = (ends.client?, ends.server?);
         let common = |it: &Introduction| {
-            let Introduction { session, start_ns, dest, dest_name, geometry, permissions, .. } =
-                *it;
-            (session, start_ns, dest, dest_name, geometry, permissions)
+            let Introduction { session, start_ns, dest, dest_name, geometry, .. } = *it;
+            let rest = (it.permissions, it.opener, it.encrypted);
+            (session, start_ns, dest, dest_name, geometry, rest)
         };
         let agree = common(&client.introduction) == common(&server.introduction);
         agree.then_some(Survivor {
@@ -190,6 +190,9 @@ mod tests {
             dest_name: ServiceId::new(claim_name),
             geometry: Geometry::default(),
             permissions: Operation::MASK,
+            opener: ServiceId::new(3),
+            encrypted: false,
+            peer_key: [0; 32],
         };
         (broker, told)
     }

@@ -79,6 +79,14 @@ pub(super) fn document(reading: &mut Reading, root: &DeTable<'_>) -> Draft {
         draft.node.rules.push(rule);
         draft.rules.push(RulePlaces { whole, from });
     }
+    let routes = table.read(reading, "route", |reading, field| {
+        if let DeValue::Array(_) = field.value.get_ref() {
+            return Some(reading.list(field, rules::route));
+        }
+        reading.mistyped(field, "a list", "begin each with [[route]]");
+        None
+    });
+    draft.node.routes = routes.unwrap_or_default().into_iter().map(|(route, _)| route).collect();
     let limits = table.read(reading, "limits", |reading, field| {
         let mut table = Table::open(reading, field, "[limits]".to_owned())?;
         let user = table.read(reading, "user", |reading, field| {

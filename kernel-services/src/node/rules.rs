@@ -3,7 +3,7 @@
 use nix::unistd::User;
 
 use super::{
-    Object, Rule, Subject,
+    Object, Route, Rule, Subject,
     fault::instead,
     fields::{Field, Reading, Span, Table},
     quantity::quoted,
@@ -44,6 +44,41 @@ pub(super) fn rule(reading: &mut Reading, field: Field<'_>) -> Option<(Rule, Spa
         reading.fault(place, what, "write [\"admin\"], or make it a rule on a name");
     }
     Some((Rule { subject, object, operations, allow }, from))
+}
+
+/// Reads one `[[route]]`.
+pub(super) fn route(reading: &mut Reading, field: Field<'_>) -> Option<Route> {
+    let at = field.span();
+    let mut table = Table::open(reading, field, "[[route]]".to_owned())?;
+    let subject = table.read(reading, "from", subject);
+    let object = table.read(reading, "to", object);
+    let encrypted = table.read(reading, "session", |reading, field| {
+        let (at, text) = (field.span(), reading.text(field)?);
+        match text {
+            "plain" => Some(false),
+            "encrypted" => Some(true),
+            _ => {
+                let what = format!("{} is no kind of session", quoted(text));
+                reading.fault(at, what, "write \"plain\" or \"encrypted\"");
+                None
+            }
+        }
+    });
+    let examples =
+        [("from", "\"service:NAME\""), ("to", "\"name:NAME\""), ("session", "\"encrypted\"")];
+    for (key, example) in examples {
+        if !table.has(key) {
+            let what = format!("the route has no {key}");
+            reading.fault(at.clone(), what, format!("write {key} = {example}"));
+        }
+    }
+    table.close(reading);
+    let (subject, object, encrypted) = (subject?, object?, encrypted?);
+    if object == Object::Runtime {
+        let what = "there are no channels to the runtime itself".to_owned();
+        reading.fault(at, what, "write \"any\", \"name:NAME\" or \"name:PREFIX*\"");
+    }
+    Some(Route { subject, object, encrypted })
 }
 
 fn subject(reading: &mut Reading, field: Field<'_>) -> Option<Subject> {

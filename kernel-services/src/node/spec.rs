@@ -6,7 +6,7 @@ use super::Fault;
 // A runtime without a node file has rights and quotas, too: they stand with what enforces them.
 pub use crate::{
     quota::Quota,
-    security::{Object, Rule, Subject},
+    security::{Object, Route, Rule, Subject},
 };
 
 /// A whole node file.
@@ -21,6 +21,8 @@ pub struct Node {
     pub rules: Vec<Rule>,
     /// The line at which each rule begins; may be shorter than the rules.
     pub rule_lines: Vec<u32>,
+    /// Which channels are encrypted; the first that matches decides.
+    pub routes: Vec<Route>,
     /// What a user's processes may hold together, beside what each service may.
     pub user_limits: Quota,
     /// Where logs stand. Relative, as the default `logs` is, it lies in the runtime directory; what

@@ -17,6 +17,7 @@ impl Terms {
             rules: node.rules.clone(),
             lines: node.rule_lines.clone(),
             provides: provides.collect(),
+            routes: node.routes.clone(),
         }
     }
 }
@@ -218,7 +219,13 @@ mod tests {
             allow: true,
         };
         let provides = ["api", "store"].map(|it| (it.to_owned(), vec![it.to_owned()]));
-        Policy::new(Terms { uid: 7, rules: vec![rule], lines: vec![12], provides: provides.into() })
+        Policy::new(Terms {
+            uid: 7,
+            rules: vec![rule],
+            lines: vec![12],
+            provides: provides.into(),
+            routes: Vec::new(),
+        })
     }
 
     #[test]

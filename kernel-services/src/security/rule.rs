@@ -2,6 +2,8 @@
 
 use std::{fmt, path::PathBuf};
 
+use super::Who;
+
 /// Something that one may do with a name or the runtime; the numbers are C's `operation_type_t`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Operation {
@@ -86,6 +88,17 @@ pub struct Rule {
     pub allow: bool,
 }
 
+/// Says whether the channels of a route are encrypted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Who opens them.
+    pub subject: Subject,
+    /// The names that are served on them.
+    pub object: Object,
+    /// Whether they are.
+    pub encrypted: bool,
+}
+
 /// Whom a rule is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subject {
@@ -108,6 +121,21 @@ pub enum Object {
     Name(String),
     /// ipcd itself: `OP_ADMIN`.
     Runtime,
+}
+
+impl Subject {
+    /// Tells whether this is the subject. One whose executable is not known is no executable's.
+    pub(super) fn is(&self, who: &Who) -> bool {
+        match (self, who) {
+            (Subject::Any, _) => true,
+            (Subject::Service(name), Who::Supervised { service, .. }) => name == service,
+            (Subject::User(user), Who::Unsupervised { uid, .. }) => user == uid,
+            (Subject::Executable(path), Who::Unsupervised { executable, .. }) => {
+                executable.as_ref() == Some(path)
+            }
+            _ => false,
+        }
+    }
 }
 
 impl Rule {

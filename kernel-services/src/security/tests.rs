@@ -24,7 +24,7 @@ fn rule(subject: Subject, object: Object, operations: &[Operation], allow: bool)
 fn policy(rules: Vec<Rule>) -> Policy {
     let lines = (0..rules.len() as u32).map(|index| 10 + index).collect();
     let provides = ["api", "store"].map(|it| (it.to_owned(), vec![it.to_owned()])).to_vec();
-    Policy::new(Terms { uid: US, rules, lines, provides })
+    Policy::new(Terms { uid: US, rules, lines, provides, ..Terms::default() })
 }
 
 #[test]

@@ -223,9 +223,8 @@ impl Direction {
         &self.secrets.get()[ring as usize].key
     }
 
-    /// Sets the position, in tests of what happens near the last one.
-    #[cfg(test)]
-    pub(crate) fn skip_to(&mut self, ring: Ring, position: u64) {
+    /// Begins at a later position than the first.
+    pub(crate) fn begin_at(&mut self, ring: Ring, position: u64) {
         let track = self.track(ring);
         track.next = position;
         track.since = position;

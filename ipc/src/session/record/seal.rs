@@ -50,6 +50,11 @@ impl Sealer {
         self.direction.track(ring).next
     }
 
+    /// Begins at a later position: those before were used without a key.
+    pub(crate) fn begin_at(&mut self, ring: Ring, position: u64) {
+        self.direction.begin_at(ring, position);
+    }
+
     /// Key changes of a ring so far.
     pub(crate) fn generation(&mut self, ring: Ring) -> u64 {
         self.direction.track(ring).generation

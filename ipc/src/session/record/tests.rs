@@ -190,8 +190,8 @@ fn an_altered_record_at_a_change_of_key_costs_one_record() {
 fn the_last_positions_are_never_used() {
     let (mut sealer, mut opener) = pair();
     for ring in [Ring::Urgent, Ring::Ordinary] {
-        sealer.direction().skip_to(ring, END - 3);
-        opener.direction().skip_to(ring, END - 3);
+        sealer.direction().begin_at(ring, END - 3);
+        opener.direction().begin_at(ring, END - 3);
     }
     for _ in 0..3 {
         let it = seal(&mut sealer, Ring::Ordinary, b"one of the last", 0);
@@ -212,9 +212,9 @@ fn the_last_positions_are_never_used() {
 fn used_keystream_is_gone() {
     let (mut sealer, _) = pair();
     seal(&mut sealer, Ring::Ordinary, b"text", 0);
-    sealer.direction().skip_to(Ring::Ordinary, 0);
+    sealer.direction().begin_at(Ring::Ordinary, 0);
     assert_eq!(*sealer.direction().pad(Ring::Ordinary), [[0; 8]; 2]);
-    sealer.direction().skip_to(Ring::Ordinary, 1);
+    sealer.direction().begin_at(Ring::Ordinary, 1);
     assert_ne!(*sealer.direction().pad(Ring::Ordinary), [[0; 8]; 2]);
 }
 
