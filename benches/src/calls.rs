@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipc::{CallOptions, Client, Config, Geometry, Node, Server, Spin};
-use kernel_services::Kernel;
+use kernel_services::{
+    Kernel,
+    security::{Object, Route, Subject},
+};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
@@ -27,6 +30,10 @@ pub const SERVICE: &str = "bench";
 /// What a service's second name ends in: there any request is answered with the number of one-way
 /// messages so far, 8 bytes, little-endian.
 pub const SINK: &str = ".sink";
+/// What the names of encrypted channels begin with.
+pub const SEALED: &str = "sealed.";
+/// Sizes of payloads on them: in the cell up to 32.
+const SEALED_SIZES: [usize; 4] = [32, 48, 64, 1024];
 /// The role of the service's process.
 const SERVE: &str = "serve";
 /// Cells of a busy route's lane.
@@ -57,7 +64,7 @@ impl Bed {
         cpus: Option<&[usize]>,
     ) -> io::Result<Bed> {
         let directory = tempfile::tempdir()?;
-        let kernel = Kernel::embedded(directory.path()).map_err(io::Error::other)?;
+        let kernel = Kernel::routed(directory.path(), vec![route()]).map_err(io::Error::other)?;
         let (_, fd) = Words::create()?;
         let path = directory.path().display().to_string();
         let told = match spin {
@@ -90,6 +97,14 @@ impl Bed {
         open(&self.node, &format!("{SERVICE}{SINK}"))
     }
 
+    /// Opens an encrypted channel to the service, or to its sink.
+    ///
+    /// # Errors
+    /// Those of the runtime.
+    pub fn sealed(&self, which: &str) -> io::Result<Client> {
+        open(&self.node, &format!("{SEALED}{SERVICE}{which}"))
+    }
+
     /// The service's process.
     pub fn service(&self) -> Pid {
         self.peer.pid()
@@ -99,6 +114,11 @@ impl Bed {
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
+}
+
+/// By which some channels are encrypted.
+fn route() -> Route {
+    Route { subject: Subject::Any, object: Object::Name(format!("{SEALED}*")), encrypted: true }
 }
 
 /// Opens a channel to a name.
@@ -166,7 +186,14 @@ pub fn counted(client: &Client) -> io::Result<u64> {
 /// Serves the benchmarks.
 fn serve(server: &Server) -> io::Result<()> {
     server.register(SERVICE, 0).map_err(io::Error::other)?;
-    let sink = server.register(&format!("{SERVICE}{SINK}"), 0).map_err(io::Error::other)?;
+    let mut sinks = Vec::new();
+    for (way, name) in [("", SINK), (SEALED, SINK), (SEALED, "")] {
+        let name = format!("{way}{SERVICE}{name}");
+        let served = server.register(&name, 0).map_err(io::Error::other)?;
+        sinks.push(served.name);
+    }
+    // The last is no sink.
+    sinks.truncate(2);
     pair::say("ready")?;
     let mut count = 0_u64;
     server
@@ -176,7 +203,7 @@ fn serve(server: &Server) -> io::Result<()> {
                 return;
             }
             // A caller that is gone needs no answer.
-            let _ = if request.dest_name() == sink.name {
+            let _ = if sinks.contains(&request.dest_name()) {
                 request.reply(&count.to_le_bytes())
             } else {
                 request.reply(request.payload())
@@ -219,6 +246,10 @@ pub fn polling(setting: &Setting, _: &[usize]) -> io::Result<Group> {
         || setting.beside_paused(bed.service()),
         |ruler| {
             round_trips(setting, &client, ruler)?;
+            let sealed = bed.sealed("")?;
+            for size in SEALED_SIZES {
+                ruler.latency("call, encrypted", Some(size), || call(setting, &sealed, size))?;
+            }
             c::calls(setting, bed.directory(), SERVICE, ruler)
         },
     )
@@ -246,6 +277,12 @@ pub fn one_ways(setting: &Setting, _: &[usize]) -> io::Result<Group> {
         || setting.beside_paused(bed.service()),
         |ruler| {
             floods(setting, &sink, ruler)?;
+            let sealed = bed.sealed(SINK)?;
+            for size in [32, 64, 1024] {
+                ruler.throughput("one-way, encrypted", Some(size), || {
+                    one_way(setting, &sealed, size)
+                })?;
+            }
             c::one_ways(setting, bed.directory(), SERVICE, ruler)
         },
     )

@@ -517,7 +517,10 @@ impl Transmit {
         sent: &mut usize,
     ) -> Result<(), PushError> {
         if self.sealer.is_some() {
-            return self.push_sealed(label, payload, sent);
+            // By value: what is referred to lies in memory on the plain way, too.
+            let (now, pushed) = self.push_sealed(label, payload, *sent);
+            *sent = now;
+            return pushed;
         }
         let producer = self.producer(ring_of(label.priority()));
         loop {

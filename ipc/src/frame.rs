@@ -377,6 +377,16 @@ impl Frame {
         if fits { Ok(frame) } else { Err(PeerCorrupt::Length) }
     }
 
+    /// Whether this is what nearly every sealed frame of a client is: a whole message of the first
+    /// level of its ring.
+    #[cfg(not(loom))]
+    #[inline]
+    pub(crate) fn is_plain_record(&self, ring: Ring) -> bool {
+        self.head.flags & !(FLAG_PHASE | FLAG_SLAB) == 0
+            && self.head.priority == ring.first_level()
+            && matches!(self.head.kind, Kind::Request | Kind::OneWay)
+    }
+
     /// Bytes of a sealed frame's text in the slab.
     #[cfg(not(loom))]
     #[inline]

@@ -36,7 +36,7 @@ use crate::{
     holders::Holder,
     notes::Note,
     registry::{NODES, Registry},
-    security::{Policy, Terms, Who},
+    security::{Policy, Route, Terms, Who},
     token::{TokenKey, Wanted},
 };
 use accounts::Accounts;
@@ -238,6 +238,12 @@ impl Broker {
             uid,
             started_ns: now_ns,
         })
+    }
+
+    /// Begins with these routes, and no rules.
+    pub(crate) fn routed(self, routes: Vec<Route>) -> Broker {
+        let policy = Policy::new(Terms { uid: self.uid, routes, ..Terms::default() });
+        Broker { policy, ..self }
     }
 
     /// Has somebody supervise, who hears of units and gets operators' commands.

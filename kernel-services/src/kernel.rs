@@ -23,6 +23,7 @@ use crate::{
     notes::Notes,
     reactor::{Reactor, Ties, monotonic_ns},
     registry::Registry,
+    security::Route,
     token::TokenKey,
 };
 
@@ -78,7 +79,17 @@ impl Kernel {
     /// - no descriptor is left: [`KernelError::Descriptors`]
     /// - a system call failed otherwise: [`KernelError::System`]
     pub fn embedded(runtime_dir: &Path) -> Result<Kernel, KernelError> {
-        Kernel::serve(Directory::open(runtime_dir)?, None, None)
+        Kernel::routed(runtime_dir, Vec::new())
+    }
+
+    /// Starts a runtime as [`Kernel::embedded`] does, that has some channels encrypted, or plain:
+    /// the first route that matches decides. Where none does, those between different users are
+    /// encrypted.
+    ///
+    /// # Errors
+    /// Those of [`Kernel::embedded`].
+    pub fn routed(runtime_dir: &Path, routes: Vec<Route>) -> Result<Kernel, KernelError> {
+        Kernel::serve(Directory::open(runtime_dir)?, None, None, routes)
     }
 
     /// Starts a runtime as [`Kernel::embedded`] does, with an audit log: see [`crate::audit`].
@@ -98,7 +109,7 @@ impl Kernel {
         desk: Option<RuntimeDesk>,
     ) -> Result<Kernel, KernelError> {
         let (writer, notes) = crate::audit::Writer::start(directory.path())?;
-        let mut kernel = Kernel::serve(directory, desk, Some(notes))?;
+        let mut kernel = Kernel::serve(directory, desk, Some(notes), Vec::new())?;
         kernel.writer = Some(writer);
         Ok(kernel)
     }
@@ -107,6 +118,7 @@ impl Kernel {
         directory: Directory,
         desk: Option<RuntimeDesk>,
         notes: Option<Notes>,
+        routes: Vec<Route>,
     ) -> Result<Kernel, KernelError> {
         let key = Arc::new(TokenKey::open(directory.path())?);
         let registry = Registry::new(directory.ids()?);
@@ -115,7 +127,7 @@ impl Kernel {
         let broker = Broker::new(registry, pid, uid, monotonic_ns(), Arc::clone(&key))
             .map_err(|status| no_ids(directory.path(), status))?;
         let (holders, living) = Holders::open(directory.path());
-        let broker = broker.expecting(living, monotonic_ns());
+        let broker = broker.expecting(living, monotonic_ns()).routed(routes);
         let broker = if desk.is_some() { broker.supervised() } else { broker };
         let broker = if notes.is_some() { broker.recorded() } else { broker };
         let (leash, collar) = UnixStream::pair()

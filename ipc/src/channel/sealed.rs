@@ -16,7 +16,7 @@ use crate::{
     clock,
     control::Introduction,
     error::{NodeError, PeerCorrupt, Status},
-    frame::{Kind, Label, Sender},
+    frame::{Frame, Kind, Label, Sender},
     layout::Ring,
     ring::PushError,
     session::{
@@ -39,6 +39,8 @@ pub(crate) enum Guard {
     Greeting(Option<Handshake>),
     /// Every frame is a record.
     Sealed(Opener),
+    /// The peer was caught in a lie, which is still to be told.
+    Broken(PeerCorrupt),
 }
 
 /// Prepares the handshake of an end, if its channel is to be encrypted.
@@ -191,12 +193,14 @@ impl Channel {
     }
 
     /// Makes keystream for what comes and goes next, on an encrypted channel: for when there is
-    /// nothing else to do.
+    /// nothing else to do. Ends the channel of a peer that was caught in a lie.
     #[inline(never)]
     pub(crate) fn prepare(&self, rx: &mut Receive) {
-        if let Some(Guard::Sealed(opener)) = rx.guard.as_deref_mut() {
-            opener.prepare(Ring::Ordinary);
-        }
+        match rx.guard.as_deref_mut() {
+            Some(Guard::Sealed(opener)) => opener.prepare(Ring::Ordinary),
+            Some(Guard::Broken(lie)) => return self.end(Fate::Poisoned(*lie)),
+            Some(Guard::Greeting(_)) | None => return,
+        };
         if let Some(mut tx) = self.tx.try_claim()
             && let Some(sealer) = &mut tx.sealer
         {
@@ -231,19 +235,22 @@ impl Transmit {
         &mut self,
         label: Label,
         payload: &[u8],
-        sent: &mut usize,
-    ) -> Result<(), PushError> {
+        mut sent: usize,
+    ) -> (usize, Result<(), PushError>) {
         let ring = ring_of(label.priority());
         let now = clock::now_ns();
         let producer = match ring {
             Ring::Urgent => &mut self.urgent,
             Ring::Ordinary => &mut self.ordinary,
         };
-        let Some(sealer) = &mut self.sealer else { return Ok(()) };
+        let Some(sealer) = &mut self.sealer else { return (sent, Ok(())) };
         loop {
-            *sent = producer.push_sealed(sealer, label, payload, *sent, now)?;
-            if *sent >= payload.len() {
-                return Ok(());
+            match producer.push_sealed(sealer, label, payload, sent, now) {
+                Ok(now) => sent = now,
+                Err(error) => return (sent, Err(error.into())),
+            }
+            if sent >= payload.len() {
+                return (sent, Ok(()));
             }
         }
     }
@@ -275,8 +282,10 @@ impl Receive {
             Ring::Urgent => &mut self.urgent,
             Ring::Ordinary => &mut self.ordinary,
         };
-        let Some(Guard::Sealed(opener)) = self.guard.as_deref_mut() else {
-            return self.take_hello(ring);
+        let opener = match self.guard.as_deref_mut() {
+            Some(Guard::Sealed(opener)) => opener,
+            Some(Guard::Broken(lie)) => return Err(*lie),
+            Some(Guard::Greeting(_)) | None => return self.take_hello(ring),
         };
         let it = match consumer.take_sealed(opener, &mut self.buffer, now)? {
             None => return Ok(None),
@@ -310,6 +319,40 @@ impl Receive {
         Ok(Some(self.whole(frame, status, max_payload)))
     }
 
+    /// As `take_plain`, on an encrypted channel; the frame is `opened` then. A record that does not open is dropped, and a lie
+    /// kept for whoever looks next.
+    #[inline(never)]
+    pub(super) fn take_plain_record(&mut self, ring: Ring, max_payload: u64) -> bool {
+        let now = self.last_ns;
+        let consumer = match ring {
+            Ring::Urgent => &mut self.urgent,
+            Ring::Ordinary => &mut self.ordinary,
+        };
+        let Some(Guard::Sealed(opener)) = self.guard.as_deref_mut() else { return false };
+        let is_plain = |frame: &Frame| {
+            frame.is_plain_record(ring) && u64::from(frame.head.length) <= max_payload
+        };
+        if consumer.peek_sealed().filter(is_plain).is_none() {
+            return false;
+        }
+        let lie = match consumer.take_sealed(opener, &mut self.buffer, now) {
+            Ok(Some(Ok(it))) if is_plain(&it.frame) => {
+                self.opened = Some(it.frame);
+                return true;
+            }
+            // It was another frame when it was looked at.
+            Ok(Some(Ok(_))) => PeerCorrupt::Stamp,
+            Ok(Some(Err(_))) => {
+                self.board.identity.drops.add_shared(1);
+                return false;
+            }
+            Ok(None) => return false,
+            Err(lie) => lie,
+        };
+        self.guard = Some(Box::new(Guard::Broken(lie)));
+        false
+    }
+
     /// Takes a frame of the handshake; whatever else comes before its end is a lie.
     #[cold]
     fn take_hello(&mut self, ring: Ring) -> Result<Option<Taken>, PeerCorrupt> {
@@ -321,3 +364,6 @@ impl Receive {
         Ok(Some(Taken::Hello(self.buffer[..frame.head.length as usize].to_vec())))
     }
 }
+
+#[cfg(test)]
+mod tests;

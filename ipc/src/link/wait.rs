@@ -125,7 +125,7 @@ impl Link {
     #[inline]
     fn lead(&self, rx: &mut Receive, id: u32, until: u64, turn: u32, sink: &mut Sink<'_>) -> Ended {
         if rx.guard.is_some() {
-            self.channel.prepare(rx);
+            return self.lead_guarded(rx, id, until, turn, sink);
         }
         let polls = if rx.spin.may_poll() { EAGER_POLLS } else { 1 };
         for _ in 0..polls {
@@ -138,6 +138,39 @@ impl Link {
                     Ok(None) => break,
                     Err(lie) => return Ended::Failed(self.poison(lie)),
                 }
+            }
+        }
+        self.lead_on(rx, id, until, turn, sink)
+    }
+
+    /// As `lead`, on an encrypted channel. What a record is shows when it has been taken, so whoever
+    /// else it is for gets it here.
+    #[inline(never)]
+    fn lead_guarded(
+        &self,
+        rx: &mut Receive,
+        id: u32,
+        until: u64,
+        turn: u32,
+        sink: &mut Sink<'_>,
+    ) -> Ended {
+        self.channel.prepare(rx);
+        let polls = if rx.spin.may_poll() { EAGER_POLLS } else { 1 };
+        for _ in 0..polls {
+            if !rx.ordinary.is_ready() {
+                continue;
+            }
+            let taken = rx.take(Ring::Ordinary, self.channel.max_payload);
+            let sorted = match taken {
+                Ok(Some(taken)) => self.sort(rx, taken, &mut Some((id, &mut *sink))),
+                Ok(None) => break,
+                Err(lie) => Err(lie),
+            };
+            self.channel.after_take();
+            match sorted {
+                Ok(Some(result)) => return Ended::Answered(result),
+                Ok(None) => break,
+                Err(lie) => return Ended::Failed(self.poison(lie)),
             }
         }
         self.lead_on(rx, id, until, turn, sink)
@@ -265,7 +298,8 @@ impl Link {
                 break;
             }
             let ring = if rx.urgent.is_ready() { Ring::Urgent } else { Ring::Ordinary };
-            if let Some((id, sink)) = &mut mine
+            if rx.guard.is_none()
+                && let Some((id, sink)) = &mut mine
                 && let Some(result) = self.take_mine(rx, ring, *id, sink)?
             {
                 answer = Some(result);
@@ -371,9 +405,6 @@ impl Link {
         id: u32,
         sink: &mut Sink<'_>,
     ) -> Result<Option<Result<(), CallError>>, PeerCorrupt> {
-        if rx.guard.is_some() {
-            return self.take_my_record(rx, ring, id, sink);
-        }
         let consumer = rx.consumer(ring);
         let frame = match consumer.peek_plain([Kind::Response; 2]) {
             Some(frame) => frame,
@@ -395,21 +426,6 @@ impl Link {
         rx.board.receiver.received(1, u64::from(frame.head.length));
         rx.time(begun);
         Ok(Some(result))
-    }
-
-    /// As `take_mine`, on an encrypted channel. What a record is shows when it has been taken, so
-    /// whoever else it is for gets it here.
-    #[inline(never)]
-    fn take_my_record(
-        &self,
-        rx: &mut Receive,
-        ring: Ring,
-        id: u32,
-        sink: &mut Sink<'_>,
-    ) -> Result<Option<Result<(), CallError>>, PeerCorrupt> {
-        let Some(taken) = rx.take(ring, self.channel.max_payload)? else { return Ok(None) };
-        let mut mine = Some((id, sink));
-        self.sort(rx, taken, &mut mine)
     }
 
     /// Gives an answer to whoever waits for it.

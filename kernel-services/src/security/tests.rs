@@ -313,3 +313,26 @@ proptest! {
         prop_assert!(allows.is_none_or(|allow| allow == verdict.allowed));
     }
 }
+
+#[test]
+fn the_first_route_decides_what_is_encrypted_and_otherwise_the_users_do() {
+    let route = |subject, object: &str, encrypted| Route {
+        subject,
+        object: Object::Name(object.to_owned()),
+        encrypted,
+    };
+    let routes = vec![
+        route(Subject::User(7), "store", false),
+        route(Subject::Any, "st*", true),
+        route(Subject::Service("api".to_owned()), "log", false),
+    ];
+    let policy = Policy::new(Terms { uid: US, routes, ..Terms::default() });
+    let user = |uid| Who::Unsupervised { uid, pid: 1, executable: None };
+    let api = Who::Supervised { service: "api".to_owned(), uid: 5, pid: 1 };
+    let name = |text, uid| What::Name { text, served_by: Some(uid) };
+    assert!(!policy.encrypts(&user(7), name("store", 8)), "by the first");
+    assert!(policy.encrypts(&user(8), name("store", 8)), "by the second");
+    assert!(!policy.encrypts(&api, name("log", 6)), "by the third");
+    assert!(policy.encrypts(&api, name("other", 6)), "between two users");
+    assert!(!policy.encrypts(&api, name("other", 5)), "within one");
+}
