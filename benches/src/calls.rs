@@ -189,8 +189,8 @@ fn serve(server: &Server) -> io::Result<()> {
     let mut sinks = Vec::new();
     for (way, name) in [("", SINK), (SEALED, SINK), (SEALED, "")] {
         let name = format!("{way}{SERVICE}{name}");
-        let served = server.register(&name, 0).map_err(io::Error::other)?;
-        sinks.push(served.name);
+        let registration = server.register(&name, 0).map_err(io::Error::other)?;
+        sinks.push(registration.name);
     }
     // The last is no sink.
     sinks.truncate(2);

@@ -194,8 +194,15 @@ impl Channel {
 
     /// Makes keystream for what comes and goes next, on an encrypted channel: for when there is
     /// nothing else to do. Ends the channel of a peer that was caught in a lie.
-    #[inline(never)]
+    #[inline(always)]
     pub(crate) fn prepare(&self, rx: &mut Receive) {
+        if rx.guard.is_some() {
+            self.prepare_guarded(rx);
+        }
+    }
+
+    #[inline(never)]
+    fn prepare_guarded(&self, rx: &mut Receive) {
         match rx.guard.as_deref_mut() {
             Some(Guard::Sealed(opener)) => opener.prepare(Ring::Ordinary),
             Some(Guard::Broken(lie)) => return self.end(Fate::Poisoned(*lie)),
@@ -332,7 +339,7 @@ impl Receive {
         let is_plain = |frame: &Frame| {
             frame.is_plain_record(ring) && u64::from(frame.head.length) <= max_payload
         };
-        if consumer.peek_sealed().filter(is_plain).is_none() {
+        if !consumer.peek_sealed().as_ref().is_some_and(is_plain) {
             return false;
         }
         let lie = match consumer.take_sealed(opener, &mut self.buffer, now) {

@@ -251,9 +251,7 @@ impl Incoming {
         rx.sampler.left = (timed_at + 1 - served) as u32;
         rx.count(one_ways);
         self.channel.set_busy(0);
-        if rx.guard.is_some() {
-            self.channel.prepare(&mut rx);
-        }
+        self.channel.prepare(&mut rx);
         drop(rx);
         self.channel.after_take();
         if streams && !turn.is_shared && !is_over && served < BATCH {

@@ -43,6 +43,7 @@ pub(super) fn node() -> impl Strategy<Value = Node> {
             groups,
             rules,
             rule_lines: Vec::new(),
+            routes: Vec::new(),
             user_limits,
             log_directory,
             metrics,

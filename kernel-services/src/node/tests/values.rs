@@ -67,6 +67,14 @@ fn there_are_short_ways_to_say_things() {
         from = "service:a"
         to = "runtime"
         deny = ["admin"]
+        [[route]]
+        from = "service:a"
+        to = "name:log*"
+        session = "plain"
+        [[route]]
+        from = "any"
+        to = "any"
+        session = "encrypted"
         "#,
     );
     let [prepare, a] = &node.services[..] else { panic!("two services") };
@@ -93,6 +101,13 @@ fn there_are_short_ways_to_say_things() {
         allow: false,
     };
     assert_eq!(node.rules, [any_to_all, a_to_runtime]);
+    let to_logs = Route {
+        subject: Subject::Service("a".to_owned()),
+        object: Object::Name("log*".to_owned()),
+        encrypted: false,
+    };
+    let others = Route { subject: Subject::Any, object: Object::Any, encrypted: true };
+    assert_eq!(node.routes, [to_logs, others]);
 }
 
 #[test]
