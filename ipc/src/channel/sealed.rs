@@ -277,13 +277,19 @@ impl Receive {
         }
     }
 
-    /// As `take`, on an encrypted channel.
-    #[inline(never)]
+    /// As `take`, on an encrypted channel. After a lie there is nothing more to take: what came
+    /// behind it may open.
     pub(super) fn take_guarded(
         &mut self,
         ring: Ring,
         max_payload: u64,
     ) -> Result<Option<Taken>, PeerCorrupt> {
+        self.take_record(ring, max_payload)
+            .inspect_err(|lie| self.guard = Some(Box::new(Guard::Broken(*lie))))
+    }
+
+    #[inline(never)]
+    fn take_record(&mut self, ring: Ring, max_payload: u64) -> Result<Option<Taken>, PeerCorrupt> {
         let now = clock::now_ns();
         let consumer = match ring {
             Ring::Urgent => &mut self.urgent,

@@ -87,11 +87,11 @@ fn greet(
         let greeting = scope.spawn(|| client.greet());
         let Ok(Taken::Hello(mut message)) = take(server) else { panic!("a greeting") };
         alter(&mut message);
-        let served = server.greeted(&mut server.rx.claim(), &message);
-        if let Err(lie) = served {
+        let heard = server.greeted(&mut server.rx.claim(), &message);
+        if let Err(lie) = heard {
             server.end(Fate::Poisoned(lie));
         }
-        (greeting.join().expect("no panic"), served)
+        (greeting.join().expect("no panic"), heard)
     })
 }
 

@@ -163,7 +163,7 @@ fn the_example_and_the_documentation_show_every_key() {
     let example = tree("examples/node.toml");
     let chapter = tree("docs/supervision.md");
     let tables = [
-        ("", "", 6),
+        ("", "", 7),
         ("[limits]", "limits.", 1),
         ("[limits.user]", "", 6),
         ("[service.a]", "", 19),
@@ -177,6 +177,7 @@ fn the_example_and_the_documentation_show_every_key() {
         ("[group.a]", "", 3),
         ("[group.a.intensity]", "intensity.", 2),
         ("[[rule]]", "", 4),
+        ("[[route]]", "", 3),
     ];
     for (table, prefix, count) in tables {
         let keys = keys_after(table);
