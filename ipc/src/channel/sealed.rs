@@ -332,8 +332,8 @@ impl Receive {
         Ok(Some(self.whole(frame, status, max_payload)))
     }
 
-    /// As `take_plain`, on an encrypted channel; the frame is `opened` then. A record that does not open is dropped, and a lie
-    /// kept for whoever looks next.
+    /// As `take_plain`, on an encrypted channel; the frame is `opened` then. A record that does not
+    /// open is dropped, and a lie kept for whoever looks next.
     #[inline(never)]
     pub(super) fn take_plain_record(&mut self, ring: Ring, max_payload: u64) -> bool {
         let now = self.last_ns;

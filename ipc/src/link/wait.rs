@@ -143,8 +143,8 @@ impl Link {
         self.lead_on(rx, id, until, turn, sink)
     }
 
-    /// As `lead`, on an encrypted channel. What a record is shows when it has been taken, so whoever
-    /// else it is for gets it here.
+    /// As `lead`, on an encrypted channel. What a record is shows when it has been taken, so
+    /// whoever else it is for gets it here.
     #[inline(never)]
     fn lead_guarded(
         &self,
