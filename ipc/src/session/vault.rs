@@ -158,10 +158,14 @@ impl<T> Drop for Wiped<T> {
     }
 }
 
+/// Words of stack that calls which handle keys take at most. Without optimisation each vector of a
+/// block that is made has a place of its own there.
+const DEEP: usize = if cfg!(debug_assertions) { 8192 } else { 2048 };
+
 /// Overwrites what calls that just returned have left of keys on the stack below the caller: 16
-/// KiB, deeper than any of them goes.
+/// KiB, deeper than any of them goes, and 64 KiB in a build for debugging.
 pub(crate) fn sweep_stack() {
-    sweep::<2048>();
+    sweep::<DEEP>();
 }
 
 /// The same after a record that a library sealed or opened: 2 KiB.
