@@ -183,8 +183,9 @@ impl End {
     pub(crate) fn accept(wire: &Wire) -> End {
         let offer = wire.receive();
         assert_eq!(offer.verb, verb::INCOMING);
-        // channel, session, start, asymmetric and six words; geometry and permissions are last.
-        let geometry = offer.fields.len() - 16;
+        // channel, session, start, asymmetric and six words; behind geometry and permissions the
+        // opener, whether it is encrypted, and the other end's key.
+        let geometry = offer.fields.len() - 16 - 40;
         assert_eq!((offer.u32(geometry), offer.u32(geometry + 4)), (CELLS, SLAB));
         let (fd, own) = lane(seals());
         wire.accept(offer.u64(0), fd.as_raw_fd());

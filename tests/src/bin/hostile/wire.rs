@@ -62,7 +62,8 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
-    /// Connects and greets. Never asymmetric: this program is not registered for membarrier.
+    /// Connects and greets. Never asymmetric: this program is not registered for membarrier. Without
+    /// a key, too: no channel of it can be encrypted.
     pub(crate) fn new(directory: &Path) -> Wire {
         let flags = SockFlag::SOCK_CLOEXEC;
         let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None);
@@ -70,7 +71,7 @@ impl Wire {
         let address = UnixAddr::new(&directory.join("ipcd.sock")).expect("a short path");
         connect(socket.as_raw_fd(), &address).expect("a runtime");
         let wire = Wire { socket };
-        wire.send(verb::HELLO, 1, &0_u32.to_le_bytes(), &[]);
+        wire.send(verb::HELLO, 1, &[0; 4 + 32], &[]);
         assert_eq!(wire.receive().verb, verb::WELCOME);
         wire
     }
