@@ -115,7 +115,7 @@ impl Kernel {
         let broker = Broker::new(registry, pid, uid, monotonic_ns(), Arc::clone(&key))
             .map_err(|status| no_ids(directory.path(), status))?;
         let (holders, living) = Holders::open(directory.path());
-        let broker = broker.expecting(living, monotonic_ns());
+        let broker = broker.expecting(living, monotonic_ns()).numbering(directory.epochs()?);
         let broker = if desk.is_some() { broker.supervised() } else { broker };
         let broker = if notes.is_some() { broker.recorded() } else { broker };
         let (leash, collar) = UnixStream::pair()
