@@ -234,7 +234,8 @@ fn open(core: &Weak<Core>) {
         }
         let news = node.vigil.open.load(Ordering::SeqCst);
         let mut all = node.open_watched();
-        for state in std::mem::take(&mut *lock(&node.vigil.clients)) {
+        let clients = std::mem::take(&mut *lock(&node.vigil.clients));
+        for state in clients {
             let Some(client) = state.upgrade() else { continue };
             client.console();
             if !client.open_ahead(&node) {
