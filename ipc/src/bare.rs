@@ -71,6 +71,7 @@ impl SealedTx {
             }
             Err(SealError::Push(PushError::Full { .. })) => Ok(false),
             Err(SealError::Push(PushError::Corrupt(lie))) => Err(lie),
+            Err(SealError::Push(PushError::Retired)) => Ok(false),
             Err(SealError::Spent(spent)) => panic!("{spent}"),
         }
     }
@@ -131,6 +132,7 @@ impl Tx {
             }
             Err(PushError::Full { .. }) => Ok(false),
             Err(PushError::Corrupt(lie)) => Err(lie),
+            Err(PushError::Retired) => Ok(false),
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::{
     },
     copy,
     error::{CallError, PeerCorrupt},
+    failover::kept::Kept,
     fork::Birth,
     frame::{Kind, Label, Sender},
     lane::{Lane, PeerRing},
@@ -124,6 +125,12 @@ pub(crate) struct Transmit {
     pub(crate) next_id: u64,
     /// Long messages that were given up half sent; the peer is told before anything else.
     aborted: Vec<Label>,
+    /// Whether anything has to go before the next message, or nothing goes any more.
+    pub(crate) owes: bool,
+    /// Of a channel to a name with standbys: what may have to be sent again.
+    pub(crate) kept: Option<Box<Kept>>,
+    /// Whether another channel has taken the place of this one.
+    pub(crate) retired: bool,
     /// Which calls are timed.
     pub(crate) sampler: Sampler,
     board: Place,
@@ -149,6 +156,9 @@ impl Channel {
                 sealer: None,
                 next_id: first_id,
                 aborted: Vec::new(),
+                owes: false,
+                kept: None,
+                retired: false,
                 sampler: Sampler::new(first_id ^ introduction.channel),
                 board: board.clone(),
             }),
@@ -431,6 +441,41 @@ impl Channel {
         self.peer.header().taken(ring).load(Ordering::Acquire)
     }
 
+    /// The word by which the peer says where it stands: see `Identity::mark`.
+    pub(crate) fn peer_mark(&self) -> u32 {
+        self.peer.header().identity.mark.load(Ordering::Acquire)
+    }
+
+    /// Says where this end stands.
+    pub(crate) fn set_mark(&self, mark: u32) {
+        self.own.header().identity.mark.store(mark, Ordering::Release);
+    }
+
+    /// How the peer's life word stands.
+    pub(crate) fn peer_life(&self) -> Life {
+        Life::of(&self.peer)
+    }
+
+    /// The high half of the first message id from the peer, if it is not the session's.
+    pub(crate) fn first_high(&self) -> Option<u32> {
+        let high = self.peer.header().attention.first_high.load(Ordering::Relaxed);
+        (high != 0).then_some(high)
+    }
+
+    /// Says with which id the messages on this channel begin, before the first of them.
+    pub(crate) fn begin_ids(&self, first: u64) {
+        let high = (first >> 32) as u32;
+        self.own.header().attention.first_high.store(high, Ordering::Relaxed);
+    }
+
+    /// The peer's life word and the value at which it lives, to sleep on.
+    pub(crate) fn life_word(&self) -> Option<futex::Word<'_>> {
+        let life = &self.peer.header().life;
+        let value = life.load(Ordering::Acquire);
+        let lives = Life::from_word(value) == Life::Alive;
+        lives.then_some(futex::Word { at: life, value, shared: true })
+    }
+
     /// Tells the peer, should it ask, since when its frames are being handled; 0 for not now.
     #[inline]
     pub(crate) fn set_busy(&self, since_ns: u64) {
@@ -502,8 +547,8 @@ impl Transmit {
         payload: &[u8],
         sent: &mut usize,
     ) -> Result<(), PushError> {
-        if !self.aborted.is_empty() {
-            self.tell_aborted()?;
+        if self.owes {
+            self.settle()?;
         }
         self.push_frames(label, payload, sent)
     }
@@ -554,16 +599,29 @@ impl Transmit {
 
     /// The ring on which there was no room for a message, or for what has to go before it.
     pub(crate) fn awaited(&self, label: Label) -> Ring {
-        ring_of(self.aborted.last().copied().unwrap_or(label).priority())
+        let first = self.aborted.last().copied().or_else(|| self.late()).unwrap_or(label);
+        ring_of(first.priority())
     }
 
     /// Gives up a message of which some frames are sent and others never will be.
     pub(crate) fn abort(&mut self, label: Label) {
         self.aborted.push(Label::new(Kind::Cancel, label.priority()).with_id(label.id()));
-        let _ = self.tell_aborted();
+        self.owes = true;
+        let _ = self.settle();
     }
 
+    /// Sends what has to go before the next message.
     #[cold]
+    pub(crate) fn settle(&mut self) -> Result<(), PushError> {
+        if self.retired {
+            return Err(PushError::Retired);
+        }
+        self.tell_aborted()?;
+        self.send_late()?;
+        self.owes = false;
+        Ok(())
+    }
+
     fn tell_aborted(&mut self) -> Result<(), PushError> {
         while let Some(cancel) = self.aborted.last().copied() {
             self.push_frames(cancel, &[], &mut 0)?;

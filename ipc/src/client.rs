@@ -1,11 +1,15 @@
 //! Calling: one handle for all threads of a process, over one channel to a service.
 
+mod relay;
+
 use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
+
+pub(crate) use self::relay::Relay;
 
 use crate::{
     Priority, ServiceId,
@@ -14,7 +18,7 @@ use crate::{
     channel::{Claimed, Fate, Peer, Transmit, check_payload},
     error::{CallError, NodeError},
     frame::{Kind, Label},
-    link::{FOREVER, Limit, Link, Parcel, Queued, Sink},
+    link::{FOREVER, Going, Limit, Link, Parcel, Queued, Sink},
     node::{Shared, is_gone},
     server::{Member, Server},
     table::{Outcome, Waiter},
@@ -81,6 +85,7 @@ pub(crate) struct ClientState {
     /// The channel now; the first, or one that took its place.
     pub(crate) link: ArcSwap<Link>,
     reopening: Mutex<()>,
+    pub(crate) relay: Relay,
     /// Tasks that wait for that.
     #[cfg(feature = "tokio")]
     tasks: crate::tokio::Reopening,
@@ -111,12 +116,15 @@ impl Client {
                 first,
                 link,
                 reopening: Mutex::new(()),
+                relay: Relay::new(&node.core),
                 #[cfg(feature = "tokio")]
                 tasks: crate::tokio::Reopening::default(),
             });
             clients.insert(dest, Arc::downgrade(&state));
             state
         });
+        drop(clients);
+        node.core.introduce(&state);
         Ok(Client { state, node: Arc::clone(node) })
     }
 
@@ -198,6 +206,9 @@ impl Client {
         loan: Loan,
         options: impl Into<CallOptions>,
     ) -> Result<View, CallError> {
+        if self.is_relayed() {
+            return self.request(Parcel::Bytes(&loan), options.into());
+        }
         self.request(Parcel::Loan(loan), options.into())
     }
 
@@ -229,7 +240,17 @@ impl Client {
     ) -> Result<(), CallError> {
         let mut reopened = None;
         let link = self.live(&mut reopened)?;
-        link.call(label(Kind::Request, options), parcel, Limit::after(options.timeout), sink)
+        let (label, limit) = (label(Kind::Request, options), Limit::after(options.timeout));
+        let payload = match &parcel {
+            Parcel::Bytes(payload) => Some(*payload),
+            Parcel::Loan(_) => None,
+        };
+        match (link.call(label, parcel, limit, sink), payload) {
+            (Err(CallError::PeerDied { taken: false }), Some(payload)) if self.is_relayed() => {
+                self.again(limit, |link| link.call(label, Parcel::Bytes(payload), limit, sink))
+            }
+            (result, _) => result,
+        }
     }
 
     /// Sends a loan as a message that nobody answers; returns its id. The timeout is for room in
@@ -244,6 +265,10 @@ impl Client {
     ) -> Result<u64, CallError> {
         let CallOptions { priority, timeout } = options.into();
         let label = Label::new(Kind::OneWay, priority.level());
+        if self.is_relayed() {
+            // What is lent belongs to one channel, and others may take its place.
+            return self.send(&loan, CallOptions { priority, timeout });
+        }
         self.link()?.send(label, Parcel::Loan(loan), Limit::room(timeout))
     }
 
@@ -277,7 +302,12 @@ impl Client {
         let limit = Limit::room(timeout);
         let label = Label::new(Kind::OneWay, priority.level());
         let mut reopened = None;
-        self.live(&mut reopened)?.send(label, Parcel::Bytes(payload), limit)
+        match self.live(&mut reopened)?.send(label, Parcel::Bytes(payload), limit) {
+            Err(CallError::PeerDied { taken: false }) if self.is_relayed() => {
+                self.again(limit, |link| link.send(label, Parcel::Bytes(payload), limit))
+            }
+            result => result,
+        }
     }
 
     /// Sends many one-way messages with one claim on the channel, and one look for a sleeping peer
@@ -296,7 +326,7 @@ impl Client {
         send: impl FnOnce(&mut Burst<'_>) -> Result<R, CallError>,
     ) -> Result<R, CallError> {
         let mut reopened = None;
-        send(&mut Burst::begin(self.live(&mut reopened)?))
+        send(&mut Burst::begin(self, self.live(&mut reopened)?))
     }
 
     /// Sends a request; the response is waited for later, so that many calls are outstanding.
@@ -313,8 +343,17 @@ impl Client {
         let limit = Limit::after(options.timeout);
         let turn = self.node.core.interrupter.turn();
         let label = label(Kind::Request, options);
-        let message_id = link.request(label, Parcel::Bytes(payload), limit, Waiter::Thread)?;
-        Ok(Pending { link: Some(link), message_id, until: limit.at(), turn })
+        let send = |link: &Arc<Link>| {
+            let sent = link.request(label, Parcel::Bytes(payload), limit, Waiter::Later);
+            sent.map(|message_id| (Arc::clone(link), message_id))
+        };
+        let (link, message_id) = match send(&link) {
+            Err(CallError::PeerDied { taken: false }) if self.is_relayed() => {
+                self.again(limit, send)?
+            }
+            sent => sent?,
+        };
+        Ok(Pending { link: Some(link), message_id, limit, turn })
     }
 
     /// Sends a request whose outcome `done` gets, within the loop of `server`, exactly once.
@@ -334,6 +373,9 @@ impl Client {
         join(&link, server)?;
         let options = options.into();
         let (label, limit) = (label(Kind::Request, options), Limit::after(options.timeout));
+        if self.is_relayed() {
+            return self.call_relayed(server, (label, limit), payload, done);
+        }
         let waiter = Waiter::Callback(Box::new(done));
         let message_id = link.request(label, Parcel::Bytes(payload), limit, waiter)?;
         attend(&link, server);
@@ -358,9 +400,10 @@ impl Client {
         if !self.node.birth.is_here() {
             return Err(CallError::Forked);
         }
-        let link = self.state.link.load_full();
+        let mut link = self.state.link.load_full();
         if link.channel.check_life() != Fate::Open {
-            return Err(CallError::PeerDied { taken: false });
+            let next = self.state.succeed_at_once();
+            link = next.ok_or(CallError::PeerDied { taken: false })?;
         }
         join(&link, server)?;
         let options = options.into();
@@ -430,10 +473,15 @@ impl Client {
     /// Opens a channel to whoever serves now, in place of one that ended.
     #[cold]
     fn replace(&self) -> Result<Arc<Link>, CallError> {
-        let _one = self.state.reopening.lock().unwrap_or_else(PoisonError::into_inner);
+        let one = self.state.reopening.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.state.link.load_full();
         if old.channel.check_life() == Fate::Open {
             return Ok(old);
+        }
+        if self.is_relayed() {
+            drop(one);
+            let next = self.state.succeed(FOREVER);
+            return next.ok_or(CallError::PeerDied { taken: false });
         }
         match self.node.core.open(self.state.dest) {
             Ok(link) => {
@@ -471,6 +519,7 @@ fn attend(link: &Link, server: &Server) {
 /// Many one-way messages, of priority NORMAL, under one claim.
 #[derive(Debug)]
 pub struct Burst<'a> {
+    client: &'a Client,
     link: &'a Link,
     /// Given up only while waiting for room.
     tx: Claimed<'a, Transmit>,
@@ -479,8 +528,8 @@ pub struct Burst<'a> {
 }
 
 impl<'a> Burst<'a> {
-    fn begin(link: &'a Link) -> Burst<'a> {
-        Burst { link, tx: link.channel.tx.claim(), untold: Tally::NOTHING }
+    fn begin(client: &'a Client, link: &'a Link) -> Burst<'a> {
+        Burst { client, link, tx: link.channel.tx.claim(), untold: Tally::NOTHING }
     }
 
     /// Sends one message, waiting for room as long as it takes.
@@ -493,11 +542,27 @@ impl<'a> Burst<'a> {
         check_payload(payload.len(), self.link.channel.max_payload)?;
         let id = self.tx.one_way_id();
         let label = Label::new(Kind::OneWay, Priority::Normal.level()).with_id(id as u32);
-        self.link.send_frames(&mut self.tx, label, payload, Limit::Room(FOREVER))?;
+        match self.link.send_frames(&mut self.tx, label, payload, Limit::Room(FOREVER)) {
+            Ok(()) => {}
+            Err(CallError::PeerDied { .. }) if self.client.is_relayed() => {
+                return self.send_elsewhere(payload);
+            }
+            Err(error) => return Err(error),
+        }
+        if self.tx.kept.is_some() {
+            self.link.keep(&mut self.tx, (label, id), payload);
+        }
         if self.untold.add(payload.len() as u64) {
             self.tx.count_many(self.untold.take());
         }
         Ok(())
+    }
+
+    /// Sends one by the channel that has taken the place of this one.
+    #[cold]
+    fn send_elsewhere(&mut self, payload: &[u8]) -> Result<(), CallError> {
+        let client = self.client;
+        self.tx.give_up_while(|| client.send(payload, None)).map(drop)
     }
 }
 
@@ -520,7 +585,7 @@ pub struct Pending {
     /// Taken when the wait is over.
     link: Option<Arc<Link>>,
     message_id: u64,
-    until: u64,
+    limit: Limit,
     turn: u32,
 }
 
@@ -539,7 +604,14 @@ impl Pending {
         let Some(link) = self.link.take() else { return Err(CallError::Canceled) };
         link.channel.check_fork()?;
         let id = self.message_id as u32;
-        link.wait(id, self.until, self.turn, &mut Sink::Vector(&mut response))?;
+        let sink = &mut Sink::Vector(&mut response);
+        match link.wait(id, self.limit.at(), self.turn, sink) {
+            Err(error) if link.moves_on(&error) => {
+                let (id, limit, turn) = (self.message_id, self.limit, self.turn);
+                link.go_on(Going { id, again: None, limit, turn }, error, sink)?;
+            }
+            result => result?,
+        }
         Ok(response)
     }
 

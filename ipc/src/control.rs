@@ -14,11 +14,13 @@
 //! by itself. `status` is 0 except in [`Reply::Refused`].
 
 pub mod closer;
+mod groups;
 pub mod packet;
 mod replies;
 mod wire;
 
 use crate::{ServiceId, error::Status, layout::Geometry};
+pub use groups::{Cause, Change, Group, MOST_CHANGES, MOST_MEMBERS};
 pub use replies::{decode_reply, encode_reply};
 use wire::{Reader, Writer};
 
@@ -218,6 +220,25 @@ pub enum Request {
     },
     /// Asks for the key by which tokens are verified. Answer: [`Reply::PublicKey`].
     PublicKey,
+    /// Tells how an instance of this node stands. Never answered.
+    Promoted {
+        /// The instance.
+        instance: ServiceId,
+        /// It serves its name at this epoch; 0: it stands by, and has yielded if it served.
+        epoch: u64,
+    },
+    /// Has a name change hands in order. Answer: [`Reply::Done`], when it is under way.
+    Trigger {
+        /// The name, or the instance that serves it.
+        failed: ServiceId,
+        /// The instance that is to serve; 0 for the next in the order.
+        backup: ServiceId,
+    },
+    /// Asks what became of the names that changed hands. Answer: [`Reply::Changes`].
+    History {
+        /// 0, or the `next` of the page before.
+        after: u64,
+    },
 }
 
 /// What the runtime answers, and what it says by itself.
@@ -318,6 +339,28 @@ pub enum Reply {
     PublicKey {
         /// Of Ed25519 (RFC 8032).
         key: [u8; 32],
+    },
+    /// Sent by itself to who serves a name, stands by for it, or calls it: its group has changed.
+    Group(Group),
+    /// Sent by itself: this instance serves its name from now on.
+    Promote {
+        /// The instance.
+        instance: ServiceId,
+        /// At this epoch.
+        epoch: u64,
+    },
+    /// Sent by itself: this instance is to serve its name no more, but stand by. Answer with
+    /// `Promoted` of epoch 0, once nothing is being handled.
+    Yield {
+        /// The instance.
+        instance: ServiceId,
+    },
+    /// Answer to `History`.
+    Changes {
+        /// Pass it as `after` for the next page; 0 at the end.
+        next: u64,
+        /// By ascending number.
+        changes: Vec<Change>,
     },
 }
 
@@ -432,6 +475,15 @@ pub fn encode_request(sequence: u32, request: &Request) -> Vec<u8> {
             out.u32(presenter.get());
             out.raw(&**token);
         }
+        Request::Promoted { instance, epoch } => {
+            out.u32(instance.get());
+            out.u64(*epoch);
+        }
+        Request::Trigger { failed, backup } => {
+            out.u32(failed.get());
+            out.u32(backup.get());
+        }
+        Request::History { after } => out.u64(*after),
     }
     out.bytes
 }
@@ -458,6 +510,9 @@ fn request_verb(request: &Request) -> u16 {
         Request::IssueToken { .. } => 21,
         Request::CheckToken { .. } => 22,
         Request::PublicKey => 23,
+        Request::Promoted { .. } => 50,
+        Request::Trigger { .. } => 51,
+        Request::History { .. } => 52,
     }
 }
 
@@ -500,6 +555,9 @@ pub fn decode_request(bytes: &[u8]) -> Result<(u32, Request), Malformed> {
         },
         22 => Request::CheckToken { presenter: input.id()?, token: Box::new(input.take()?) },
         23 => Request::PublicKey,
+        50 => Request::Promoted { instance: input.id()?, epoch: input.u64()? },
+        51 => Request::Trigger { failed: input.id()?, backup: input.id()? },
+        52 => Request::History { after: input.u64()? },
         verb => return Err(Malformed::Verb(verb)),
     };
     if head.status != 0 {

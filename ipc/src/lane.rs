@@ -266,7 +266,7 @@ impl Lane {
                 event: CachePadded::new(AtomicU32::new(0)),
                 attention: CachePadded::new(layout::Attention {
                     parked: AtomicU32::new(0),
-                    reserved: AtomicU32::new(0),
+                    first_high: AtomicU32::new(0),
                     want_urgent: AtomicU64::new(0),
                     want_ordinary: AtomicU64::new(0),
                 }),
@@ -304,7 +304,7 @@ fn identity(geometry: Geometry) -> Identity {
         version: AtomicU32::new(layout::VERSION),
         ordinary_cells: AtomicU32::new(geometry.ordinary_cells()),
         ordinary_slab: AtomicU32::new(geometry.ordinary_slab()),
-        reserved: AtomicU32::new(0),
+        mark: AtomicU32::new(0),
         unmapped: AtomicU32::new(0),
     }
 }

@@ -74,7 +74,9 @@ pub(crate) struct Identity {
     pub(crate) version: AtomicU32,
     pub(crate) ordinary_cells: AtomicU32,
     pub(crate) ordinary_slab: AtomicU32,
-    pub(crate) reserved: AtomicU32,
+    /// Of a service's lane: the low half of the epoch at which it serves its name; 0 while it stands
+    /// by. Of a client's lane: 1 if it wants nothing of one that stands by, 0 if it does.
+    pub(crate) mark: AtomicU32,
     /// The last arena of the opposite side's that the owner had no means to map, or 0.
     pub(crate) unmapped: AtomicU32,
 }
@@ -85,7 +87,9 @@ pub(crate) struct Identity {
 pub(crate) struct Attention {
     /// 0: awake. Else a sleep's number, and in the low two bits how to wake it.
     pub(crate) parked: AtomicU32,
-    pub(crate) reserved: AtomicU32,
+    /// Of a client's lane: the high half of the first message id on it, if it is not the session of
+    /// the introduction; else 0.
+    pub(crate) first_high: AtomicU32,
     /// 0, or the count of taken urgent frames at which the owner wants to be woken, and in the
     /// low two bits how.
     pub(crate) want_urgent: AtomicU64,

@@ -26,6 +26,8 @@ pub mod control;
 mod copy;
 pub mod error;
 #[cfg(not(loom))]
+mod failover;
+#[cfg(not(loom))]
 mod features;
 #[cfg(not(loom))]
 mod fork;

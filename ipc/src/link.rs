@@ -6,6 +6,7 @@
 
 mod callbacks;
 mod line;
+mod relay;
 mod traced;
 mod wait;
 
@@ -16,10 +17,12 @@ use std::{
 
 use self::line::Lines;
 pub use self::line::Queued;
+pub(crate) use self::relay::Going;
 use crate::{
     board::Begun,
     bulk::{self, Loan, View},
     channel::{Channel, Claimed, Fate, Transmit, check_payload, ring_of},
+    client::ClientState,
     clock,
     error::{CallError, PeerCorrupt},
     frame::{Kind, Label},
@@ -138,10 +141,25 @@ pub(crate) struct Link {
     pub(crate) channel: Channel,
     table: Table,
     interrupter: Arc<Interrupter>,
-    /// The last id that was issued.
-    issued: AtomicU64,
+    calls: Arc<Calls>,
     /// Threads asleep in their slots, or about to be.
     followers: AtomicU32,
+    /// This channel's number in the loop that runs the callbacks.
+    pub(crate) token: AtomicU32,
+    /// Whose it is, if others may take its place.
+    relay: OnceLock<Weak<ClientState>>,
+    /// Whether another one has.
+    retired: AtomicBool,
+    _closing: Closing,
+}
+
+/// What the calls of a client have in common, whichever channel they go by.
+#[derive(Debug)]
+struct Calls {
+    /// The first id.
+    first_id: u64,
+    /// The last id that was issued.
+    issued: AtomicU64,
     /// Calls that a callback waits for.
     callbacks: AtomicU32,
     /// The earliest time at which one of those expires; may be too early, never too late.
@@ -151,9 +169,6 @@ pub(crate) struct Link {
     is_lined: AtomicBool,
     /// The loop that runs the callbacks.
     hub: OnceLock<Weak<Hub>>,
-    /// This channel's number in that loop.
-    pub(crate) token: AtomicU32,
-    _closing: Closing,
 }
 
 impl Link {
@@ -163,20 +178,42 @@ impl Link {
         interrupter: Arc<Interrupter>,
         closing: Closing,
     ) -> Link {
-        Link {
-            channel,
-            table: Table::new(outstanding),
-            interrupter,
+        let calls = Calls {
+            first_id: channel.first_id(),
             issued: AtomicU64::new(0),
-            followers: AtomicU32::new(0),
             callbacks: AtomicU32::new(0),
             next_expiry: AtomicU64::new(FOREVER),
             lines: Mutex::default(),
             is_lined: AtomicBool::new(false),
             hub: OnceLock::new(),
+        };
+        Link::of(channel, Table::new(outstanding), Arc::new(calls), interrupter, closing)
+    }
+
+    fn of(
+        channel: Channel,
+        table: Table,
+        calls: Arc<Calls>,
+        interrupter: Arc<Interrupter>,
+        closing: Closing,
+    ) -> Link {
+        Link {
+            channel,
+            table,
+            interrupter,
+            calls,
+            followers: AtomicU32::new(0),
             token: AtomicU32::new(u32::MAX),
+            relay: OnceLock::new(),
+            retired: AtomicBool::new(false),
             _closing: closing,
         }
+    }
+
+    /// Makes a link by which the calls of this one can go on.
+    pub(crate) fn beside(&self, channel: Channel, closing: Closing) -> Link {
+        let (table, calls) = (self.table.share(), Arc::clone(&self.calls));
+        Link::of(channel, table, calls, Arc::clone(&self.interrupter), closing)
     }
 
     /// Sends a request and waits for its answer.
@@ -192,8 +229,18 @@ impl Link {
             return self.call_traced(context, label, parcel, limit, sink);
         }
         let turn = self.interrupter.turn();
+        let payload = match &parcel {
+            Parcel::Bytes(payload) => Some(*payload),
+            Parcel::Loan(_) => None,
+        };
         let id = self.request(label, parcel, limit, Waiter::Thread)?;
-        self.wait(id as u32, limit.at(), turn, sink)
+        match self.wait(id as u32, limit.at(), turn, sink) {
+            Err(error) if self.moves_on(&error) => {
+                let again = payload.map(|payload| (label, payload));
+                self.go_on(Going { id, again, limit, turn }, error, sink)
+            }
+            result => result,
+        }
     }
 
     /// Sends a request whose answer its waiter will get. Returns the message id.
@@ -208,7 +255,10 @@ impl Link {
         limit: Limit,
         waiter: Waiter,
     ) -> Result<u64, CallError> {
-        self.load(label, parcel, |label, bytes| self.request_frames(label, bytes, limit, waiter))
+        let keeps = !matches!(waiter, Waiter::Thread) && self.relay.get().is_some();
+        self.load(label, parcel, keeps, |label, bytes| {
+            self.request_frames(label, bytes, limit, waiter)
+        })
     }
 
     /// Finds out which bytes travel by the ring: the payload, or where it lies.
@@ -217,6 +267,7 @@ impl Link {
         &self,
         label: Label,
         parcel: Parcel<'_>,
+        keeps: bool,
         send: impl FnOnce(Label, &[u8]) -> Result<u64, CallError>,
     ) -> Result<u64, CallError> {
         match parcel {
@@ -226,6 +277,8 @@ impl Link {
                     return send(label.extended(), &traced::extended(context, payload));
                 }
                 if payload.len() >= bulk::FROM
+                    // What is kept is to be sent as it was.
+                    && !keeps
                     && let Some(loan) = self.channel.lend_copy(payload)
                 {
                     return hand_over(label, loan, send);
@@ -251,18 +304,22 @@ impl Link {
         waiter: Waiter,
     ) -> Result<u64, CallError> {
         let is_callback = matches!(waiter, Waiter::Callback(_));
+        let is_kept = !matches!(waiter, Waiter::Thread);
         let mut tx = self.channel.tx.claim();
         let id =
             self.take_slot(&mut tx, waiter, limit).map_err(|_| self.dropped(CallError::Full))?;
         let slot = self.table.slot(id as u32);
         if is_callback {
-            self.callbacks.fetch_add(1, Ordering::Relaxed);
+            self.calls.callbacks.fetch_add(1, Ordering::Relaxed);
         }
         let ring = ring_of(label.priority());
         match self.send_frames(&mut tx, label.with_id(id as u32), payload, limit) {
             Ok(()) => {
                 slot.sent(ring, tx.producer(ring).head() - 1);
                 tx.count(label, payload);
+                if is_kept && tx.kept.is_some() {
+                    tx.keep(&self.table, (label.with_id(id as u32), id), limit, payload);
+                }
                 drop(tx);
                 self.channel.after_push();
                 Ok(id)
@@ -278,7 +335,7 @@ impl Link {
                 if slot.fill(id as u32, Err(CallError::Canceled)).is_none() {
                     return Ok(id);
                 }
-                self.callbacks.fetch_sub(1, Ordering::Relaxed);
+                self.calls.callbacks.fetch_sub(1, Ordering::Relaxed);
                 Err(error)
             }
         }
@@ -293,14 +350,14 @@ impl Link {
         let base = (tx.next_id + (stride - 1)) & !(stride - 1);
         let id = self.table.reserve(base, waiter)?;
         tx.next_id = base + stride;
-        self.issued.store(id, Ordering::Release);
+        self.calls.issued.store(id, Ordering::Release);
         let timed = tx.sampler.hits();
         let begun = if timed { Begun::sampled(clock::now_ns()) } else { Begun::NEVER };
         self.table.slot(id as u32).set_begun(begun);
         if is_callback {
             let at = limit.at();
             self.table.slot(id as u32).set_expiry(at);
-            self.next_expiry.fetch_min(at, Ordering::Relaxed);
+            self.calls.next_expiry.fetch_min(at, Ordering::Relaxed);
         }
         Ok(id)
     }
@@ -313,15 +370,20 @@ impl Link {
         parcel: Parcel<'_>,
         limit: Limit,
     ) -> Result<u64, CallError> {
-        self.load(label, parcel, |label, bytes| self.send_one_way(label, bytes, limit))
+        let keeps = self.relay.get().is_some();
+        self.load(label, parcel, keeps, |label, bytes| self.send_one_way(label, bytes, limit))
     }
 
     #[inline(always)]
     fn send_one_way(&self, label: Label, payload: &[u8], limit: Limit) -> Result<u64, CallError> {
         let mut tx = self.channel.tx.claim();
         let id = tx.one_way_id();
-        self.send_frames(&mut tx, label.with_id(id as u32), payload, limit)?;
+        let labelled = label.with_id(id as u32);
+        self.send_frames(&mut tx, labelled, payload, limit)?;
         tx.count(label, payload);
+        if tx.kept.is_some() {
+            tx.keep(&self.table, (labelled, id), limit, payload);
+        }
         drop(tx);
         self.channel.after_push();
         Ok(id)
@@ -369,6 +431,7 @@ impl Link {
             let wake_at = match refusal {
                 PushError::Full { wake_at } => wake_at,
                 PushError::Corrupt(lie) => return Err(self.poison(lie)),
+                PushError::Retired => return Err(CallError::PeerDied { taken: false }),
             };
             tx.count_full();
             let ring = tx.awaited(label);
@@ -430,7 +493,7 @@ impl Link {
         self.table.slots().iter().for_each(|slot| {
             slot.call();
         });
-        if let Some(hub) = self.hub.get().and_then(Weak::upgrade) {
+        if let Some(hub) = self.calls.hub.get().and_then(Weak::upgrade) {
             hub.summon(self.token.load(Ordering::Relaxed));
         }
     }

@@ -116,6 +116,7 @@ fn loom_a_cell_is_written_again_only_after_it_was_read() {
                 2
             }
             Err(PushError::Corrupt(lie)) => panic!("{lie}"),
+            Err(PushError::Retired) => panic!("no other channel"),
         });
         assert_eq!(take(&mut consumer), Some((1, b"aa".to_vec())));
         let sent = writer.join().expect("no panics");

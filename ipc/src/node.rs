@@ -5,10 +5,12 @@ mod boards;
 mod core;
 mod descriptors;
 mod dial;
+mod groups;
 mod inherited;
 mod peers;
 mod rights;
 mod ticket;
+mod vigil;
 mod warden;
 
 use std::{

@@ -15,7 +15,7 @@
 
 #![allow(unsafe_code)] // the answer is handed over in an UnsafeCell
 
-use std::{cell::UnsafeCell, fmt};
+use std::{cell::UnsafeCell, fmt, sync::Arc};
 
 #[cfg(not(loom))]
 use crate::board::Begun;
@@ -48,8 +48,10 @@ pub(crate) type Callback = Box<dyn FnOnce(Outcome) + Send>;
 
 /// Who waits for a call.
 pub(crate) enum Waiter {
-    /// A thread, which takes the outcome out of the slot.
+    /// A thread, which takes the outcome out of the slot, and has its request until then.
     Thread,
+    /// A thread that will come for the outcome.
+    Later,
     /// A function, to be run by the server's loop.
     Callback(Callback),
 }
@@ -58,6 +60,7 @@ impl fmt::Debug for Waiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Waiter::Thread => "Thread",
+            Waiter::Later => "Later",
             Waiter::Callback(_) => "Callback",
         })
     }
@@ -75,8 +78,9 @@ pub(crate) struct Slot {
     expires: AtomicU64,
     /// When the call began, if it is timed: a `Begun`.
     begun: AtomicU64,
-    /// Whether the waiter is a callback: readable in any phase.
-    is_callback: AtomicU32,
+    /// In the lowest bit whether the waiter is a callback, and above the number of the channel that
+    /// the request went by: readable in any phase.
+    way: AtomicU32,
     contents: UnsafeCell<Contents>,
 }
 
@@ -93,9 +97,11 @@ unsafe impl Sync for Slot {}
 /// The slots.
 #[derive(Debug)]
 pub(crate) struct Table {
-    slots: Box<[Slot]>,
+    slots: Arc<[Slot]>,
     /// The slot that was freed last: the first to try.
     freed: AtomicU32,
+    /// Of the channel that this view of the slots belongs to, among those of its client.
+    number: AtomicU32,
 }
 
 impl Table {
@@ -108,11 +114,30 @@ impl Table {
             message_id: AtomicU64::new(0),
             expires: AtomicU64::new(u64::MAX),
             begun: AtomicU64::new(0),
-            is_callback: AtomicU32::new(0),
+            way: AtomicU32::new(0),
             contents: UnsafeCell::new(Contents { waiter: Waiter::Thread, outcome: None }),
         };
         let slots = (0..size.next_power_of_two()).map(slot).collect();
-        Table { slots, freed: AtomicU32::new(0) }
+        Table { slots, freed: AtomicU32::new(0), number: AtomicU32::new(0) }
+    }
+
+    /// The same slots, for another channel of the same client.
+    #[cfg(not(loom))]
+    pub(crate) fn share(&self) -> Table {
+        let slots = Arc::clone(&self.slots);
+        Table { slots, freed: AtomicU32::new(0), number: AtomicU32::new(0) }
+    }
+
+    /// The number of the channel, from 0.
+    #[cfg(not(loom))]
+    pub(crate) fn number(&self) -> u32 {
+        self.number.load(Ordering::Relaxed)
+    }
+
+    /// Gives the channel its number, before anything goes by it.
+    #[cfg(not(loom))]
+    pub(crate) fn set_number(&self, number: u32) {
+        self.number.store(number, Ordering::Relaxed);
     }
 
     pub(crate) fn slots(&self) -> &[Slot] {
@@ -148,14 +173,22 @@ impl Table {
             slot.position.store(u64::MAX, Ordering::Relaxed);
             slot.message_id.store(id, Ordering::Relaxed);
             slot.expires.store(u64::MAX, Ordering::Relaxed);
-            let is_callback = u32::from(!matches!(waiter, Waiter::Thread));
-            slot.is_callback.store(is_callback, Ordering::Relaxed);
+            let is_callback = u32::from(matches!(waiter, Waiter::Callback(_)));
+            let number = self.number.load(Ordering::Relaxed);
+            slot.way.store(number << 1 | is_callback, Ordering::Relaxed);
             // SAFETY: the slot is FREE and reservations are serialised, so nobody else has it.
             unsafe { (*slot.contents.get()).waiter = waiter };
             slot.state.store(id << 32 | WAITING, Ordering::Release);
             return Ok(id);
         }
         Err(waiter)
+    }
+
+    /// The lowest id of a call that waits for its answer.
+    #[cfg(not(loom))]
+    pub(crate) fn lowest(&self) -> Option<u64> {
+        let waiting = self.slots.iter().filter(|slot| slot.is_taken());
+        waiting.map(Slot::message_id).min()
     }
 
     /// Has the next reservation try the slot of this call first.
@@ -170,6 +203,20 @@ impl Slot {
     #[inline]
     pub(crate) fn sent(&self, ring: Ring, position: u64) {
         self.position.store(position << 1 | ring as u64, Ordering::Release);
+    }
+
+    /// The number of the channel that the request went by last.
+    #[cfg(not(loom))]
+    pub(crate) fn channel(&self) -> u32 {
+        self.way.load(Ordering::Relaxed) >> 1
+    }
+
+    /// The request goes by another channel: none of it is sent there yet.
+    #[cfg(not(loom))]
+    pub(crate) fn move_to(&self, number: u32) {
+        let is_callback = self.way.load(Ordering::Relaxed) & 1;
+        self.position.store(u64::MAX, Ordering::Relaxed);
+        self.way.store(number << 1 | is_callback, Ordering::Relaxed);
     }
 
     /// Where the request's last frame lies; nothing when it was not sent whole.
@@ -206,7 +253,7 @@ impl Slot {
 
     /// Whether this is a call that a callback waits for, still unanswered.
     pub(crate) fn awaits_callback(&self) -> bool {
-        self.is_callback.load(Ordering::Relaxed) == 1
+        self.way.load(Ordering::Relaxed) & 1 == 1
             && self.state.load(Ordering::Acquire) & 0xFFFF_FFFF == WAITING
     }
 
@@ -245,7 +292,7 @@ impl Slot {
         // SAFETY: this thread won WAITING → FILLING.
         let contents = unsafe { &mut *self.contents.get() };
         match std::mem::replace(&mut contents.waiter, Waiter::Thread) {
-            Waiter::Thread => {
+            Waiter::Thread | Waiter::Later => {
                 contents.outcome = Some(outcome);
                 self.state.store(high | DONE, Ordering::Release);
                 None

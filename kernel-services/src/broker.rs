@@ -13,6 +13,7 @@
 mod accounts;
 mod boards;
 mod channels;
+mod groups;
 mod introductions;
 mod proofs;
 mod registrations;
@@ -21,14 +22,14 @@ mod rights;
 mod survivors;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     path::PathBuf,
     sync::Arc,
 };
 
 use ipc::{
     LaneFacts, ServiceId, Status,
-    control::{Malformed, Reply, Request, TOKEN_BYTES},
+    control::{Cause, Malformed, Reply, Request, TOKEN_BYTES},
 };
 
 use crate::{
@@ -43,6 +44,7 @@ use accounts::Accounts;
 pub(crate) use boards::BoardKey;
 use boards::Boards;
 use channels::Channels;
+use groups::Groups;
 use introductions::Introductions;
 use returning::Returning;
 pub(crate) use rights::Law;
@@ -67,6 +69,8 @@ pub(crate) enum Event {
     Gone { token: Token },
     /// An [`Effect::Offer`] could not be carried out, for want of something on our side.
     Failed { ticket: u64, status: Status },
+    /// What came of an [`Effect::Examine`]: the connections of those that are dead or dying.
+    Examined { instance: ServiceId, epoch: u64, dead: Vec<Token> },
     /// Other rules and quotas hold from now on.
     Law(Box<Law>),
     /// Time passed.
@@ -136,6 +140,8 @@ pub(crate) enum Effect {
     Keep(Holder),
     /// An instance has ended.
     LetGo { instance: ServiceId },
+    /// Looks which of these processes are dead or dying.
+    Examine { instance: ServiceId, epoch: u64, processes: Vec<(Token, u32)> },
     /// Signs a token for what of it is allowed, and sends it; notes that.
     Issue { to: Token, sequence: u32, wanted: Wanted, allowed: u64, note: Box<Note> },
     /// Verifies a token, and sends what it is worth.
@@ -167,6 +173,9 @@ pub(crate) struct Broker {
     channels: Channels,
     accounts: Accounts,
     returning: Returning,
+    groups: Groups,
+    /// Names that came back after a restart, and whose holders may not all have.
+    unsettled: HashSet<ServiceId>,
     policy: Policy,
     key: Arc<TokenKey>,
     /// Whether somebody supervises.
@@ -230,6 +239,8 @@ impl Broker {
             channels: Channels::default(),
             accounts: Accounts::default(),
             returning: Returning::default(),
+            groups: Groups::default(),
+            unsettled: HashSet::new(),
             policy: Policy::new(Terms { uid, ..Terms::default() }),
             key,
             supervised: false,
@@ -268,6 +279,9 @@ impl Broker {
             }
             Event::Gone { token } => self.gone(token, &mut turn),
             Event::Failed { ticket, status } => self.refuse(ticket, status, &mut turn),
+            Event::Examined { instance, epoch, dead } => {
+                self.examined(instance, epoch, &dead, &mut turn);
+            }
             Event::Law(law) => self.enact(*law, &mut turn),
             Event::Tick => self.tick(&mut turn),
         }
@@ -295,7 +309,10 @@ impl Broker {
     pub(crate) fn deadline_ns(&self) -> Option<u64> {
         let greeting = self.greetings.first_key_value().map(|(_, &at)| at);
         let returning = self.returning_until_ns();
-        [greeting, returning, self.introductions.deadline_ns()].into_iter().flatten().min()
+        let settling = (!self.unsettled.is_empty()).then(|| self.returning.until_ns());
+        let groups = self.groups.deadline_ns();
+        let all = [greeting, returning, settling, groups, self.introductions.deadline_ns()];
+        all.into_iter().flatten().min()
     }
 
     fn accepted(&mut self, token: Token, peer: Peer, turn: &mut Turn) {
@@ -386,6 +403,7 @@ impl Broker {
                 return self.registration(to, node, sequence, request, turn);
             }
             Request::Unregister { instance } => {
+                let name = self.registry.instance(instance).map(|it| it.name);
                 if let Err(status) = self.registry.unregister(node, instance) {
                     Reply::Refused(status)
                 } else {
@@ -393,9 +411,22 @@ impl Broker {
                     turn.out.push(Effect::Send { to, sequence, reply: Reply::Done });
                     turn.out.push(Effect::LetGo { instance });
                     self.tell(to, turn, |unit| Notice::Unregistered { unit, instance });
+                    if let Some(name) = name {
+                        self.regroup(name, Cause::Left, turn);
+                    }
                     return self.move_on(|pending| pending.instance == instance, turn);
                 }
             }
+            Request::Promoted { instance, epoch } => {
+                return self.promoted(to, instance, epoch, turn);
+            }
+            Request::Trigger { failed, backup } => {
+                match self.trigger((to, sequence), failed, backup, turn) {
+                    Ok(()) => return,
+                    Err(status) => Reply::Refused(status),
+                }
+            }
+            Request::History { after } => self.history(after),
             Request::Discover { name } => match self.registry.discover(&name) {
                 Some(name) => Reply::Found { name },
                 None => Reply::Refused(Status::NOT_FOUND),
@@ -521,6 +552,9 @@ impl Broker {
             self.cut(token, 0, Status::TIMED_OUT, turn);
         }
         self.end_waiting(turn);
+        self.settle_names(turn);
+        self.look_at_claims(turn);
+        self.end_hands(turn);
         while let Some(ticket) = self.introductions.overdue(turn.now_ns) {
             self.refuse(ticket, Status::TIMED_OUT, turn);
         }
@@ -539,11 +573,15 @@ impl Broker {
         let Some(session) = self.sessions.remove(&token) else { return };
         if let Some(node) = session.node {
             self.tokens.remove(&node);
-            for instance in self.registry.leave(node) {
+            let left = self.registry.leave(node);
+            for &(instance, _) in &left {
                 self.accounts.unnamed(instance);
                 turn.out.push(Effect::LetGo { instance });
             }
             self.lose_boards(node, turn);
+            for (_, name) in left {
+                self.regroup(name, Cause::Died, turn);
+            }
         }
         self.stop_waiting(token);
         for ticket in self.introductions.all_of_client(token) {
@@ -560,7 +598,13 @@ impl Broker {
 /// Tells whether a request has an answer. One that has none is heard even from who says too much:
 /// most of them give something back.
 fn is_answered(request: &Request) -> bool {
-    !matches!(request, Request::Forget { .. } | Request::Accept { .. } | Request::Closed { .. })
+    !matches!(
+        request,
+        Request::Forget { .. }
+            | Request::Accept { .. }
+            | Request::Closed { .. }
+            | Request::Promoted { .. }
+    )
 }
 
 /// Tells whether a request may come with these descriptors. Too few is for the verb to answer.

@@ -4,6 +4,7 @@
 //!   ipcd.lock   the lock of the runtime that serves here, and its pid; it stays
 //!   ipcd.sock   where nodes connect; gone after an orderly end
 //!   ipcd.N.sock where services of user N come back, if they run as others than we
+//!   epochs      the first epoch that is not reserved yet; likewise
 //!   ids         the first id that is not reserved yet; it must outlive the services
 //! ```
 
@@ -33,6 +34,7 @@ use nix::{
 };
 
 use crate::{
+    epochs::{EpochSource, Epochs},
     error::KernelError,
     failpoint::{self, At},
     ids::{BLOCK, IdSource, Ids},
@@ -94,6 +96,20 @@ impl Directory {
         let file = IdFile { directory: self.path.clone() };
         file.write(end).map_err(|error| KernelError::write(path, error))?;
         Ok(Ids::new(first..end, Box::new(file)))
+    }
+
+    /// Opens the counter of epochs above everything that was reserved here.
+    pub(crate) fn epochs(&self) -> Result<Epochs, KernelError> {
+        let path = self.path.join("epochs");
+        let first = match fs::read_to_string(&path) {
+            Ok(text) => text.trim_end().parse().map_err(|_| KernelError::Ids { path })?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                return Err(KernelError::Ids { path });
+            }
+            Err(error) => return Err(KernelError::write(path, error)),
+        };
+        Ok(Epochs::new(first, Box::new(EpochFile { directory: self.path.clone() })))
     }
 
     /// Removes the socket that a killed runtime left, and listens on a new one.
@@ -299,21 +315,44 @@ struct IdFile {
 
 impl IdFile {
     fn write(&self, end: u32) -> io::Result<()> {
-        let temporary = self.directory.join("ids.new");
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&temporary)?;
-        writeln!(file, "{end}")?;
-        file.sync_all()?;
-        failpoint::reach(At::IdsWritten);
-        fs::rename(&temporary, self.directory.join("ids"))?;
-        File::open(&self.directory)?.sync_all()?;
+        keep_number(&self.directory, "ids", u64::from(end), || failpoint::reach(At::IdsWritten))?;
         failpoint::reach(At::IdsReserved);
         Ok(())
+    }
+}
+
+/// Makes a number durable in a file of its own; `written` runs before it takes the place of the one
+/// before.
+fn keep_number(
+    directory: &Path,
+    name: &str,
+    number: u64,
+    written: impl FnOnce(),
+) -> io::Result<()> {
+    let temporary = directory.join(format!("{name}.new"));
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(&temporary)?;
+    writeln!(file, "{number}")?;
+    file.sync_all()?;
+    written();
+    fs::rename(&temporary, directory.join(name))?;
+    File::open(directory)?.sync_all()
+}
+
+/// The file `epochs`.
+#[derive(Debug)]
+struct EpochFile {
+    directory: PathBuf,
+}
+
+impl EpochSource for EpochFile {
+    fn reserve(&mut self, end: u64) -> Result<(), Status> {
+        keep_number(&self.directory, "epochs", end, || {}).map_err(|_| Status::IO)
     }
 }
 

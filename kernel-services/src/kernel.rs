@@ -128,6 +128,7 @@ impl Kernel {
             .map_err(|status| no_ids(directory.path(), status))?;
         let (holders, living) = Holders::open(directory.path());
         let broker = broker.expecting(living, monotonic_ns()).routed(routes);
+        let broker = broker.numbering(directory.epochs()?);
         let broker = if desk.is_some() { broker.supervised() } else { broker };
         let broker = if notes.is_some() { broker.recorded() } else { broker };
         let (leash, collar) = UnixStream::pair()

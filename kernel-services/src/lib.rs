@@ -22,6 +22,7 @@ mod cgroup;
 pub mod console;
 mod desk;
 mod directory;
+mod epochs;
 mod error;
 pub mod failpoint;
 #[cfg(feature = "fuzzing")]

@@ -39,6 +39,33 @@ pub(crate) fn process_started(pid: u32) -> Option<u64> {
     start_time_in(&stat)
 }
 
+/// Tells whether a process has ended, or is being torn down: it runs nothing of its program any
+/// more. Its pidfd says so only after its memory is gone.
+pub(crate) fn is_ending(pid: u32) -> bool {
+    const PF_EXITING: u64 = 4;
+    // 0 is a process of another pid namespace, of which nothing is known.
+    if pid == 0 {
+        return false;
+    }
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    let Some((_, fields)) = stat.rsplit_once(") ") else { return false };
+    let mut fields = fields.split(' ');
+    let is_zombie = fields.next().is_some_and(|state| matches!(state, "Z" | "X"));
+    let flags = fields.nth(5).and_then(|it| it.parse::<u64>().ok()).unwrap_or(0);
+    is_zombie || flags & PF_EXITING != 0 || is_killed(pid)
+}
+
+/// Whether SIGKILL is on its way to a process: it may be on a processor still, but not for long.
+fn is_killed(pid: u32) -> bool {
+    const KILL: u64 = 1 << (libc::SIGKILL - 1);
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { return true };
+    let pending = status.lines().filter_map(|line| {
+        let mask = line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:"))?;
+        u64::from_str_radix(mask.trim(), 16).ok()
+    });
+    pending.fold(0, |all, one| all | one) & KILL != 0
+}
+
 /// Reads field 22.
 fn start_time_in(stat: &str) -> Option<u64> {
     // The second field, in parentheses, may hold anything, also parentheses.

@@ -451,6 +451,13 @@ impl Reactor {
                 self.ties.holders.let_go(instance.get());
                 None
             }
+            Effect::Examine { instance, epoch, processes } => {
+                let is_dead = |(token, pid): &(Token, u32)| {
+                    !self.nodes.contains_key(token) || pidfd::is_ending(*pid)
+                };
+                let dead = processes.iter().filter(|it| is_dead(it)).map(|it| it.0).collect();
+                Some(Event::Examined { instance, epoch, dead })
+            }
             Effect::Issue { to, sequence, wanted, allowed, note } => {
                 self.note(*note);
                 let reply = tokens::issue(&self.ties.key, wanted, allowed);

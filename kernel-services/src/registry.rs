@@ -60,7 +60,7 @@ pub(crate) struct Instance {
     pub(crate) node: ServiceId,
     /// The name's id.
     pub(crate) name: ServiceId,
-    flags: u32,
+    pub(crate) flags: u32,
     channels: u32,
 }
 
@@ -117,11 +117,28 @@ impl Registry {
         Ok(id)
     }
 
-    /// Removes a node and all that it served; gives the instances that ended.
-    pub(crate) fn leave(&mut self, node: ServiceId) -> Vec<ServiceId> {
+    /// Removes a node and all that it served; gives the instances that ended, and their names.
+    pub(crate) fn leave(&mut self, node: ServiceId) -> Vec<(ServiceId, ServiceId)> {
         let Some(left) = self.nodes.remove(&node) else { return Vec::new() };
-        left.instances.iter().for_each(|&instance| self.remove(instance));
-        left.instances
+        let named = |&id: &ServiceId| self.instances.get(&id).map(|it| (id, it.name));
+        let ended: Vec<_> = left.instances.iter().filter_map(named).collect();
+        ended.iter().for_each(|&(instance, _)| self.remove(instance));
+        ended
+    }
+
+    /// Gives the instances of a name, by rank.
+    pub(crate) fn group(&self, name: ServiceId) -> &[ServiceId] {
+        self.names.get(&name).map_or(&[], |it| &it.group)
+    }
+
+    /// Has an instance be the first of its group.
+    pub(crate) fn put_first(&mut self, instance: ServiceId) {
+        let name = self.instances.get(&instance).map(|it| it.name);
+        if let Some(name) = name.and_then(|name| self.names.get_mut(&name))
+            && let Some(rank) = name.group.iter().position(|&it| it == instance)
+        {
+            name.group[..=rank].rotate_right(1);
+        }
     }
 
     /// Puts a node into the group that serves a name: at its end, or where it was under an earlier
@@ -162,8 +179,8 @@ impl Registry {
         if let Some(group) = self.names.get_mut(&name) {
             // By age, which is the order of the ids: who returns after a restart of the runtime
             // has the place that it had, whoever returned before it.
-            let rank = group.group.partition_point(|&other| other < instance);
-            group.group.insert(rank, instance);
+            let older = group.group.iter().rposition(|&other| other < instance);
+            group.group.insert(older.map_or(0, |older| older + 1), instance);
         }
         if let Some(holder) = self.nodes.get_mut(&node) {
             holder.instances.push(instance);

@@ -36,6 +36,8 @@ pub(crate) struct Receive {
     partial_bytes: u64,
     /// The message id of the last request, whole: the others are near it.
     last_id: u64,
+    /// Whether nothing was received yet.
+    pub(crate) is_new: bool,
     /// Requests that were taken and wait for their turn. Only a server has any.
     pub(crate) queue: RunQueue<Queued>,
     /// How long who waits here may spin.
@@ -97,6 +99,7 @@ impl Receive {
             partial: HashMap::new(),
             partial_bytes: 0,
             last_id: first_id,
+            is_new: true,
             queue: RunQueue::new(),
             spin: SpinBudget::new(spin),
             board,
@@ -297,6 +300,12 @@ impl Receive {
         if let Some(partial) = self.partial.remove(&id) {
             self.partial_bytes -= partial.bytes.len() as u64;
         }
+    }
+
+    /// The ids of what comes begin with this high half.
+    pub(crate) fn begin_ids(&mut self, high: u32) {
+        // In the middle of them, so that each is nearest with that half.
+        self.last_id = u64::from(high) << 32 | 1 << 31;
     }
 
     /// Finds the whole message id of a request from its low half.

@@ -1,7 +1,7 @@
 //! The runtime's replies, as packets.
 
 use super::{
-    Entry, MAX_PACKET, Malformed, Reply,
+    Entry, MAX_PACKET, MOST_CHANGES, Malformed, Reply,
     wire::{Reader, Writer},
 };
 use crate::error::Status;
@@ -58,6 +58,19 @@ pub fn encode_reply(sequence: u32, reply: &Reply) -> Vec<u8> {
         Reply::Token { token } => out.raw(&**token),
         Reply::Permitted { permissions } => out.u64(*permissions),
         Reply::PublicKey { key } => out.raw(key),
+        Reply::Group(group) => out.group(group),
+        Reply::Promote { instance, epoch } => {
+            out.u32(instance.get());
+            out.u64(*epoch);
+        }
+        Reply::Yield { instance } => out.u32(instance.get()),
+        Reply::Changes { next, changes } => {
+            out.u64(*next);
+            out.u32(changes.len() as u32);
+            for change in changes {
+                out.change(change);
+            }
+        }
     }
     out.bytes
 }
@@ -80,6 +93,10 @@ fn reply_verb(reply: &Reply) -> u16 {
         Reply::Token { .. } => 120,
         Reply::Permitted { .. } => 121,
         Reply::PublicKey { .. } => 122,
+        Reply::Group(_) => 150,
+        Reply::Promote { .. } => 151,
+        Reply::Yield { .. } => 152,
+        Reply::Changes { .. } => 153,
     }
 }
 
@@ -127,6 +144,18 @@ pub fn decode_reply(bytes: &[u8]) -> Result<(u32, Reply), Malformed> {
         120 => Reply::Token { token: Box::new(input.take()?) },
         121 => Reply::Permitted { permissions: input.u64()? },
         122 => Reply::PublicKey { key: input.take()? },
+        150 => Reply::Group(input.group()?),
+        151 => Reply::Promote { instance: input.id()?, epoch: input.u64()? },
+        152 => Reply::Yield { instance: input.id()? },
+        153 => {
+            let next = input.u64()?;
+            let count = input.u32()? as usize;
+            if count > MOST_CHANGES {
+                return Err(Malformed::Field);
+            }
+            let changes = (0..count).map(|_| input.change()).collect::<Result<_, _>>()?;
+            Reply::Changes { next, changes }
+        }
         verb => return Err(Malformed::Verb(verb)),
     };
     if head.status != 0 && !matches!(reply, Reply::Refused(_)) {

@@ -59,6 +59,15 @@ fn requests() -> impl Strategy<Value = Request> {
         Just(Request::Ping),
         "\\PC{0,900}".prop_map(|text| Request::Command { text }),
         any::<u64>().prop_map(|channel| Request::Closed { channel }),
+        any::<(u32, u64)>().prop_map(|(id, epoch)| Request::Promoted {
+            instance: ServiceId::new(id),
+            epoch
+        }),
+        any::<[u32; 2]>().prop_map(|[failed, backup]| Request::Trigger {
+            failed: ServiceId::new(failed),
+            backup: ServiceId::new(backup)
+        }),
+        any::<u64>().prop_map(|after| Request::History { after }),
         any::<u32>().prop_map(|segment| Request::Board { segment }),
         any::<u64>().prop_map(|after| Request::Boards { after }),
         any::<[u32; 3]>().prop_map(|[instance, every_us, for_ms]| Request::Trace {
@@ -94,6 +103,19 @@ fn entries() -> impl Strategy<Value = Entry> {
         flags: n[5],
         channels: n[6],
         name,
+    })
+}
+
+fn changes() -> impl Strategy<Value = Change> {
+    (any::<[u64; 3]>(), any::<[u32; 4]>(), 0_u32..5).prop_map(|(long, n, cause)| Change {
+        number: long[0],
+        name: ServiceId::new(n[0]),
+        from: ServiceId::new(n[1]),
+        to: ServiceId::new(n[2]),
+        epoch: long[1],
+        cause: Cause::from_number(cause).expect("in range"),
+        at_ns: long[2],
+        took_us: n[3],
     })
 }
 
@@ -136,6 +158,22 @@ fn replies() -> impl Strategy<Value = Reply> {
         tokens().prop_map(|token| Reply::Token { token }),
         any::<u64>().prop_map(|permissions| Reply::Permitted { permissions }),
         any::<[u8; 32]>().prop_map(|key| Reply::PublicKey { key }),
+        (any::<[u64; 2]>(), any::<[u32; 2]>(), any::<bool>(), prop::collection::vec(any::<u32>(), 0..9))
+            .prop_map(|(long, n, ordered, ids)| Reply::Group(Group {
+                name: ServiceId::new(n[0]),
+                epoch: long[0],
+                limit: long[1],
+                flags: n[1],
+                ordered,
+                members: ids.into_iter().map(ServiceId::new).collect(),
+            })),
+        any::<(u32, u64)>().prop_map(|(id, epoch)| Reply::Promote {
+            instance: ServiceId::new(id),
+            epoch
+        }),
+        any::<u32>().prop_map(|id| Reply::Yield { instance: ServiceId::new(id) }),
+        (prop::collection::vec(changes(), 0..9), any::<u64>())
+            .prop_map(|(changes, next)| Reply::Changes { next, changes }),
     ]
 }
 

@@ -1,6 +1,9 @@
 //! The fields of control packets, as bytes.
 
-use super::{Entry, Introduction, MAX_COMMAND, Malformed, VERSION, check_name};
+use super::{
+    Cause, Change, Entry, Group, Introduction, MAX_COMMAND, MOST_MEMBERS, Malformed, VERSION,
+    check_name,
+};
 use crate::{ServiceId, error::Status, layout::Geometry};
 
 pub(super) struct Head {
@@ -73,6 +76,27 @@ impl Writer {
         self.u32(it.opener.get());
         self.u32(u32::from(it.encrypted));
         self.raw(&it.peer_key);
+    }
+
+    pub(super) fn group(&mut self, it: &Group) {
+        self.u32(it.name.get());
+        self.u64(it.epoch);
+        self.u64(it.limit);
+        self.u32(it.flags);
+        self.u32(u32::from(it.ordered));
+        self.u32(it.members.len() as u32);
+        it.members.iter().for_each(|member| self.u32(member.get()));
+    }
+
+    pub(super) fn change(&mut self, it: &Change) {
+        self.u64(it.number);
+        self.u32(it.name.get());
+        self.u32(it.from.get());
+        self.u32(it.to.get());
+        self.u64(it.epoch);
+        self.u32(it.cause as u32);
+        self.u64(it.at_ns);
+        self.u32(it.took_us);
     }
 
     pub(super) fn entry(&mut self, entry: &Entry) {
@@ -180,6 +204,29 @@ impl<'a> Reader<'a> {
             opener: self.id()?,
             encrypted: self.bool()?,
             peer_key: self.take()?,
+        })
+    }
+
+    pub(super) fn group(&mut self) -> Result<Group, Malformed> {
+        let (name, epoch, limit) = (self.id()?, self.u64()?, self.u64()?);
+        let (flags, ordered, count) = (self.u32()?, self.bool()?, self.u32()? as usize);
+        if count > MOST_MEMBERS {
+            return Err(Malformed::Field);
+        }
+        let members = (0..count).map(|_| self.id()).collect::<Result<_, _>>()?;
+        Ok(Group { name, epoch, limit, flags, ordered, members })
+    }
+
+    pub(super) fn change(&mut self) -> Result<Change, Malformed> {
+        Ok(Change {
+            number: self.u64()?,
+            name: self.id()?,
+            from: self.id()?,
+            to: self.id()?,
+            epoch: self.u64()?,
+            cause: Cause::from_number(self.u32()?).ok_or(Malformed::Field)?,
+            at_ns: self.u64()?,
+            took_us: self.u32()?,
         })
     }
 

@@ -15,7 +15,7 @@ impl Link {
     /// Takes part in a loop, which from now on runs this link's callbacks.
     pub(crate) fn join(&self, hub: &Arc<Hub>) -> bool {
         let mut first = false;
-        self.hub.get_or_init(|| {
+        self.calls.hub.get_or_init(|| {
             first = true;
             Arc::downgrade(hub)
         });
@@ -24,7 +24,7 @@ impl Link {
 
     /// Whether that loop is this one.
     pub(crate) fn is_on(&self, hub: &Arc<Hub>) -> bool {
-        self.hub.get().is_some_and(|of| std::ptr::eq(of.as_ptr(), Arc::as_ptr(hub)))
+        self.calls.hub.get().is_some_and(|of| std::ptr::eq(of.as_ptr(), Arc::as_ptr(hub)))
     }
 
     /// The loop's turn: reads what is there unless a thread leads, ends the calls whose time is
@@ -48,7 +48,7 @@ impl Link {
             }
             return;
         }
-        if now >= self.next_expiry.load(Ordering::Relaxed) {
+        if now >= self.calls.next_expiry.load(Ordering::Relaxed) {
             self.expire_callbacks(now);
         }
         self.serve_lines(now);
@@ -56,11 +56,19 @@ impl Link {
 
     /// The earliest time at which [`Link::serve_callbacks`] must be called again.
     pub(crate) fn next_expiry(&self) -> u64 {
-        self.next_expiry.load(Ordering::Relaxed)
+        self.calls.next_expiry.load(Ordering::Relaxed)
     }
 
     /// Ends every call that a callback waits for: the peer is gone.
     pub(crate) fn fail_callbacks(&self) {
+        if self.is_retired() || self.is_relayed_on() {
+            return;
+        }
+        self.fail_calls();
+    }
+
+    /// Ends them, and there is no other way.
+    pub(crate) fn fail_calls(&self) {
         self.fail_lines();
         for slot in self.table.slots().iter().filter(|slot| slot.awaits_callback()) {
             let taken = slot
@@ -73,20 +81,20 @@ impl Link {
 
     fn expire_callbacks(&self, now: u64) {
         // A read-modify-write, so that it is not seen after a `fetch_min` that follows it.
-        self.next_expiry.swap(FOREVER, Ordering::SeqCst);
+        self.calls.next_expiry.swap(FOREVER, Ordering::SeqCst);
         for slot in self.table.slots().iter().filter(|slot| slot.awaits_callback()) {
             if slot.expiry() <= now {
                 self.failed();
                 self.finish(slot.message_id() as u32, Err(CallError::TimedOut));
             } else {
-                self.next_expiry.fetch_min(slot.expiry(), Ordering::Relaxed);
+                self.calls.next_expiry.fetch_min(slot.expiry(), Ordering::Relaxed);
             }
         }
     }
 
     pub(super) fn complete(&self, callback: Callback, outcome: Outcome) {
-        self.callbacks.fetch_sub(1, Ordering::Relaxed);
-        if let Some(hub) = self.hub.get().and_then(Weak::upgrade) {
+        self.calls.callbacks.fetch_sub(1, Ordering::Relaxed);
+        if let Some(hub) = self.calls.hub.get().and_then(Weak::upgrade) {
             hub.complete(callback, outcome);
         }
     }

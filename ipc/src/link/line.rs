@@ -48,6 +48,8 @@ struct Lined<'a> {
     ticket: Ticket,
     /// Without an id until there is a slot.
     label: Label,
+    /// The same without a deadline.
+    bare: Label,
     payload: Cow<'a, [u8]>,
     limit: Limit,
     /// Moves to the slot when there is one.
@@ -114,6 +116,7 @@ impl Link {
         let mut call = Lined {
             ticket,
             label: self.with_limit(label, limit),
+            bare: label,
             payload: Cow::Borrowed(payload),
             limit,
             callback: Some(callback),
@@ -126,7 +129,7 @@ impl Link {
         if count >= MOST_CALLS || (count > 0 && lines.bytes + size > quota) {
             return Err(CallError::Full);
         }
-        self.callbacks.fetch_add(1, Ordering::Relaxed);
+        self.calls.callbacks.fetch_add(1, Ordering::Relaxed);
         let line = &mut lines.rings[ring as usize];
         if line.calls.is_empty() {
             match self.advance(&mut call) {
@@ -138,15 +141,15 @@ impl Link {
         line.calls.push_back(Lined { payload, ..call });
         lines.bytes += size;
         lines.soonest = lines.soonest.min(limit.at());
-        self.is_lined.store(true, Ordering::Release);
-        self.next_expiry.fetch_min(lines.soonest, Ordering::Relaxed);
+        self.calls.is_lined.store(true, Ordering::Release);
+        self.calls.next_expiry.fetch_min(lines.soonest, Ordering::Relaxed);
         Ok(queued)
     }
 
     /// Whether calls wait their turn.
     #[inline]
     pub(crate) fn is_lined(&self) -> bool {
-        self.is_lined.load(Ordering::Acquire)
+        self.calls.is_lined.load(Ordering::Acquire)
     }
 
     /// The ring whose room a call waits for, and the count of taken frames that makes it.
@@ -168,10 +171,10 @@ impl Link {
             self.flush_line(&mut lines, index);
         }
         let waits = lines.count() > 0;
-        self.is_lined.store(waits, Ordering::Release);
+        self.calls.is_lined.store(waits, Ordering::Release);
         if waits {
             let look_again = lines.soonest.min(now + LOOK_AGAIN_NS);
-            self.next_expiry.fetch_min(look_again, Ordering::Relaxed);
+            self.calls.next_expiry.fetch_min(look_again, Ordering::Relaxed);
         }
     }
 
@@ -181,7 +184,7 @@ impl Link {
         let calls: Vec<_> =
             lines.rings.iter_mut().flat_map(|line| std::mem::take(line).calls).collect();
         lines.bytes = 0;
-        self.is_lined.store(false, Ordering::Release);
+        self.calls.is_lined.store(false, Ordering::Release);
         drop(lines);
         // Those that have a slot end there.
         for callback in calls.into_iter().filter_map(|call| call.callback) {
@@ -244,6 +247,20 @@ impl Link {
         line.wake_at = None;
     }
 
+    /// Has those in line begin anew on this channel, in place of another one.
+    pub(super) fn restart_lines(&self, lines: &mut Lines, number: u32) {
+        for line in &mut lines.rings {
+            line.wake_at = None;
+            for call in &mut line.calls {
+                call.label = self.with_limit(call.bare, call.limit);
+                call.sent = 0;
+                if call.callback.is_none() {
+                    self.table.slot(call.label.id()).move_to(number);
+                }
+            }
+        }
+    }
+
     fn end_lined(&self, call: Lined<'_>, error: CallError) {
         if let Some(callback) = call.callback {
             self.complete(callback, Err(error));
@@ -258,6 +275,7 @@ impl Link {
             match self.take_slot(&mut tx, Waiter::Callback(callback), call.limit) {
                 Ok(id) => {
                     call.label = call.label.with_id(id as u32);
+                    call.bare = call.bare.with_id(id as u32);
                     call.ticket.store(id, Ordering::Release);
                 }
                 Err(refused) => {
@@ -282,12 +300,18 @@ impl Link {
         if pushed.is_ok() {
             let ring = ring_of(call.label.priority());
             slot.sent(ring, tx.producer(ring).head() - 1);
+            if tx.kept.is_some() {
+                let id = call.ticket.load(Ordering::Relaxed);
+                tx.keep(&self.table, (call.bare, id), call.limit, &call.payload);
+            }
         }
         drop(tx);
         self.channel.after_push();
         match pushed {
             Ok(()) => Ok(()),
             Err(PushError::Full { wake_at }) => Err(Blocked::Room(awaited, wake_at)),
+            // By the channel that has taken the place of this one.
+            Err(PushError::Retired) => Err(Blocked::Slot),
             Err(PushError::Corrupt(lie)) => {
                 self.poison(lie);
                 // It stays in line until the loop ends it with all others.
@@ -299,6 +323,7 @@ impl Link {
     fn push_lined(&self, tx: &mut Transmit, call: &mut Lined<'_>) -> Result<(), PushError> {
         if call.sent == 0
             && call.payload.len() >= bulk::FROM
+            && tx.kept.is_none()
             && let Some(loan) = self.channel.lend_copy(&call.payload)
         {
             let label = call.label.in_bulk();
@@ -313,8 +338,8 @@ impl Link {
         Ok(())
     }
 
-    fn lines(&self) -> MutexGuard<'_, Lines> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.calls.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

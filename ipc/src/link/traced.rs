@@ -1,6 +1,6 @@
 //! Calls of a thread that is within a trace's context.
 
-use super::{Limit, Link, Parcel, Sink};
+use super::{Going, Limit, Link, Parcel, Sink};
 use crate::{
     board::{Span, SpanKind},
     clock,
@@ -38,10 +38,20 @@ impl Link {
             Parcel::Loan(loan) => loan.len(),
         };
         let (own, begun) = (context.child(), clock::now_ns());
+        let payload = match &parcel {
+            Parcel::Bytes(payload) if self.relay.get().is_some() => Some(extended(own, payload)),
+            Parcel::Bytes(_) | Parcel::Loan(_) => None,
+        };
         let turn = self.interrupter.turn();
         let sent = trace::within(own, || self.request(label, parcel, limit, Waiter::Thread));
         let message_id = *sent.as_ref().unwrap_or(&0);
-        let result = sent.and_then(|id| self.wait(id as u32, limit.at(), turn, sink));
+        let result = sent.and_then(|id| match self.wait(id as u32, limit.at(), turn, sink) {
+            Err(error) if self.moves_on(&error) => {
+                let again = payload.as_deref().map(|payload| (label.extended(), payload));
+                self.go_on(Going { id, again, limit, turn }, error, sink)
+            }
+            result => result,
+        });
         self.channel.write_down(Span {
             context: own,
             parent: context.span,

@@ -107,6 +107,8 @@ impl Link {
             let slot = self.table.slot(id);
             match ended {
                 Ended::Answered(result) => return result,
+                // The slot stays: the call goes on elsewhere.
+                Ended::Failed(error) if self.moves_on(&error) => return Err(error),
                 Ended::Failed(error) if slot.give_up(id) => {
                     self.failed();
                     return Err(error);
@@ -459,8 +461,8 @@ impl Link {
 
     /// Whether a call of this id was ever made. Once the low halves have gone round, it may be.
     fn was_issued(&self, id: u32) -> bool {
-        let first = self.channel.first_id();
-        let issued = self.issued.load(Ordering::Acquire).max(first);
+        let first = self.calls.first_id;
+        let issued = self.calls.issued.load(Ordering::Acquire).max(first);
         issued - first > u64::from(u32::MAX)
             || id.wrapping_sub(first as u32) <= (issued - first) as u32
     }
@@ -479,6 +481,9 @@ impl Link {
         let ended = loop {
             if slot.is_done(id) {
                 break Ended::Slot;
+            }
+            if self.is_retired() {
+                break Ended::Failed(self.channel.ended(false));
             }
             if self.channel.rx.is_free() {
                 // Nobody leads: go and try.
@@ -514,8 +519,8 @@ impl Link {
         // The release of the claim ended with a light fence: a follower that saw it held has
         // announced itself before its heavy one, and is seen here.
         self.left_to_followers();
-        if self.callbacks.load(Ordering::Relaxed) > 0
-            && let Some(hub) = self.hub.get().and_then(Weak::upgrade)
+        if self.calls.callbacks.load(Ordering::Relaxed) > 0
+            && let Some(hub) = self.calls.hub.get().and_then(Weak::upgrade)
         {
             // The sleep that the loop had announced on this channel was overwritten by ours.
             hub.summon(self.token.load(Ordering::Relaxed));

@@ -46,10 +46,10 @@ impl Core {
         if self.closer.is_crowded() {
             return Err(NodeError::Refused(Status::QUOTA));
         }
-        let hub = lock(&self.registered)
+        let (hub, post) = lock(&self.registered)
             .iter()
             .find(|it| it.current == introduction.dest)
-            .and_then(|it| it.hub.upgrade())
+            .and_then(|it| it.hub.upgrade().map(|hub| (hub, Arc::clone(&it.post))))
             .ok_or(NodeError::Refused(Status::PEER_DIED))?;
         let peer = lane::map_peer(peer.as_fd(), introduction.geometry)?;
         let (own, fd) = lane::create(introduction.geometry)?;
@@ -59,6 +59,7 @@ impl Core {
         let incoming = Arc::new(Incoming::new(channel, Arc::downgrade(&hub), closing));
         let end = End::Incoming(Arc::downgrade(&incoming));
         self.peers.watch(&self.epoll, introduction.peer_pid, pidfd, end);
+        post.join(&incoming);
         hub.add(Member::Incoming(incoming));
         Ok(fd)
     }

@@ -24,11 +24,12 @@ use super::{
     peers::{End, Peers},
     refused, runtime_dir,
     ticket::Ticket,
+    vigil::Vigil,
 };
 use crate::{
-    ServiceId,
+    Geometry, ServiceId,
     board::OwnBoard,
-    channel::Fate,
+    channel::{Channel, Fate},
     client::ClientState,
     control::{
         self, Reply, Request,
@@ -36,6 +37,7 @@ use crate::{
         encode_request, packet,
     },
     error::{NodeError, Status},
+    failover::post::Post,
     fork::Birth,
     frame::Sender,
     interrupt::Interrupter,
@@ -76,6 +78,9 @@ pub(crate) struct Core {
     pub(super) registered: Mutex<Vec<Registered>>,
     pub(super) peers: Peers,
     pub(crate) clients: Mutex<HashMap<ServiceId, Weak<ClientState>>>,
+    /// What was heard of groups, by name.
+    pub(super) groups: Mutex<HashMap<ServiceId, control::Group>>,
+    pub(super) vigil: Vigil,
     /// Closed, and not yet told to the runtime.
     closed_channels: Mutex<Vec<u64>>,
     pub(crate) board: Arc<OwnBoard>,
@@ -98,12 +103,13 @@ pub(super) struct Registered {
     instance: ServiceId,
     /// As the runtime knows it; another one after a restart in which the old one was refused.
     pub(super) current: ServiceId,
-    name_id: ServiceId,
+    pub(super) name_id: ServiceId,
     /// Proves the ids to the next runtime.
     ticket: control::Ticket,
     name: String,
     flags: u32,
     pub(super) hub: Weak<Hub>,
+    pub(super) post: Arc<Post>,
 }
 
 impl Registered {
@@ -154,6 +160,8 @@ impl Core {
             registered: Mutex::default(),
             peers: Peers::default(),
             clients: Mutex::default(),
+            groups: Mutex::default(),
+            vigil: Vigil::default(),
             closed_channels: Mutex::default(),
         };
         core.adopt(&mut lock(&core.connection), connection)?;
@@ -169,6 +177,7 @@ impl Core {
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         self.kick();
+        self.alarm();
     }
 
     /// Takes a fresh connection into use.
@@ -404,7 +413,16 @@ impl Core {
         }
     }
 
-    fn note(&self, mut fresh: Registered) {
+    fn note(&self, fresh: Registered) {
+        let (instance, epoch) = (fresh.current, fresh.post.epoch());
+        self.note_down(fresh);
+        if epoch != 0 {
+            // A runtime that has just begun does not know.
+            self.say_epoch(instance, epoch);
+        }
+    }
+
+    fn note_down(&self, mut fresh: Registered) {
         let mut registered = lock(&self.registered);
         let known = registered.iter_mut().find(|it| it.instance == fresh.instance);
         match known {
@@ -431,6 +449,7 @@ impl Core {
             name: name.to_owned(),
             flags,
             hub: Arc::downgrade(hub),
+            post: Arc::default(),
         };
         let request = registered.request();
         match self.request_noting(&request, &[], Some(PATIENCE), Some(&registered)) {
@@ -490,6 +509,13 @@ impl Core {
         self.tell_closed();
     }
 
+    /// Tells the runtime something, if it is there and its socket has room.
+    pub(super) fn say(&self, request: &Request) -> Result<(), NodeError> {
+        let socket = self.current().ok_or_else(|| self.no_runtime())?;
+        packet::send(socket.as_fd(), &encode_request(0, request), &[])
+            .map_err(NodeError::system("send to the runtime"))
+    }
+
     /// Tells the runtime which channels are closed, as far as its socket has room.
     pub(super) fn tell_closed(&self) {
         let mut closed = lock(&self.closed_channels);
@@ -505,8 +531,43 @@ impl Core {
 
     /// Opens a channel to a service.
     pub(crate) fn open(self: &Arc<Self>, dest: ServiceId) -> Result<Arc<Link>, NodeError> {
-        let geometry = self.config.geometry;
+        self.open_as(dest, self.config.geometry, |channel, closing| {
+            // An instance that is called by its own id serves, wherever it stands.
+            channel.set_mark(u32::from(channel.introduction.dest != dest));
+            Link::new(channel, self.config.outstanding, Arc::clone(&self.interrupter), closing)
+        })
+    }
+
+    /// Opens a channel to whom the calls of another one may go.
+    pub(crate) fn open_beside(
+        self: &Arc<Self>,
+        dest: ServiceId,
+        link: &Link,
+    ) -> Result<Arc<Link>, NodeError> {
+        let geometry = link.channel.introduction.geometry;
+        self.open_as(dest, geometry, |channel, closing| link.beside(channel, closing))
+    }
+
+    /// Opens a channel only to see whether an instance lives, and where it stands.
+    pub(super) fn open_watch(
+        self: &Arc<Self>,
+        instance: ServiceId,
+        geometry: Geometry,
+    ) -> Result<Arc<Link>, NodeError> {
+        self.open_as(instance, geometry, |channel, closing| {
+            Link::new(channel, 1, Arc::clone(&self.interrupter), closing)
+        })
+    }
+
+    /// Opens a channel, by default of one who wants nothing of a standby.
+    fn open_as(
+        self: &Arc<Self>,
+        dest: ServiceId,
+        geometry: Geometry,
+        make: impl FnOnce(Channel, Closing) -> Link,
+    ) -> Result<Arc<Link>, NodeError> {
         let (own, fd) = lane::create(geometry)?;
+        own.header().identity.mark.store(1, Ordering::Relaxed);
         let entry = self.roll.enter(&own)?;
         let request = Request::Connect { dest, geometry };
         let asked = self.request(&request, &[fd.as_fd()], Some(PATIENCE));
@@ -524,8 +585,7 @@ impl Core {
         let peer = lane::map_peer(peer.as_fd(), geometry)?;
         let channel = self.channel(introduction, Sender::Client, [own, peer], entry, bell)?;
         self.tell_boards();
-        let interrupter = Arc::clone(&self.interrupter);
-        let link = Arc::new(Link::new(channel, self.config.outstanding, interrupter, closing));
+        let link = Arc::new(make(channel, closing));
         let end = End::Link(Arc::downgrade(&link));
         self.peers.watch(&self.epoll, introduction.peer_pid, pidfd, end);
         link.channel.greet()?;

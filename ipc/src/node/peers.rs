@@ -25,6 +25,7 @@ impl End {
             End::Link(link) => link.upgrade().map(|link| {
                 link.channel.end(fate);
                 link.wake_all();
+                link.bereaved();
             }),
             End::Incoming(incoming) => incoming.upgrade().map(|incoming| {
                 incoming.channel.end(fate);

@@ -69,7 +69,10 @@ impl Warden<'_> {
                 match event.data() {
                     TOKEN_KICK => self.core.tell_boards(),
                     TOKEN_SOCKET => self.hear(),
-                    pid => self.core.peers.bury(pid as u32),
+                    pid => {
+                        self.core.peers.bury(pid as u32);
+                        self.core.alarm();
+                    }
                 }
             }
         }
@@ -97,6 +100,9 @@ impl Warden<'_> {
             Ok(Received::Packet(length, fds)) => match decode_reply(&self.buffer[..length]) {
                 Ok((0, Reply::Incoming(introduction))) => self.core.accept(introduction, fds),
                 Ok((0, Reply::Revoked { channel })) => self.core.peers.revoke(channel),
+                Ok((0, Reply::Group(group))) => self.core.hear_group(group),
+                Ok((0, Reply::Promote { instance, epoch })) => self.core.promote(instance, epoch),
+                Ok((0, Reply::Yield { instance })) => self.core.yield_name(instance),
                 Ok((0, Reply::Trace { instance, every_us, for_ms })) => {
                     let until = clock::now_ns() + u64::from(for_ms) * 1_000_000;
                     trace::order(instance, u64::from(every_us) * 1000, until);

@@ -23,6 +23,8 @@ pub(crate) enum PushError {
     Full { wake_at: u64 },
     /// The consumer's progress word is impossible.
     Corrupt(PeerCorrupt),
+    /// Nothing goes by this channel any more: another one has taken its place.
+    Retired,
 }
 
 /// Writes frames into the ring of an own lane.

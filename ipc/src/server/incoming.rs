@@ -1,6 +1,7 @@
 //! The server's end of a channel: takes requests in their order, and sends the answers.
 
 mod outbox;
+mod stand;
 mod traced;
 
 use std::{
@@ -23,7 +24,7 @@ use crate::{
     layout::Ring,
     node::Closing,
     ring::PushError,
-    sync::{AtomicBool, AtomicU32, Ordering, pause},
+    sync::{AtomicBool, AtomicU32, AtomicU64, Ordering, pause},
     trace::Context,
 };
 
@@ -78,6 +79,10 @@ pub(crate) struct Incoming {
     /// Whether the outbox has anything; looked at before the lock.
     backlog: AtomicBool,
     outbox: Mutex<Outbox>,
+    /// Whether this end stands by.
+    held: AtomicBool,
+    /// The epoch at which the instance serves its name, or 0.
+    epoch: AtomicU64,
     /// Whether this client may not call, or not send one way.
     forbidden: Forbidden,
     /// Tells the runtime that this end is closed.
@@ -134,6 +139,8 @@ impl Incoming {
             hub,
             token: AtomicU32::new(u32::MAX),
             queued: AtomicBool::new(false),
+            held: AtomicBool::new(false),
+            epoch: AtomicU64::new(0),
             backlog: AtomicBool::new(false),
             outbox: Mutex::default(),
         }
@@ -150,6 +157,12 @@ impl Incoming {
         handler: &mut Handler<'_>,
     ) -> Option<usize> {
         let mut rx = self.channel.rx.try_claim()?;
+        if rx.is_new {
+            self.begin(&mut rx);
+        }
+        if self.is_held() {
+            return Some(self.serve_queued(&mut rx, loop_, handler));
+        }
         let mut served = 0;
         let mut streams = false;
         let limit = self.channel.max_payload;
@@ -266,7 +279,8 @@ impl Incoming {
     /// the receiving claim.
     #[inline]
     pub(crate) fn is_ready(&self) -> bool {
-        self.channel.is_ready() || self.queued.load(Ordering::Acquire)
+        self.channel.is_ready() && !self.is_held()
+            || self.queued.load(Ordering::Acquire)
     }
 
     /// Finds what to handle next: fresh from a ring when nothing better waits, else queued.
@@ -533,6 +547,8 @@ impl Incoming {
         match pushed {
             Ok(()) => self.channel.after_push(),
             Err(PushError::Corrupt(lie)) => self.channel.end(Fate::Poisoned(lie)),
+            // Only a client's channel is replaced.
+            Err(PushError::Retired) => {}
             Err(PushError::Full { .. }) => {
                 self.queue(Answer { label, payload: payload.to_vec(), sent });
             }

@@ -118,6 +118,13 @@ macro_rules! accessors {
             self.incoming.channel.introduction.dest_name
         }
 
+        /// The epoch at which this instance serves its name, by which a store that hears of a
+        /// later one can refuse what this request leads to; 0 while it stands by, and was called
+        /// by its own id.
+        pub fn epoch(&self) -> u64 {
+            self.incoming.epoch()
+        }
+
         /// Its priority.
         pub fn priority(&self) -> Priority {
             Priority::from_level(self.meta.priority).unwrap_or_default()

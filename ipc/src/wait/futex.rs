@@ -36,28 +36,38 @@ pub(crate) fn wait_any(words: &[Word<'_>], timeout: Option<Duration>) -> Result<
     // SAFETY: all-zero is a valid futex_waitv.
     let mut vector: [FutexWaitV; 4] = unsafe { std::mem::zeroed() };
     for (entry, word) in vector.iter_mut().zip(words) {
-        *entry = FutexWaitV {
-            value: u64::from(word.value),
-            address: ptr::from_ref(word.at).addr() as u64,
-            flags: FUTEX2_U32 | if word.shared { 0 } else { libc::FUTEX_PRIVATE_FLAG as u32 },
-            reserved: 0,
-        };
+        *entry = FutexWaitV::of(*word);
     }
+    wait_vector(&vector[..words.len().min(4)], timeout)
+}
+
+fn wait_vector(vector: &[FutexWaitV], timeout: Option<Duration>) -> Result<Wake, Errno> {
     let until = timeout.map(deadline);
     let until_ptr = until.as_ref().map_or(ptr::null(), ptr::from_ref);
-    // SAFETY: `vector` has `words.len()` valid entries whose words outlive the call; the kernel
-    // only reads them. `until_ptr` is null or points at an absolute time.
+    // SAFETY: each valid entry was made of a word that outlives the call, and the kernel only reads
+    // them. `until_ptr` is null or points at an absolute time.
     let result = unsafe {
         libc::syscall(
             libc::SYS_futex_waitv,
             vector.as_ptr(),
-            words.len() as u32,
+            vector.len() as u32,
             0_u32,
             until_ptr,
             libc::CLOCK_MONOTONIC,
         )
     };
     outcome(result)
+}
+
+/// Sleeps as [`wait_words`] on up to 127 words.
+pub(crate) fn wait_many(words: &[Word<'_>], timeout: Option<Duration>) {
+    let timeout = bounded(timeout);
+    if has_waitv() {
+        let entries: Vec<_> = words.iter().take(127).map(|word| FutexWaitV::of(*word)).collect();
+        let _ = wait_vector(&entries, timeout);
+    } else if let Some(last) = words.last() {
+        wait(*last, Some(timeout.map_or(TICK, |timeout| timeout.min(TICK))));
+    }
 }
 
 /// Sleeps until one of the words that are there changes and is woken, or the time is over. Without
@@ -175,6 +185,17 @@ struct FutexWaitV {
     address: u64,
     flags: u32,
     reserved: u32,
+}
+
+impl FutexWaitV {
+    fn of(word: Word<'_>) -> FutexWaitV {
+        FutexWaitV {
+            value: u64::from(word.value),
+            address: ptr::from_ref(word.at).addr() as u64,
+            flags: FUTEX2_U32 | if word.shared { 0 } else { libc::FUTEX_PRIVATE_FLAG as u32 },
+            reserved: 0,
+        }
+    }
 }
 
 fn deadline(timeout: Duration) -> libc::timespec {

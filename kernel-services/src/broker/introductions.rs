@@ -241,7 +241,11 @@ impl Broker {
         }
         let name = self.registry.name_behind(instance).ok_or(nobody)?.clone();
         let served_by = self.uid_of_node(server).ok_or(nobody)?;
-        let permissions = self.may_connect(wanted.client, &name, served_by, turn)?;
+        let permissions = match self.may_connect(wanted.client, &name, served_by, turn) {
+            // It watches over those who serve before it, and may ask nothing of them.
+            Err(_) if self.stands_beside(wanted.client, dest_name) => 0,
+            other => other?,
+        };
         let channel = self.next_channel()?;
         let client = self.sessions.get(&wanted.client).ok_or(Status::INVALID)?;
         let asymmetric =
@@ -285,6 +289,7 @@ impl Broker {
         self.introductions.made += 1;
         self.registry.count_channel(pending.instance);
         self.keep(ticket, &pending, uid, turn);
+        let (client, instance) = (pending.wanted.client, pending.instance);
         let introduction = Introduction {
             peer: pending.introduction.dest,
             peer_name: pending.introduction.dest_name,
@@ -300,6 +305,7 @@ impl Broker {
             sequence: pending.wanted.sequence,
             introduction,
         });
+        self.tell_caller(client, instance, turn);
     }
 
     /// Enters a channel among those that are open. ipcd's own are not counted: it closes them as

@@ -2,7 +2,7 @@
 
 use ipc::{
     ServiceId, Status,
-    control::{Reply, Request},
+    control::{Cause, Reply, Request},
 };
 
 use super::{Broker, Effect, Token, Turn};
@@ -36,6 +36,9 @@ impl Broker {
         } else {
             let claims = if proven { claims } else { Claims::default() };
             let made = self.register(to, node, name, *flags, claims, turn);
+            if proven && let Ok(made) = &made {
+                self.unsettle(made.name, turn);
+            }
             made.map(|made| (made, name.clone()))
         };
         match result {
@@ -59,6 +62,10 @@ impl Broker {
         self.may_register(token, name, turn)?;
         let charge = self.accounts.name(token)?;
         let made = self.registry.register(node, name, flags, claims);
+        let made = made.and_then(|made| match self.groups.enter(made.name) {
+            Ok(()) => Ok(made),
+            Err(status) => self.registry.unregister(node, made.instance).and(Err(status)),
+        });
         self.accounts.named(charge, made.as_ref().ok().map(|made| made.instance));
         made
     }
@@ -82,5 +89,6 @@ impl Broker {
         self.tell(to, turn, name_of);
         self.answer_waits(name, id, turn);
         self.returned(to, instance, name, turn);
+        self.regroup(id, Cause::First, turn);
     }
 }

@@ -33,6 +33,12 @@ struct Waiting {
     request: Request,
 }
 
+impl Returning {
+    pub(super) fn until_ns(&self) -> u64 {
+        self.until_ns
+    }
+}
+
 impl Broker {
     /// Keeps the names of those who held them under an earlier run, for a while.
     pub(crate) fn expecting(mut self, holders: Vec<Holder>, now_ns: u64) -> Broker {
@@ -43,6 +49,13 @@ impl Broker {
             expected.push(ServiceId::new(instance));
         }
         self
+    }
+
+    /// Somebody is back with a name: who served it may be yet to come, unless one is known that does.
+    pub(super) fn unsettle(&mut self, name: ServiceId, turn: &Turn) {
+        if turn.now_ns < self.returning.until_ns && !self.is_served(name) {
+            self.unsettled.insert(name);
+        }
     }
 
     /// Tells whether a name is kept for others than who asks for it.

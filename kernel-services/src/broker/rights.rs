@@ -3,7 +3,10 @@
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
-use ipc::{ServiceId, Status, control::Reply};
+use ipc::{
+    ServiceId, Status,
+    control::{Cause, Reply},
+};
 
 use super::{Broker, Effect, Peer, Token, Turn};
 use crate::{
@@ -175,6 +178,7 @@ impl Broker {
         }
         ended.sort_by_key(|it| it.2);
         for (token, node, instance, name, because) in ended {
+            let id = self.registry.instance(instance).map(|it| it.name);
             if self.registry.unregister(node, instance).is_err() {
                 continue;
             }
@@ -186,6 +190,9 @@ impl Broker {
                 turn.note(Note { kind: Kind::Revoked, ..note });
             }
             self.tell(token, turn, |unit| crate::desk::Notice::Unregistered { unit, instance });
+            if let Some(id) = id {
+                self.regroup(id, Cause::Left, turn);
+            }
         }
     }
 

@@ -84,6 +84,7 @@ impl Incoming {
                     outbox.wake_at = Some((ring_of(answer.label.priority()), wake_at));
                     break;
                 }
+                Err(PushError::Retired) => break,
                 Err(PushError::Corrupt(lie)) => {
                     self.channel.end(Fate::Poisoned(lie));
                     break;

@@ -11,6 +11,7 @@ use std::{
 use ipc::{
     CallOptions, Client, Config, Loan, Node, NodeError, Pending, Registration, Server, View,
 };
+use ipc::control::SERVICE_IDEMPOTENT;
 use tests::{LONG, pattern};
 
 use crate::{
@@ -41,6 +42,8 @@ pub(crate) struct Stage {
     torrent: Option<Torrent>,
     tasks: Option<Tasks>,
     famine: Option<Famine>,
+    /// Memory of no use.
+    fat: Vec<u8>,
 }
 
 /// Does what stdin says until it ends, or says `quit`: then everything is closed in order.
@@ -59,6 +62,7 @@ pub(crate) fn obey(config: &Config) {
         torrent: None,
         tasks: None,
         famine: None,
+        fat: Vec::new(),
     };
     for line in std::io::stdin().lock().lines().map_while(Result::ok) {
         if line == "quit" {
@@ -71,7 +75,9 @@ pub(crate) fn obey(config: &Config) {
 }
 
 impl Stage {
-    /// - `serve NAME THREADS`, `unserve`
+    /// - `serve NAME THREADS`, `unserve`; `replica NAME`: with one thread, as one whose answers
+    ///   may be repeated
+    /// - `fatten MIB`: takes up that much memory
     /// - `find NAME`, `await NAME`: ask the runtime
     /// - `open NAME`: waits for the name, opens a channel, says the peer's instance and process
     /// - `leave NAME`: drops the channel
@@ -99,6 +105,12 @@ impl Stage {
         let words: Vec<&str> = words.collect();
         match (command, &words[..]) {
             ("serve", [name, threads]) => self.serve(name, number(threads)),
+            ("replica", [name]) => self.serve_as(name, 1, SERVICE_IDEMPOTENT),
+            ("fatten", [mib]) => {
+                // Touched, so that the kernel has it to tear down.
+                self.fat = vec![1; number::<usize>(mib) << 20];
+                say("fat");
+            }
             ("unserve", []) => self.unserve(),
             ("find", [name]) => say(&match self.node.discover(name) {
                 Ok(id) => format!("found {id}"),
@@ -187,8 +199,12 @@ impl Stage {
     }
 
     fn serve(&mut self, name: &str, threads: u32) {
+        self.serve_as(name, threads, 0);
+    }
+
+    fn serve_as(&mut self, name: &str, threads: u32, flags: u32) {
         let server = self.server.get_or_insert_with(|| self.node.server().expect("a server"));
-        let registration = server.register(name, 0).expect("registered");
+        let registration = server.register(name, flags).expect("registered");
         self.registrations.push(registration);
         for _ in 0..threads {
             let (server, node) = (server.clone(), self.node.clone());

@@ -48,6 +48,7 @@ pub(crate) fn release() {
 ///   in order; each begins with its number, in 8 bytes
 /// - `!grow BYTES`: answers with so many
 /// - `!who`: answers the sender's instance, name, process and user, as the library tells them
+/// - `!serving`: answers its process, and the epoch at which it serves
 /// - `!thread`: answers this thread's id
 /// - `!mark`: makes the call by which a trace shows this thread, and answers how often the thread
 ///   has allocated since the last one
@@ -91,6 +92,7 @@ pub(crate) fn handle(node: &Node, request: Request<'_>) {
             let is_same = (0..200).all(|_| std::hint::black_box(request.payload()) == first);
             if is_same { b"steady".to_vec() } else { b"torn".to_vec() }
         }
+        "!serving" => format!("{} {}", std::process::id(), request.epoch()).into_bytes(),
         "!thread" => nix::unistd::gettid().to_string().into_bytes(),
         "!relay" => {
             let (name, timeout) = (word(), timeout(word()));

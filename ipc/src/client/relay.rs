@@ -1,0 +1,270 @@
+//! A client of a name with standbys: channels to them, opened ahead, and the change from one to
+//! the next.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use super::{Client, ClientState, attend, join};
+use crate::{
+    ServiceId,
+    channel::Fate,
+    clock,
+    control::{Group, SERVICE_IDEMPOTENT},
+    error::CallError,
+    failover::rule,
+    frame::Label,
+    link::{FOREVER, Limit, Link, Parcel},
+    node::Core,
+    server::Server,
+    sync::{AtomicBool, Ordering},
+    table::{Outcome, Waiter},
+};
+
+/// Channels to standbys that are opened ahead of need.
+const MOST_AHEAD: usize = 2;
+/// Attempts to find out who serves, when none that was opened ahead is of use, and between them.
+const ATTEMPTS: u32 = 40;
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// What a client knows of those who serve its name.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    core: Weak<Core>,
+    /// Whether the name has, or had, standbys.
+    on: AtomicBool,
+    /// Whether what was taken may be sent again.
+    repeatable: AtomicBool,
+    ahead: Mutex<Ahead>,
+}
+
+#[derive(Debug, Default)]
+struct Ahead {
+    group: Option<Group>,
+    links: Vec<Arc<Link>>,
+}
+
+impl Relay {
+    pub(super) fn new(core: &Arc<Core>) -> Relay {
+        Relay {
+            core: Arc::downgrade(core),
+            on: AtomicBool::new(false),
+            repeatable: AtomicBool::new(false),
+            ahead: Mutex::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ahead> {
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClientState {
+    pub(crate) fn dest(&self) -> ServiceId {
+        self.dest
+    }
+
+    /// Whether what the service had taken may be sent to the next.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        self.relay.repeatable.load(Ordering::Relaxed)
+    }
+
+    /// Hears of the group that serves the name. Returns whether channels are to be opened ahead.
+    pub(crate) fn hear(self: &Arc<Self>, group: &Group) -> bool {
+        let link = self.link.load_full();
+        let known = {
+            let mut ahead = self.relay.lock();
+            let known = ahead.group.replace(group.clone());
+            known.map_or(0, |known| known.epoch)
+        };
+        let repeatable = group.flags & SERVICE_IDEMPOTENT != 0;
+        self.relay.repeatable.store(repeatable, Ordering::Relaxed);
+        if group.members.len() > 1 && !self.relay.on.swap(true, Ordering::AcqRel) {
+            link.begin_relay(self);
+        }
+        if self.relay.on.load(Ordering::Relaxed) && supersedes(group, known, &link) {
+            link.channel.end(Fate::Closed);
+            link.wake_all();
+            link.bereaved();
+        }
+        self.wanted().is_some()
+    }
+
+    /// The next member of the group to which a channel is to be opened ahead.
+    fn wanted(&self) -> Option<ServiceId> {
+        if !self.relay.on.load(Ordering::Relaxed) {
+            return None;
+        }
+        let current = self.link.load().channel.introduction.dest;
+        let mut ahead = self.relay.lock();
+        ahead.links.retain(|link| link.channel.check_life() == Fate::Open);
+        let Ahead { group, links } = &*ahead;
+        let standbys = group.iter().flat_map(|group| &group.members);
+        let mut standbys = standbys.copied().filter(|id| *id != current).take(MOST_AHEAD);
+        let is_open =
+            |id: &ServiceId| links.iter().any(|link| link.channel.introduction.dest == *id);
+        standbys.find(|id| !is_open(id))
+    }
+
+    /// Opens channels to the first standbys. Returns whether all are open.
+    pub(crate) fn open_ahead(&self, core: &Arc<Core>) -> bool {
+        while let Some(instance) = self.wanted() {
+            let current = self.link.load_full();
+            let Ok(link) = core.open_beside(instance, &current) else { return false };
+            self.relay.lock().links.push(link);
+        }
+        true
+    }
+
+    /// Gives the channel that takes the place of one that has ended; waits for it, but does not
+    /// begin to after that time.
+    pub(crate) fn succeed(self: &Arc<Self>, until: u64) -> Option<Arc<Link>> {
+        let _one = self.reopening.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.link.load_full();
+        if current.channel.check_life() == Fate::Open {
+            return Some(current);
+        }
+        let next = self.pick(&current).or_else(|| self.open_named(&current, until))?;
+        Some(self.adopt(&current, next))
+    }
+
+    /// The same, where there is one already.
+    pub(crate) fn succeed_at_once(self: &Arc<Self>) -> Option<Arc<Link>> {
+        if !self.relay.on.load(Ordering::Relaxed) {
+            return None;
+        }
+        let _one = self.reopening.try_lock().ok()?;
+        let current = self.link.load_full();
+        if current.channel.check_life() == Fate::Open {
+            return Some(current);
+        }
+        let next = self.pick(&current)?;
+        Some(self.adopt(&current, next))
+    }
+
+    /// Has what went by a channel that ended go on elsewhere, and waits for nothing.
+    pub(crate) fn bereave(self: &Arc<Self>) {
+        if self.succeed_at_once().is_none()
+            && let Some(core) = self.relay.core.upgrade()
+        {
+            core.send_for(self);
+        }
+    }
+
+    /// The same, for who may wait: nobody is left to wait for where that fails.
+    pub(crate) fn console(self: &Arc<Self>) {
+        let current = self.link.load_full();
+        if current.channel.check_life() != Fate::Open && self.succeed(FOREVER).is_none() {
+            current.fail_calls();
+            current.wake_all();
+        }
+    }
+
+    /// One of those opened ahead: who serves, or, where the one before died, the first in order.
+    fn pick(&self, current: &Link) -> Option<Arc<Link>> {
+        let mut ahead = self.relay.lock();
+        ahead.links.retain(|link| link.channel.check_life() == Fate::Open);
+        let links = &ahead.links;
+        let serves = links.iter().position(|link| link.channel.peer_mark() != 0);
+        let died = current.channel.fate() == Fate::Died;
+        let place = |link: &Link| {
+            let dest = link.channel.introduction.dest;
+            let members = ahead.group.as_ref().map(|group| &group.members);
+            members.and_then(|members| members.iter().position(|id| *id == dest))
+        };
+        let rank = |index: &usize| place(&links[*index]).unwrap_or(usize::MAX);
+        let first = || (0..links.len()).min_by_key(rank);
+        let chosen = serves.or_else(|| died.then(first).flatten())?;
+        Some(ahead.links.swap_remove(chosen))
+    }
+
+    /// Asks the runtime who serves.
+    fn open_named(&self, current: &Link, until: u64) -> Option<Arc<Link>> {
+        let core = self.relay.core.upgrade()?;
+        for _ in 0..ATTEMPTS {
+            match core.open_beside(self.dest, current) {
+                Ok(link) => return Some(link),
+                Err(_) if clock::now_ns() < until => std::thread::sleep(PAUSE),
+                Err(_) => return None,
+            }
+        }
+        None
+    }
+
+    fn adopt(self: &Arc<Self>, current: &Link, next: Arc<Link>) -> Arc<Link> {
+        current.hand_over(&next, self);
+        self.link.store(Arc::clone(&next));
+        current.wake_all();
+        if let Some(core) = self.relay.core.upgrade() {
+            core.send_for(self);
+        }
+        next
+    }
+}
+
+/// Whether another than who serves on this channel serves now. Only a change that is news counts:
+/// a standby that this client went to may be about to serve.
+fn supersedes(group: &Group, known: u64, link: &Link) -> bool {
+    let Some(first) = group.members.first() else { return false };
+    if *first == link.channel.introduction.dest || group.epoch <= known {
+        return false;
+    }
+    let mark = link.channel.peer_mark();
+    mark == 0 || group.epoch > rule::whole(mark, group.epoch)
+}
+
+impl Client {
+    /// Whether the name has standbys.
+    #[inline]
+    pub(super) fn is_relayed(&self) -> bool {
+        self.state.relay.on.load(Ordering::Relaxed)
+    }
+
+    /// Gives the epoch at which who is called serves the name: its low half, as it says it by its
+    /// lane. 0 when it stands by, and is called by its own id.
+    pub fn epoch(&self) -> u64 {
+        u64::from(self.state.link.load().channel.peer_mark())
+    }
+
+    /// Does again what failed since the channel had ended, by the one that takes its place.
+    #[cold]
+    pub(super) fn again<R>(
+        &self,
+        limit: Limit,
+        mut act: impl FnMut(&Arc<Link>) -> Result<R, CallError>,
+    ) -> Result<R, CallError> {
+        let until = limit.at();
+        loop {
+            match act(&self.link()?) {
+                Err(CallError::PeerDied { taken: false }) if clock::now_ns() < until => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Sends a request whose outcome a function gets, by whichever channel.
+    #[cold]
+    pub(super) fn call_relayed(
+        &self,
+        server: &Server,
+        (label, limit): (Label, Limit),
+        payload: &[u8],
+        done: impl FnOnce(Outcome) + Send + 'static,
+    ) -> Result<u64, CallError> {
+        let done = Arc::new(Mutex::new(Some(done)));
+        self.again(limit, |link| {
+            join(link, server)?;
+            let done = Arc::clone(&done);
+            let waiter = Waiter::Callback(Box::new(move |outcome| {
+                let done = done.lock().unwrap_or_else(PoisonError::into_inner).take();
+                if let Some(done) = done {
+                    done(outcome);
+                }
+            }));
+            let id = link.request(label, Parcel::Bytes(payload), limit, waiter)?;
+            attend(link, server);
+            Ok(id)
+        })
+    }
+}

@@ -1,0 +1,256 @@
+//! How calls go on when their channel ends: by another one, to whoever serves the name then.
+
+use std::sync::{Arc, Weak};
+
+use super::{FOREVER, Limit, Link, Sink};
+use crate::{
+    channel::Transmit,
+    client::ClientState,
+    error::CallError,
+    failover::{
+        kept::Sent,
+        replay::{self, Before, Verdict},
+    },
+    frame::Label,
+    layout::{Geometry, Ring},
+    life::Life,
+    server::Member,
+    sync::{Ordering, pause},
+};
+
+/// A call on its way from channel to channel.
+#[derive(Debug)]
+pub(crate) struct Going<'a> {
+    pub(crate) id: u64,
+    /// What its thread has of it: the request. The others are kept.
+    pub(crate) again: Option<(Label, &'a [u8])>,
+    pub(crate) limit: Limit,
+    pub(crate) turn: u32,
+}
+
+impl Link {
+    /// From now on another channel may take the place of this one. What is sent is kept.
+    pub(crate) fn begin_relay(&self, state: &Arc<ClientState>) {
+        let mut tx = self.channel.tx.claim();
+        if self.relay.set(Arc::downgrade(state)).is_ok() && !tx.retired {
+            tx.kept = Some(Box::default());
+        }
+    }
+
+    /// Keeps a one-way message that was just sent.
+    #[cold]
+    pub(crate) fn keep(&self, tx: &mut Transmit, of: (Label, u64), payload: &[u8]) {
+        tx.keep(&self.table, of, Limit::Room(FOREVER), payload);
+    }
+
+    /// Whether another channel has taken the place of this one.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
+    }
+
+    /// Whether a call that ends so on this channel goes on elsewhere.
+    pub(crate) fn moves_on(&self, error: &CallError) -> bool {
+        matches!(error, CallError::PeerDied { .. }) && self.relay.get().is_some()
+    }
+
+    /// Has the loop's calls go on elsewhere, if they may; returns whether they do.
+    pub(super) fn is_relayed_on(&self) -> bool {
+        let state = self.relay.get().and_then(Weak::upgrade);
+        state.is_some_and(|state| {
+            state.bereave();
+            true
+        })
+    }
+
+    /// The service is gone: what waits in the rings goes elsewhere, though nobody waits for it.
+    pub(crate) fn bereaved(&self) {
+        if !self.is_retired() {
+            self.is_relayed_on();
+        }
+    }
+
+    /// Waits for the end of a call whose channel has ended.
+    #[cold]
+    pub(crate) fn go_on(
+        &self,
+        going: Going<'_>,
+        mut error: CallError,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), CallError> {
+        let (id, until) = (going.id as u32, going.limit.at());
+        let slot = self.table.slot(id);
+        let mut by: Option<Arc<Link>> = None;
+        loop {
+            let old = by.as_deref().unwrap_or(self);
+            let state = self.relay.get().and_then(Weak::upgrade);
+            let Some(next) = state.and_then(|state| state.succeed(until)) else {
+                return self.give_in(id, error, sink);
+            };
+            if slot.channel() != next.table.number() {
+                let Some((label, payload)) = going.again else {
+                    return self.give_in(id, error, sink);
+                };
+                if old.judge(id) == Verdict::Maybe {
+                    return self.give_in(id, CallError::PeerDied { taken: true }, sink);
+                }
+                match next.send_again(going.id, label, payload, going.limit) {
+                    Err(again) if next.moves_on(&again) => {
+                        by = Some(next);
+                        continue;
+                    }
+                    Err(other) => return self.give_in(id, other, sink),
+                    Ok(()) => {}
+                }
+            }
+            match next.wait(id, until, going.turn, sink) {
+                Err(again) if next.moves_on(&again) => error = again,
+                ended => return ended,
+            }
+            by = Some(next);
+        }
+    }
+
+    /// Ends a call that cannot go on; an outcome that came first counts.
+    fn give_in(&self, id: u32, error: CallError, sink: &mut Sink<'_>) -> Result<(), CallError> {
+        let slot = self.table.slot(id);
+        loop {
+            if slot.give_up(id) {
+                self.failed();
+                return Err(error);
+            }
+            if let Some(outcome) = slot.take(id) {
+                return outcome.and_then(|bytes| sink.accept_bytes(bytes));
+            }
+            // It is being written.
+            pause();
+        }
+    }
+
+    /// Sends once more the request of a call that waits in its slot.
+    fn send_again(
+        &self,
+        id: u64,
+        label: Label,
+        payload: &[u8],
+        limit: Limit,
+    ) -> Result<(), CallError> {
+        let slot = self.table.slot(id as u32);
+        let ring = crate::channel::ring_of(label.priority());
+        let mut tx = self.channel.tx.claim();
+        slot.move_to(self.table.number());
+        self.send_frames(&mut tx, label.with_id(id as u32), payload, limit)?;
+        slot.sent(ring, tx.producer(ring).head() - 1);
+        tx.count(label, payload);
+        drop(tx);
+        self.channel.after_push();
+        Ok(())
+    }
+
+    /// What becomes of the request of a call that went by this channel.
+    fn judge(&self, id: u32) -> Verdict {
+        let place = self.table.slot(id).position();
+        let taken = place.map_or(0, |(ring, _)| self.channel.taken_by_peer(ring));
+        let reached = replay::reached(place.map(|(_, position)| position), taken);
+        replay::request(reached, self.before(), self.is_repeatable())
+    }
+
+    fn before(&self) -> Before {
+        let lives = self.channel.peer_life() == Life::Alive;
+        // One that has let its name go takes nothing more from those who want it.
+        if lives && self.channel.peer_mark() != 0 { Before::Alive } else { Before::Final }
+    }
+
+    fn is_repeatable(&self) -> bool {
+        self.relay.get().and_then(Weak::upgrade).is_some_and(|state| state.is_repeatable())
+    }
+
+    /// Gives all that is under way by this channel, which has ended, to another that nothing went
+    /// by yet. Whoever waits here is to be woken.
+    pub(crate) fn hand_over(&self, next: &Arc<Link>, state: &Arc<ClientState>) {
+        let repeatable = state.is_repeatable();
+        let mut lines = self.lines();
+        let mut tx = self.channel.tx.claim();
+        let mut rx = self.channel.rx.claim();
+        // Answers that were published before the end count.
+        for _ in 0..=*Geometry::CELLS.end() {
+            if !rx.is_ready() || self.drain(&mut rx, None).is_err() {
+                break;
+            }
+        }
+        // A lying service claims at most that it took what it did not: that is doubtful then.
+        let taken = [Ring::Urgent, Ring::Ordinary].map(|ring| self.channel.taken_by_peer(ring));
+        let before = self.before();
+        let number = self.table.number() + 1;
+        next.table.set_number(number);
+        let _ = next.relay.set(Arc::downgrade(state));
+        let mut to = next.channel.tx.claim();
+        let mut kept = tx.kept.take().unwrap_or_default();
+        kept.sent.retain_mut(|it| {
+            let goes = self.goes(it, replay::reached(it.place.map(|at| at.1), {
+                let ring = crate::channel::ring_of(it.label.priority());
+                taken[ring as usize]
+            }), before, repeatable);
+            if goes {
+                (it.place, it.begun) = (None, 0);
+                it.wire = next.with_limit(it.label, it.limit);
+                if it.wants_answer() {
+                    self.table.slot(it.id as u32).move_to(number);
+                }
+            }
+            goes
+        });
+        next.restart_lines(&mut lines, number);
+        self.end_the_others(number);
+        next.channel.begin_ids(self.table.lowest().unwrap_or(tx.next_id).min(tx.next_id));
+        to.next_id = tx.next_id;
+        to.owes = !kept.sent.is_empty();
+        to.kept = Some(kept);
+        let _ = to.settle();
+        (tx.retired, tx.owes) = (true, true);
+        self.retired.store(true, Ordering::Release);
+        // Nobody reads here any more: an answer counts only on the channel by which its request
+        // went last.
+        std::mem::forget(rx);
+        drop((to, tx, lines));
+        next.channel.after_push();
+        if let Some(hub) = self.calls.hub.get().and_then(Weak::upgrade) {
+            hub.add(Member::Outgoing(Arc::clone(next)));
+        }
+    }
+
+    /// Whether a message is to be sent once more. One of which nobody can know whether it was acted
+    /// on ends.
+    fn goes(
+        &self,
+        it: &Sent,
+        reached: replay::Reached,
+        before: Before,
+        repeatable: bool,
+    ) -> bool {
+        if !it.wants_answer() {
+            return replay::one_way(reached, before, repeatable) == Verdict::Send;
+        }
+        let id = it.id as u32;
+        if !self.table.slot(id).is_waiting(id) {
+            return false;
+        }
+        let goes = replay::request(reached, before, repeatable) == Verdict::Send;
+        if !goes {
+            self.finish(id, Err(CallError::PeerDied { taken: true }));
+        }
+        goes
+    }
+
+    /// Ends the calls for which nobody has the request: sent before anything was kept.
+    fn end_the_others(&self, number: u32) {
+        for slot in self.table.slots().iter().filter(|slot| slot.awaits_callback()) {
+            if slot.channel() != number {
+                let taken = slot
+                    .position()
+                    .is_some_and(|(ring, position)| self.channel.taken_by_peer(ring) > position);
+                self.failed();
+                self.finish(slot.message_id() as u32, Err(CallError::PeerDied { taken }));
+            }
+        }
+    }
+}

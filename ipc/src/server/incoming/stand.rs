@@ -1,0 +1,86 @@
+//! A channel to an instance that serves its name, or stands by for it.
+
+use std::time::Duration;
+
+use super::{Handler, Incoming, Next, Yield, pop};
+use crate::{
+    channel::{Fate, Receive},
+    clock,
+    sync::Ordering,
+};
+
+/// How long is waited for handlers to end before a name changes hands: what they hold is doubtful
+/// to its callers then.
+const PATIENCE_NS: u64 = 1_000_000_000;
+
+impl Incoming {
+    /// The instance serves at this epoch from now on, or stands by (0). Who wants it only while it
+    /// serves waits in the rings meanwhile.
+    pub(crate) fn stand(&self, epoch: u64) {
+        self.epoch.store(epoch, Ordering::Relaxed);
+        self.held.store(epoch == 0, Ordering::Release);
+        self.channel.set_mark(epoch as u32);
+        if epoch != 0 {
+            self.summon();
+        }
+    }
+
+    /// The instance serves no more. Returns when what was taken is handled.
+    pub(crate) fn withdraw(&self) {
+        self.epoch.store(0, Ordering::Relaxed);
+        self.held.store(true, Ordering::Release);
+        let until = clock::now_ns() + PATIENCE_NS;
+        while self.channel.peer_mark() != 0
+            && self.channel.fate() == Fate::Open && clock::now_ns() < until {
+            if self.channel.rx.try_claim().is_some_and(|rx| rx.queue.is_empty()) {
+                break;
+            }
+            self.summon();
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        // From here on the client relies on it that nothing more is taken.
+        self.channel.set_mark(0);
+    }
+
+    /// Whether nothing is taken from the rings: this end stands by, and its client wants nothing
+    /// of one that does.
+    #[inline]
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.load(Ordering::Acquire) && self.channel.peer_mark() != 0
+    }
+
+    /// The epoch at which the instance serves, or 0.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Relaxed)
+    }
+
+    /// Before the first frame: learns where the client's ids begin.
+    #[cold]
+    pub(super) fn begin(&self, rx: &mut Receive) {
+        if rx.is_ready() {
+            rx.is_new = false;
+            if let Some(high) = self.channel.first_high() {
+                rx.begin_ids(high);
+            }
+        }
+    }
+
+    /// Serves what was taken before the channel was held.
+    #[cold]
+    pub(super) fn serve_queued(
+        self: &std::sync::Arc<Self>,
+        rx: &mut Receive,
+        loop_: &mut impl Yield,
+        handler: &mut Handler<'_>,
+    ) -> usize {
+        let mut served = 0;
+        loop {
+            let now = clock::now_ns();
+            let Next::Owned(meta, body) = pop(rx, now) else { break };
+            loop_.before_handler();
+            served += self.dispatch_owned(meta, now, body, handler);
+        }
+        self.queued.store(false, Ordering::Release);
+        served
+    }
+}
