@@ -15,10 +15,12 @@
 
 pub mod closer;
 pub mod packet;
+pub mod regions;
 mod replies;
 mod wire;
 
 use crate::{ServiceId, error::Status, layout::Geometry};
+use regions::{RegionReply, RegionRequest};
 pub use replies::{decode_reply, encode_reply};
 use wire::{Reader, Writer};
 
@@ -216,6 +218,8 @@ pub enum Request {
     },
     /// Asks for the key by which tokens are verified. Answer: [`Reply::PublicKey`].
     PublicKey,
+    /// Something about shared regions.
+    Region(RegionRequest),
 }
 
 /// What the runtime answers, and what it says by itself.
@@ -317,6 +321,8 @@ pub enum Reply {
         /// Of Ed25519 (RFC 8032).
         key: [u8; 32],
     },
+    /// Something about shared regions.
+    Region(RegionReply),
 }
 
 /// Introduces one end of a channel to the other. The kernel proved every word of it.
@@ -421,6 +427,7 @@ pub fn encode_request(sequence: u32, request: &Request) -> Vec<u8> {
             out.u32(presenter.get());
             out.raw(&**token);
         }
+        Request::Region(request) => request.write(&mut out),
     }
     out.bytes
 }
@@ -447,6 +454,7 @@ fn request_verb(request: &Request) -> u16 {
         Request::IssueToken { .. } => 21,
         Request::CheckToken { .. } => 22,
         Request::PublicKey => 23,
+        Request::Region(request) => request.verb(),
     }
 }
 
@@ -489,6 +497,7 @@ pub fn decode_request(bytes: &[u8]) -> Result<(u32, Request), Malformed> {
         },
         22 => Request::CheckToken { presenter: input.id()?, token: Box::new(input.take()?) },
         23 => Request::PublicKey,
+        45..=49 => Request::Region(RegionRequest::read(head.verb, &mut input)?),
         verb => return Err(Malformed::Verb(verb)),
     };
     if head.status != 0 {

@@ -7,6 +7,7 @@ mod descriptors;
 mod dial;
 mod inherited;
 mod peers;
+mod regions;
 mod rights;
 mod ticket;
 mod warden;

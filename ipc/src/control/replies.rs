@@ -2,6 +2,7 @@
 
 use super::{
     Entry, MAX_PACKET, Malformed, Reply,
+    regions::RegionReply,
     wire::{Reader, Writer},
 };
 use crate::error::Status;
@@ -58,6 +59,7 @@ pub fn encode_reply(sequence: u32, reply: &Reply) -> Vec<u8> {
         Reply::Token { token } => out.raw(&**token),
         Reply::Permitted { permissions } => out.u64(*permissions),
         Reply::PublicKey { key } => out.raw(key),
+        Reply::Region(reply) => reply.write(&mut out),
     }
     out.bytes
 }
@@ -80,6 +82,7 @@ fn reply_verb(reply: &Reply) -> u16 {
         Reply::Token { .. } => 120,
         Reply::Permitted { .. } => 121,
         Reply::PublicKey { .. } => 122,
+        Reply::Region(reply) => reply.verb(),
     }
 }
 
@@ -127,6 +130,7 @@ pub fn decode_reply(bytes: &[u8]) -> Result<(u32, Reply), Malformed> {
         120 => Reply::Token { token: Box::new(input.take()?) },
         121 => Reply::Permitted { permissions: input.u64()? },
         122 => Reply::PublicKey { key: input.take()? },
+        145..=148 => Reply::Region(RegionReply::read(head.verb, &mut input)?),
         verb => return Err(Malformed::Verb(verb)),
     };
     if head.status != 0 && !matches!(reply, Reply::Refused(_)) {

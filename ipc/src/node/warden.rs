@@ -20,6 +20,7 @@ use crate::{
     control::{
         MAX_PACKET, Reply, decode_reply,
         packet::{self, Received},
+        regions::RegionReply,
     },
     error::NodeError,
     sync::Ordering,
@@ -97,6 +98,9 @@ impl Warden<'_> {
             Ok(Received::Packet(length, fds)) => match decode_reply(&self.buffer[..length]) {
                 Ok((0, Reply::Incoming(introduction))) => self.core.accept(introduction, fds),
                 Ok((0, Reply::Revoked { channel })) => self.core.peers.revoke(channel),
+                Ok((0, Reply::Region(RegionReply::Ended { region, revoked }))) => {
+                    self.core.region_ended(region, revoked);
+                }
                 Ok((0, Reply::Trace { instance, every_us, for_ms })) => {
                     let until = clock::now_ns() + u64::from(for_ms) * 1_000_000;
                     trace::order(instance, u64::from(every_us) * 1000, until);
