@@ -84,13 +84,10 @@ impl Regions {
 
 fn storm(region: Region) {
     std::thread::spawn(move || {
-        for round in 0_u8.. {
+        for round in (0..=u8::MAX).cycle() {
             let bytes = vec![round; region.size()];
             if region.write_at(0, &bytes).and_then(|()| region.sync()).is_err() {
                 return;
-            }
-            if round == u8::MAX {
-                return storm(region);
             }
         }
     });
