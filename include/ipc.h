@@ -210,6 +210,16 @@
 #define IPC_SERVICE_EXCLUSIVE 2
 
 /**
+ * Flag of ipc_create_shared_region_ex: huge pages, where the kernel has some to give.
+ */
+#define IPC_REGION_HUGE_PAGES 1
+
+/**
+ * For ipc_create_shared_region_ex: wherever the kernel puts it.
+ */
+#define IPC_ANY_NUMA_NODE UINT32_MAX
+
+/**
  * No limit of time.
  */
 #define IPC_WAIT_FOREVER UINT32_MAX
@@ -501,6 +511,11 @@ typedef void (*message_callback_t)(int status, const struct ipc_message_t *reply
  * IPC_ENOREPLY. (Nobody waits for the answer to a one-way message, type MSG_EVENT.)
  */
 typedef void (*message_handler_t)(const struct ipc_message_t *msg, void *user_data);
+
+/**
+ * Names a shared region. Ids are given by the runtime and never reused.
+ */
+typedef uint64_t shared_region_id_t;
 
 /**
  * A signed statement of what a service may do with another, until a time: see ipc_request_token.
@@ -884,6 +899,97 @@ const struct ipc_message_t *ipc_message_retain(const struct ipc_message_t *msg);
  * gets IPC_ENOREPLY. NULL, or what is no retained message, is ignored.
  */
 void ipc_message_release(const struct ipc_message_t *msg);
+
+/**
+ * Makes size bytes of shared memory, all zero, which this process owns, and sets *id to their id,
+ * which is never used again. Others map them once they are granted them. They are this process's
+ * until it calls ipc_unmap_shared_region or ends; those who have mapped them keep them.
+ *
+ * IPC_EINVAL: a NULL, or size is 0. IPC_EQUOTA: more than this process may have. IPC_ESYS: the
+ * system has no memory left. IPC_ENORUNTIME: ipcd is gone.
+ */
+int ipc_create_shared_region(size_t size, shared_region_id_t *id);
+
+/**
+ * As ipc_create_shared_region. With IPC_REGION_HUGE_PAGES in flags its pages are huge where the
+ * kernel has some to give. Its memory lies on numa_node, unless that is IPC_ANY_NUMA_NODE.
+ *
+ * IPC_EINVAL: also for an unknown flag, and a NUMA node that is not online.
+ */
+int ipc_create_shared_region_ex(size_t size,
+                                uint32_t flags,
+                                uint32_t numa_node,
+                                shared_region_id_t *id);
+
+/**
+ * Sets *addr to where a region lies in this process, page-aligned, and maps it if it is not mapped
+ * yet: one of its own, or one that its owner has granted to this process. The address is valid
+ * until ipc_unmap_shared_region or ipc_shutdown. Only the owner may write there, unless it was
+ * granted for writing. Others may be writing there at any time: copy what you check.
+ *
+ * IPC_EINVAL: a NULL. IPC_ENOENT: no such region. IPC_EACCES: not granted, or the rules do not
+ * allow it. IPC_EPEERDIED: its owner is gone. IPC_EQUOTA. IPC_ENORUNTIME: ipcd is gone.
+ */
+int ipc_map_shared_region(shared_region_id_t id, void **addr);
+
+/**
+ * Publishes what this process wrote to a region: its version grows by one, and whoever waits for
+ * that wakes. Who has seen the new version sees all that was written before.
+ *
+ * IPC_ENOENT: not a region that this process made or mapped. IPC_EACCES: it may only read it, or
+ * may not have it any more.
+ */
+int ipc_sync_shared_region(shared_region_id_t id);
+
+/**
+ * Waits until the version of a region is another than seen, at most timeout_ms milliseconds (0
+ * looks once, IPC_WAIT_FOREVER waits without limit), and sets *version to it. Versions count from
+ * 0, when a region is made.
+ *
+ * IPC_EINVAL: a NULL. IPC_ENOENT: as for ipc_sync_shared_region. IPC_ETIMEDOUT. IPC_EPEERDIED: the
+ * owner is gone, and nothing will be published any more; what is there stays readable. IPC_EACCES:
+ * the grant was taken back. IPC_ECANCELED.
+ */
+int ipc_wait_shared_region(shared_region_id_t id,
+                           uint64_t seen,
+                           uint64_t *version,
+                           uint32_t timeout_ms);
+
+/**
+ * Lets a service map a region of this process: an instance, or whoever serves a name. The first
+ * grant decides for good: with writable, everybody to whom it is granted may write it, and what
+ * stands in it is arbitrary bytes; without, the kernel lets nobody but this process write.
+ *
+ * IPC_EINVAL: service is 0, or the region is granted for the other use. IPC_ENOENT: not a region
+ * that this process made, or nobody's id. IPC_EACCES: another process made it. IPC_EQUOTA: too
+ * many grants. IPC_ENORUNTIME: ipcd is gone.
+ */
+int ipc_grant_shared_region(shared_region_id_t id, service_id_t service, bool writable);
+
+/**
+ * Takes a grant back. Whoever mapped the region by it cannot map it again, and its waits end with
+ * IPC_EACCES. What it has mapped cannot be taken from it: make another region for what is secret.
+ *
+ * IPC_EINVAL: service is 0. IPC_ENOENT, IPC_EACCES: as for ipc_grant_shared_region.
+ * IPC_ENORUNTIME: ipcd is gone.
+ */
+int ipc_revoke_shared_region(shared_region_id_t id, service_id_t service);
+
+/**
+ * Unmaps a region; its address is not valid any more. Who made it lets go of it for good, and
+ * those who have mapped it are told that nothing will be published any more. Its memory is freed
+ * when nobody has it mapped.
+ *
+ * IPC_ENOENT: not a region that this process made or mapped.
+ */
+int ipc_unmap_shared_region(shared_region_id_t id);
+
+/**
+ * Sets *size to the bytes of a region that this process made or mapped.
+ *
+ * IPC_EINVAL: a NULL. IPC_ENOENT: not such a region.
+ */
+int ipc_region_size(shared_region_id_t id, size_t *size);
 
 /**
  * Asks whether src may do an operation with dest by the runtime's rules. src is any id of a

@@ -5,9 +5,9 @@ use std::{thread, time::Duration};
 use ipc::{
     CallError, CallOptions, Node, Request, Server, Spin,
     civil::{
-        BreakerError, CircuitBreaker, CircuitState, CompressError, CompressedTransport,
-        CompressionAlgorithm, Idempotency, ManualClock, MessageBatcher, RetryConfig, SystemClock,
-        retry,
+        BreakerError, Channels, CircuitBreaker, CircuitState, CompressError, CompressedTransport,
+        CompressionAlgorithm, ConnectionPool, Idempotency, ManualClock, MessageBatcher, PoolError,
+        PoolSizes, RetryConfig, SystemClock, retry,
     },
 };
 use tests::{LONG, World, pattern, wait_until};
@@ -130,4 +130,30 @@ fn a_batch_is_sent_in_one_burst() {
         send(batcher.flush());
         assert_eq!(client.call(&[], LONG).expect("answered"), message);
     });
+}
+
+#[test]
+fn a_pool_lends_channels_and_replaces_those_whose_service_has_died() {
+    let world = World::new(ACTOR);
+    let server = world.server("pooled", &[]);
+    let channels = Channels { config: world.config(Spin::Learned), patience: LONG };
+    let sizes = PoolSizes { max_size: 2, health_interval: Duration::ZERO, ..PoolSizes::default() };
+    let pool = ConnectionPool::new(channels, sizes);
+    let first = pool.get("pooled", LONG).expect("a channel");
+    let second = pool.get("pooled", LONG).expect("another");
+    for client in [&first, &second] {
+        assert_eq!(client.call(b"hello", LONG).expect("an answer"), b"hello");
+    }
+    wait_until("each has a channel of its own", || {
+        let entries = world.node(Spin::Never).list().expect("a list");
+        entries.iter().any(|it| it.name == "pooled" && it.channels == 2)
+    });
+    let none = pool.get("pooled", Duration::from_millis(1)).map(drop);
+    assert!(matches!(none, Err(PoolError::TimedOut)), "{none:?}");
+    drop((first, second));
+    assert_eq!(pool.len("pooled"), (2, 2));
+    server.kill();
+    let _next = world.server("pooled", &[]);
+    let fresh = pool.get("pooled", LONG).expect("one that works");
+    assert_eq!(fresh.call(b"again", LONG).expect("an answer"), b"again");
 }

@@ -2,7 +2,7 @@
 
 use std::{cell::Cell, ffi::c_int};
 
-use ipc_core::{CallError, NodeError, Status, session::EnvelopeError};
+use ipc_core::{CallError, NodeError, RegionError, Status, session::EnvelopeError};
 use kernel_services::{KernelError, token::KeyError};
 
 /// Success.
@@ -130,6 +130,15 @@ impl From<Status> for Failure {
 impl From<NodeError> for Failure {
     fn from(error: NodeError) -> Failure {
         Failure { status: error.status(), os_error: error.os_error() }
+    }
+}
+
+impl From<RegionError> for Failure {
+    fn from(error: RegionError) -> Failure {
+        match error {
+            RegionError::Node(error) => error.into(),
+            other => other.status().into(),
+        }
     }
 }
 

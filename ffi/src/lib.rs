@@ -30,6 +30,7 @@ pub mod message;
 pub mod poll;
 mod process;
 pub mod receive;
+pub mod region;
 pub mod response;
 pub mod rights;
 pub mod runtime;

@@ -22,6 +22,7 @@ use crate::{
     message,
     process::{Active, Process},
     receive::Inbox,
+    region::Regions,
     settings::Settings,
     stop::Brake,
     types::Config,
@@ -156,6 +157,8 @@ pub(crate) struct Runtime {
     clients: RwLock<HashMap<u32, Client>>,
     /// Bulk memory that C fills.
     pub(crate) loans: Loans,
+    /// Shared regions that C has made or mapped.
+    pub(crate) regions: Regions,
     /// Whether C reads payloads in bulk memory by ipc_message_read alone.
     pub(crate) bulk_views: bool,
     /// The instances that this process serves.
@@ -174,6 +177,7 @@ impl Runtime {
             server,
             clients: RwLock::default(),
             loans: Loans::default(),
+            regions: Regions::default(),
             instances: Mutex::default(),
         }
     }
@@ -232,6 +236,7 @@ impl Runtime {
         }
         self.inbox.clear();
         self.loans.clear();
+        self.regions.clear();
         self.node.interrupter().fire();
         self.clients.write().unwrap_or_else(PoisonError::into_inner).clear();
     }

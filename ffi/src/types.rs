@@ -13,6 +13,10 @@ use crate::enums;
 #[allow(non_camel_case_types)] // C's name, in Rust too: it is a plain number
 pub type service_id_t = u32;
 
+/// Names a shared region. Ids are given by the runtime and never reused.
+#[allow(non_camel_case_types)]
+pub type shared_region_id_t = u64;
+
 /// Rights, one bit `1 << operation` each.
 #[allow(non_camel_case_types)]
 pub type permission_mask_t = u64;
@@ -223,6 +227,10 @@ pub const IPC_ENCRYPT_ALWAYS: u32 = 4;
 pub const IPC_SERVICE_IDEMPOTENT: u32 = 1;
 /// Flag of ipc_register_service_ex: nobody else may serve the name at the same time.
 pub const IPC_SERVICE_EXCLUSIVE: u32 = 2;
+/// Flag of ipc_create_shared_region_ex: huge pages, where the kernel has some to give.
+pub const IPC_REGION_HUGE_PAGES: u32 = 1;
+/// For ipc_create_shared_region_ex: wherever the kernel puts it.
+pub const IPC_ANY_NUMA_NODE: u32 = u32::MAX;
 
 /// No limit of time.
 pub const IPC_WAIT_FOREVER: u32 = u32::MAX;

@@ -50,9 +50,10 @@ fn happen<'a>(ground: &mut Ground, what: u8, who: u64, rest: &'a [u8]) -> &'a [u
 fn beside(what: u8) -> Beside {
     match what & 7 {
         7 => Beside::Board,
+        6 => Beside::Region,
         0 | 4 => Beside::Nothing,
         1 | 5 => Beside::Lane,
-        2 | 6 => Beside::Junk,
+        2 => Beside::Junk,
         _ => Beside::Many,
     }
 }

@@ -9,6 +9,7 @@
 //! | [`MessageBatcher`] | sending many small messages together |
 //! | `CompressedTransport` (feature `compress`) | large messages that compress well |
 //! | [`MessagePool`] | messages that are used again instead of allocated anew |
+//! | [`ConnectionPool`] | connections that are used again, as many as there may be |
 //! | [`CallOptions::within`](crate::CallOptions::within) | the deadline of a request, handed on |
 //! | [`RateLimit`], [`RouteLimits`] | at most so many calls in a time, per route |
 //!
@@ -20,6 +21,7 @@ mod breaker;
 mod clock;
 #[cfg(feature = "compress")]
 mod compress;
+mod connections;
 mod deadline;
 mod limit;
 mod pool;
@@ -30,6 +32,7 @@ pub use breaker::{BreakerError, CircuitBreaker, CircuitOpen, CircuitState, Permi
 pub use clock::{Clock, ManualClock, SystemClock};
 #[cfg(feature = "compress")]
 pub use compress::{CompressError, CompressedTransport, CompressionAlgorithm};
+pub use connections::{Channel, Channels, ConnectionPool, Connector, Lent, PoolError, PoolSizes};
 pub use deadline::Deadline;
 pub use limit::{Limited, RateLimit, RouteLimits};
 pub use pool::{MessagePool, Pooled, Reset};

@@ -16,11 +16,13 @@
 pub mod closer;
 mod groups;
 pub mod packet;
+pub mod regions;
 mod replies;
 mod wire;
 
 use crate::{ServiceId, error::Status, layout::Geometry};
 pub use groups::{Cause, Change, Group, MOST_CHANGES, MOST_MEMBERS};
+use regions::{RegionReply, RegionRequest};
 pub use replies::{decode_reply, encode_reply};
 use wire::{Reader, Writer};
 
@@ -239,6 +241,8 @@ pub enum Request {
         /// 0, or the `next` of the page before.
         after: u64,
     },
+    /// Something about shared regions.
+    Region(RegionRequest),
 }
 
 /// What the runtime answers, and what it says by itself.
@@ -362,6 +366,8 @@ pub enum Reply {
         /// By ascending number.
         changes: Vec<Change>,
     },
+    /// Something about shared regions.
+    Region(RegionReply),
 }
 
 /// Introduces one end of a channel to the other. The kernel proved every word of it.
@@ -484,6 +490,7 @@ pub fn encode_request(sequence: u32, request: &Request) -> Vec<u8> {
             out.u32(backup.get());
         }
         Request::History { after } => out.u64(*after),
+        Request::Region(request) => request.write(&mut out),
     }
     out.bytes
 }
@@ -513,6 +520,7 @@ fn request_verb(request: &Request) -> u16 {
         Request::Promoted { .. } => 50,
         Request::Trigger { .. } => 51,
         Request::History { .. } => 52,
+        Request::Region(request) => request.verb(),
     }
 }
 
@@ -558,6 +566,7 @@ pub fn decode_request(bytes: &[u8]) -> Result<(u32, Request), Malformed> {
         50 => Request::Promoted { instance: input.id()?, epoch: input.u64()? },
         51 => Request::Trigger { failed: input.id()?, backup: input.id()? },
         52 => Request::History { after: input.u64()? },
+        45..=49 => Request::Region(RegionRequest::read(head.verb, &mut input)?),
         verb => return Err(Malformed::Verb(verb)),
     };
     if head.status != 0 {

@@ -88,6 +88,31 @@ pub(crate) unsafe fn from_shared(source: *const u8, target: *mut u8, length: usi
     }
 }
 
+/// Copies `length` bytes from private memory to memory that others read and write meanwhile. They
+/// see each byte as it was or as it is.
+///
+/// # Safety
+/// 1. `source` is readable for `length` bytes, and private.
+/// 2. `target` is writable for `length` bytes, in a mapping that nobody can shrink.
+#[inline]
+pub(crate) unsafe fn into_shared(source: *const u8, target: *mut u8, length: usize) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the same contract; each byte is loaded once and stored by instructions that the
+    // compiler does not look into, whichever side is shared.
+    unsafe {
+        x86_64(source, target, length);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    for index in 0..length {
+        use crate::sync::{AtomicU8, Ordering};
+        // SAFETY: below `length`; an atomic store to shared memory is no data race.
+        unsafe {
+            let byte = &*target.add(index).cast::<AtomicU8>();
+            byte.store(source.add(index).read(), Ordering::Relaxed);
+        }
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 #[inline]
 unsafe fn x86_64(mut source: *const u8, mut target: *mut u8, mut length: usize) {

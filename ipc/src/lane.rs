@@ -310,7 +310,7 @@ fn identity(geometry: Geometry) -> Identity {
 }
 
 /// What can be known of a lane from its descriptor alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LaneFacts {
     /// A memfd that nobody can resize and nobody else can write.
     pub sealed: bool,
@@ -318,6 +318,12 @@ pub struct LaneFacts {
     pub bytes: u64,
     /// How many bytes of it have memory: a hole would be allocated by whoever reads it.
     pub allocated: u64,
+    /// A memfd that nobody can resize, whoever may write it.
+    pub pinned: bool,
+    /// The same, and whoever gets it may write it, which nobody can change any more.
+    pub writable: bool,
+    /// Which memory it is: device and number of the file.
+    pub file: (u64, u64),
 }
 
 impl LaneFacts {
@@ -327,15 +333,17 @@ impl LaneFacts {
             fcntl::{FcntlArg, SealFlag, fcntl},
             sys::stat::fstat,
         };
-        const NOTHING: LaneFacts = LaneFacts { sealed: false, bytes: 0, allocated: 0 };
-        let due = SealFlag::F_SEAL_SHRINK
-            | SealFlag::F_SEAL_GROW
-            | SealFlag::F_SEAL_FUTURE_WRITE
-            | SealFlag::F_SEAL_SEAL;
-        let Ok(seals) = fcntl(fd, FcntlArg::F_GET_SEALS) else { return NOTHING };
-        let Ok(stat) = fstat(fd) else { return NOTHING };
+        let of_size = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW;
+        let due = of_size | SealFlag::F_SEAL_FUTURE_WRITE | SealFlag::F_SEAL_SEAL;
+        let Ok(seals) = fcntl(fd, FcntlArg::F_GET_SEALS) else { return LaneFacts::default() };
+        let Ok(stat) = fstat(fd) else { return LaneFacts::default() };
+        let seals = SealFlag::from_bits_retain(seals);
         LaneFacts {
-            sealed: SealFlag::from_bits_retain(seals).contains(due),
+            sealed: seals.contains(due),
+            pinned: seals.contains(of_size),
+            writable: seals.contains(of_size | SealFlag::F_SEAL_SEAL)
+                && !seals.intersects(SealFlag::F_SEAL_FUTURE_WRITE | SealFlag::F_SEAL_WRITE),
+            file: (stat.st_dev, stat.st_ino),
             bytes: u64::try_from(stat.st_size).unwrap_or(0),
             // st_blocks counts 512 bytes each, whatever the file system's own blocks are.
             allocated: u64::try_from(stat.st_blocks).unwrap_or(0) * 512,
@@ -346,6 +354,12 @@ impl LaneFacts {
     #[cfg(not(loom))]
     pub fn fit_board(self, segment: u32) -> bool {
         crate::board::fits(self, segment)
+    }
+
+    /// Tells whether this is the memory of a shared region of that size.
+    #[cfg(not(loom))]
+    pub fn fit_region(self, size: u64) -> bool {
+        crate::region::fits(self, size)
     }
 
     /// Tells whether this is a whole lane of that geometry, which can neither fault under a reader
@@ -363,7 +377,7 @@ mod tests {
     fn only_a_sealed_full_lane_of_that_size_fits() {
         let geometry = Geometry::default();
         let bytes = geometry.lane_bytes() as u64;
-        let good = LaneFacts { sealed: true, bytes, allocated: bytes };
+        let good = LaneFacts { sealed: true, bytes, allocated: bytes, ..LaneFacts::default() };
         assert!(good.fit(geometry));
         assert!(!LaneFacts { sealed: false, ..good }.fit(geometry));
         assert!(!LaneFacts { bytes: bytes - 1, ..good }.fit(geometry));

@@ -46,6 +46,8 @@ mod link;
 mod loom_models;
 #[cfg(not(loom))]
 mod node;
+#[cfg(not(loom))]
+mod region;
 mod ring;
 #[cfg(all(feature = "rpc", not(loom)))]
 pub mod rpc;
@@ -74,6 +76,7 @@ pub use {
     interrupt::Interrupter,
     link::Queued,
     node::{AuthToken, Config, Heir, KernelState, Node, runtime_dir},
+    region::{Pages, Region, RegionAccess, RegionError, RegionOptions, RegionRef},
     server::{Loop, Registration, Request, Retained, Server, in_handler},
     wait::spin::Spin,
 };

@@ -8,6 +8,7 @@ mod dial;
 mod groups;
 mod inherited;
 mod peers;
+mod regions;
 mod rights;
 mod ticket;
 mod vigil;

@@ -15,6 +15,7 @@ mod payload;
 mod ping;
 mod policy;
 mod profile;
+mod regions;
 mod service;
 mod sight;
 mod status;
@@ -58,6 +59,7 @@ Examples:
   ipctl profile echo              where the calls to a service spend their time
   ipctl trace api                 which calls its requests lead to
   ipctl policy check service:api name:store call    may it, and which rule says so?
+  ipctl regions                   which memory is shared, and who has it?
   ipctl audit verify              is the record of who did what whole?
   ipctl --json ls | jq -r '.[].name'
 
@@ -115,6 +117,7 @@ enum Command {
     Trace(trace::Arguments),
     Policy(policy::Arguments),
     Audit(audit::Arguments),
+    Regions(regions::Arguments),
     Completions(completions::Arguments),
 }
 
@@ -140,6 +143,7 @@ fn main() -> ExitCode {
         Command::Trace(arguments) => trace::run(&arguments, &config, output).map(done),
         Command::Policy(arguments) => policy::run(&arguments, &config, output),
         Command::Audit(arguments) => audit::run(&arguments, &config, output),
+        Command::Regions(arguments) => regions::run(&arguments, &config, output).map(done),
         Command::Completions(arguments) => completions::run(&arguments).map(done),
     };
     match outcome {
@@ -224,6 +228,7 @@ mod tests {
             "ipctl policy",
             "ipctl policy check service:api name:store",
             "ipctl audit",
+            "ipctl regions 7",
             "ipctl audit verify --head abc",
         ] {
             let refused = Cli::try_parse_from(line.split(' ')).err().map(|error| error.exit_code());

@@ -16,6 +16,7 @@ mod channels;
 mod groups;
 mod introductions;
 mod proofs;
+mod regions;
 mod registrations;
 mod returning;
 mod rights;
@@ -36,6 +37,7 @@ use crate::{
     desk::{Notice, Unit},
     holders::Holder,
     notes::Note,
+    regions::Regions,
     registry::{NODES, Registry},
     security::{Policy, Route, Terms, Who},
     token::{TokenKey, Wanted},
@@ -46,6 +48,7 @@ use boards::Boards;
 use channels::Channels;
 use groups::Groups;
 use introductions::Introductions;
+pub(crate) use regions::RegionEffect;
 use returning::Returning;
 pub(crate) use rights::Law;
 use survivors::Survivors;
@@ -128,6 +131,8 @@ pub(crate) enum Effect {
     SendBoard { to: Token, sequence: u32, board: BoardKey, reply: Reply },
     /// Closes a segment of a board.
     LoseBoard { board: BoardKey },
+    /// Does something with the memory of a shared region.
+    Region(RegionEffect),
     /// Closes what the ticket holds.
     Release { ticket: u64 },
     /// Closes a connection, after a last word where there is one. The broker has forgotten it.
@@ -169,6 +174,9 @@ pub(crate) struct Broker {
     waits: HashMap<String, Vec<(Token, u32)>>,
     introductions: Introductions,
     boards: Boards,
+    regions: Regions,
+    /// The high half of the ids of new regions, and the low half of the last.
+    region_ids: (u32, u32),
     survivors: Survivors,
     channels: Channels,
     accounts: Accounts,
@@ -235,6 +243,8 @@ impl Broker {
             waits: HashMap::new(),
             introductions,
             boards: Boards::default(),
+            regions: Regions::default(),
+            region_ids: (0, 0),
             survivors: Survivors::default(),
             channels: Channels::default(),
             accounts: Accounts::default(),
@@ -495,6 +505,11 @@ impl Broker {
                 Ok(Some(reply)) => reply,
                 Err(status) => Reply::Refused(status),
             },
+            Request::Region(request) => match self.region(to, sequence, request, carried, turn) {
+                Ok(None) => return,
+                Ok(Some(reply)) => reply,
+                Err(status) => Reply::Refused(status),
+            },
         };
         turn.out.push(Effect::Send { to, sequence, reply });
     }
@@ -569,6 +584,7 @@ impl Broker {
     fn gone(&mut self, token: Token, turn: &mut Turn) {
         self.forget_waits(token, |_| true);
         self.survivors.leave(token);
+        self.leave_regions(token, turn);
         self.greetings.remove(&token);
         let Some(session) = self.sessions.remove(&token) else { return };
         if let Some(node) = session.node {
@@ -598,6 +614,9 @@ impl Broker {
 /// Tells whether a request has an answer. One that has none is heard even from who says too much:
 /// most of them give something back.
 fn is_answered(request: &Request) -> bool {
+    if let Request::Region(request) = request {
+        return request.is_answered();
+    }
     !matches!(
         request,
         Request::Forget { .. }
@@ -613,6 +632,7 @@ fn may_carry(request: &Request, carried: Carried) -> bool {
         Carried::Nothing => true,
         Carried::One(_) => match request {
             Request::Connect { .. } | Request::Board { .. } => true,
+            Request::Region(request) => request.may_carry(),
             Request::Accept { status, .. } => *status == Status::OK,
             _ => false,
         },

@@ -17,7 +17,7 @@ use ipc::{
 };
 
 use crate::{
-    broker::{Broker, Carried, Effect, Event, Peer, Token},
+    broker::{Broker, Carried, Effect, Event, Peer, RegionEffect, Token},
     ids::{IdSource, Ids},
     registry::Registry,
     token::TokenKey,
@@ -34,6 +34,8 @@ pub enum Beside {
     Lane,
     /// A proper first segment of a board.
     Board,
+    /// Pinned memory that may be written, as long as a lane.
+    Region,
     /// Something that is no lane.
     Junk,
     /// More than one.
@@ -49,6 +51,7 @@ pub struct Ground {
     /// Tickets held, and whether they were offered.
     held: HashMap<u64, bool>,
     boards: HashSet<u64>,
+    regions: HashSet<u64>,
     /// The channel last offered, and to whom.
     offered: Option<(Token, u64)>,
     next: Token,
@@ -78,6 +81,7 @@ impl Ground {
             connected: HashSet::new(),
             held: HashMap::new(),
             boards: HashSet::new(),
+            regions: HashSet::new(),
             offered: None,
             next: 1,
         })
@@ -101,11 +105,15 @@ impl Ground {
             return;
         }
         let size = Geometry::default().lane_bytes() as u64;
+        let memory = LaneFacts { bytes: size, allocated: size, ..LaneFacts::default() };
         let carried = match beside {
             Beside::Nothing => Carried::Nothing,
-            Beside::Lane => Carried::One(LaneFacts { sealed: true, bytes: size, allocated: size }),
-            Beside::Board => Carried::One(LaneFacts { sealed: true, bytes: 8192, allocated: 8192 }),
-            Beside::Junk => Carried::One(LaneFacts { sealed: false, bytes: size, allocated: 0 }),
+            Beside::Lane => Carried::One(LaneFacts { sealed: true, pinned: true, ..memory }),
+            Beside::Board => {
+                Carried::One(LaneFacts { sealed: true, bytes: 8192, allocated: 8192, ..memory })
+            }
+            Beside::Region => Carried::One(LaneFacts { writable: true, pinned: true, ..memory }),
+            Beside::Junk => Carried::One(LaneFacts { allocated: 0, ..memory }),
             Beside::Many => Carried::Many,
         };
         // As the reactor does.
@@ -157,6 +165,7 @@ impl Ground {
         }
         assert!(self.held.is_empty(), "held for nobody: {:?}", self.held);
         assert!(self.boards.is_empty(), "boards of nobody: {:?}", self.boards);
+        assert!(self.regions.is_empty(), "regions of nobody: {:?}", self.regions);
         assert_eq!(self.broker.deadline_ns(), None, "nobody is left to wait for");
         self.broker.close(self.now_ns);
     }
@@ -198,6 +207,18 @@ impl Ground {
             }
             Effect::LoseBoard { board } => {
                 assert!(self.boards.remove(&board), "lost twice");
+            }
+            Effect::Region(RegionEffect::Keep { region }) => {
+                assert!(at_hand.is_some(), "nothing is at hand");
+                self.regions.insert(region);
+            }
+            Effect::Region(RegionEffect::Send { to, sequence, region, owner, reply }) => {
+                assert!(self.connected.contains(&to) && self.connected.contains(&owner));
+                assert!(self.regions.contains(&region), "a region without memory");
+                check_reply(sequence, &reply);
+            }
+            Effect::Region(RegionEffect::Lose { region }) => {
+                assert!(self.regions.remove(&region), "lost twice");
             }
             Effect::Release { ticket } => {
                 assert!(self.held.remove(&ticket).is_some(), "released twice");

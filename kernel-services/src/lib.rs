@@ -44,6 +44,7 @@ mod pidfd;
 pub mod process;
 pub mod quota;
 mod reactor;
+mod regions;
 mod registry;
 #[cfg(feature = "node")]
 mod sandbox;

@@ -75,6 +75,7 @@ pub(crate) struct Reactor {
     /// By ticket.
     held: HashMap<u64, Held>,
     boards: HashMap<BoardKey, Arc<OwnedFd>>,
+    regions: HashMap<u64, Arc<OwnedFd>>,
     effects: VecDeque<Effect>,
     ties: Ties,
     /// Processes of supervised services by their ids, of which some are yet to connect.
@@ -154,6 +155,7 @@ impl Reactor {
             next_token: FIRST_NODE,
             held: HashMap::new(),
             boards: HashMap::new(),
+            regions: HashMap::new(),
             effects: VecDeque::new(),
             ties,
             units: HashMap::new(),
@@ -425,10 +427,8 @@ impl Reactor {
             Effect::SendBoard { to, sequence, board, reply } => {
                 self.send_board(to, sequence, board, &reply)
             }
-            Effect::LoseBoard { board } => {
-                self.boards.remove(&board);
-                None
-            }
+            Effect::LoseBoard { board } => self.lose_board(board),
+            Effect::Region(effect) => self.region(effect, carried),
             Effect::Release { ticket } => {
                 self.held.remove(&ticket);
                 None

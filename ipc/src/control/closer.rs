@@ -168,7 +168,8 @@ pub struct Stranger {
 }
 
 impl Stranger {
-    pub(crate) fn new(fd: OwnedFd, closer: &Arc<Closer>) -> Stranger {
+    /// Takes a descriptor that is to be closed like one of a peer.
+    pub fn new(fd: OwnedFd, closer: &Arc<Closer>) -> Stranger {
         Stranger { fd: Some(fd), closer: Arc::clone(closer) }
     }
 

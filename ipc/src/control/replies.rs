@@ -2,6 +2,7 @@
 
 use super::{
     Entry, MAX_PACKET, MOST_CHANGES, Malformed, Reply,
+    regions::RegionReply,
     wire::{Reader, Writer},
 };
 use crate::error::Status;
@@ -71,6 +72,7 @@ pub fn encode_reply(sequence: u32, reply: &Reply) -> Vec<u8> {
                 out.change(change);
             }
         }
+        Reply::Region(reply) => reply.write(&mut out),
     }
     out.bytes
 }
@@ -97,6 +99,7 @@ fn reply_verb(reply: &Reply) -> u16 {
         Reply::Promote { .. } => 151,
         Reply::Yield { .. } => 152,
         Reply::Changes { .. } => 153,
+        Reply::Region(reply) => reply.verb(),
     }
 }
 
@@ -156,6 +159,7 @@ pub fn decode_reply(bytes: &[u8]) -> Result<(u32, Reply), Malformed> {
             let changes = (0..count).map(|_| input.change()).collect::<Result<_, _>>()?;
             Reply::Changes { next, changes }
         }
+        145..=148 => Reply::Region(RegionReply::read(head.verb, &mut input)?),
         verb => return Err(Malformed::Verb(verb)),
     };
     if head.status != 0 && !matches!(reply, Reply::Refused(_)) {

@@ -44,6 +44,7 @@ use crate::{
     lane,
     life::Roll,
     link::{Link, time_left, until},
+    region::Held,
     server::{Hub, Registration},
     session::{KeyError, StaticKey},
     sync::{AtomicBool, AtomicU32, Ordering},
@@ -81,8 +82,10 @@ pub(crate) struct Core {
     /// What was heard of groups, by name.
     pub(super) groups: Mutex<HashMap<ServiceId, control::Group>>,
     pub(super) vigil: Vigil,
-    /// Closed, and not yet told to the runtime.
-    closed_channels: Mutex<Vec<u64>>,
+    /// The regions that it has mapped, its own and others'.
+    pub(super) regions: Mutex<HashMap<u64, Vec<Weak<Held>>>>,
+    /// What was let go of, and is not yet told to the runtime.
+    farewells: Mutex<Vec<Request>>,
     pub(crate) board: Arc<OwnBoard>,
 }
 
@@ -162,7 +165,8 @@ impl Core {
             clients: Mutex::default(),
             groups: Mutex::default(),
             vigil: Vigil::default(),
-            closed_channels: Mutex::default(),
+            regions: Mutex::default(),
+            farewells: Mutex::default(),
         };
         core.adopt(&mut lock(&core.connection), connection)?;
         core.tell_boards();
@@ -259,6 +263,7 @@ impl Core {
         self.config.heir.is_some()
             || !lock(&self.registered).is_empty()
             || self.peers.ends().iter().any(|end| end.introduction().is_some())
+            || self.has_regions()
     }
 
     /// Tries to come back to a runtime that was lost.
@@ -284,9 +289,10 @@ impl Core {
                 return;
             }
         }
+        self.tell_regions();
     }
 
-    fn next_sequence(&self) -> u32 {
+    pub(super) fn next_sequence(&self) -> u32 {
         // 0 is what the runtime says by itself, 1 the greeting.
         loop {
             let sequence = self.sequence.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
@@ -505,7 +511,12 @@ impl Core {
     /// Tells the runtime that a channel is closed, without waiting: where there is no room in the
     /// socket, the warden tells it later. A runtime that is gone has forgotten the channel.
     fn say_closed(&self, channel: u64) {
-        lock(&self.closed_channels).push(channel);
+        self.tell_later(Request::Closed { channel });
+    }
+
+    /// Tells the runtime something that it does not answer, likewise.
+    pub(super) fn tell_later(&self, farewell: Request) {
+        lock(&self.farewells).push(farewell);
         self.tell_closed();
     }
 
@@ -516,12 +527,12 @@ impl Core {
             .map_err(NodeError::system("send to the runtime"))
     }
 
-    /// Tells the runtime which channels are closed, as far as its socket has room.
+    /// Tells the runtime what was let go of, as far as its socket has room.
     pub(super) fn tell_closed(&self) {
-        let mut closed = lock(&self.closed_channels);
+        let mut closed = lock(&self.farewells);
         let Some(socket) = self.current() else { return closed.clear() };
-        while let Some(&channel) = closed.last() {
-            let bytes = encode_request(0, &Request::Closed { channel });
+        while let Some(request) = closed.last() {
+            let bytes = encode_request(0, request);
             match packet::send(socket.as_fd(), &bytes, &[]) {
                 Err(Errno::EAGAIN) => return,
                 Ok(()) | Err(_) => drop(closed.pop()),

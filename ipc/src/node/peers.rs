@@ -9,13 +9,17 @@ use std::{
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
 use super::core::lock;
-use crate::{ServiceId, channel::Fate, control::Introduction, link::Link, server::Incoming};
+use crate::{
+    ServiceId, channel::Fate, control::Introduction, link::Link, region::Held, server::Incoming,
+};
 
 /// One end of a channel, for who watches over the other.
 #[derive(Clone, Debug)]
 pub(super) enum End {
     Link(Weak<Link>),
     Incoming(Weak<Incoming>),
+    /// A region of the other process.
+    Region(Weak<Held>),
 }
 
 impl End {
@@ -31,6 +35,7 @@ impl End {
                 incoming.channel.end(fate);
                 incoming.summon();
             }),
+            End::Region(held) => held.upgrade().map(|held| held.end(fate)),
         }
         .is_some()
     }
@@ -39,6 +44,7 @@ impl End {
         match self {
             End::Link(link) => link.strong_count() > 0,
             End::Incoming(incoming) => incoming.strong_count() > 0,
+            End::Region(held) => held.strong_count() > 0,
         }
     }
 
@@ -58,6 +64,7 @@ impl End {
                 let incoming = incoming.upgrade()?;
                 (true, incoming.channel.introduction, incoming.channel.fate())
             }
+            End::Region(_) => return None,
         };
         (fate == Fate::Open).then_some((serves, introduction))
     }
@@ -72,6 +79,7 @@ impl End {
             End::Incoming(incoming) => {
                 incoming.upgrade().is_some_and(|it| what(&it.channel.introduction))
             }
+            End::Region(_) => false,
         }
     }
 }

@@ -20,6 +20,7 @@ use crate::{
     control::{
         MAX_PACKET, Reply, decode_reply,
         packet::{self, Received},
+        regions::RegionReply,
     },
     error::NodeError,
     sync::Ordering,
@@ -103,6 +104,9 @@ impl Warden<'_> {
                 Ok((0, Reply::Group(group))) => self.core.hear_group(group),
                 Ok((0, Reply::Promote { instance, epoch })) => self.core.promote(instance, epoch),
                 Ok((0, Reply::Yield { instance })) => self.core.yield_name(instance),
+                Ok((0, Reply::Region(RegionReply::Ended { region, revoked }))) => {
+                    self.core.region_ended(region, revoked);
+                }
                 Ok((0, Reply::Trace { instance, every_us, for_ms })) => {
                     let until = clock::now_ns() + u64::from(for_ms) * 1_000_000;
                     trace::order(instance, u64::from(every_us) * 1000, until);

@@ -5,6 +5,7 @@
 //!   name         until its instance ends
 //!   connect      half-open, descriptors, a channel and its memory, until it is answered …
 //!   channel      … and the last two of them until an end says that it is closed
+//!   region       a descriptor and its memory, until nobody has it
 //! ```
 //! ipcd's own connection, by which services are pinged, pays nothing: nobody's flood is to keep
 //! the watchdog from its work.
@@ -191,6 +192,16 @@ impl Accounts {
         self.release_all(charges);
     }
 
+    /// Charges a node with the memory of a region, and the descriptor of it.
+    ///
+    /// # Errors
+    /// `QUOTA`; nothing is charged.
+    pub(super) fn region(&mut self, token: Token, bytes: u64) -> Result<Vec<Charge>, Status> {
+        let Some(connection) = self.connections.get(&token) else { return Ok(Vec::new()) };
+        let payer = connection.payer.clone();
+        self.charge_all(&payer, [(Kind::SharedBytes, bytes), (Kind::Descriptors, 1)])
+    }
+
     /// Sets what users and services may hold from now on.
     pub(super) fn limit(&mut self, users: Quota, services: HashMap<Arc<str>, Quota>) {
         self.ledger.limit_users(users);
@@ -223,7 +234,7 @@ impl Accounts {
         Ok(made)
     }
 
-    fn release_all(&mut self, charges: Vec<Charge>) {
+    pub(super) fn release_all(&mut self, charges: Vec<Charge>) {
         for charge in charges {
             self.ledger.release(charge);
         }

@@ -111,7 +111,7 @@ impl Broker {
         expected.iter().zip(ticket).fold(0, |differ, (one, other)| differ | (one ^ other)) == 0
     }
 
-    fn seal(&self, token: Token, ids: Registered, name: &str) -> Option<Ticket> {
+    pub(super) fn seal(&self, token: Token, ids: Registered, name: &str) -> Option<Ticket> {
         let peer = &self.sessions.get(&token)?.peer;
         let mut statement = Vec::with_capacity(64 + name.len());
         statement.extend_from_slice(TICKET);

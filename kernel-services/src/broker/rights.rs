@@ -135,6 +135,7 @@ impl Broker {
         self.policy = Policy::new(law.terms);
         self.accounts.limit(law.users, law.services);
         self.revoke_channels(turn);
+        self.judge_regions(turn);
         self.end_instances(turn);
         // Whoever has not been answered yet is judged like a newcomer.
         self.move_on(|_| true, turn);

@@ -11,6 +11,7 @@ use super::{
     *,
 };
 
+mod regions;
 mod rights;
 
 use crate::ids::{Ids, tests::Memory};
@@ -31,7 +32,7 @@ fn comes(token: Token, pid: u32, uid: u32, unit: Option<Unit>) -> Event {
 
 fn lane() -> Carried {
     let bytes = Geometry::default().lane_bytes() as u64;
-    Carried::One(LaneFacts { sealed: true, bytes, allocated: bytes })
+    Carried::One(LaneFacts { sealed: true, bytes, allocated: bytes, ..LaneFacts::default() })
 }
 
 fn packet(token: Token, sequence: u32, request: Request, carried: Carried) -> Event {
@@ -146,7 +147,12 @@ fn a_refusal_is_passed_on() {
 fn a_lane_that_cannot_be_trusted_is_refused() {
     let mut broker = with_nodes(1..=2);
     let (_, name) = register(&mut broker, 1, "echo");
-    let bad = Carried::One(LaneFacts { sealed: false, bytes: 16384, allocated: 16384 });
+    let bad = Carried::One(LaneFacts {
+        sealed: false,
+        bytes: 16384,
+        allocated: 16384,
+        ..LaneFacts::default()
+    });
     for carried in [bad, Carried::Nothing] {
         let request = Request::Connect { dest: name, geometry: Geometry::default() };
         let effects = broker.step(packet(2, 9, request, carried), 0);
@@ -427,7 +433,8 @@ proptest! {
                     // Nobody here shows a board.
                     Effect::KeepBoard { .. }
                     | Effect::SendBoard { .. }
-                    | Effect::LoseBoard { .. } => prop_assert!(false, "{effect:?}"),
+                    | Effect::LoseBoard { .. }
+                    | Effect::Region(_) => prop_assert!(false, "{effect:?}"),
                     Effect::Send { .. }
                     | Effect::Cut { .. }
                     | Effect::Keep(_)
@@ -451,7 +458,7 @@ proptest! {
 
 fn board(segment: u32) -> Carried {
     let bytes = 8192 << (2 * segment);
-    Carried::One(LaneFacts { sealed: true, bytes, allocated: bytes })
+    Carried::One(LaneFacts { sealed: true, bytes, allocated: bytes, ..LaneFacts::default() })
 }
 
 fn show(broker: &mut Broker, token: Token, segment: u32, carried: Carried) -> Vec<Effect> {
@@ -491,7 +498,9 @@ fn boards_are_kept_shown_to_operators_and_lost_with_their_nodes() {
 
 #[test]
 fn what_is_no_board_ends_the_connection() {
-    let fake = |sealed, allocated| Carried::One(LaneFacts { sealed, bytes: 8192, allocated });
+    let fake = |sealed, allocated| {
+        Carried::One(LaneFacts { sealed, bytes: 8192, allocated, ..LaneFacts::default() })
+    };
     for (segment, carried) in [
         (0, Carried::Many),
         (0, board(1)),

@@ -16,7 +16,7 @@ use nix::{
 };
 
 use super::{Lost, Parcel, Reactor};
-use crate::broker::{BoardKey, Event, Token};
+use crate::broker::{BoardKey, Event, RegionEffect, Token};
 
 impl Reactor {
     /// Makes the doorbell; gives what goes to the service.
@@ -48,6 +48,46 @@ impl Reactor {
         // Sealed and of a segment's size, as the broker saw.
         self.boards.insert(board, Arc::new(memory.vouched()));
         None
+    }
+
+    pub(super) fn lose_board(&mut self, board: BoardKey) -> Option<Event> {
+        self.boards.remove(&board);
+        None
+    }
+
+    /// Does something with the memory of a region.
+    pub(super) fn region(
+        &mut self,
+        effect: RegionEffect,
+        carried: &mut Option<Stranger>,
+    ) -> Option<Event> {
+        match effect {
+            RegionEffect::Keep { region } => {
+                // Pinned, allocated memory, as the broker saw.
+                let memory = carried.take()?.vouched();
+                self.regions.insert(region, Arc::new(memory));
+                None
+            }
+            RegionEffect::Lose { region } => {
+                // Freeing much memory takes a while, and nobody is to wait for it.
+                if let Some(memory) = self.regions.remove(&region).and_then(Arc::into_inner) {
+                    drop(Stranger::new(memory, &self.closer));
+                }
+                None
+            }
+            RegionEffect::Send { to, sequence, region, owner, reply } => {
+                let mut fds: Vec<_> = self.regions.get(&region).cloned().into_iter().collect();
+                fds.extend(self.pidfd(owner));
+                let bytes = encode_reply(sequence, &reply);
+                match self.post(to, Parcel { bytes, fds, bell: None }) {
+                    Ok(()) => None,
+                    Err(Lost::Introduction) => {
+                        self.reply(to, sequence, &Reply::Refused(Status::QUOTA))
+                    }
+                    Err(Lost::Node) => self.drop_node(to),
+                }
+            }
+        }
     }
 
     pub(super) fn send_board(

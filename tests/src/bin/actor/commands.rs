@@ -19,7 +19,9 @@ use crate::{
     famine::Famine,
     fork,
     handler::{self, outcome},
-    raw, say,
+    raw,
+    regions::Regions,
+    say,
     tasks::Tasks,
 };
 
@@ -44,6 +46,7 @@ pub(crate) struct Stage {
     famine: Option<Famine>,
     /// Memory of no use.
     fat: Vec<u8>,
+    regions: Regions,
 }
 
 /// Does what stdin says until it ends, or says `quit`: then everything is closed in order.
@@ -63,6 +66,7 @@ pub(crate) fn obey(config: &Config) {
         tasks: None,
         famine: None,
         fat: Vec::new(),
+        regions: Regions::default(),
     };
     for line in std::io::stdin().lock().lines().map_while(Result::ok) {
         if line == "quit" {
@@ -99,6 +103,7 @@ impl Stage {
     /// - `trace NAME COUNT SIZE`: calls between two marks that a trace shows
     /// - `fork NAME`: tries everything in a child
     /// - `exec`: becomes another program
+    /// - `region …`: see [`Regions::act`]; `id` says this node's
     fn act(&mut self, line: &str) {
         let mut words = line.splitn(5, ' ');
         let command = words.next().unwrap_or_default();
@@ -120,6 +125,11 @@ impl Stage {
                 let id = self.node.wait_service(name, None).expect("it comes");
                 say(&format!("found {id}"));
             }
+            ("region", words) => {
+                let words: Vec<&str> = words.iter().flat_map(|it| it.split(' ')).collect();
+                self.regions.act(&self.node, &words);
+            }
+            ("id", []) => say(&format!("id {}", self.node.id())),
             ("open", [name]) => {
                 let peer = self.client(name).peer();
                 say(&format!("opened {} {}", peer.id, peer.pid));

@@ -16,6 +16,7 @@ mod famine;
 mod fork;
 mod handler;
 mod raw;
+mod regions;
 mod tasks;
 
 use std::{io::Read, path::PathBuf};

@@ -1,0 +1,264 @@
+//! Shared regions between real processes: published and seen, granted and taken back, and what is
+//! left when somebody is killed.
+
+use std::time::Duration;
+
+use ipc::{
+    NodeError, Region, RegionAccess, RegionError, RegionOptions, RegionRef, ServiceId, Spin,
+    Status, control::regions::RegionEntry,
+};
+use tests::{Actor, LONG, World, wait_until};
+
+const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
+const MIB: u64 = 1 << 20;
+
+fn id(actor: &mut Actor) -> ServiceId {
+    ServiceId::new(actor.ask("id", "id").parse().expect("a number"))
+}
+
+fn entries(world: &World) -> Vec<RegionEntry> {
+    world.node(Spin::Never).regions().expect("a list")
+}
+
+fn make(node: &ipc::Node, size: u64) -> Region {
+    node.create_region(size, &RegionOptions::default()).expect("a region")
+}
+
+/// A region of an actor, with what it is granted to.
+fn made_by(actor: &mut Actor, size: u64, to: ServiceId, access: &str) -> u64 {
+    let region = actor.ask(&format!("region make r {size}"), "region").parse().expect("an id");
+    assert_eq!(actor.ask(&format!("region grant r {to} {access}"), "region"), "granted");
+    region
+}
+
+#[test]
+fn what_is_published_is_seen_by_all_who_wait_polling_or_asleep() {
+    let world = World::new(ACTOR);
+    let node = world.node(Spin::Never);
+    let region = make(&node, 5000);
+    let mut readers = [world.actor(&["spin=never"]), world.actor(&["spin=always"])];
+    for reader in &mut readers {
+        let mapped = format!("region map r {}", region.id());
+        assert_eq!(reader.ask(&mapped, "region"), "IPC_EACCES", "not granted yet");
+        region.grant(id(reader), RegionAccess::Read).expect("granted");
+        assert_eq!(reader.ask(&mapped, "region"), "5000");
+        assert_eq!(reader.ask("region write r 0 x", "region"), "IPC_EACCES");
+        assert_eq!(reader.ask("region sync r", "region"), "IPC_EACCES");
+    }
+    for round in 1..50_u64 {
+        for reader in &mut readers {
+            reader.tell(&format!("region wait r {} 60000", round - 1));
+            reader.hear("waiting");
+        }
+        region.write_at(4996, format!("{round:04}").as_bytes()).expect("inside");
+        assert_eq!(region.sync().expect("published"), round);
+        for reader in &mut readers {
+            assert_eq!(reader.hear("region"), round.to_string());
+            assert_eq!(reader.ask("region read r 4996 4", "region"), format!("{round:04}"));
+        }
+    }
+    assert_eq!(readers[0].ask("region wait r 49 5", "waiting"), "");
+    assert_eq!(readers[0].hear("region"), "IPC_ETIMEDOUT");
+    assert_eq!(readers[0].ask("region read r 4997 4", "region"), "IPC_EINVAL");
+    let entry = entries(&world)[0];
+    assert_eq!((entry.holders, entry.grants, entry.size), (2, 2, 5000));
+    let [one, other] = readers;
+    one.kill();
+    wait_until("its share is freed", || entries(&world)[0].holders == 1);
+    other.quit();
+    wait_until("so is the other's", || entries(&world)[0].holders == 0);
+    drop(region);
+    wait_until("nothing is left", || entries(&world).is_empty());
+}
+
+#[test]
+fn a_killed_owner_s_region_stays_readable_and_then_is_gone() {
+    let world = World::new(ACTOR);
+    let node = world.node(Spin::Never);
+    let mut owner = world.actor(&[]);
+    let id = made_by(&mut owner, MIB, node.id(), "read");
+    let region = node.map_region(id).expect("granted");
+    owner.ask("region write r 7 last", "region");
+    assert_eq!(owner.ask("region sync r", "region"), "1");
+    assert_eq!(region.wait(0, Some(LONG)).expect("published"), 1);
+    let waits = region.clone();
+    let waiter = std::thread::spawn(move || waits.wait(1, Some(LONG)));
+    owner.kill();
+    let ended = waiter.join().expect("it ends");
+    assert!(matches!(ended, Err(RegionError::OwnerGone)), "{ended:?}");
+    assert!(matches!(region.wait(0, None), Ok(1)), "what was published was");
+    let mut bytes = [0; 4];
+    region.read_at(7, &mut bytes).expect("still there");
+    assert_eq!(&bytes, b"last");
+    wait_until("the runtime knows", || entries(&world)[0].owner == ServiceId::NONE);
+    let late = world.node(Spin::Never).map_region(id).map(drop);
+    let died = NodeError::Refused(Status::PEER_DIED).to_string();
+    assert_eq!(late.map_err(|it| it.to_string()), Err(died));
+    drop(region);
+    wait_until("nothing is left", || entries(&world).is_empty());
+}
+
+#[test]
+fn an_owner_that_lets_go_in_order_ends_the_waits_too() {
+    let world = World::new(ACTOR);
+    let node = world.node(Spin::Never);
+    let mut owner = world.actor(&[]);
+    let id = made_by(&mut owner, 100, node.id(), "read");
+    let region = node.map_region(id).expect("granted");
+    let waits = region.clone();
+    let waiter = std::thread::spawn(move || waits.wait(0, Some(LONG)));
+    owner.ask("region drop r", "region");
+    let ended = waiter.join().expect("it ends");
+    assert!(matches!(ended, Err(RegionError::OwnerGone)), "{ended:?}");
+    owner.quit();
+}
+
+#[test]
+fn a_grant_that_is_taken_back_ends_waits_reads_and_maps() {
+    let world = World::new(ACTOR);
+    let (owner, node) = (world.node(Spin::Never), world.node(Spin::Never));
+    let mut other = world.actor(&[]);
+    let region = make(&owner, 3 * MIB);
+    region.write_at(3 * MIB as usize - 3, b"end").expect("inside");
+    region.grant(node.id(), RegionAccess::Read).expect("granted");
+    region.grant(id(&mut other), RegionAccess::Read).expect("granted");
+    let mapped = node.map_region(region.id()).expect("granted");
+    assert_eq!(
+        other.ask(&format!("region map r {}", region.id()), "region"),
+        (3 * MIB).to_string()
+    );
+    let waits = mapped.clone();
+    let waiter = std::thread::spawn(move || waits.wait(0, Some(LONG)));
+    region.revoke(node.id()).expect("taken back");
+    let ended = waiter.join().expect("it ends");
+    assert!(matches!(ended, Err(RegionError::Revoked)), "{ended:?}");
+    let read = mapped.read_at(0, &mut [0; 4]);
+    assert!(matches!(read, Err(RegionError::Revoked)), "{read:?}");
+    let again = node.map_region(region.id()).map(drop);
+    assert!(matches!(again, Err(RegionError::Node(NodeError::Forbidden))), "{again:?}");
+    // Memory that was mapped once cannot be taken away: the others go on with other memory.
+    let fresh = region.rotate().expect("other memory");
+    assert_ne!(fresh.id(), region.id());
+    assert_eq!(other.ask(&format!("region map f {}", fresh.id()), "region"), (3 * MIB).to_string());
+    let end = format!("region read f {} 3", 3 * MIB - 3);
+    assert_eq!(other.ask(&end, "region"), "end");
+    assert!(node.map_region(fresh.id()).is_err());
+}
+
+#[test]
+fn a_region_for_writing_is_everybody_s_and_a_hostile_writer_harms_nobody() {
+    let world = World::new(ACTOR);
+    let node = world.node(Spin::Never);
+    let region = make(&node, 64 * 1024);
+    let mut writer = world.actor(&[]);
+    let to = id(&mut writer);
+    region.grant(to, RegionAccess::Write).expect("granted");
+    let both = region.grant(to, RegionAccess::Read);
+    assert!(matches!(both, Err(RegionError::Node(NodeError::Config(_)))), "{both:?}");
+    writer.ask(&format!("region map r {}", region.id()), "region");
+    writer.ask("region write r 0 mine", "region");
+    assert_eq!(writer.ask("region sync r", "region"), "1");
+    assert_eq!(region.wait(0, Some(LONG)).expect("published"), 1);
+    // From here on it writes all of it all the time, while this reads and writes, too.
+    writer.ask("region storm r", "region");
+    let mut version = 1;
+    for _ in 0..200 {
+        version = region.wait(version, Some(LONG)).expect("published");
+        let mut bytes = Vec::new();
+        region.copy_to(0, region.size(), &mut bytes).expect("inside");
+        assert_eq!(bytes.len(), region.size());
+        region.write_at(100, b"and me").expect("inside");
+    }
+    writer.kill();
+    region.sync().expect("the owner is not disturbed");
+}
+
+#[test]
+fn a_region_is_passed_in_a_message() {
+    let world = World::new(ACTOR);
+    let node = world.node(Spin::Never);
+    let (service, clients) = (world.node(Spin::Never), world.node(Spin::Never));
+    let server = service.server().expect("a server");
+    server.register("sums", 0).expect("served");
+    let sums = clients.client(node.discover("sums").expect("served")).expect("a channel");
+    let region = make(&clients, 1000);
+    region.write_at(0, &[3; 1000]).expect("inside");
+    region.sync().expect("published");
+    let thread = std::thread::spawn({
+        let service = service.clone();
+        move || {
+            server.run(|request| {
+                let passed = RegionRef::from_bytes(request.payload()).expect("a region");
+                let region = service.map_region(passed.id).expect("granted as it was passed");
+                let mut bytes = Vec::new();
+                region.copy_to(0, region.size(), &mut bytes).expect("inside");
+                let sum: u32 = bytes.iter().map(|&byte| u32::from(byte)).sum();
+                request.reply(&sum.to_le_bytes()).expect("answered");
+            })
+        }
+    });
+    let passed = region.pass_to(sums.dest(), RegionAccess::Read).expect("granted");
+    let sum = sums.call(&passed.to_bytes(), LONG).expect("an answer");
+    assert_eq!(sum, 3000_u32.to_le_bytes());
+    assert!(RegionRef::from_bytes(&passed.to_bytes()[1..]).is_err());
+    service.interrupter().fire();
+    let _ = thread.join().expect("it ends");
+}
+
+#[test]
+fn regions_outlive_the_runtime() {
+    let world = World::without_runtime(ACTOR);
+    let runtime = world.runtime();
+    let mut owner = world.actor(&[]);
+    let mut reader = world.server("reader", &[]);
+    let name = reader.ask("find reader", "found").parse().expect("an id");
+    let region = made_by(&mut owner, 100, ServiceId::new(name), "read");
+    let map = format!("region map r {region}");
+    assert_eq!(reader.ask(&map, "region"), "100");
+    runtime.kill();
+    reader.tell("region wait r 0 60000");
+    reader.hear("waiting");
+    assert_eq!(owner.ask("region write r 0 on", "region"), "written");
+    assert_eq!(owner.ask("region sync r", "region"), "1");
+    assert_eq!(reader.hear("region"), "1");
+    let again = world.runtime();
+    wait_until("both have told of it", || {
+        let all = entries(&world);
+        all.len() == 1 && all[0].region == region && all[0].holders == 1 && all[0].grants == 1
+    });
+    // Who comes to serve the name now may map it like the one before.
+    reader.kill();
+    wait_until("its share is freed", || entries(&world)[0].holders == 0);
+    let mut next = world.server("reader", &[]);
+    assert_eq!(next.ask(&map, "region"), "100");
+    assert_eq!(next.ask("region read r 0 2", "region"), "on");
+    owner.kill();
+    next.tell("region wait r 1 60000");
+    assert_eq!(next.hear("region"), "IPC_EPEERDIED");
+    next.quit();
+    wait_until("nothing is left", || entries(&world).is_empty());
+    again.quit();
+}
+
+#[test]
+fn a_forked_or_interrupted_waiter_does_not_hang() {
+    let world = World::new(ACTOR);
+    let node = world.node(Spin::Never);
+    let region = make(&node, 100);
+    let waits = region.clone();
+    let (tell, told) = std::sync::mpsc::channel();
+    let waiter = std::thread::spawn(move || {
+        tell.send(()).expect("heard");
+        waits.wait(0, Some(LONG))
+    });
+    told.recv().expect("told");
+    let interrupter = node.interrupter();
+    while !waiter.is_finished() {
+        interrupter.fire();
+        std::thread::yield_now();
+    }
+    let ended = waiter.join().expect("it ends");
+    assert!(matches!(ended, Err(RegionError::Canceled)), "{ended:?}");
+    let early = region.wait(0, Some(Duration::from_millis(1)));
+    assert!(matches!(early, Err(RegionError::TimedOut)), "{early:?}");
+}
