@@ -348,6 +348,24 @@ impl LaneFacts {
         crate::board::fits(self, segment)
     }
 
+    /// Tells whether this is a whole ring of events with so many bytes of records.
+    pub fn fit_ring(self, capacity: u64) -> bool {
+        let bytes = crate::bus::HEADER_BYTES as u64 + capacity;
+        let fits = crate::bus::is_ring_size(capacity) && self.bytes == bytes;
+        fits && self.sealed && self.allocated >= self.bytes
+    }
+
+    /// Tells whether this is a cursor page of a reliable subscriber.
+    pub fn fit_cursor(self) -> bool {
+        let bytes = crate::bus::PAGE_BYTES as u64;
+        self.sealed && self.bytes == bytes && self.allocated >= bytes
+    }
+
+    /// Gives the bytes of the memory; 0 of what is none.
+    pub fn bytes(self) -> u64 {
+        self.bytes
+    }
+
     /// Tells whether this is a whole lane of that geometry, which can neither fault under a reader
     /// nor make it pay for memory.
     pub fn fit(self, geometry: Geometry) -> bool {
