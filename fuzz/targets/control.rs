@@ -50,8 +50,10 @@ fn happen<'a>(ground: &mut Ground, what: u8, who: u64, rest: &'a [u8]) -> &'a [u
 fn beside(what: u8) -> Beside {
     match what & 7 {
         7 => Beside::Board,
-        0 | 4 => Beside::Nothing,
-        1 | 5 => Beside::Lane,
+        0 => Beside::Nothing,
+        1 => Beside::Lane,
+        4 => Beside::Ring,
+        5 => Beside::Page,
         2 | 6 => Beside::Junk,
         _ => Beside::Many,
     }

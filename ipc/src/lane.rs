@@ -355,6 +355,12 @@ impl LaneFacts {
         fits && self.sealed && self.allocated >= self.bytes
     }
 
+    /// Gives the bytes of records of a whole ring of events; nothing for what is none.
+    pub fn ring_bytes(self) -> Option<u64> {
+        let capacity = self.bytes.checked_sub(crate::bus::HEADER_BYTES as u64)?;
+        self.fit_ring(capacity).then_some(capacity)
+    }
+
     /// Tells whether this is a cursor page of a reliable subscriber.
     pub fn fit_cursor(self) -> bool {
         let bytes = crate::bus::PAGE_BYTES as u64;

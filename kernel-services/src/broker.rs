@@ -13,6 +13,7 @@
 mod accounts;
 mod boards;
 mod channels;
+mod events;
 mod introductions;
 mod proofs;
 mod registrations;
@@ -28,11 +29,12 @@ use std::{
 
 use ipc::{
     LaneFacts, ServiceId, Status,
-    control::{Malformed, Reply, Request, TOKEN_BYTES},
+    control::{BusStep, Malformed, Reply, Request, TOKEN_BYTES},
 };
 
 use crate::{
     desk::{Notice, Unit},
+    events::Topics,
     holders::Holder,
     notes::Note,
     registry::{NODES, Registry},
@@ -43,6 +45,7 @@ use accounts::Accounts;
 pub(crate) use boards::BoardKey;
 use boards::Boards;
 use channels::Channels;
+pub(crate) use events::RingEffect;
 use introductions::Introductions;
 use returning::Returning;
 pub(crate) use rights::Law;
@@ -124,6 +127,8 @@ pub(crate) enum Effect {
     SendBoard { to: Token, sequence: u32, board: BoardKey, reply: Reply },
     /// Closes a segment of a board.
     LoseBoard { board: BoardKey },
+    /// Does something with a ring of events.
+    Ring(RingEffect),
     /// Closes what the ticket holds.
     Release { ticket: u64 },
     /// Closes a connection, after a last word where there is one. The broker has forgotten it.
@@ -163,6 +168,7 @@ pub(crate) struct Broker {
     waits: HashMap<String, Vec<(Token, u32)>>,
     introductions: Introductions,
     boards: Boards,
+    topics: Topics,
     survivors: Survivors,
     channels: Channels,
     accounts: Accounts,
@@ -224,6 +230,7 @@ impl Broker {
             waits: HashMap::new(),
             introductions,
             boards: Boards::default(),
+            topics: Topics::default(),
             survivors: Survivors::default(),
             channels: Channels::default(),
             accounts: Accounts::default(),
@@ -279,6 +286,9 @@ impl Broker {
         let tokens: Vec<Token> = self.sessions.keys().copied().collect();
         for token in tokens {
             self.step(Event::Gone { token }, now_ns);
+        }
+        for ring in self.topics.abandon(true) {
+            self.accounts.ring_gone(ring);
         }
         self.accounts.assert_settled();
     }
@@ -440,6 +450,15 @@ impl Broker {
             Request::Holds { serves, introduction } => {
                 return self.hear_of(to, serves, introduction, turn);
             }
+            request @ (Request::Topic { .. }
+            | Request::Advertise { .. }
+            | Request::Subscribe { .. }
+            | Request::Bus(_)
+            | Request::Topics { .. }) => match self.bus(to, node, request, carried, turn) {
+                Ok(None) => return,
+                Ok(Some(reply)) => reply,
+                Err(status) => Reply::Refused(status),
+            },
             request @ (Request::Verify { .. }
             | Request::IssueToken { .. }
             | Request::CheckToken { .. }
@@ -529,6 +548,7 @@ impl Broker {
             }
             self.lose_boards(node, turn);
         }
+        self.leave_topics(token, turn);
         self.stop_waiting(token);
         for ticket in self.introductions.all_of_client(token) {
             self.withdraw(ticket, turn);
@@ -544,7 +564,10 @@ impl Broker {
 /// Tells whether a request has an answer. One that has none is heard even from who says too much:
 /// most of them give something back.
 fn is_answered(request: &Request) -> bool {
-    !matches!(request, Request::Forget { .. } | Request::Accept { .. } | Request::Closed { .. })
+    !matches!(
+        request,
+        Request::Forget { .. } | Request::Accept { .. } | Request::Closed { .. } | Request::Bus(_)
+    )
 }
 
 /// Tells whether a request may come with these descriptors. Too few is for the verb to answer.
@@ -552,7 +575,8 @@ fn may_carry(request: &Request, carried: Carried) -> bool {
     match carried {
         Carried::Nothing => true,
         Carried::One(_) => match request {
-            Request::Connect { .. } | Request::Board { .. } => true,
+            Request::Connect { .. } | Request::Board { .. } | Request::Advertise { .. } => true,
+            Request::Bus(note) => note.step == BusStep::Cursor,
             Request::Accept { status, .. } => *status == Status::OK,
             _ => false,
         },

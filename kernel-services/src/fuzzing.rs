@@ -17,7 +17,7 @@ use ipc::{
 };
 
 use crate::{
-    broker::{Broker, Carried, Effect, Event, Peer, Token},
+    broker::{Broker, Carried, Effect, Event, Peer, RingEffect, Token},
     ids::{IdSource, Ids},
     registry::Registry,
     token::TokenKey,
@@ -34,6 +34,10 @@ pub enum Beside {
     Lane,
     /// A proper first segment of a board.
     Board,
+    /// A ring of events.
+    Ring,
+    /// A cursor page.
+    Page,
     /// Something that is no lane.
     Junk,
     /// More than one.
@@ -49,6 +53,7 @@ pub struct Ground {
     /// Tickets held, and whether they were offered.
     held: HashMap<u64, bool>,
     boards: HashSet<u64>,
+    rings: HashSet<u64>,
     /// The channel last offered, and to whom.
     offered: Option<(Token, u64)>,
     next: Token,
@@ -78,6 +83,7 @@ impl Ground {
             connected: HashSet::new(),
             held: HashMap::new(),
             boards: HashSet::new(),
+            rings: HashSet::new(),
             offered: None,
             next: 1,
         })
@@ -105,6 +111,11 @@ impl Ground {
             Beside::Nothing => Carried::Nothing,
             Beside::Lane => Carried::One(LaneFacts { sealed: true, bytes: size, allocated: size }),
             Beside::Board => Carried::One(LaneFacts { sealed: true, bytes: 8192, allocated: 8192 }),
+            Beside::Ring => {
+                let bytes = 4096 + 4096;
+                Carried::One(LaneFacts { sealed: true, bytes, allocated: bytes })
+            }
+            Beside::Page => Carried::One(LaneFacts { sealed: true, bytes: 4096, allocated: 4096 }),
             Beside::Junk => Carried::One(LaneFacts { sealed: false, bytes: size, allocated: 0 }),
             Beside::Many => Carried::Many,
         };
@@ -157,6 +168,7 @@ impl Ground {
         }
         assert!(self.held.is_empty(), "held for nobody: {:?}", self.held);
         assert!(self.boards.is_empty(), "boards of nobody: {:?}", self.boards);
+        assert!(self.rings.is_empty(), "rings of nobody: {:?}", self.rings);
         assert_eq!(self.broker.deadline_ns(), None, "nobody is left to wait for");
         self.broker.close(self.now_ns);
     }
@@ -198,6 +210,21 @@ impl Ground {
             }
             Effect::LoseBoard { board } => {
                 assert!(self.boards.remove(&board), "lost twice");
+            }
+            Effect::Ring(RingEffect::Keep { ring }) => {
+                assert!(at_hand.is_some(), "nothing is at hand");
+                assert!(self.rings.insert(ring), "kept twice");
+            }
+            Effect::Ring(RingEffect::Send { to, ring, reply }) => {
+                assert!(self.connected.contains(&to) && self.rings.contains(&ring));
+                check_reply(0, &reply);
+            }
+            Effect::Ring(RingEffect::Lose { ring }) => {
+                assert!(self.rings.remove(&ring), "lost twice");
+            }
+            Effect::Ring(RingEffect::Pass { to, reply }) => {
+                assert!(self.connected.contains(&to) && at_hand.is_some());
+                check_reply(0, &reply);
             }
             Effect::Release { ticket } => {
                 assert!(self.held.remove(&ticket).is_some(), "released twice");

@@ -23,6 +23,7 @@ pub mod console;
 mod desk;
 mod directory;
 mod error;
+pub mod events;
 pub mod failpoint;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;

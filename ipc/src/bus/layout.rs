@@ -30,10 +30,7 @@ pub const SLOT: u64 = 64;
 /// What `last` has before anything was published.
 pub(crate) const NOTHING: u64 = u64::MAX;
 
-/// [`RingHeader::state`]: more may come.
-#[cfg_attr(loom, allow(dead_code))]
-pub(crate) const OPEN: u32 = 0;
-/// [`RingHeader::state`]: nothing more comes.
+/// [`RingHeader::state`], 0 otherwise: nothing more comes.
 pub(crate) const CLOSED: u32 = 1;
 
 /// In the upper half of a record's first word: not an event, but the way to the ring's start.
@@ -55,6 +52,7 @@ pub(crate) struct RingHeader {
     pub(crate) head: AtomicU64,
     /// The position of the newest record.
     pub(crate) last: AtomicU64,
+    /// 0, or [`CLOSED`].
     pub(crate) state: AtomicU32,
     _reserved1: AtomicU32,
     _reserved2: Reserved<5>,

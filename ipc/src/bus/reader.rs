@@ -19,6 +19,10 @@ pub(crate) struct Cursor {
     expected: u64,
     /// Whether the writer has overtaken us: the next event's number says by how much.
     overrun: bool,
+    /// Whether the next event's number is not known yet.
+    fresh: bool,
+    /// Whether an event was read, or missed.
+    begun: bool,
 }
 
 /// What is known of an event besides its payload.
@@ -68,7 +72,13 @@ impl Cursor {
             let last = header.last.load(Ordering::Acquire);
             if last == NOTHING {
                 let expected = header.first.load(Ordering::Relaxed);
-                return Ok(Cursor { position: 0, expected, overrun: false });
+                return Ok(Cursor {
+                    position: 0,
+                    expected,
+                    overrun: false,
+                    fresh: false,
+                    begun: false,
+                });
             }
             match Cursor::around(ring, last, start) {
                 Ok(cursor) => return Ok(cursor),
@@ -87,7 +97,13 @@ impl Cursor {
         let newest = record(ring, last, ring.capacity())?;
         check(ring, last)?;
         let next = newest.head.sequence.wrapping_add(1);
-        let at = |position, expected| Cursor { position, expected, overrun: false };
+        let at = |position, expected| Cursor {
+            position,
+            expected,
+            overrun: false,
+            fresh: false,
+            begun: false,
+        };
         let wanted = match start {
             Start::Now | Start::Retained(0) => return Ok(at(last.wrapping_add(newest.size), next)),
             Start::Last | Start::Retained(1) => return Ok(at(last, newest.head.sequence)),
@@ -105,6 +121,19 @@ impl Cursor {
         Ok(at(last, newest.head.sequence))
     }
 
+    /// Begins with the first event that the ring ever had, to miss none, or to know how many.
+    #[cfg_attr(loom, allow(dead_code))]
+    pub(crate) fn origin(ring: &Ring) -> Cursor {
+        let expected = ring.header().first.load(Ordering::Relaxed);
+        Cursor { position: 0, expected, overrun: false, fresh: false, begun: false }
+    }
+
+    /// Begins at a record that its publisher keeps.
+    #[cfg_attr(loom, allow(dead_code))]
+    pub(crate) fn at(position: u64) -> Cursor {
+        Cursor { position, expected: 0, overrun: false, fresh: true, begun: false }
+    }
+
     /// Whether there may be something to read, or to learn.
     #[inline]
     pub(crate) fn is_behind(&self, ring: &Ring) -> bool {
@@ -112,7 +141,14 @@ impl Cursor {
             || ring.header().state.load(Ordering::Relaxed) == CLOSED
     }
 
+    /// Whether it is where it began.
+    #[cfg_attr(loom, allow(dead_code))]
+    pub(crate) fn has_read_nothing(&self) -> bool {
+        !self.begun
+    }
+
     /// The position of the next record.
+    #[cfg_attr(loom, allow(dead_code))]
     pub(crate) fn position(&self) -> u64 {
         self.position
     }
@@ -175,6 +211,9 @@ impl Cursor {
             self.position = self.position.wrapping_add(it.size);
             return Ok(None);
         }
+        if std::mem::take(&mut self.fresh) {
+            self.expected = it.head.sequence;
+        }
         let missed = it.head.sequence.wrapping_sub(self.expected);
         if missed != 0 {
             let is_lag = self.overrun && missed < 1 << 63;
@@ -183,6 +222,7 @@ impl Cursor {
             return Err(Step::Miss(if is_lag { Miss::Lagged(missed) } else { Miss::Corrupt }));
         }
         self.overrun = false;
+        self.begun = true;
         self.expected = it.head.sequence.wrapping_add(1);
         self.position = self.position.wrapping_add(it.size);
         Ok(Some(it.head))

@@ -1,7 +1,7 @@
 //! The runtime's replies, as packets.
 
 use super::{
-    Entry, MAX_PACKET, Malformed, Reply,
+    Entry, MAX_PACKET, Malformed, Reply, events,
     wire::{Reader, Writer},
 };
 use crate::error::Status;
@@ -58,6 +58,9 @@ pub fn encode_reply(sequence: u32, reply: &Reply) -> Vec<u8> {
         Reply::Token { token } => out.raw(&**token),
         Reply::Permitted { permissions } => out.u64(*permissions),
         Reply::PublicKey { key } => out.raw(key),
+        Reply::Topic { .. } | Reply::Ring { .. } | Reply::Bus(_) | Reply::Topics { .. } => {
+            events::encode_reply(&mut out, reply);
+        }
     }
     out.bytes
 }
@@ -80,6 +83,10 @@ fn reply_verb(reply: &Reply) -> u16 {
         Reply::Token { .. } => 120,
         Reply::Permitted { .. } => 121,
         Reply::PublicKey { .. } => 122,
+        Reply::Topic { .. } => 140,
+        Reply::Ring { .. } => 142,
+        Reply::Bus(_) => 143,
+        Reply::Topics { .. } => 144,
     }
 }
 
@@ -127,6 +134,7 @@ pub fn decode_reply(bytes: &[u8]) -> Result<(u32, Reply), Malformed> {
         120 => Reply::Token { token: Box::new(input.take()?) },
         121 => Reply::Permitted { permissions: input.u64()? },
         122 => Reply::PublicKey { key: input.take()? },
+        140..=144 => events::decode_reply(head.verb, &mut input)?,
         verb => return Err(Malformed::Verb(verb)),
     };
     if head.status != 0 && !matches!(reply, Reply::Refused(_)) {

@@ -19,6 +19,7 @@ use nix::{
 
 use super::{
     Config, PATIENCE,
+    bus::Bus,
     descriptors::Descriptors,
     dial::{Connection, dial},
     peers::{End, Peers},
@@ -76,6 +77,7 @@ pub(crate) struct Core {
     /// Closed, and not yet told to the runtime.
     closed_channels: Mutex<Vec<u64>>,
     pub(crate) board: Arc<OwnBoard>,
+    pub(crate) bus: Bus,
 }
 
 /// What waits for an answer of the runtime.
@@ -150,6 +152,7 @@ impl Core {
             peers: Peers::default(),
             clients: Mutex::default(),
             closed_channels: Mutex::default(),
+            bus: Bus::default(),
         };
         core.adopt(&mut lock(&core.connection), connection)?;
         core.tell_boards();
@@ -162,6 +165,7 @@ impl Core {
 
     /// Ends the warden.
     pub(super) fn close(&self) {
+        self.bus.listener.end();
         self.closed.store(true, Ordering::SeqCst);
         self.kick();
     }
@@ -231,7 +235,7 @@ impl Core {
         self.kick();
     }
 
-    fn kick(&self) {
+    pub(super) fn kick(&self) {
         let _ = nix::unistd::write(&self.kick, &1_u64.to_ne_bytes());
     }
 
@@ -244,6 +248,7 @@ impl Core {
     pub(super) fn needs_runtime(&self) -> bool {
         self.config.heir.is_some()
             || !lock(&self.registered).is_empty()
+            || self.has_topics()
             || self.peers.ends().iter().any(|end| end.introduction().is_some())
     }
 
@@ -270,6 +275,7 @@ impl Core {
                 return;
             }
         }
+        self.rejoin_topics();
     }
 
     fn next_sequence(&self) -> u32 {

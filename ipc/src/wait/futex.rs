@@ -36,22 +36,23 @@ pub(crate) fn wait_any(words: &[Word<'_>], timeout: Option<Duration>) -> Result<
     // SAFETY: all-zero is a valid futex_waitv.
     let mut vector: [FutexWaitV; 4] = unsafe { std::mem::zeroed() };
     for (entry, word) in vector.iter_mut().zip(words) {
-        *entry = FutexWaitV {
-            value: u64::from(word.value),
-            address: ptr::from_ref(word.at).addr() as u64,
-            flags: FUTEX2_U32 | if word.shared { 0 } else { libc::FUTEX_PRIVATE_FLAG as u32 },
-            reserved: 0,
-        };
+        *entry = FutexWaitV::of(word);
     }
+    wait_vector(&vector[..words.len()], timeout)
+}
+
+/// Sleeps on the words of entries that were made of them, by callers that still borrow them.
+fn wait_vector(vector: &[FutexWaitV], timeout: Option<Duration>) -> Result<Wake, Errno> {
     let until = timeout.map(deadline);
     let until_ptr = until.as_ref().map_or(ptr::null(), ptr::from_ref);
-    // SAFETY: `vector` has `words.len()` valid entries whose words outlive the call; the kernel
-    // only reads them. `until_ptr` is null or points at an absolute time.
+    // SAFETY: the entries are valid, and their words outlive the call (an address that did not
+    // would only end the wait by EFAULT); the kernel only reads them. `until_ptr` is null or
+    // points at an absolute time.
     let result = unsafe {
         libc::syscall(
             libc::SYS_futex_waitv,
             vector.as_ptr(),
-            words.len() as u32,
+            vector.len() as u32,
             0_u32,
             until_ptr,
             libc::CLOCK_MONOTONIC,
@@ -77,6 +78,21 @@ pub(crate) fn wait_words(words: [Option<Word<'_>>; 4], timeout: Option<Duration>
     } else {
         wait(first, Some(timeout.map_or(TICK, |timeout| timeout.min(TICK))));
     }
+}
+
+/// Sleeps until one of up to 128 words changes and is woken, or the time is over. Without
+/// `futex_waitv` it sleeps on the first, and wakes every few ms to let the caller look at all.
+pub(crate) fn wait_many(words: &[Word<'_>], timeout: Option<Duration>) {
+    let Some(first) = words.first() else { return };
+    let timeout = bounded(timeout);
+    if !has_waitv() {
+        wait(*first, Some(timeout.map_or(TICK, |timeout| timeout.min(TICK))));
+        return;
+    }
+    debug_assert!(words.len() <= 128);
+    let vector: Vec<FutexWaitV> = words.iter().map(FutexWaitV::of).collect();
+    // An error is a wait that ended at once: the caller looks, and comes again.
+    let _ = wait_vector(&vector, timeout);
 }
 
 /// How long a sleeper sleeps at most where nobody can be relied on to wake it.
@@ -175,6 +191,17 @@ struct FutexWaitV {
     address: u64,
     flags: u32,
     reserved: u32,
+}
+
+impl FutexWaitV {
+    fn of(word: &Word<'_>) -> FutexWaitV {
+        FutexWaitV {
+            value: u64::from(word.value),
+            address: ptr::from_ref(word.at).addr() as u64,
+            flags: FUTEX2_U32 | if word.shared { 0 } else { libc::FUTEX_PRIVATE_FLAG as u32 },
+            reserved: 0,
+        }
+    }
 }
 
 fn deadline(timeout: Duration) -> libc::timespec {

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use super::Fault;
 // A runtime without a node file has rights and quotas, too: they stand with what enforces them.
 pub use crate::{
+    events::Topic,
     quota::Quota,
     security::{Object, Rule, Subject},
 };
@@ -21,6 +22,8 @@ pub struct Node {
     pub rules: Vec<Rule>,
     /// The line at which each rule begins; may be shorter than the rules.
     pub rule_lines: Vec<u32>,
+    /// Topics of events, in the order of the file.
+    pub topics: Vec<Topic>,
     /// What a user's processes may hold together, beside what each service may.
     pub user_limits: Quota,
     /// Where logs stand. Relative, as the default `logs` is, it lies in the runtime directory; what

@@ -15,6 +15,7 @@ use tests::{LONG, pattern};
 
 use crate::{
     crowd::{Crowd, Torrent},
+    events::Events,
     famine::Famine,
     fork,
     handler::{self, outcome},
@@ -41,6 +42,7 @@ pub(crate) struct Stage {
     torrent: Option<Torrent>,
     tasks: Option<Tasks>,
     famine: Option<Famine>,
+    events: Events,
 }
 
 /// Does what stdin says until it ends, or says `quit`: then everything is closed in order.
@@ -59,6 +61,7 @@ pub(crate) fn obey(config: &Config) {
         torrent: None,
         tasks: None,
         famine: None,
+        events: Events::default(),
     };
     for line in std::io::stdin().lock().lines().map_while(Result::ok) {
         if line == "quit" {
@@ -89,6 +92,7 @@ impl Stage {
     /// - `tasks-serve NAME`, `tasks-call NAME COUNT SIZE`: the same in tasks of a tokio runtime,
     ///   all calls at once
     /// - `starve`: not one more descriptor is to be had, until told to `feed`
+    /// - `event-...`: see [`Events::act`]
     /// - `release`: answers held requests
     /// - `trace NAME COUNT SIZE`: calls between two marks that a trace shows
     /// - `fork NAME`: tries everything in a child
@@ -97,6 +101,9 @@ impl Stage {
         let mut words = line.splitn(5, ' ');
         let command = words.next().unwrap_or_default();
         let words: Vec<&str> = words.collect();
+        if self.events.act(&self.node, command, &words) {
+            return;
+        }
         match (command, &words[..]) {
             ("serve", [name, threads]) => self.serve(name, number(threads)),
             ("unserve", []) => self.unserve(),
