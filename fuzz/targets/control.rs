@@ -51,8 +51,10 @@ fn beside(what: u8) -> Beside {
     match what & 7 {
         7 => Beside::Board,
         6 => Beside::Region,
-        0 | 4 => Beside::Nothing,
-        1 | 5 => Beside::Lane,
+        0 => Beside::Nothing,
+        1 => Beside::Lane,
+        4 => Beside::Ring,
+        5 => Beside::Page,
         2 => Beside::Junk,
         _ => Beside::Many,
     }

@@ -15,6 +15,7 @@
 
 pub mod closer;
 mod groups;
+mod events;
 pub mod packet;
 pub mod regions;
 mod replies;
@@ -23,6 +24,7 @@ mod wire;
 use crate::{ServiceId, error::Status, layout::Geometry};
 pub use groups::{Cause, Change, Group, MOST_CHANGES, MOST_MEMBERS};
 use regions::{RegionReply, RegionRequest};
+pub use events::{BusNote, BusStep, SUBSCRIBER_SLEEPS, TOPIC_RELIABLE, TopicEntry, topics_fit};
 pub use replies::{decode_reply, encode_reply};
 use wire::{Reader, Writer};
 
@@ -243,6 +245,42 @@ pub enum Request {
     },
     /// Something about shared regions.
     Region(RegionRequest),
+    /// Asks about a topic of events. Answer: [`Reply::Topic`].
+    Topic {
+        /// Its number, or 0 for the one of that name.
+        id: u32,
+        /// Its name, or empty for the one of that number.
+        name: String,
+    },
+    /// Publishes events in a ring, which it carries. Answer: [`Reply::Done`].
+    Advertise {
+        /// Of the topic, as [`Reply::Topic`] said.
+        topic: u32,
+        /// The publisher's own number for the ring, never used twice by one node.
+        ring: u32,
+        /// The ring of its own that this one follows, or 0.
+        follows: u32,
+        /// The topic's name.
+        name: String,
+    },
+    /// Wants the rings of a topic, those to come, too; or, said again, changes its flags. Answer:
+    /// [`Reply::Ring`] for each that is there, then [`Reply::Done`].
+    Subscribe {
+        /// Of the topic, as [`Reply::Topic`] said.
+        topic: u32,
+        /// [`SUBSCRIBER_SLEEPS`] or 0.
+        flags: u32,
+        /// The topic's name.
+        name: String,
+    },
+    /// Tells something about a ring or a subscription. Never answered. A
+    /// [`BusStep::Cursor`] carries a cursor page.
+    Bus(BusNote),
+    /// Lists topics, a page at a time. Answer: [`Reply::Topics`].
+    Topics {
+        /// 0, or the `next` of the page before.
+        after: u32,
+    },
 }
 
 /// What the runtime answers, and what it says by itself.
@@ -368,6 +406,39 @@ pub enum Reply {
     },
     /// Something about shared regions.
     Region(RegionReply),
+    /// Answer to `Topic`.
+    Topic {
+        /// Its number.
+        id: u32,
+        /// Bytes of records in the ring of each publisher: a power of two.
+        bytes: u64,
+        /// [`TOPIC_RELIABLE`] or 0.
+        flags: u32,
+        /// Its name.
+        name: String,
+    },
+    /// Sent by itself to a subscriber; carries the ring.
+    Ring {
+        /// Its topic.
+        topic: u32,
+        /// The publisher's node above, its number for the ring below.
+        ring: u64,
+        /// The ring of the same publisher that it follows, or 0.
+        follows: u64,
+        /// The publisher, as others know it.
+        publisher: ServiceId,
+        /// Its process.
+        pid: u32,
+    },
+    /// Sent by itself.
+    Bus(BusNote),
+    /// Answer to `Topics`.
+    Topics {
+        /// The entries, by ascending number.
+        entries: Vec<TopicEntry>,
+        /// Pass it as `after` for the next page; 0 at the end.
+        next: u32,
+    },
 }
 
 /// Introduces one end of a channel to the other. The kernel proved every word of it.
@@ -454,6 +525,11 @@ pub fn encode_request(sequence: u32, request: &Request) -> Vec<u8> {
         }
         Request::List { after } => out.u32(*after),
         Request::Ping | Request::PublicKey => {}
+        Request::Topic { .. }
+        | Request::Advertise { .. }
+        | Request::Subscribe { .. }
+        | Request::Bus(_)
+        | Request::Topics { .. } => events::encode_request(&mut out, request),
         Request::Command { text } => out.text(text),
         Request::Closed { channel } => out.u64(*channel),
         Request::Board { segment } => out.u32(*segment),
@@ -521,6 +597,11 @@ fn request_verb(request: &Request) -> u16 {
         Request::Trigger { .. } => 51,
         Request::History { .. } => 52,
         Request::Region(request) => request.verb(),
+        Request::Topic { .. } => 40,
+        Request::Advertise { .. } => 41,
+        Request::Subscribe { .. } => 42,
+        Request::Bus(_) => 43,
+        Request::Topics { .. } => 44,
     }
 }
 
@@ -567,6 +648,7 @@ pub fn decode_request(bytes: &[u8]) -> Result<(u32, Request), Malformed> {
         51 => Request::Trigger { failed: input.id()?, backup: input.id()? },
         52 => Request::History { after: input.u64()? },
         45..=49 => Request::Region(RegionRequest::read(head.verb, &mut input)?),
+        40..=44 => events::decode_request(head.verb, &mut input)?,
         verb => return Err(Malformed::Verb(verb)),
     };
     if head.status != 0 {

@@ -362,6 +362,30 @@ impl LaneFacts {
         crate::region::fits(self, size)
     }
 
+    /// Tells whether this is a whole ring of events with so many bytes of records.
+    pub fn fit_ring(self, capacity: u64) -> bool {
+        let bytes = crate::bus::HEADER_BYTES as u64 + capacity;
+        let fits = crate::bus::is_ring_size(capacity) && self.bytes == bytes;
+        fits && self.sealed && self.allocated >= self.bytes
+    }
+
+    /// Gives the bytes of records of a whole ring of events; nothing for what is none.
+    pub fn ring_bytes(self) -> Option<u64> {
+        let capacity = self.bytes.checked_sub(crate::bus::HEADER_BYTES as u64)?;
+        self.fit_ring(capacity).then_some(capacity)
+    }
+
+    /// Tells whether this is a cursor page of a reliable subscriber.
+    pub fn fit_cursor(self) -> bool {
+        let bytes = crate::bus::PAGE_BYTES as u64;
+        self.sealed && self.bytes == bytes && self.allocated >= bytes
+    }
+
+    /// Gives the bytes of the memory; 0 of what is none.
+    pub fn bytes(self) -> u64 {
+        self.bytes
+    }
+
     /// Tells whether this is a whole lane of that geometry, which can neither fault under a reader
     /// nor make it pay for memory.
     pub fn fit(self, geometry: Geometry) -> bool {

@@ -11,6 +11,7 @@ pub mod bare;
 mod board;
 #[cfg(not(loom))]
 mod bulk;
+pub mod bus;
 #[cfg(not(loom))]
 mod channel;
 #[cfg(not(loom))]

@@ -2,6 +2,7 @@
 
 mod admit;
 mod boards;
+mod bus;
 mod core;
 mod descriptors;
 mod dial;
@@ -24,7 +25,10 @@ use std::{
 
 use nix::sys::prctl;
 
-pub(crate) use self::core::{Closing, Core};
+pub(crate) use self::{
+    bus::BusWord,
+    core::{Closing, Core},
+};
 pub use rights::AuthToken;
 
 use crate::{

@@ -14,6 +14,7 @@ mod accounts;
 mod boards;
 mod channels;
 mod groups;
+mod events;
 mod introductions;
 mod proofs;
 mod regions;
@@ -30,11 +31,12 @@ use std::{
 
 use ipc::{
     LaneFacts, ServiceId, Status,
-    control::{Cause, Malformed, Reply, Request, TOKEN_BYTES},
+    control::{BusStep, Cause, Malformed, Reply, Request, TOKEN_BYTES},
 };
 
 use crate::{
     desk::{Notice, Unit},
+    events::Topics,
     holders::Holder,
     notes::Note,
     regions::Regions,
@@ -47,6 +49,7 @@ pub(crate) use boards::BoardKey;
 use boards::Boards;
 use channels::Channels;
 use groups::Groups;
+pub(crate) use events::RingEffect;
 use introductions::Introductions;
 pub(crate) use regions::RegionEffect;
 use returning::Returning;
@@ -133,6 +136,8 @@ pub(crate) enum Effect {
     LoseBoard { board: BoardKey },
     /// Does something with the memory of a shared region.
     Region(RegionEffect),
+    /// Does something with a ring of events.
+    Ring(RingEffect),
     /// Closes what the ticket holds.
     Release { ticket: u64 },
     /// Closes a connection, after a last word where there is one. The broker has forgotten it.
@@ -177,6 +182,7 @@ pub(crate) struct Broker {
     regions: Regions,
     /// The high half of the ids of new regions, and the low half of the last.
     region_ids: (u32, u32),
+    topics: Topics,
     survivors: Survivors,
     channels: Channels,
     accounts: Accounts,
@@ -245,6 +251,7 @@ impl Broker {
             boards: Boards::default(),
             regions: Regions::default(),
             region_ids: (0, 0),
+            topics: Topics::default(),
             survivors: Survivors::default(),
             channels: Channels::default(),
             accounts: Accounts::default(),
@@ -311,6 +318,9 @@ impl Broker {
         let tokens: Vec<Token> = self.sessions.keys().copied().collect();
         for token in tokens {
             self.step(Event::Gone { token }, now_ns);
+        }
+        for ring in self.topics.abandon(true) {
+            self.accounts.ring_gone(ring);
         }
         self.accounts.assert_settled();
     }
@@ -497,6 +507,15 @@ impl Broker {
             Request::Holds { serves, introduction } => {
                 return self.hear_of(to, serves, introduction, turn);
             }
+            request @ (Request::Topic { .. }
+            | Request::Advertise { .. }
+            | Request::Subscribe { .. }
+            | Request::Bus(_)
+            | Request::Topics { .. }) => match self.bus(to, node, request, carried, turn) {
+                Ok(None) => return,
+                Ok(Some(reply)) => reply,
+                Err(status) => Reply::Refused(status),
+            },
             request @ (Request::Verify { .. }
             | Request::IssueToken { .. }
             | Request::CheckToken { .. }
@@ -599,6 +618,7 @@ impl Broker {
                 self.regroup(name, Cause::Died, turn);
             }
         }
+        self.leave_topics(token, turn);
         self.stop_waiting(token);
         for ticket in self.introductions.all_of_client(token) {
             self.withdraw(ticket, turn);
@@ -623,6 +643,7 @@ fn is_answered(request: &Request) -> bool {
             | Request::Accept { .. }
             | Request::Closed { .. }
             | Request::Promoted { .. }
+            | Request::Bus(_)
     )
 }
 
@@ -631,8 +652,9 @@ fn may_carry(request: &Request, carried: Carried) -> bool {
     match carried {
         Carried::Nothing => true,
         Carried::One(_) => match request {
-            Request::Connect { .. } | Request::Board { .. } => true,
             Request::Region(request) => request.may_carry(),
+            Request::Connect { .. } | Request::Board { .. } | Request::Advertise { .. } => true,
+            Request::Bus(note) => note.step == BusStep::Cursor,
             Request::Accept { status, .. } => *status == Status::OK,
             _ => false,
         },

@@ -17,7 +17,7 @@ use ipc::{
 };
 
 use crate::{
-    broker::{Broker, Carried, Effect, Event, Peer, RegionEffect, Token},
+    broker::{Broker, Carried, Effect, Event, Peer, RegionEffect, RingEffect, Token},
     ids::{IdSource, Ids},
     registry::Registry,
     token::TokenKey,
@@ -36,6 +36,10 @@ pub enum Beside {
     Board,
     /// Pinned memory that may be written, as long as a lane.
     Region,
+    /// A ring of events.
+    Ring,
+    /// A cursor page.
+    Page,
     /// Something that is no lane.
     Junk,
     /// More than one.
@@ -52,6 +56,7 @@ pub struct Ground {
     held: HashMap<u64, bool>,
     boards: HashSet<u64>,
     regions: HashSet<u64>,
+    rings: HashSet<u64>,
     /// The channel last offered, and to whom.
     offered: Option<(Token, u64)>,
     next: Token,
@@ -82,6 +87,7 @@ impl Ground {
             held: HashMap::new(),
             boards: HashSet::new(),
             regions: HashSet::new(),
+            rings: HashSet::new(),
             offered: None,
             next: 1,
         })
@@ -113,6 +119,12 @@ impl Ground {
                 Carried::One(LaneFacts { sealed: true, bytes: 8192, allocated: 8192, ..memory })
             }
             Beside::Region => Carried::One(LaneFacts { writable: true, pinned: true, ..memory }),
+            Beside::Ring => {
+                Carried::One(LaneFacts { sealed: true, bytes: 8192, allocated: 8192, ..memory })
+            }
+            Beside::Page => {
+                Carried::One(LaneFacts { sealed: true, bytes: 4096, allocated: 4096, ..memory })
+            }
             Beside::Junk => Carried::One(LaneFacts { allocated: 0, ..memory }),
             Beside::Many => Carried::Many,
         };
@@ -166,6 +178,7 @@ impl Ground {
         assert!(self.held.is_empty(), "held for nobody: {:?}", self.held);
         assert!(self.boards.is_empty(), "boards of nobody: {:?}", self.boards);
         assert!(self.regions.is_empty(), "regions of nobody: {:?}", self.regions);
+        assert!(self.rings.is_empty(), "rings of nobody: {:?}", self.rings);
         assert_eq!(self.broker.deadline_ns(), None, "nobody is left to wait for");
         self.broker.close(self.now_ns);
     }
@@ -219,6 +232,21 @@ impl Ground {
             }
             Effect::Region(RegionEffect::Lose { region }) => {
                 assert!(self.regions.remove(&region), "lost twice");
+            }
+            Effect::Ring(RingEffect::Keep { ring }) => {
+                assert!(at_hand.is_some(), "nothing is at hand");
+                assert!(self.rings.insert(ring), "kept twice");
+            }
+            Effect::Ring(RingEffect::Send { to, ring, reply }) => {
+                assert!(self.connected.contains(&to) && self.rings.contains(&ring));
+                check_reply(0, &reply);
+            }
+            Effect::Ring(RingEffect::Lose { ring }) => {
+                assert!(self.rings.remove(&ring), "lost twice");
+            }
+            Effect::Ring(RingEffect::Pass { to, reply }) => {
+                assert!(self.connected.contains(&to) && at_hand.is_some());
+                check_reply(0, &reply);
             }
             Effect::Release { ticket } => {
                 assert!(self.held.remove(&ticket).is_some(), "released twice");

@@ -24,6 +24,7 @@ mod desk;
 mod directory;
 mod epochs;
 mod error;
+pub mod events;
 pub mod failpoint;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;

@@ -1,5 +1,6 @@
 //! The one I/O loop: packets and deaths in, effects out. It never waits for any one node.
 
+mod events;
 mod memory;
 mod passing;
 mod peer;
@@ -35,6 +36,7 @@ use nix::{
 use crate::{
     broker::{BoardKey, Broker, Carried, Effect, Event, Peer, Token},
     desk::{Desk, Order, RuntimeDesk, Unit},
+    events::RingId,
     failpoint::{self, At},
     holders::Holders,
     notes::{Note, Notes},
@@ -76,6 +78,7 @@ pub(crate) struct Reactor {
     held: HashMap<u64, Held>,
     boards: HashMap<BoardKey, Arc<OwnedFd>>,
     regions: HashMap<u64, Arc<OwnedFd>>,
+    rings: HashMap<RingId, Arc<OwnedFd>>,
     effects: VecDeque<Effect>,
     ties: Ties,
     /// Processes of supervised services by their ids, of which some are yet to connect.
@@ -156,6 +159,7 @@ impl Reactor {
             held: HashMap::new(),
             boards: HashMap::new(),
             regions: HashMap::new(),
+            rings: HashMap::new(),
             effects: VecDeque::new(),
             ties,
             units: HashMap::new(),
@@ -429,6 +433,7 @@ impl Reactor {
             }
             Effect::LoseBoard { board } => self.lose_board(board),
             Effect::Region(effect) => self.region(effect, carried),
+            Effect::Ring(effect) => self.pass_events(effect, carried),
             Effect::Release { ticket } => {
                 self.held.remove(&ticket);
                 None

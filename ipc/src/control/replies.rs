@@ -1,7 +1,7 @@
 //! The runtime's replies, as packets.
 
 use super::{
-    Entry, MAX_PACKET, MOST_CHANGES, Malformed, Reply,
+    Entry, MAX_PACKET, MOST_CHANGES, Malformed, Reply, events,
     regions::RegionReply,
     wire::{Reader, Writer},
 };
@@ -73,6 +73,9 @@ pub fn encode_reply(sequence: u32, reply: &Reply) -> Vec<u8> {
             }
         }
         Reply::Region(reply) => reply.write(&mut out),
+        Reply::Topic { .. } | Reply::Ring { .. } | Reply::Bus(_) | Reply::Topics { .. } => {
+            events::encode_reply(&mut out, reply);
+        }
     }
     out.bytes
 }
@@ -100,6 +103,10 @@ fn reply_verb(reply: &Reply) -> u16 {
         Reply::Yield { .. } => 152,
         Reply::Changes { .. } => 153,
         Reply::Region(reply) => reply.verb(),
+        Reply::Topic { .. } => 140,
+        Reply::Ring { .. } => 142,
+        Reply::Bus(_) => 143,
+        Reply::Topics { .. } => 144,
     }
 }
 
@@ -160,6 +167,7 @@ pub fn decode_reply(bytes: &[u8]) -> Result<(u32, Reply), Malformed> {
             Reply::Changes { next, changes }
         }
         145..=148 => Reply::Region(RegionReply::read(head.verb, &mut input)?),
+        140..=144 => events::decode_reply(head.verb, &mut input)?,
         verb => return Err(Malformed::Verb(verb)),
     };
     if head.status != 0 && !matches!(reply, Reply::Refused(_)) {

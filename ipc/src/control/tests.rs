@@ -90,7 +90,44 @@ fn requests() -> impl Strategy<Value = Request> {
         (any::<u32>(), tokens())
             .prop_map(|(id, token)| Request::CheckToken { presenter: ServiceId::new(id), token }),
         Just(Request::PublicKey),
+        (any::<u32>(), "[^\\p{Cc}]{0,60}").prop_map(|(id, name)| Request::Topic { id, name }),
+        (any::<[u32; 3]>(), names()).prop_map(|([topic, ring, follows], name)| {
+            Request::Advertise { topic, ring, follows, name }
+        }),
+        (any::<[u32; 2]>(), names()).prop_map(|([topic, flags], name)| Request::Subscribe {
+            topic,
+            flags,
+            name
+        }),
+        notes().prop_map(Request::Bus),
+        any::<u32>().prop_map(|after| Request::Topics { after }),
     ]
+}
+
+fn notes() -> impl Strategy<Value = BusNote> {
+    (1_u32..10, any::<u32>(), any::<[u64; 3]>()).prop_map(
+        |(step, topic, [ring, subscriber, value])| BusNote {
+            step: BusStep::from_number(step).expect("a step"),
+            topic,
+            ring,
+            subscriber,
+            value,
+        },
+    )
+}
+
+fn topics() -> impl Strategy<Value = TopicEntry> {
+    (any::<[u32; 4]>(), any::<u64>(), any::<bool>(), names()).prop_map(
+        |([id, publishers, subscribers, reliable], bytes, retained, name)| TopicEntry {
+            id,
+            bytes,
+            publishers,
+            subscribers,
+            reliable,
+            retained,
+            name,
+        },
+    )
 }
 
 fn entries() -> impl Strategy<Value = Entry> {
@@ -121,6 +158,20 @@ fn changes() -> impl Strategy<Value = Change> {
 
 fn replies() -> impl Strategy<Value = Reply> {
     prop_oneof![
+        (any::<u32>(), any::<u64>(), any::<u32>(), names())
+            .prop_map(|(id, bytes, flags, name)| Reply::Topic { id, bytes, flags, name }),
+        (any::<[u32; 3]>(), any::<[u64; 2]>()).prop_map(
+            |([topic, publisher, pid], [ring, follows])| Reply::Ring {
+                topic,
+                ring,
+                follows,
+                publisher: ServiceId::new(publisher),
+                pid,
+            }
+        ),
+        notes().prop_map(Reply::Bus),
+        (prop::collection::vec(topics(), 0..12), any::<u32>())
+            .prop_map(|(entries, next)| Reply::Topics { entries, next }),
         any::<[u32; 2]>()
             .prop_map(|n| Reply::Welcome { node: ServiceId::new(n[0]), kernel_pid: n[1] }),
         (any::<[u32; 2]>(), any::<Ticket>()).prop_map(|(n, ticket)| Reply::Registered {

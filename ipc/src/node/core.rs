@@ -19,6 +19,7 @@ use nix::{
 
 use super::{
     Config, PATIENCE,
+    bus::Bus,
     descriptors::Descriptors,
     dial::{Connection, dial},
     peers::{End, Peers},
@@ -87,6 +88,7 @@ pub(crate) struct Core {
     /// What was let go of, and is not yet told to the runtime.
     farewells: Mutex<Vec<Request>>,
     pub(crate) board: Arc<OwnBoard>,
+    pub(crate) bus: Bus,
 }
 
 /// What waits for an answer of the runtime.
@@ -167,6 +169,7 @@ impl Core {
             vigil: Vigil::default(),
             regions: Mutex::default(),
             farewells: Mutex::default(),
+            bus: Bus::default(),
         };
         core.adopt(&mut lock(&core.connection), connection)?;
         core.tell_boards();
@@ -179,6 +182,7 @@ impl Core {
 
     /// Ends the warden.
     pub(super) fn close(&self) {
+        self.bus.listener.end();
         self.closed.store(true, Ordering::SeqCst);
         self.kick();
         self.alarm();
@@ -249,7 +253,7 @@ impl Core {
         self.kick();
     }
 
-    fn kick(&self) {
+    pub(super) fn kick(&self) {
         let _ = nix::unistd::write(&self.kick, &1_u64.to_ne_bytes());
     }
 
@@ -262,6 +266,7 @@ impl Core {
     pub(super) fn needs_runtime(&self) -> bool {
         self.config.heir.is_some()
             || !lock(&self.registered).is_empty()
+            || self.has_topics()
             || self.peers.ends().iter().any(|end| end.introduction().is_some())
             || self.has_regions()
     }
@@ -290,6 +295,7 @@ impl Core {
             }
         }
         self.tell_regions();
+        self.rejoin_topics();
     }
 
     pub(super) fn next_sequence(&self) -> u32 {
@@ -521,7 +527,7 @@ impl Core {
     }
 
     /// Tells the runtime something, if it is there and its socket has room.
-    pub(super) fn say(&self, request: &Request) -> Result<(), NodeError> {
+    pub(super) fn tell_now(&self, request: &Request) -> Result<(), NodeError> {
         let socket = self.current().ok_or_else(|| self.no_runtime())?;
         packet::send(socket.as_fd(), &encode_request(0, request), &[])
             .map_err(NodeError::system("send to the runtime"))

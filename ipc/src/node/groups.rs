@@ -62,7 +62,7 @@ impl Core {
     /// Tells the runtime that an instance serves, or stands by (0).
     pub(super) fn say_epoch(&self, instance: ServiceId, epoch: u64) {
         // A runtime that is gone is told when it is back.
-        let _ = self.say(&Request::Promoted { instance, epoch });
+        let _ = self.tell_now(&Request::Promoted { instance, epoch });
     }
 
     fn post_of(&self, instance: ServiceId) -> Option<Arc<crate::failover::post::Post>> {

@@ -219,7 +219,7 @@ fn watch(core: &Weak<Core>) {
         let watched = node.keep_vigil();
         let lives = watched.iter().take(MOST_WORDS).map(|link| link.channel.life_word());
         let Some(mut words) = lives.collect::<Option<Vec<_>>>() else { continue };
-        words.push(futex::Word { at: &node.vigil.watch, value: news, shared: false });
+        words.insert(0, futex::Word { at: &node.vigil.watch, value: news, shared: false });
         let looks = watched.len() > MOST_WORDS || !futex::has_waitv();
         futex::wait_many(&words, looks.then_some(LOOK));
     }

@@ -68,7 +68,10 @@ impl Warden<'_> {
             let count = self.core.epoll.wait(&mut events, timeout).unwrap_or(0);
             for event in &events[..count] {
                 match event.data() {
-                    TOKEN_KICK => self.core.tell_boards(),
+                    TOKEN_KICK => {
+                        self.core.tell_boards();
+                        self.core.speak();
+                    }
                     TOKEN_SOCKET => self.hear(),
                     pid => {
                         self.core.peers.bury(pid as u32);
@@ -111,6 +114,8 @@ impl Warden<'_> {
                     let until = clock::now_ns() + u64::from(for_ms) * 1_000_000;
                     trace::order(instance, u64::from(every_us) * 1000, until);
                 }
+                Ok((0, reply @ Reply::Ring { .. })) => self.core.take_ring(&reply, &fds),
+                Ok((0, Reply::Bus(note))) => self.core.hear_of_bus(note, &fds),
                 Ok((sequence, reply)) => self.core.settle(sequence, (reply, fds)),
                 // A runtime that speaks nonsense is no runtime.
                 Err(_) => self.core.lose(&socket),

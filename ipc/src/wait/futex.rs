@@ -36,16 +36,18 @@ pub(crate) fn wait_any(words: &[Word<'_>], timeout: Option<Duration>) -> Result<
     // SAFETY: all-zero is a valid futex_waitv.
     let mut vector: [FutexWaitV; 4] = unsafe { std::mem::zeroed() };
     for (entry, word) in vector.iter_mut().zip(words) {
-        *entry = FutexWaitV::of(*word);
+        *entry = FutexWaitV::of(word);
     }
-    wait_vector(&vector[..words.len().min(4)], timeout)
+    wait_vector(&vector[..words.len()], timeout)
 }
 
+/// Sleeps on the words of entries that were made of them, by callers that still borrow them.
 fn wait_vector(vector: &[FutexWaitV], timeout: Option<Duration>) -> Result<Wake, Errno> {
     let until = timeout.map(deadline);
     let until_ptr = until.as_ref().map_or(ptr::null(), ptr::from_ref);
-    // SAFETY: each valid entry was made of a word that outlives the call, and the kernel only reads
-    // them. `until_ptr` is null or points at an absolute time.
+    // SAFETY: the entries are valid, and their words outlive the call (an address that did not
+    // would only end the wait by EFAULT); the kernel only reads them. `until_ptr` is null or
+    // points at an absolute time.
     let result = unsafe {
         libc::syscall(
             libc::SYS_futex_waitv,
@@ -57,17 +59,6 @@ fn wait_vector(vector: &[FutexWaitV], timeout: Option<Duration>) -> Result<Wake,
         )
     };
     outcome(result)
-}
-
-/// Sleeps as [`wait_words`] on up to 127 words.
-pub(crate) fn wait_many(words: &[Word<'_>], timeout: Option<Duration>) {
-    let timeout = bounded(timeout);
-    if has_waitv() {
-        let entries: Vec<_> = words.iter().take(127).map(|word| FutexWaitV::of(*word)).collect();
-        let _ = wait_vector(&entries, timeout);
-    } else if let Some(last) = words.last() {
-        wait(*last, Some(timeout.map_or(TICK, |timeout| timeout.min(TICK))));
-    }
 }
 
 /// Sleeps until one of the words that are there changes and is woken, or the time is over. Without
@@ -87,6 +78,21 @@ pub(crate) fn wait_words(words: [Option<Word<'_>>; 4], timeout: Option<Duration>
     } else {
         wait(first, Some(timeout.map_or(TICK, |timeout| timeout.min(TICK))));
     }
+}
+
+/// Sleeps until one of up to 128 words changes and is woken, or the time is over. Without
+/// `futex_waitv` it sleeps on the first, and wakes every few ms to let the caller look at all.
+pub(crate) fn wait_many(words: &[Word<'_>], timeout: Option<Duration>) {
+    let Some(first) = words.first() else { return };
+    let timeout = bounded(timeout);
+    if !has_waitv() {
+        wait(*first, Some(timeout.map_or(TICK, |timeout| timeout.min(TICK))));
+        return;
+    }
+    debug_assert!(words.len() <= 128);
+    let vector: Vec<FutexWaitV> = words.iter().map(FutexWaitV::of).collect();
+    // An error is a wait that ended at once: the caller looks, and comes again.
+    let _ = wait_vector(&vector, timeout);
 }
 
 /// How long a sleeper sleeps at most where nobody can be relied on to wake it.
@@ -188,7 +194,7 @@ struct FutexWaitV {
 }
 
 impl FutexWaitV {
-    fn of(word: Word<'_>) -> FutexWaitV {
+    fn of(word: &Word<'_>) -> FutexWaitV {
         FutexWaitV {
             value: u64::from(word.value),
             address: ptr::from_ref(word.at).addr() as u64,

@@ -15,6 +15,7 @@ use std::{collections::HashMap, sync::Arc};
 use ipc::{ServiceId, Status};
 
 use super::{Peer, Token};
+use crate::events::RingId;
 use crate::quota::{Charge, Kind, Ledger, Over, Payer, Quota};
 
 /// Descriptors of a pending connect: the client's lane, and both ends of the doorbell.
@@ -30,6 +31,8 @@ pub(super) struct Accounts {
     /// By ticket.
     connects: HashMap<u64, Connect>,
     channels: HashMap<u64, Vec<Charge>>,
+    /// Of events.
+    rings: HashMap<RingId, Vec<Charge>>,
     /// Connections that ended since idle accounts were last forgotten.
     ended: usize,
 }
@@ -185,6 +188,25 @@ impl Accounts {
         let charges = self.charge_all(&payer, lasting(lane_bytes))?;
         self.channels.insert(channel, charges);
         Ok(())
+    }
+
+    /// Charges a ring of events: its memory, and the descriptor by which it is handed on. It is
+    /// charged until it is handed on no more, also where its publisher is gone by then.
+    ///
+    /// # Errors
+    /// `QUOTA`; nothing is charged.
+    pub(super) fn ring(&mut self, by: Token, ring: RingId, bytes: u64) -> Result<(), Status> {
+        let Some(connection) = self.connections.get(&by) else { return Ok(()) };
+        let payer = connection.payer.clone();
+        let what = [(Kind::Descriptors, 1), (Kind::SharedBytes, bytes)];
+        let charges = self.charge_all(&payer, what)?;
+        self.rings.insert(ring, charges);
+        Ok(())
+    }
+
+    pub(super) fn ring_gone(&mut self, ring: RingId) {
+        let charges = self.rings.remove(&ring).unwrap_or_default();
+        self.release_all(charges);
     }
 
     pub(super) fn closed(&mut self, channel: u64) {

@@ -149,7 +149,7 @@ impl Broker {
         }
         let Some(first) = members.first().copied() else { return };
         if before.is_none() && turn.now_ns >= self.unsettled_until_ns(name) {
-            self.give(name, left, first, (cause, 0), turn);
+            self.give_name(name, left, first, (cause, 0), turn);
         }
         self.tell_group(name, turn);
     }
@@ -174,7 +174,7 @@ impl Broker {
     }
 
     /// Has an instance serve a name.
-    fn give(
+    fn give_name(
         &mut self,
         name: ServiceId,
         from: Option<ServiceId>,
@@ -407,7 +407,7 @@ impl Broker {
         };
         let took = turn.now_ns.saturating_sub(begun_ns) / 1000;
         let took_us = u32::try_from(took).unwrap_or(u32::MAX).max(1);
-        self.give(name, Some(from), to, (cause, took_us), turn);
+        self.give_name(name, Some(from), to, (cause, took_us), turn);
         self.tell_group(name, turn);
         let (to, sequence) = asked;
         turn.out.push(Effect::Send { to, sequence, reply: Reply::Done });

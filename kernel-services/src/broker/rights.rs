@@ -10,6 +10,7 @@ use ipc::{
 
 use super::{Broker, Effect, Peer, Token, Turn};
 use crate::{
+    events::Topic,
     notes::{Kind, Note},
     quota::Quota,
     security::{Because, Open, Operation, Policy, Terms, What, Who, names_of},
@@ -22,6 +23,7 @@ pub(crate) struct Law {
     /// Of each user.
     pub(crate) users: Quota,
     pub(crate) services: HashMap<Arc<str>, Quota>,
+    pub(crate) topics: Vec<Topic>,
 }
 
 /// What a channel has to be for.
@@ -134,6 +136,8 @@ impl Broker {
     pub(super) fn enact(&mut self, law: Law, turn: &mut Turn) {
         self.policy = Policy::new(law.terms);
         self.accounts.limit(law.users, law.services);
+        self.topics.declare(law.topics);
+        self.revoke_topics(turn);
         self.revoke_channels(turn);
         self.judge_regions(turn);
         self.end_instances(turn);

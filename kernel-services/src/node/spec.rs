@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use super::Fault;
 // A runtime without a node file has rights and quotas, too: they stand with what enforces them.
 pub use crate::{
+    events::Topic,
     quota::Quota,
     security::{Object, Route, Rule, Subject},
 };
@@ -23,6 +24,8 @@ pub struct Node {
     pub rule_lines: Vec<u32>,
     /// Which channels are encrypted; the first that matches decides.
     pub routes: Vec<Route>,
+    /// Topics of events, in the order of the file.
+    pub topics: Vec<Topic>,
     /// What a user's processes may hold together, beside what each service may.
     pub user_limits: Quota,
     /// Where logs stand. Relative, as the default `logs` is, it lies in the runtime directory; what

@@ -22,6 +22,7 @@ pub(super) fn law(node: &Node) -> Law {
         terms: Terms::of(node, geteuid().as_raw()),
         users: node.user_limits,
         services: quotas.collect(),
+        topics: node.topics.clone(),
     }
 }
 

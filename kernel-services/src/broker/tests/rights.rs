@@ -28,7 +28,7 @@ fn system(rules: Vec<Rule>) -> (Broker, ServiceId) {
 fn enact(broker: &mut Broker, rules: Vec<Rule>, users: Quota) -> Vec<Effect> {
     let provides = ["api", "store"].map(|it| (it.to_owned(), vec![it.to_owned()])).to_vec();
     let terms = Terms { uid: UID, rules, provides, ..Terms::default() };
-    broker.step(Event::Law(Box::new(Law { terms, users, services: HashMap::new() })), 0)
+    broker.step(Event::Law(Box::new(Law { terms, users, ..Law::default() })), 0)
 }
 
 fn may(subject: Subject, object: &str, operation: Operation) -> Rule {

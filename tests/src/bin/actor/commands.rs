@@ -16,6 +16,7 @@ use tests::{LONG, pattern};
 
 use crate::{
     crowd::{Crowd, Torrent},
+    events::Events,
     famine::Famine,
     fork,
     handler::{self, outcome},
@@ -47,6 +48,7 @@ pub(crate) struct Stage {
     /// Memory of no use.
     fat: Vec<u8>,
     regions: Regions,
+    events: Events,
 }
 
 /// Does what stdin says until it ends, or says `quit`: then everything is closed in order.
@@ -67,6 +69,7 @@ pub(crate) fn obey(config: &Config) {
         famine: None,
         fat: Vec::new(),
         regions: Regions::default(),
+        events: Events::default(),
     };
     for line in std::io::stdin().lock().lines().map_while(Result::ok) {
         if line == "quit" {
@@ -99,6 +102,7 @@ impl Stage {
     /// - `tasks-serve NAME`, `tasks-call NAME COUNT SIZE`: the same in tasks of a tokio runtime,
     ///   all calls at once
     /// - `starve`: not one more descriptor is to be had, until told to `feed`
+    /// - `event-...`: see [`Events::act`]
     /// - `release`: answers held requests
     /// - `trace NAME COUNT SIZE`: calls between two marks that a trace shows
     /// - `fork NAME`: tries everything in a child
@@ -108,6 +112,9 @@ impl Stage {
         let mut words = line.splitn(5, ' ');
         let command = words.next().unwrap_or_default();
         let words: Vec<&str> = words.collect();
+        if self.events.act(&self.node, command, &words) {
+            return;
+        }
         match (command, &words[..]) {
             ("serve", [name, threads]) => self.serve(name, number(threads)),
             ("replica", [name]) => self.serve_as(name, 1, SERVICE_IDEMPOTENT),

@@ -12,6 +12,7 @@
 
 mod commands;
 mod crowd;
+mod events;
 mod famine;
 mod fork;
 mod handler;
