@@ -8,7 +8,15 @@
 //! what is stored; [`log`] stores them. A request is answered when what it did is stored.
 #![deny(missing_docs)]
 
+mod answers;
+pub mod config;
+pub mod failpoint;
+pub mod house;
+pub mod log;
 pub mod machine;
+pub mod opening;
 pub mod record;
 pub mod scan;
+pub mod service;
+pub mod steward;
 pub mod windows;

@@ -15,248 +15,24 @@
 mod line;
 mod pile;
 mod recovery;
+mod words;
 
-use std::{collections::VecDeque, sync::Arc};
+use std::collections::VecDeque;
 
 use line::{Line, Putter, Taker};
 use pile::{Pile, State};
+pub use words::{
+    Answer, Delivery, Effect, Event, Facts, Limits, Now, Put, Refusal, Take, Ticket, Told, Trouble,
+    Verdict,
+};
 
 use crate::{
     record::{Record, Stored},
     windows::{Seen, Windows},
 };
 
-/// Names a request that is to be answered, once.
-pub type Ticket = u64;
-
 /// Most messages that one record acknowledges.
 const MOST_IDS: usize = 4096;
-
-/// What time it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Now {
-    /// `CLOCK_MONOTONIC`, in ns.
-    pub mono_ns: u64,
-    /// Unix time, in ms.
-    pub wall_ms: u64,
-}
-
-impl Now {
-    fn after_ms(self, ms: u32) -> u64 {
-        self.mono_ns.saturating_add(u64::from(ms) * 1_000_000)
-    }
-}
-
-/// What a queue may hold, and how it treats it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Messages, dead letters included.
-    pub messages: u32,
-    /// Bytes of their payloads.
-    pub bytes: u64,
-    /// Bytes of one payload.
-    pub message_bytes: u32,
-    /// How long a consumer has a message unless it asks for longer.
-    pub lease_ms: u32,
-    /// How often a message is given out before it is a dead letter.
-    pub attempts: u32,
-    /// Producers whose numbers are remembered.
-    pub producers: u32,
-    /// Requests that wait: for messages, and as many for room.
-    pub waiting: u32,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
-            messages: 10_000,
-            bytes: 64 << 20,
-            message_bytes: 1 << 20,
-            lease_ms: 30_000,
-            attempts: 5,
-            producers: 1024,
-            waiting: 1024,
-        }
-    }
-}
-
-/// A message that somebody wants stored.
-#[derive(Clone, Debug)]
-pub struct Put {
-    /// 0: its sender wants no dedup.
-    pub producer: u64,
-    /// From 1, and ascending.
-    pub sequence: u64,
-    /// 0 to 4.
-    pub priority: u8,
-    /// Before it may be taken.
-    pub delay_ms: u32,
-    /// Until when it may wait for room; 0 for not at all.
-    pub wait_until_ns: u64,
-    /// What it says.
-    pub payload: Arc<[u8]>,
-}
-
-/// A wish for messages.
-#[derive(Clone, Copy, Debug)]
-pub struct Take {
-    /// Whom they are leased to.
-    pub consumer: u64,
-    /// How many at most.
-    pub most: u32,
-    /// Of how many bytes, beyond the first.
-    pub bytes: u32,
-    /// Until when it waits for the first; 0 for not at all.
-    pub wait_until_ns: u64,
-    /// Whether dead letters are meant.
-    pub dead: bool,
-}
-
-/// What a consumer says of messages that it has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// They are done with.
-    Ack,
-    /// Somebody is to try again, after a while.
-    Nack {
-        /// After so long.
-        delay_ms: u32,
-    },
-    /// It needs them for so long from now on.
-    Extend {
-        /// Instead of the queue's own lease.
-        lease_ms: u32,
-    },
-    /// Nobody is to try again: they are dead letters.
-    Bury,
-    /// It has these and no others: what else was given to it never came.
-    Hold,
-}
-
-/// What happens to a queue. `channel` is over what it was asked.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// A message comes.
-    Put(Ticket, u64, Put),
-    /// Somebody wants messages.
-    Take(Ticket, u64, Take),
-    /// A consumer is done with messages: by id and attempt.
-    Settle(Ticket, u64, u64, Verdict, Vec<(u64, u32)>),
-    /// A consumer goes; what it has is for others.
-    Leave(Ticket, u64),
-    /// A channel has ended, and whoever asked over it.
-    Gone(u64),
-    /// The first so many records that were ever appended are stored.
-    Committed(u64),
-    /// Those of the first so many that were not stored yet never will be.
-    Failed(u64, Trouble),
-    /// Dead letters are to be tried again, so many of them.
-    Redrive(Ticket, u32),
-    /// What nobody has is to go; with `true` the dead letters only.
-    Purge(Ticket, bool),
-    /// Messages are to be written down again: their segment is to be deleted.
-    Move(Vec<u64>),
-    /// Time passed.
-    Tick,
-}
-
-/// Why something could not be stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trouble {
-    /// There is no room for it on the disk, or in memory.
-    NoRoom,
-    /// The disk failed. What is stored from now on is lost: nothing is stored any more.
-    Broken,
-}
-
-/// Why a request is refused; nothing of it was done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// The queue has as much as it may have.
-    Full,
-    /// The message is larger than any may be.
-    TooLarge,
-    /// The producer's number is too old to know whether it came.
-    Stale,
-    /// Too many wait already.
-    Crowded,
-    /// It could not be stored.
-    Trouble(Trouble),
-}
-
-/// A message in a consumer's hands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Delivery {
-    /// Of the message.
-    pub id: u64,
-    /// How often it was given out, with this time.
-    pub attempt: u32,
-    /// Its priority.
-    pub priority: u8,
-    /// Who sent it.
-    pub producer: u64,
-    /// That one's number for it.
-    pub sequence: u64,
-    /// What it says.
-    pub payload: Arc<[u8]>,
-}
-
-/// How a request ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// It is stored, under this id; or it was before (0).
-    Stored(u64),
-    /// These are leased to who asked; none if the time is over.
-    Messages(Vec<Delivery>),
-    /// For each message, whether it was the consumer's.
-    Settled(Vec<bool>),
-    /// So many messages were meant.
-    Count(u64),
-    /// It was not done.
-    Refused(Refusal),
-}
-
-/// What is to be done, in order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Append this to the log.
-    Append(Record),
-    /// Answer a request.
-    Answer(Ticket, Answer),
-}
-
-/// How a queue stands, and what it did since it was opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Facts {
-    /// Messages that can be taken.
-    pub ready: u64,
-    /// Messages that wait for their time.
-    pub delayed: u64,
-    /// Messages that consumers have.
-    pub leased: u64,
-    /// Dead letters.
-    pub dead: u64,
-    /// Bytes of all payloads.
-    pub bytes: u64,
-    /// Requests that wait for messages.
-    pub takers: u64,
-    /// Requests that wait for room.
-    pub putters: u64,
-    /// Messages stored.
-    pub stored: u64,
-    /// Deliveries.
-    pub delivered: u64,
-    /// Acknowledgements.
-    pub acked: u64,
-    /// Messages that came back: nack, death, a lease that ended.
-    pub returned: u64,
-    /// Messages that became dead letters.
-    pub died: u64,
-    /// Messages that came once more, and were stored already.
-    pub duplicates: u64,
-    /// Refused for want of room.
-    pub refused: u64,
-}
 
 /// A queue.
 #[derive(Debug)]
@@ -328,13 +104,13 @@ impl Machine {
             Event::Leave(ticket, consumer) => {
                 let held = self.pile.held_by(consumer);
                 let count = held.len() as u64;
-                held.into_iter().for_each(|id| self.give_back(id, 0, turn));
+                self.give_all_back(&held, turn);
                 turn.answer(ticket, Answer::Count(count));
             }
             Event::Gone(channel) => {
                 self.line.leave(channel);
                 let held = self.pile.held_over(channel);
-                held.into_iter().for_each(|id| self.give_back(id, 0, turn));
+                self.give_all_back(&held, turn);
             }
             Event::Committed(upto) => self.committed(upto, turn),
             Event::Failed(upto, trouble) => self.failed(upto, trouble, turn),
@@ -475,7 +251,9 @@ impl Machine {
             }
             Pending::Gone(ticket, ids) => {
                 self.totals.acked += ids.len() as u64;
-                ids.iter().for_each(|id| self.pile.remove(*id));
+                for id in ids {
+                    self.pile.remove(id);
+                }
                 if let Some((ticket, answer)) = ticket {
                     turn.answer(ticket, answer);
                 }
@@ -496,7 +274,9 @@ impl Machine {
                 Pending::Gone(ticket, ids) => {
                     // Whoever had them has them again, and may say it once more.
                     let until_ns = turn.now.after_ms(self.limits.lease_ms);
-                    ids.iter().for_each(|id| self.pile.unsettle(*id, until_ns, turn.now));
+                    for id in ids {
+                        self.pile.unsettle(id, until_ns, turn.now);
+                    }
                     if let Some((ticket, _)) = ticket {
                         turn.refuse(ticket, refusal);
                     }
@@ -519,7 +299,7 @@ impl Machine {
         }
         let taker = Taker { ticket, channel, take };
         if self.pile.has_ready(take.dead) {
-            return self.deliver(taker, turn);
+            return self.deliver(&taker, turn);
         }
         if take.wait_until_ns <= turn.now.mono_ns {
             return turn.answer(ticket, Answer::Messages(Vec::new()));
@@ -529,8 +309,8 @@ impl Machine {
         }
     }
 
-    fn deliver(&mut self, taker: Taker, turn: &mut Turn<'_>) {
-        let Taker { ticket, channel, take } = taker;
+    fn deliver(&mut self, taker: &Taker, turn: &mut Turn<'_>) {
+        let Taker { ticket, channel, take } = *taker;
         let mut deliveries = Vec::new();
         let mut bytes = 0;
         while deliveries.len() < take.most.max(1) as usize {
@@ -555,7 +335,7 @@ impl Machine {
         for dead in [false, true] {
             while self.pile.has_ready(dead) {
                 let Some(taker) = self.line.next_taker(dead) else { break };
-                self.deliver(taker, turn);
+                self.deliver(&taker, turn);
             }
         }
     }
@@ -585,13 +365,13 @@ impl Machine {
             let others: Vec<u64> = self.pile.held_by(consumer);
             let is_held = |id: u64| items.iter().any(|(held, _)| *held == id);
             let lost: Vec<u64> = others.into_iter().filter(|id| !is_held(*id)).collect();
-            lost.iter().for_each(|id| self.give_back(*id, 0, turn));
+            self.give_all_back(&lost, turn);
         }
         let mut gone = Vec::new();
         let mut told = Vec::with_capacity(items.len());
         for &(id, attempt) in items {
             let is_leased = self.pile.is_leased(id, consumer, attempt);
-            told.push(match verdict {
+            let is_done = match verdict {
                 // Late, but nobody has had it since.
                 Verdict::Ack if self.pile.was_last(id, consumer, attempt) => {
                     self.pile.set(id, State::Settling);
@@ -612,6 +392,11 @@ impl Machine {
                 }
                 Verdict::Hold => is_leased,
                 _ => false,
+            };
+            told.push(match is_done {
+                true => Told::Done,
+                false if self.pile.has(id) => Told::Lost,
+                false => Told::Gone,
             });
         }
         if gone.is_empty() {
@@ -620,6 +405,12 @@ impl Machine {
         self.append(Record::Gone { ids: gone.clone() }, turn);
         let pending = Pending::Gone(Some((ticket, Answer::Settled(told))), gone);
         self.pending.push_back((self.appended, pending));
+    }
+
+    fn give_all_back(&mut self, ids: &[u64], turn: &mut Turn<'_>) {
+        for id in ids {
+            self.give_back(*id, 0, turn);
+        }
     }
 
     /// A message that was leased can be taken again, or is a dead letter.

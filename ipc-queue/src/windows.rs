@@ -77,10 +77,9 @@ impl Windows {
     pub fn look(&self, producer: u64, sequence: u64) -> Seen {
         let Some(window) = self.of.get(&producer) else { return Seen::New };
         match window.top.checked_sub(sequence) {
-            None => Seen::New,
             Some(back) if back >= Windows::SPAN => Seen::Stale,
             Some(back) if window.has(back) => Seen::Duplicate,
-            Some(_) => Seen::New,
+            None | Some(_) => Seen::New,
         }
     }
 

@@ -44,6 +44,8 @@ mod link;
 mod loom_models;
 #[cfg(not(loom))]
 mod node;
+#[cfg(not(loom))]
+pub mod queue;
 mod ring;
 #[cfg(all(feature = "rpc", not(loom)))]
 pub mod rpc;

@@ -6,6 +6,7 @@ mod core;
 mod descriptors;
 mod dial;
 mod inherited;
+mod keep;
 mod peers;
 mod rights;
 mod ticket;

@@ -14,6 +14,7 @@ mod accounts;
 mod boards;
 mod channels;
 mod introductions;
+mod kept;
 mod proofs;
 mod registrations;
 mod returning;
@@ -44,6 +45,8 @@ pub(crate) use boards::BoardKey;
 use boards::Boards;
 use channels::Channels;
 use introductions::Introductions;
+use kept::Kept;
+pub(crate) use kept::Stow;
 use returning::Returning;
 pub(crate) use rights::Law;
 use survivors::Survivors;
@@ -124,6 +127,8 @@ pub(crate) enum Effect {
     SendBoard { to: Token, sequence: u32, board: BoardKey, reply: Reply },
     /// Closes a segment of a board.
     LoseBoard { board: BoardKey },
+    /// Keeps, gives or closes memory of a unit.
+    Stow(Stow),
     /// Closes what the ticket holds.
     Release { ticket: u64 },
     /// Closes a connection, after a last word where there is one. The broker has forgotten it.
@@ -163,6 +168,7 @@ pub(crate) struct Broker {
     waits: HashMap<String, Vec<(Token, u32)>>,
     introductions: Introductions,
     boards: Boards,
+    kept: Kept,
     survivors: Survivors,
     channels: Channels,
     accounts: Accounts,
@@ -224,6 +230,7 @@ impl Broker {
             waits: HashMap::new(),
             introductions,
             boards: Boards::default(),
+            kept: Kept::default(),
             survivors: Survivors::default(),
             channels: Channels::default(),
             accounts: Accounts::default(),
@@ -280,6 +287,7 @@ impl Broker {
         for token in tokens {
             self.step(Event::Gone { token }, now_ns);
         }
+        self.let_go_all();
         self.accounts.assert_settled();
     }
 
@@ -430,6 +438,8 @@ impl Broker {
                 let order = Reply::Trace { instance, every_us, for_ms };
                 self.trace(to, instance, order, turn)
             }
+            Request::Keep { name } => self.keep(to, name, carried, turn),
+            Request::Kept { after } => return self.next_kept(to, sequence, after, turn),
             Request::Closed { channel } => {
                 self.survivors.close(channel, to);
                 if self.channels.closed(to, channel) {
@@ -552,7 +562,7 @@ fn may_carry(request: &Request, carried: Carried) -> bool {
     match carried {
         Carried::Nothing => true,
         Carried::One(_) => match request {
-            Request::Connect { .. } | Request::Board { .. } => true,
+            Request::Connect { .. } | Request::Board { .. } | Request::Keep { .. } => true,
             Request::Accept { status, .. } => *status == Status::OK,
             _ => false,
         },

@@ -33,7 +33,7 @@ use nix::{
 };
 
 use crate::{
-    broker::{BoardKey, Broker, Carried, Effect, Event, Peer, Token},
+    broker::{Broker, Carried, Effect, Event, Peer, Token},
     desk::{Desk, Order, RuntimeDesk, Unit},
     failpoint::{self, At},
     holders::Holders,
@@ -74,7 +74,7 @@ pub(crate) struct Reactor {
     next_token: Token,
     /// By ticket.
     held: HashMap<u64, Held>,
-    boards: HashMap<BoardKey, Arc<OwnedFd>>,
+    memory: passing::Memory,
     effects: VecDeque<Effect>,
     ties: Ties,
     /// Processes of supervised services by their ids, of which some are yet to connect.
@@ -153,7 +153,7 @@ impl Reactor {
             nodes: HashMap::new(),
             next_token: FIRST_NODE,
             held: HashMap::new(),
-            boards: HashMap::new(),
+            memory: passing::Memory::default(),
             effects: VecDeque::new(),
             ties,
             units: HashMap::new(),
@@ -426,9 +426,10 @@ impl Reactor {
                 self.send_board(to, sequence, board, &reply)
             }
             Effect::LoseBoard { board } => {
-                self.boards.remove(&board);
+                self.memory.boards.remove(&board);
                 None
             }
+            Effect::Stow(stow) => self.stow(stow, carried),
             Effect::Release { ticket } => {
                 self.held.remove(&ticket);
                 None

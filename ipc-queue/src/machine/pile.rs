@@ -125,7 +125,11 @@ impl Pile {
         let Some(message) = self.messages.get(&id) else { return };
         match message.state {
             // A dead letter may have changed its place meanwhile.
-            State::Ready => self.ready.iter_mut().for_each(|lane| drop(lane.remove(&id))),
+            State::Ready => {
+                for lane in &mut self.ready {
+                    lane.remove(&id);
+                }
+            }
             State::Delayed(due_ns) => drop(self.delayed.remove(&(due_ns, id))),
             State::Leased(until_ns) => {
                 self.leases.remove(&(until_ns, id));
@@ -138,6 +142,10 @@ impl Pile {
             }
             State::Settling => {}
         }
+    }
+
+    pub(super) fn has(&self, id: u64) -> bool {
+        self.messages.contains_key(&id)
     }
 
     pub(super) fn stored_mut(&mut self, id: u64) -> Option<&mut Stored> {

@@ -1,5 +1,7 @@
 //! Tables of what becomes of messages, and a comparison with a naive queue.
 
+use std::sync::Arc;
+
 use super::*;
 
 mod ledger;
@@ -110,7 +112,7 @@ impl World {
         let ticket = self.ticket();
         let items = vec![(it.id, it.attempt)];
         self.step(Event::Settle(ticket, 100 + consumer, consumer, verdict, items));
-        self.answer(ticket) == Some(Answer::Settled(vec![true]))
+        self.answer(ticket) == Some(Answer::Settled(vec![Told::Done]))
     }
 
     fn text(&mut self, consumer: u64) -> Option<String> {

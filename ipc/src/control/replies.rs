@@ -58,6 +58,10 @@ pub fn encode_reply(sequence: u32, reply: &Reply) -> Vec<u8> {
         Reply::Token { token } => out.raw(&**token),
         Reply::Permitted { permissions } => out.u64(*permissions),
         Reply::PublicKey { key } => out.raw(key),
+        Reply::Kept { next, name } => {
+            out.u64(*next);
+            out.name(name);
+        }
     }
     out.bytes
 }
@@ -80,6 +84,7 @@ fn reply_verb(reply: &Reply) -> u16 {
         Reply::Token { .. } => 120,
         Reply::Permitted { .. } => 121,
         Reply::PublicKey { .. } => 122,
+        Reply::Kept { .. } => 160,
     }
 }
 
@@ -127,6 +132,7 @@ pub fn decode_reply(bytes: &[u8]) -> Result<(u32, Reply), Malformed> {
         120 => Reply::Token { token: Box::new(input.take()?) },
         121 => Reply::Permitted { permissions: input.u64()? },
         122 => Reply::PublicKey { key: input.take()? },
+        160 => Reply::Kept { next: input.u64()?, name: input.name()? },
         verb => return Err(Malformed::Verb(verb)),
     };
     if head.status != 0 && !matches!(reply, Reply::Refused(_)) {

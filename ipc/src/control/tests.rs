@@ -77,6 +77,8 @@ fn requests() -> impl Strategy<Value = Request> {
         (any::<u32>(), tokens())
             .prop_map(|(id, token)| Request::CheckToken { presenter: ServiceId::new(id), token }),
         Just(Request::PublicKey),
+        names().prop_map(|name| Request::Keep { name }),
+        any::<u64>().prop_map(|after| Request::Kept { after }),
     ]
 }
 
@@ -105,6 +107,7 @@ fn replies() -> impl Strategy<Value = Reply> {
         Just(Reply::Done),
         any::<u32>().prop_map(|id| Reply::Found { name: ServiceId::new(id) }),
         introductions().prop_map(Reply::Connected),
+        (any::<u64>(), names()).prop_map(|(next, name)| Reply::Kept { next, name }),
         introductions().prop_map(Reply::Incoming),
         (prop::collection::vec(entries(), 0..12), any::<u32>())
             .prop_map(|(entries, next)| Reply::Page { entries, next }),

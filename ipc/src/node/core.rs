@@ -1,8 +1,8 @@
 //! What a node's handles and its warden share: the connection, and who is to hear what.
 
 use std::{
-    collections::HashMap,
-    os::fd::{AsFd, BorrowedFd},
+    collections::{BTreeMap, HashMap},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
@@ -76,6 +76,8 @@ pub(crate) struct Core {
     /// Closed, and not yet told to the runtime.
     closed_channels: Mutex<Vec<u64>>,
     pub(crate) board: Arc<OwnBoard>,
+    /// What the runtime keeps for us, by name.
+    pub(super) kept: Mutex<BTreeMap<String, Arc<OwnedFd>>>,
 }
 
 /// What waits for an answer of the runtime.
@@ -150,6 +152,7 @@ impl Core {
             peers: Peers::default(),
             clients: Mutex::default(),
             closed_channels: Mutex::default(),
+            kept: Mutex::default(),
         };
         core.adopt(&mut lock(&core.connection), connection)?;
         core.tell_boards();
@@ -202,6 +205,7 @@ impl Core {
         let socket = slot.clone().ok_or(NodeError::Closed)?;
         drop(slot);
         self.claim_again();
+        self.tell_kept();
         self.board.forget_told();
         self.tell_boards();
         Ok(socket)
@@ -272,7 +276,7 @@ impl Core {
         }
     }
 
-    fn next_sequence(&self) -> u32 {
+    pub(super) fn next_sequence(&self) -> u32 {
         // 0 is what the runtime says by itself, 1 the greeting.
         loop {
             let sequence = self.sequence.fetch_add(1, Ordering::Relaxed).wrapping_add(1);

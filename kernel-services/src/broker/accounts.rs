@@ -5,6 +5,7 @@
 //!   name         until its instance ends
 //!   connect      half-open, descriptors, a channel and its memory, until it is answered …
 //!   channel      … and the last two of them until an end says that it is closed
+//!   memory       a descriptor and its bytes, while it is kept for a unit
 //! ```
 //! ipcd's own connection, by which services are pinged, pays nothing: nobody's flood is to keep
 //! the watchdog from its work.
@@ -188,6 +189,21 @@ impl Accounts {
 
     pub(super) fn closed(&mut self, channel: u64) {
         let charges = self.channels.remove(&channel).unwrap_or_default();
+        self.release_all(charges);
+    }
+
+    /// Charges memory that is kept for a unit; whoever keeps it keeps the charges.
+    ///
+    /// # Errors
+    /// `QUOTA`; nothing is charged.
+    pub(super) fn keep(&mut self, token: Token, bytes: u64) -> Result<Vec<Charge>, Status> {
+        let Some(connection) = self.connections.get(&token) else { return Ok(Vec::new()) };
+        let payer = connection.payer.clone();
+        self.charge_all(&payer, [(Kind::Descriptors, 1), (Kind::SharedBytes, bytes)])
+    }
+
+    /// It is not kept any more.
+    pub(super) fn let_go(&mut self, charges: Vec<Charge>) {
         self.release_all(charges);
     }
 

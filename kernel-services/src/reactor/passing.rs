@@ -1,6 +1,7 @@
-//! Descriptors that pass from one node to another: lanes, doorbells, pidfds, boards.
+//! Descriptors that pass from one node to another: lanes, doorbells, pidfds, boards, and memory that is
+//! kept for those who come later.
 
-use std::{os::fd::OwnedFd, sync::Arc};
+use std::{collections::HashMap, os::fd::OwnedFd, sync::Arc};
 
 use ipc::{
     Status,
@@ -16,7 +17,15 @@ use nix::{
 };
 
 use super::{Lost, Parcel, Reactor};
-use crate::broker::{BoardKey, Event, Token};
+use crate::broker::{BoardKey, Event, Stow, Token};
+
+/// Memory of nodes, beside lanes that are on their way.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    pub(super) boards: HashMap<BoardKey, Arc<OwnedFd>>,
+    /// For units' successors, by the broker's numbers.
+    kept: HashMap<u64, Arc<OwnedFd>>,
+}
 
 impl Reactor {
     /// Makes the doorbell; gives what goes to the service.
@@ -46,7 +55,7 @@ impl Reactor {
 
     pub(super) fn keep_board(&mut self, board: BoardKey, memory: Stranger) -> Option<Event> {
         // Sealed and of a segment's size, as the broker saw.
-        self.boards.insert(board, Arc::new(memory.vouched()));
+        self.memory.boards.insert(board, Arc::new(memory.vouched()));
         None
     }
 
@@ -57,7 +66,32 @@ impl Reactor {
         board: BoardKey,
         reply: &Reply,
     ) -> Option<Event> {
-        let fds = self.boards.get(&board).cloned().into_iter().collect();
+        let fds = self.memory.boards.get(&board).cloned().into_iter().collect();
+        self.pass(to, sequence, reply, fds)
+    }
+
+    pub(super) fn stow(&mut self, stow: Stow, carried: &mut Option<Stranger>) -> Option<Event> {
+        match stow {
+            // Sealed, as the broker saw.
+            Stow::Keep(key) => {
+                drop(self.memory.kept.insert(key, Arc::new(carried.take()?.vouched())))
+            }
+            Stow::LetGo(key) => drop(self.memory.kept.remove(&key)),
+            Stow::Give { key, to, sequence, reply } => {
+                let fds = self.memory.kept.get(&key).cloned().into_iter().collect();
+                return self.pass(to, sequence, &reply, fds);
+            }
+        }
+        None
+    }
+
+    fn pass(
+        &mut self,
+        to: Token,
+        sequence: u32,
+        reply: &Reply,
+        fds: Vec<Arc<OwnedFd>>,
+    ) -> Option<Event> {
         let bytes = encode_reply(sequence, reply);
         match self.post(to, Parcel { bytes, fds, bell: None }) {
             Ok(()) => None,

@@ -220,7 +220,7 @@ impl Trial {
                 }
                 Answer::Settled(told) => {
                     if let Some(key) = self.acking.remove(&ticket)
-                        && told == [true]
+                        && told == [Told::Done]
                     {
                         self.done.insert(key);
                     }
