@@ -438,7 +438,7 @@ impl Broker {
                 let order = Reply::Trace { instance, every_us, for_ms };
                 self.trace(to, instance, order, turn)
             }
-            Request::Keep { name } => self.keep(to, name, carried, turn),
+            Request::Keep { name } => self.keep_memory(to, name, carried, turn),
             Request::Kept { after } => return self.next_kept(to, sequence, after, turn),
             Request::Closed { channel } => {
                 self.survivors.close(channel, to);

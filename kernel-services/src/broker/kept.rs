@@ -39,7 +39,7 @@ struct Entry {
 
 impl Broker {
     /// Takes memory in; without any, lets go of what has that name.
-    pub(super) fn keep(
+    pub(super) fn keep_memory(
         &mut self,
         from: Token,
         name: String,
