@@ -189,6 +189,18 @@ pub enum Request {
         /// For so long.
         for_ms: u32,
     },
+    /// Hands memory over to be kept for this unit's next process; carries it. Without a descriptor:
+    /// what is kept by that name is let go. Answer: [`Reply::Done`].
+    Keep {
+        /// Chosen by the unit.
+        name: String,
+    },
+    /// Asks for what this unit has had kept, one after another. Answer: [`Reply::Kept`], or `Done`
+    /// when there is no more.
+    Kept {
+        /// 0, or the `next` of the one before.
+        after: u64,
+    },
     /// An end of a channel that an earlier runtime introduced is open. Never answered.
     Holds {
         /// Whether it is the service's end.
@@ -353,6 +365,13 @@ pub enum Reply {
         /// Pass it as `after` for the next one.
         next: u64,
     },
+    /// Answer to `Kept`; carries the memory.
+    Kept {
+        /// Pass it as `after` for the next one.
+        next: u64,
+        /// By which it is kept.
+        name: String,
+    },
     /// Sent by itself to a service: an operator asked by `Trace`, with the same fields.
     Trace {
         /// One of its instances.
@@ -513,7 +532,9 @@ pub fn encode_request(sequence: u32, request: &Request) -> Vec<u8> {
             out.name(name);
         }
         Request::Unregister { instance } => out.u32(instance.get()),
-        Request::Discover { name } | Request::Wait { name } => out.name(name),
+        Request::Discover { name } | Request::Wait { name } | Request::Keep { name } => {
+            out.name(name);
+        }
         Request::Forget { request } => out.u32(*request),
         Request::Connect { dest, geometry } => {
             out.u32(dest.get());
@@ -533,7 +554,7 @@ pub fn encode_request(sequence: u32, request: &Request) -> Vec<u8> {
         Request::Command { text } => out.text(text),
         Request::Closed { channel } => out.u64(*channel),
         Request::Board { segment } => out.u32(*segment),
-        Request::Boards { after } => out.u64(*after),
+        Request::Boards { after } | Request::Kept { after } => out.u64(*after),
         Request::Trace { instance, every_us, for_ms } => {
             out.u32(instance.get());
             out.u32(*every_us);
@@ -602,6 +623,8 @@ fn request_verb(request: &Request) -> u16 {
         Request::Subscribe { .. } => 42,
         Request::Bus(_) => 43,
         Request::Topics { .. } => 44,
+        Request::Keep { .. } => 60,
+        Request::Kept { .. } => 61,
     }
 }
 
@@ -649,6 +672,8 @@ pub fn decode_request(bytes: &[u8]) -> Result<(u32, Request), Malformed> {
         52 => Request::History { after: input.u64()? },
         45..=49 => Request::Region(RegionRequest::read(head.verb, &mut input)?),
         40..=44 => events::decode_request(head.verb, &mut input)?,
+        60 => Request::Keep { name: input.name()? },
+        61 => Request::Kept { after: input.u64()? },
         verb => return Err(Malformed::Verb(verb)),
     };
     if head.status != 0 {

@@ -48,6 +48,8 @@ mod loom_models;
 #[cfg(not(loom))]
 mod node;
 #[cfg(not(loom))]
+pub mod queue;
+#[cfg(not(loom))]
 mod region;
 mod ring;
 #[cfg(all(feature = "rpc", not(loom)))]

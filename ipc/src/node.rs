@@ -8,6 +8,7 @@ mod descriptors;
 mod dial;
 mod groups;
 mod inherited;
+mod keep;
 mod peers;
 mod regions;
 mod rights;

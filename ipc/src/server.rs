@@ -8,7 +8,7 @@ mod request;
 use std::{os::fd::BorrowedFd, sync::Arc, time::Duration};
 
 pub use hub::in_handler;
-pub(crate) use hub::{Hub, Member};
+pub(crate) use hub::{Farewell, Hub, Member};
 pub(crate) use incoming::{Incoming, Queued};
 pub(crate) use queue::RunQueue;
 pub use request::{Request, Retained};
@@ -143,6 +143,20 @@ impl Server {
     /// [`CallError::Canceled`] when it was; else as for [`poll`](Server::poll).
     pub fn run(&self, mut handler: impl FnMut(Request<'_>)) -> Result<(), CallError> {
         self.owner.hub.serve(crate::link::FOREVER, false, &mut handler).map(|_| ())
+    }
+
+    /// Has `gone` called with the [number](Request::channel) of each channel from a client that has
+    /// ended, in this server's loop, once nothing of it is left to be handled: when its process
+    /// died, when it closed the channel, and when it broke the protocol. It must not block, and
+    /// must not use this server. Only the first one that is set is called; returns whether this was.
+    ///
+    /// ```no_run
+    /// # fn of(server: &ipc::Server) {
+    /// server.on_gone(|channel| println!("whoever spoke over channel {channel} is gone"));
+    /// # }
+    /// ```
+    pub fn on_gone(&self, gone: impl Fn(u64) + Send + Sync + 'static) -> bool {
+        self.owner.hub.tell_ends(Farewell(Box::new(gone)))
     }
 
     /// Gives a descriptor that polls readable when `poll` with a zero timeout has work, for use in

@@ -16,6 +16,7 @@ mod channels;
 mod groups;
 mod events;
 mod introductions;
+mod kept;
 mod proofs;
 mod regions;
 mod registrations;
@@ -51,6 +52,8 @@ use channels::Channels;
 use groups::Groups;
 pub(crate) use events::RingEffect;
 use introductions::Introductions;
+use kept::Kept;
+pub(crate) use kept::Stow;
 pub(crate) use regions::RegionEffect;
 use returning::Returning;
 pub(crate) use rights::Law;
@@ -138,6 +141,8 @@ pub(crate) enum Effect {
     Region(RegionEffect),
     /// Does something with a ring of events.
     Ring(RingEffect),
+    /// Keeps, gives or closes memory of a unit.
+    Stow(Stow),
     /// Closes what the ticket holds.
     Release { ticket: u64 },
     /// Closes a connection, after a last word where there is one. The broker has forgotten it.
@@ -183,6 +188,7 @@ pub(crate) struct Broker {
     /// The high half of the ids of new regions, and the low half of the last.
     region_ids: (u32, u32),
     topics: Topics,
+    kept: Kept,
     survivors: Survivors,
     channels: Channels,
     accounts: Accounts,
@@ -252,6 +258,7 @@ impl Broker {
             regions: Regions::default(),
             region_ids: (0, 0),
             topics: Topics::default(),
+            kept: Kept::default(),
             survivors: Survivors::default(),
             channels: Channels::default(),
             accounts: Accounts::default(),
@@ -322,6 +329,7 @@ impl Broker {
         for ring in self.topics.abandon(true) {
             self.accounts.ring_gone(ring);
         }
+        self.let_go_all();
         self.accounts.assert_settled();
     }
 
@@ -497,6 +505,8 @@ impl Broker {
                 let order = Reply::Trace { instance, every_us, for_ms };
                 self.trace(to, instance, order, turn)
             }
+            Request::Keep { name } => self.keep_memory(to, name, carried, turn),
+            Request::Kept { after } => return self.next_kept(to, sequence, after, turn),
             Request::Closed { channel } => {
                 self.survivors.close(channel, to);
                 if self.channels.closed(to, channel) {
@@ -653,8 +663,11 @@ fn may_carry(request: &Request, carried: Carried) -> bool {
         Carried::Nothing => true,
         Carried::One(_) => match request {
             Request::Region(request) => request.may_carry(),
-            Request::Connect { .. } | Request::Board { .. } | Request::Advertise { .. } => true,
             Request::Bus(note) => note.step == BusStep::Cursor,
+            Request::Connect { .. }
+            | Request::Board { .. }
+            | Request::Advertise { .. }
+            | Request::Keep { .. } => true,
             Request::Accept { status, .. } => *status == Status::OK,
             _ => false,
         },

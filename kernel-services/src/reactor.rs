@@ -34,9 +34,8 @@ use nix::{
 };
 
 use crate::{
-    broker::{BoardKey, Broker, Carried, Effect, Event, Peer, Token},
+    broker::{Broker, Carried, Effect, Event, Peer, Token},
     desk::{Desk, Order, RuntimeDesk, Unit},
-    events::RingId,
     failpoint::{self, At},
     holders::Holders,
     notes::{Note, Notes},
@@ -76,9 +75,7 @@ pub(crate) struct Reactor {
     next_token: Token,
     /// By ticket.
     held: HashMap<u64, Held>,
-    boards: HashMap<BoardKey, Arc<OwnedFd>>,
-    regions: HashMap<u64, Arc<OwnedFd>>,
-    rings: HashMap<RingId, Arc<OwnedFd>>,
+    memory: passing::Memory,
     effects: VecDeque<Effect>,
     ties: Ties,
     /// Processes of supervised services by their ids, of which some are yet to connect.
@@ -157,9 +154,7 @@ impl Reactor {
             nodes: HashMap::new(),
             next_token: FIRST_NODE,
             held: HashMap::new(),
-            boards: HashMap::new(),
-            regions: HashMap::new(),
-            rings: HashMap::new(),
+            memory: passing::Memory::default(),
             effects: VecDeque::new(),
             ties,
             units: HashMap::new(),
@@ -434,6 +429,7 @@ impl Reactor {
             Effect::LoseBoard { board } => self.lose_board(board),
             Effect::Region(effect) => self.region(effect, carried),
             Effect::Ring(effect) => self.pass_events(effect, carried),
+            Effect::Stow(stow) => self.stow(stow, carried),
             Effect::Release { ticket } => {
                 self.held.remove(&ticket);
                 None

@@ -76,6 +76,10 @@ pub fn encode_reply(sequence: u32, reply: &Reply) -> Vec<u8> {
         Reply::Topic { .. } | Reply::Ring { .. } | Reply::Bus(_) | Reply::Topics { .. } => {
             events::encode_reply(&mut out, reply);
         }
+        Reply::Kept { next, name } => {
+            out.u64(*next);
+            out.name(name);
+        }
     }
     out.bytes
 }
@@ -107,6 +111,7 @@ fn reply_verb(reply: &Reply) -> u16 {
         Reply::Ring { .. } => 142,
         Reply::Bus(_) => 143,
         Reply::Topics { .. } => 144,
+        Reply::Kept { .. } => 160,
     }
 }
 
@@ -168,6 +173,7 @@ pub fn decode_reply(bytes: &[u8]) -> Result<(u32, Reply), Malformed> {
         }
         145..=148 => Reply::Region(RegionReply::read(head.verb, &mut input)?),
         140..=144 => events::decode_reply(head.verb, &mut input)?,
+        160 => Reply::Kept { next: input.u64()?, name: input.name()? },
         verb => return Err(Malformed::Verb(verb)),
     };
     if head.status != 0 && !matches!(reply, Reply::Refused(_)) {

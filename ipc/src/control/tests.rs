@@ -101,6 +101,8 @@ fn requests() -> impl Strategy<Value = Request> {
         }),
         notes().prop_map(Request::Bus),
         any::<u32>().prop_map(|after| Request::Topics { after }),
+        names().prop_map(|name| Request::Keep { name }),
+        any::<u64>().prop_map(|after| Request::Kept { after }),
     ]
 }
 
@@ -182,6 +184,7 @@ fn replies() -> impl Strategy<Value = Reply> {
         Just(Reply::Done),
         any::<u32>().prop_map(|id| Reply::Found { name: ServiceId::new(id) }),
         introductions().prop_map(Reply::Connected),
+        (any::<u64>(), names()).prop_map(|(next, name)| Reply::Kept { next, name }),
         introductions().prop_map(Reply::Incoming),
         (prop::collection::vec(entries(), 0..12), any::<u32>())
             .prop_map(|(entries, next)| Reply::Page { entries, next }),

@@ -1,8 +1,8 @@
 //! What a node's handles and its warden share: the connection, and who is to hear what.
 
 use std::{
-    collections::HashMap,
-    os::fd::{AsFd, BorrowedFd},
+    collections::{BTreeMap, HashMap},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
@@ -89,6 +89,8 @@ pub(crate) struct Core {
     farewells: Mutex<Vec<Request>>,
     pub(crate) board: Arc<OwnBoard>,
     pub(crate) bus: Bus,
+    /// What the runtime keeps for us, by name.
+    pub(super) kept: Mutex<BTreeMap<String, Arc<OwnedFd>>>,
 }
 
 /// What waits for an answer of the runtime.
@@ -170,6 +172,7 @@ impl Core {
             regions: Mutex::default(),
             farewells: Mutex::default(),
             bus: Bus::default(),
+            kept: Mutex::default(),
         };
         core.adopt(&mut lock(&core.connection), connection)?;
         core.tell_boards();
@@ -224,6 +227,7 @@ impl Core {
         let socket = slot.clone().ok_or(NodeError::Closed)?;
         drop(slot);
         self.claim_again();
+        self.tell_kept();
         self.board.forget_told();
         self.tell_boards();
         Ok(socket)

@@ -116,6 +116,17 @@ pub(crate) struct Hub {
     has_completions: AtomicBool,
     /// For the deadlines of callbacks, while a foreign loop sleeps for us.
     timer: OnceLock<TimerFd>,
+    /// Hears of clients that are gone.
+    farewell: OnceLock<Farewell>,
+}
+
+/// Takes the number of a channel that has ended.
+pub(crate) struct Farewell(pub(crate) Box<dyn Fn(u64) + Send + Sync>);
+
+impl std::fmt::Debug for Farewell {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Farewell")
+    }
 }
 
 #[derive(Debug, Default)]
@@ -162,6 +173,7 @@ impl Hub {
             has_news: AtomicBool::new(false),
             has_completions: AtomicBool::new(false),
             timer: OnceLock::new(),
+            farewell: OnceLock::new(),
         }))
     }
 
@@ -502,10 +514,19 @@ impl Hub {
         if let Some(Seat { member, .. }) = lead.seats[token as usize].take() {
             lead.count -= 1;
             let _ = self.epoll.delete(member.channel().bell());
-            if let Member::Outgoing(link) = member {
-                link.fail_callbacks();
+            match (member, self.farewell.get()) {
+                (Member::Outgoing(link), _) => link.fail_callbacks(),
+                (Member::Incoming(it), Some(farewell)) => {
+                    farewell.0(it.channel.introduction.channel);
+                }
+                (Member::Incoming(_), None) => {}
             }
         }
+    }
+
+    /// Has clients' ends told; only the first who asks is.
+    pub(crate) fn tell_ends(&self, farewell: Farewell) -> bool {
+        self.farewell.set(farewell).is_ok()
     }
 
     fn is_told_something(&self) -> bool {

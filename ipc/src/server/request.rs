@@ -108,6 +108,16 @@ macro_rules! accessors {
             self.incoming.channel.peer()
         }
 
+        /// The number of the channel that it came over; no other channel ever has it.
+        pub fn channel(&self) -> u64 {
+            self.incoming.channel.introduction.channel
+        }
+
+        /// What the rules let the sender do here: bits `1 << operation_type_t`.
+        pub fn permissions(&self) -> u64 {
+            self.incoming.channel.introduction.permissions
+        }
+
         /// The instance it was sent to.
         pub fn dest(&self) -> ServiceId {
             self.incoming.channel.introduction.dest

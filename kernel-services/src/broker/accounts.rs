@@ -6,6 +6,7 @@
 //!   connect      half-open, descriptors, a channel and its memory, until it is answered …
 //!   channel      … and the last two of them until an end says that it is closed
 //!   region       a descriptor and its memory, until nobody has it
+//!   memory       a descriptor and its bytes, while it is kept for a unit
 //! ```
 //! ipcd's own connection, by which services are pinged, pays nothing: nobody's flood is to keep
 //! the watchdog from its work.
@@ -196,10 +197,7 @@ impl Accounts {
     /// # Errors
     /// `QUOTA`; nothing is charged.
     pub(super) fn ring(&mut self, by: Token, ring: RingId, bytes: u64) -> Result<(), Status> {
-        let Some(connection) = self.connections.get(&by) else { return Ok(()) };
-        let payer = connection.payer.clone();
-        let what = [(Kind::Descriptors, 1), (Kind::SharedBytes, bytes)];
-        let charges = self.charge_all(&payer, what)?;
+        let charges = self.memory(by, bytes)?;
         self.rings.insert(ring, charges);
         Ok(())
     }
@@ -214,14 +212,20 @@ impl Accounts {
         self.release_all(charges);
     }
 
-    /// Charges a node with the memory of a region, and the descriptor of it.
+    /// Charges a node with memory that outlives its connection, and the descriptor of it: of a
+    /// region, or kept for a unit. Whoever keeps it keeps the charges.
     ///
     /// # Errors
     /// `QUOTA`; nothing is charged.
-    pub(super) fn region(&mut self, token: Token, bytes: u64) -> Result<Vec<Charge>, Status> {
+    pub(super) fn memory(&mut self, token: Token, bytes: u64) -> Result<Vec<Charge>, Status> {
         let Some(connection) = self.connections.get(&token) else { return Ok(Vec::new()) };
         let payer = connection.payer.clone();
         self.charge_all(&payer, [(Kind::SharedBytes, bytes), (Kind::Descriptors, 1)])
+    }
+
+    /// It is not kept any more.
+    pub(super) fn let_go(&mut self, charges: Vec<Charge>) {
+        self.release_all(charges);
     }
 
     /// Sets what users and services may hold from now on.

@@ -104,7 +104,7 @@ impl Broker {
         if self.regions.len() >= REGIONS {
             return Err(Status::QUOTA);
         }
-        let charges = self.accounts.region(from, facts.bytes)?;
+        let charges = self.accounts.memory(from, facts.bytes)?;
         let mut region = Region::new(size, facts, pid, uid, from);
         region.owner = Some(owner);
         region.has_returned = id == claim;
@@ -254,7 +254,7 @@ impl Broker {
                     return Err(Status::INVALID);
                 }
                 let mut region = Region::new(size, facts, 0, 0, from);
-                region.charges = self.accounts.region(from, facts.bytes)?;
+                region.charges = self.accounts.memory(from, facts.bytes)?;
                 self.regions.insert(id, region);
                 turn.out.push(Effect::Region(RegionEffect::Keep { region: id }));
             }
@@ -317,7 +317,7 @@ impl Broker {
         let (bytes, holders) = (region.facts.bytes, region.holders());
         for payer in holders {
             // Where nobody who has it has room, it stays with whose it was.
-            if let Ok(charges) = self.accounts.region(payer, bytes)
+            if let Ok(charges) = self.accounts.memory(payer, bytes)
                 && let Some(region) = self.regions.get_mut(id)
             {
                 region.payer = payer;

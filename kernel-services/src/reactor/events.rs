@@ -17,15 +17,15 @@ impl Reactor {
         match effect {
             RingEffect::Keep { ring } => {
                 // Sealed and of a ring's size, as the broker saw.
-                self.rings.insert(ring, Arc::new(carried.take()?.vouched()));
+                self.memory.rings.insert(ring, Arc::new(carried.take()?.vouched()));
                 None
             }
             RingEffect::Lose { ring } => {
-                self.rings.remove(&ring);
+                self.memory.rings.remove(&ring);
                 None
             }
             RingEffect::Send { to, ring, reply } => {
-                let fd = Arc::clone(self.rings.get(&ring)?);
+                let fd = Arc::clone(self.memory.rings.get(&ring)?);
                 match self.post(to, parcel(&reply, fd)) {
                     Ok(()) => None,
                     // What it is not given it would miss unknown: it has to come back.

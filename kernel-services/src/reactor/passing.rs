@@ -1,6 +1,7 @@
-//! Descriptors that pass from one node to another: lanes, doorbells, pidfds, boards.
+//! Descriptors that pass from one node to another: lanes, doorbells, pidfds, boards, and memory that is
+//! kept for those who come later.
 
-use std::{os::fd::OwnedFd, sync::Arc};
+use std::{collections::HashMap, os::fd::OwnedFd, sync::Arc};
 
 use ipc::{
     Status,
@@ -16,7 +17,20 @@ use nix::{
 };
 
 use super::{Lost, Parcel, Reactor};
-use crate::broker::{BoardKey, Event, RegionEffect, Token};
+use crate::{
+    broker::{BoardKey, Event, RegionEffect, Stow, Token},
+    events::RingId,
+};
+
+/// Memory of nodes, beside lanes that are on their way.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    pub(super) boards: HashMap<BoardKey, Arc<OwnedFd>>,
+    pub(super) regions: HashMap<u64, Arc<OwnedFd>>,
+    pub(super) rings: HashMap<RingId, Arc<OwnedFd>>,
+    /// For units' successors, by the broker's numbers.
+    kept: HashMap<u64, Arc<OwnedFd>>,
+}
 
 impl Reactor {
     /// Makes the doorbell; gives what goes to the service.
@@ -46,12 +60,12 @@ impl Reactor {
 
     pub(super) fn keep_board(&mut self, board: BoardKey, memory: Stranger) -> Option<Event> {
         // Sealed and of a segment's size, as the broker saw.
-        self.boards.insert(board, Arc::new(memory.vouched()));
+        self.memory.boards.insert(board, Arc::new(memory.vouched()));
         None
     }
 
     pub(super) fn lose_board(&mut self, board: BoardKey) -> Option<Event> {
-        self.boards.remove(&board);
+        self.memory.boards.remove(&board);
         None
     }
 
@@ -65,18 +79,18 @@ impl Reactor {
             RegionEffect::Keep { region } => {
                 // Pinned, allocated memory, as the broker saw.
                 let memory = carried.take()?.vouched();
-                self.regions.insert(region, Arc::new(memory));
+                self.memory.regions.insert(region, Arc::new(memory));
                 None
             }
             RegionEffect::Lose { region } => {
                 // Freeing much memory takes a while, and nobody is to wait for it.
-                if let Some(memory) = self.regions.remove(&region).and_then(Arc::into_inner) {
+                if let Some(memory) = self.memory.regions.remove(&region).and_then(Arc::into_inner) {
                     drop(Stranger::new(memory, &self.closer));
                 }
                 None
             }
             RegionEffect::Send { to, sequence, region, owner, reply } => {
-                let mut fds: Vec<_> = self.regions.get(&region).cloned().into_iter().collect();
+                let mut fds: Vec<_> = self.memory.regions.get(&region).cloned().into_iter().collect();
                 fds.extend(self.pidfd(owner));
                 let bytes = encode_reply(sequence, &reply);
                 match self.post(to, Parcel { bytes, fds, bell: None }) {
@@ -97,7 +111,32 @@ impl Reactor {
         board: BoardKey,
         reply: &Reply,
     ) -> Option<Event> {
-        let fds = self.boards.get(&board).cloned().into_iter().collect();
+        let fds = self.memory.boards.get(&board).cloned().into_iter().collect();
+        self.pass(to, sequence, reply, fds)
+    }
+
+    pub(super) fn stow(&mut self, stow: Stow, carried: &mut Option<Stranger>) -> Option<Event> {
+        match stow {
+            // Sealed, as the broker saw.
+            Stow::Keep(key) => {
+                drop(self.memory.kept.insert(key, Arc::new(carried.take()?.vouched())))
+            }
+            Stow::LetGo(key) => drop(self.memory.kept.remove(&key)),
+            Stow::Give { key, to, sequence, reply } => {
+                let fds = self.memory.kept.get(&key).cloned().into_iter().collect();
+                return self.pass(to, sequence, &reply, fds);
+            }
+        }
+        None
+    }
+
+    fn pass(
+        &mut self,
+        to: Token,
+        sequence: u32,
+        reply: &Reply,
+        fds: Vec<Arc<OwnedFd>>,
+    ) -> Option<Event> {
         let bytes = encode_reply(sequence, reply);
         match self.post(to, Parcel { bytes, fds, bell: None }) {
             Ok(()) => None,
