@@ -101,6 +101,8 @@ fn a_trace_goes_from_a_caller_through_a_handler_to_what_that_calls() {
     }
     // Both ends count payloads, and nothing of what goes before them.
     assert_eq!(client.stats().bytes_sent, client.stats().bytes_received);
+    // Others than requests and messages carry none.
+    trace::within(Context::root(), || client.ping(LONG)).expect("an answer");
     // Of a one-way message there is the handler only, for what sent it.
     let root = Context::root();
     let (node, client) = (front.node.clone(), world.client("back", Spin::Learned).1);

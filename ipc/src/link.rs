@@ -188,7 +188,8 @@ impl Link {
         limit: Limit,
         sink: &mut Sink<'_>,
     ) -> Result<(), CallError> {
-        if let Some(context) = trace::current() {
+        // A ping is for nobody's sake, and its frame has no room for whose.
+        if let Some(context) = trace::current().filter(|_| !label.is(Kind::Ping)) {
             return self.call_traced(context, label, parcel, limit, sink);
         }
         let turn = self.interrupter.turn();
@@ -222,7 +223,7 @@ impl Link {
         match parcel {
             Parcel::Bytes(payload) => {
                 check_payload(payload.len(), self.channel.max_payload)?;
-                if let Some(context) = trace::current() {
+                if let Some(context) = trace::current().filter(|_| !label.is(Kind::Ping)) {
                     return send(label.extended(), &traced::extended(context, payload));
                 }
                 if payload.len() >= bulk::FROM

@@ -5,6 +5,9 @@
 //! writes what it did on its [tape](crate::Board::spans), beside its counters. No other
 //! thread, and no call outside, pays more for it than a load of a word that nobody writes.
 
+#[cfg(feature = "tracing")]
+mod spans;
+
 use std::{
     cell::Cell,
     fmt,
@@ -12,8 +15,11 @@ use std::{
     str::FromStr,
 };
 
+#[cfg(feature = "tracing")]
+pub use self::spans::{Contexts, Placed, TARGET};
 use crate::{
     ServiceId,
+    board::Span,
     layout::EXTENSION,
     sync::{AtomicU32, AtomicU64, Ordering},
 };
@@ -145,7 +151,22 @@ pub fn within<R>(context: Context, run: impl FnOnce() -> R) -> R {
     run()
 }
 
+/// Runs a traced request's handler.
+pub(crate) fn handling<R>(it: &Span, run: impl FnOnce() -> R) -> R {
+    #[cfg(feature = "tracing")]
+    let _span = spans::request(it);
+    within(it.context, run)
+}
+
+/// Runs a call that is made within a context.
+pub(crate) fn calling<R>(it: &Span, run: impl FnOnce() -> R) -> R {
+    #[cfg(feature = "tracing")]
+    let _span = spans::call(it);
+    within(it.context, run)
+}
+
 /// Being within a context; ends with a panic, too.
+#[derive(Debug)]
 struct Scope {
     outer: Option<Context>,
 }
@@ -154,6 +175,14 @@ impl Scope {
     fn enter(context: Context) -> Scope {
         WITHIN.fetch_add(1, Ordering::Relaxed);
         Scope { outer: CURRENT.replace(Some(context)) }
+    }
+
+    /// Takes the place of one that was entered before, and ends while this goes on.
+    #[cfg(feature = "tracing")]
+    fn inherit(&mut self, before: Scope) {
+        self.outer = before.outer;
+        std::mem::forget(before);
+        WITHIN.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

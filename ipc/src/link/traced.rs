@@ -38,22 +38,24 @@ impl Link {
             Parcel::Loan(loan) => loan.len(),
         };
         let (own, begun) = (context.child(), clock::now_ns());
-        let turn = self.interrupter.turn();
-        let sent = trace::within(own, || self.request(label, parcel, limit, Waiter::Thread));
-        let message_id = *sent.as_ref().unwrap_or(&0);
-        let result = sent.and_then(|id| self.wait(id as u32, limit.at(), turn, sink));
-        self.channel.write_down(Span {
+        let mut span = Span {
             context: own,
             parent: context.span,
             kind: SpanKind::Call,
-            is_one_way: label.is(Kind::OneWay),
             start_ns: begun,
-            duration_ns: clock::now_ns().saturating_sub(begun),
-            status: result.as_ref().err().map_or(0, |error| error.status().code()),
             bytes: bytes as u64,
-            message_id,
             ..self.channel.span()
+        };
+        let turn = self.interrupter.turn();
+        let (sent, result) = trace::calling(&span, || {
+            let sent = self.request(label, parcel, limit, Waiter::Thread);
+            let message_id = *sent.as_ref().unwrap_or(&0);
+            (message_id, sent.and_then(|id| self.wait(id as u32, limit.at(), turn, sink)))
         });
+        span.message_id = sent;
+        span.duration_ns = clock::now_ns().saturating_sub(begun);
+        span.status = result.as_ref().err().map_or(0, |error| error.status().code());
+        self.channel.write_down(span);
         result
     }
 }

@@ -47,19 +47,20 @@ impl Incoming {
         run: impl FnOnce() -> usize,
     ) -> usize {
         let begun = clock::now_ns();
-        let served = trace::within(own, run);
-        self.channel.write_down(Span {
+        let span = Span {
             context: own,
             parent,
             kind: SpanKind::Handler,
             is_one_way: meta.kind == Kind::OneWay,
             start_ns: begun,
-            duration_ns: clock::now_ns().saturating_sub(begun),
             queued_ns: begun.saturating_sub(meta.received_ns),
             bytes: bytes as u64,
             message_id: meta.message_id,
             ..self.channel.span()
-        });
+        };
+        let served = trace::handling(&span, run);
+        let duration_ns = clock::now_ns().saturating_sub(begun);
+        self.channel.write_down(Span { duration_ns, ..span });
         served
     }
 }
