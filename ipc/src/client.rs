@@ -14,10 +14,11 @@ use crate::{
     channel::{Claimed, Fate, Peer, Transmit, check_payload},
     error::{CallError, NodeError},
     frame::{Kind, Label},
-    link::{FOREVER, Limit, Link, Parcel, Queued, Sink},
+    link::{FOREVER, Limit, Link, Parcel, Queued, Sink, extended},
     node::{Shared, is_gone},
     server::{Member, Server},
     table::{Outcome, Waiter},
+    trace,
 };
 
 /// How a call is made.
@@ -402,6 +403,19 @@ impl Client {
         Ok(Duration::from_nanos(crate::clock::monotonic_ns() - begun))
     }
 
+    /// Begins a call that a task makes within a context: gives what is to be written down when it
+    /// has ended, and where.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn begin_traced(
+        &self,
+        context: trace::Context,
+        bytes: usize,
+    ) -> (Arc<Link>, crate::Span) {
+        let link = self.state.link.load_full();
+        let span = link.begin_traced(context, bytes);
+        (link, span)
+    }
+
     #[cfg(feature = "tokio")]
     pub(crate) fn reopening(&self) -> &crate::tokio::Reopening {
         &self.state.tasks
@@ -476,11 +490,18 @@ pub struct Burst<'a> {
     tx: Claimed<'a, Transmit>,
     /// Sent, and not yet counted on the board: counters there per message are seen in a stream.
     untold: Tally,
+    /// The trace that it was begun within.
+    context: Option<trace::Context>,
 }
 
 impl<'a> Burst<'a> {
     fn begin(link: &'a Link) -> Burst<'a> {
-        Burst { link, tx: link.channel.tx.claim(), untold: Tally::NOTHING }
+        Burst {
+            link,
+            tx: link.channel.tx.claim(),
+            untold: Tally::NOTHING,
+            context: trace::current(),
+        }
     }
 
     /// Sends one message, waiting for room as long as it takes.
@@ -493,11 +514,27 @@ impl<'a> Burst<'a> {
         check_payload(payload.len(), self.link.channel.max_payload)?;
         let id = self.tx.one_way_id();
         let label = Label::new(Kind::OneWay, Priority::Normal.level()).with_id(id as u32);
-        self.link.send_frames(&mut self.tx, label, payload, Limit::Room(FOREVER))?;
+        match self.context {
+            None => self.link.send_frames(&mut self.tx, label, payload, Limit::Room(FOREVER))?,
+            Some(context) => self.send_traced(context, label, payload)?,
+        }
         if self.untold.add(payload.len() as u64) {
             self.tx.count_many(self.untold.take());
         }
         Ok(())
+    }
+}
+
+impl Burst<'_> {
+    #[cold]
+    fn send_traced(
+        &mut self,
+        context: trace::Context,
+        label: Label,
+        payload: &[u8],
+    ) -> Result<(), CallError> {
+        let bytes = extended(context, payload);
+        self.link.send_frames(&mut self.tx, label.extended(), &bytes, Limit::Room(FOREVER))
     }
 }
 

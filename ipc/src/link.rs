@@ -16,6 +16,7 @@ use std::{
 
 use self::line::Lines;
 pub use self::line::Queued;
+pub(crate) use self::traced::extended;
 use crate::{
     board::Begun,
     bulk::{self, Loan, View},
@@ -224,7 +225,7 @@ impl Link {
             Parcel::Bytes(payload) => {
                 check_payload(payload.len(), self.channel.max_payload)?;
                 if let Some(context) = trace::current().filter(|_| !label.is(Kind::Ping)) {
-                    return send(label.extended(), &traced::extended(context, payload));
+                    return self.load_traced(context, label, payload, send);
                 }
                 if payload.len() >= bulk::FROM
                     && let Some(loan) = self.channel.lend_copy(payload)
@@ -472,7 +473,10 @@ fn hand_over(
     loan: Loan,
     send: impl FnOnce(Label, &[u8]) -> Result<u64, CallError>,
 ) -> Result<u64, CallError> {
-    loan.hand_over(|descriptor| send(label.in_bulk(), descriptor))
+    loan.hand_over(|descriptor| match trace::current() {
+        Some(context) => send(label.in_bulk().extended(), &traced::extended(context, descriptor)),
+        None => send(label.in_bulk(), descriptor),
+    })
 }
 
 /// How long until then; `TimedOut` when it is past.

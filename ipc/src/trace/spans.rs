@@ -8,10 +8,7 @@
 
 use std::cell::{Cell, RefCell};
 
-use tracing::{
-    Id, Subscriber, info_span,
-    span::{Attributes, EnteredSpan},
-};
+use tracing::{Id, Subscriber, info_span, span::Attributes};
 use tracing_subscriber::{Layer, layer, registry::LookupSpan};
 
 use super::{Context, Scope, current};
@@ -37,8 +34,8 @@ thread_local! {
     static ENTERED: RefCell<Vec<(Id, Scope)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Makes the span of a traced request's handler, and enters it.
-pub(super) fn request(it: &Span) -> EnteredSpan {
+/// Makes the span of a traced request's handler.
+pub(super) fn request(it: &Span) -> tracing::Span {
     let (_next, Context { trace, span, .. }) = (Next::set(it), it.context);
     info_span!(
         target: TARGET,
@@ -52,11 +49,10 @@ pub(super) fn request(it: &Span) -> EnteredSpan {
         bytes = it.bytes,
         one_way = it.is_one_way,
     )
-    .entered()
 }
 
-/// Makes the span of a call within a context, and enters it.
-pub(super) fn call(it: &Span) -> EnteredSpan {
+/// Makes the span of a call within a context.
+pub(super) fn call(it: &Span) -> tracing::Span {
     let (_next, Context { trace, span, .. }) = (Next::set(it), it.context);
     info_span!(
         target: TARGET,
@@ -68,7 +64,6 @@ pub(super) fn call(it: &Span) -> EnteredSpan {
         peer_pid = it.peer_pid,
         bytes = it.bytes,
     )
-    .entered()
 }
 
 /// Says where the next span stands, until it is made, whether anybody takes it or not.
@@ -248,7 +243,7 @@ mod tests {
         let context = Context::root();
         let it = Span { context, parent: 7, ..Span::default() };
         let all = seen(Contexts::new(), || {
-            let _request = request(&it);
+            let _request = request(&it).entered();
             assert_eq!(current(), Some(context));
         });
         assert_eq!(all, [("request", Some(Placed { context, parent: 7 }))]);

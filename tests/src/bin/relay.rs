@@ -27,7 +27,10 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Say {
         let Some(span) = context.span(&id) else { return };
         if let Some(Placed { context, parent }) = span.extensions().get::<Placed>() {
             let (name, pid) = (span.name(), std::process::id());
-            println!("span {pid} {name} {:032x} {:016x} {parent:016x}", context.trace, context.span);
+            println!(
+                "span {pid} {name} {:032x} {:016x} {parent:016x}",
+                context.trace, context.span
+            );
         }
     }
 }

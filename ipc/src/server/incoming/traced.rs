@@ -6,7 +6,7 @@ use super::{Body, Incoming, Meta};
 use crate::{
     board::{Span, SpanKind},
     clock,
-    frame::Kind,
+    frame::{Frame, Kind},
     layout::EXTENSION,
     trace::{self, Context},
 };
@@ -19,6 +19,11 @@ pub(super) fn split(bytes: &[u8]) -> Body {
         Some(context) => Body::Traced(context, payload.to_vec()),
         None => Body::Bytes(payload.to_vec()),
     }
+}
+
+/// The context before what says where the payload lies, which stands at the start of the buffer.
+pub(super) fn before(frame: &Frame, buffer: &[u8]) -> Option<Context> {
+    Context::from_bytes(&buffer[..frame.head.extension()])
 }
 
 impl Incoming {
