@@ -225,6 +225,11 @@
 #define IPC_WAIT_FOREVER UINT32_MAX
 
 /**
+ * Bytes of a traceparent, with the NUL behind it.
+ */
+#define IPC_TRACEPARENT_SIZE 56
+
+/**
  * Version of this header, first part: changes with the ABI.
  */
 #define IPC_VERSION_MAJOR 0
@@ -1094,6 +1099,32 @@ int ipc_fd(void);
  * IPC_EINVAL: stats is NULL, or its size is none. IPC_ENOENT: no open channel has to do with id.
  */
 int ipc_get_stats(service_id_t id, struct communication_stats_t *stats);
+
+/**
+ * Has this thread be within a trace, until ipc_trace_end: each call and message that it sends
+ * meanwhile carries the trace on. traceparent is as W3C Trace Context has it, such as came by HTTP
+ * or from ipc_trace_current of another thread; NULL begins a new trace. Handlers of traced requests
+ * are within one by themselves. Pair the two within one function: what a callback begins, it ends.
+ *
+ * IPC_EINVAL: it is no traceparent. IPC_EQUOTA: 64 are begun on this thread.
+ */
+int ipc_trace_begin(const char *traceparent);
+
+/**
+ * Ends what this thread began last by ipc_trace_begin.
+ *
+ * IPC_ENOENT: it began none that has not ended.
+ */
+int ipc_trace_end(void);
+
+/**
+ * Writes the traceparent that this thread is within to text, which has room for capacity bytes:
+ * IPC_TRACEPARENT_SIZE, with the NUL. For a header of HTTP, or for ipc_trace_begin on another
+ * thread, which is how work given to it goes on with the trace.
+ *
+ * IPC_EINVAL: text is NULL. IPC_EMSGSIZE: capacity is less. IPC_ENOENT: it is within none.
+ */
+int ipc_trace_current(char *text, size_t capacity);
 
 /**
  * Says in English what a status means and what to do about it. The string is the library's and

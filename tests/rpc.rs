@@ -37,7 +37,7 @@ struct Scene {
 impl Scene {
     fn new() -> Scene {
         let world = World::new(ACTOR);
-        let mut prober = world.other(PROBER);
+        let mut prober = world.other(PROBER, &[]);
         for service in SERVICES.into_iter().chain(["probe.small"]) {
             prober.hear(&format!("serving {service}"));
         }

@@ -63,6 +63,7 @@ const UNSAFE_FILES: &[&str] = &[
     "ffi/src/settings.rs",
     "ffi/src/stats.rs",
     "ffi/src/stop.rs",
+    "ffi/src/trace.rs",
     "ffi/src/types.rs",
     "fuzz/targets/exports/abi.rs",
     "fuzz/targets/exports/loans.rs",

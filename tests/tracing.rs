@@ -101,6 +101,8 @@ fn a_trace_goes_from_a_caller_through_a_handler_to_what_that_calls() {
     }
     // Both ends count payloads, and nothing of what goes before them.
     assert_eq!(client.stats().bytes_sent, client.stats().bytes_received);
+    // Others than requests and messages carry none.
+    trace::within(Context::root(), || client.ping(LONG)).expect("an answer");
     // Of a one-way message there is the handler only, for what sent it.
     let root = Context::root();
     let (node, client) = (front.node.clone(), world.client("back", Spin::Learned).1);
@@ -160,4 +162,108 @@ fn an_operator_sees_which_calls_the_requests_of_a_service_lead_to() {
         (0..500).for_each(|_| assert!(client.call(b"x", LONG).is_ok()));
         newest() == before
     });
+}
+
+#[test]
+fn bursts_loans_tasks_and_other_threads_carry_traces() {
+    let world = World::new(ACTOR);
+    let back = world.server("back", &[]);
+    let (node, client) = world.client("back", Spin::Learned);
+    let seen = |trace: u128, count: usize| {
+        let mut all = Vec::new();
+        wait_until("all is written down", || {
+            all = spans(&node, trace);
+            all.len() >= count
+        });
+        assert_eq!(all.len(), count, "{all:#?}");
+        all.into_iter().filter(|(_, span)| span.kind == Handler).map(|(_, span)| span)
+    };
+    // A burst: each of its messages, of the cell and of the slab.
+    let root = Context::root();
+    trace::within(root, || {
+        client.burst(|burst| [8, 100, 5000].iter().try_for_each(|size| burst.send(&pattern(*size))))
+    })
+    .expect("sent");
+    let sizes: Vec<u64> = seen(root.trace, 3).map(|span| span.bytes).collect();
+    assert_eq!(sizes, [8, 100, 5000]);
+    // Memory that the program lent, in a call and in a one-way message.
+    let root = Context::root();
+    trace::within(root, || {
+        let payload = pattern(200_000);
+        let mut loan = client.loan(payload.len()).expect("memory");
+        loan.copy_from_slice(&payload);
+        assert!(client.call_loaned(loan, LONG).expect("an answer").to_vec() == payload);
+        let mut loan = client.loan(payload.len()).expect("memory");
+        loan.copy_from_slice(&payload);
+        client.send_loaned(loan, LONG).expect("room");
+    });
+    let handlers: Vec<Span> = seen(root.trace, 3).collect();
+    assert_eq!(handlers.iter().map(|it| it.bytes).collect::<Vec<_>>(), [200_000; 2]);
+    assert_eq!(handlers[1].parent, root.span);
+    // A thread of the program's own.
+    let root = Context::root();
+    let (client, of_thread) = (client.clone(), client.clone());
+    let thread = std::thread::spawn(move || {
+        let _scope = root.enter();
+        of_thread.call(b"from a thread", LONG).expect("an answer");
+    });
+    thread.join().expect("no panic");
+    assert_eq!(seen(root.trace, 2).count(), 1);
+    // A task, on any thread of its runtime; small, and such that it is lent.
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let server = node.server().expect("a server");
+    let looping = server.clone();
+    runtime.spawn(async move { ipc::tokio::serve(&looping, |_| {}).await });
+    for size in [8, 200_000] {
+        let root = Context::root();
+        let (server, client) = (server.clone(), client.clone());
+        let call = async move {
+            tokio::task::yield_now().await;
+            ipc::tokio::call(&server, &client, &pattern(size), LONG).await
+        };
+        let answer = runtime.block_on(runtime.spawn(trace::task(Some(root), call)));
+        assert!(answer.expect("no panic").expect("an answer") == pattern(size));
+        assert_eq!(seen(root.trace, 2).next().expect("a handler").bytes, size as u64);
+    }
+    let counted = client.stats();
+    assert_eq!((counted.errors, counted.drops), (0, 0));
+    node.interrupter().fire();
+    back.kill();
+}
+
+#[test]
+fn who_answers_later_goes_on_with_the_trace() {
+    let world = World::new(ACTOR);
+    let back = world.server("back", &[]);
+    let node = world.node(Spin::Learned);
+    let to_back = node.client(node.discover("back").expect("served")).expect("a channel");
+    let server = node.server().expect("a server");
+    server.register("late", 0).expect("registered");
+    let serving = std::thread::spawn(move || {
+        let _ = server.run(|request| {
+            let (request, to_back) = (request.retain(), to_back.clone());
+            std::thread::spawn(move || {
+                let context = request.trace().expect("it is traced");
+                let answer = trace::within(context, || to_back.call(request.payload(), LONG));
+                request.reply(&answer.expect("an answer")).expect("it waits");
+            });
+        });
+    });
+    let (_other, client) = world.client("late", Spin::Learned);
+    let root = Context::root();
+    trace::within(root, || client.call(b"late", LONG)).expect("an answer");
+    let mut all = Vec::new();
+    wait_until("all is written down", || {
+        all = spans(&node, root.trace);
+        all.len() == 4
+    });
+    let of = |kind, parent| {
+        let found = all.iter().find(|(_, it)| it.kind == kind && it.parent == parent);
+        found.unwrap_or_else(|| panic!("{all:#?}")).1.context.span
+    };
+    of(Handler, of(Call, of(Handler, of(Call, root.span))));
+    node.interrupter().fire();
+    serving.join().expect("no panic");
+    back.kill();
 }

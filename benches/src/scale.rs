@@ -55,8 +55,8 @@ pub fn run(setting: &Setting, count: usize) -> io::Result<()> {
     let only = Crowd::start(setting, "serve", 1)?;
     let empty = Memory::now();
     let bare = {
-        let _crowd = Crowd::start(setting, "sleep", count)?;
-        Memory::now().since(&empty)
+        let crowd = Crowd::start(setting, "sleep", count)?;
+        Memory::now().since(&empty).with_private(crowd.ipcd.id())
     };
     let empty = Memory::now();
     let begun = Instant::now();
@@ -69,7 +69,7 @@ pub fn run(setting: &Setting, count: usize) -> io::Result<()> {
         idle(ipcd, &pids)?,
         pids.len() + 1
     );
-    let serving = Memory::now().since(&empty);
+    let serving = Memory::now().since(&empty).with_private(ipcd);
     tell_memory(&bare, &serving, ipcd, count);
 
     println!("\nin ns: p50 / p95 / p99");
@@ -265,7 +265,8 @@ struct Memory {
     sockets: i64,
 }
 
-const USES: [&str; 6] = ["Shmem", "AnonPages", "KernelStack", "PageTables", "SUnreclaim", "Percpu"];
+/// What the kernel tells of the whole machine. Who else is at work on it disturbs that little.
+const USES: [&str; 5] = ["Shmem", "KernelStack", "PageTables", "SUnreclaim", "Percpu"];
 /// The kernel's objects behind sockets, and what waits in them.
 const SOCKETS: [&str; 4] = ["UNIX", "sock_inode_cache", "skbuff_head_cache", "skbuff_small_head"];
 
@@ -295,6 +296,15 @@ impl Memory {
         Memory { uses, sockets: self.sockets - before.sockets }
     }
 
+    /// Adds the private memory of the runtime and of its services, each by itself: what others on
+    /// the machine have of that may change by hundreds of megabytes at any time.
+    fn with_private(mut self, ipcd: u32) -> Memory {
+        let pids = children(ipcd);
+        let all = pids.iter().chain([&ipcd]).map(|&pid| share(pid, "Pss_Anon:")).sum();
+        self.uses.push(("private", all));
+        self
+    }
+
     fn all(&self) -> i64 {
         self.uses.iter().map(|(_, kib)| kib).sum()
     }
@@ -310,17 +320,17 @@ fn tell_memory(bare: &Memory, serving: &Memory, ipcd: u32, count: usize) {
     println!("{:.1} KiB per service more than a process that sleeps", more as f64 / count as f64);
     let shared = serving.uses[0].1 - bare.uses[0].1;
     let sockets = serving.sockets - bare.sockets;
-    let runtime = resident(ipcd);
+    let runtime = share(ipcd, "Pss:");
     println!(
         "shm {shared} + sockets {sockets} + ipcd {runtime} = {:.1} MB",
         (shared + sockets + runtime) as f64 * 1024.0 / 1e6
     );
 }
 
-/// The proportional share of memory that a process has, in KiB.
-fn resident(pid: u32) -> i64 {
+/// The proportional share of memory of a kind that a process has, in KiB.
+fn share(pid: u32, kind: &str) -> i64 {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let line = rollup.lines().find_map(|line| line.strip_prefix(kind));
     line.and_then(|it| it.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 

@@ -39,5 +39,6 @@ pub mod service;
 mod settings;
 pub mod stats;
 mod stop;
+pub mod trace;
 pub mod types;
 mod wake;

@@ -9,6 +9,9 @@
 //! A node has one board, in segments; each end of a channel has a slot while it lives. Counters are
 //! exact: each is written by the holder of one claim, by a load, an addition and a store. The
 //! counts of an end that closes are added to those of its role that went before.
+//!
+//! There is no segment before the first channel, nor after the last one where nothing was counted:
+//! a thousand idle services, which their supervisor has pinged once, have none between them.
 
 mod histogram;
 mod layout;
@@ -71,11 +74,9 @@ struct Inner {
 }
 
 impl OwnBoard {
-    /// Makes a board with its first segment.
+    /// Makes a board without segments.
     pub(crate) fn new(kick: Arc<EventFd>) -> OwnBoard {
-        let mut inner = Inner::default();
-        inner.grow();
-        OwnBoard { inner: Mutex::new(inner), tape: OnceLock::new(), kick: Some(kick) }
+        OwnBoard { inner: Mutex::default(), tape: OnceLock::new(), kick: Some(kick) }
     }
 
     /// Gives an end of a channel its slot. Without memory, and over the limit, it gets one that
@@ -155,15 +156,30 @@ impl OwnBoard {
     /// Adds an end's counts to those that are gone, and frees its slot.
     fn leave(&self, place: &Place, role: Role) {
         let mut inner = self.lock();
+        let has_counted = place.has_counted();
+        if has_counted && inner.segments.is_empty() {
+            // It was over the limit, and those that were not are gone.
+            inner.grow();
+        }
         let Some(first) = inner.segments.first().cloned() else { return };
-        if let Some(sum) = inner.gone[role as usize].clone() {
-            sum.absorb(place, &first);
+        let sum = inner.gone[role as usize].clone();
+        if sum.is_none() && has_counted && place.segment().is_some() {
+            place.become_sum(role);
+            inner.gone[role as usize] = Some(place.clone());
+        } else {
+            let sum = sum.or_else(|| {
+                let sum = inner.take_free(if has_counted { MOST_SEGMENTS } else { 0 })?;
+                sum.begin_sum(role);
+                inner.gone[role as usize] = Some(sum.clone());
+                Some(sum)
+            });
+            match sum {
+                Some(sum) => sum.absorb(place, &first),
+                None => place.give_back(),
+            }
             if place.segment().is_some() {
                 inner.free.push(place.clone());
             }
-        } else if place.segment().is_some() {
-            place.become_sum(role);
-            inner.gone[role as usize] = Some(place.clone());
         }
         let told = inner.dropped.len();
         inner.shrink(&first);
@@ -199,15 +215,14 @@ impl Inner {
         Some(self.free.remove(index))
     }
 
-    /// Lets go of the last segments, as long as no living end is in them: what a process holds
-    /// comes back to what it was when its channels close.
+    /// Lets go of the last segments, as long as no living end is in them, and of the first one when
+    /// no sum is: what a process holds comes back to what it was when its channels close.
     fn shrink(&mut self, first: &Segment) {
-        while self.segments.len() > 1 {
-            let last = self.segments.len() as u32 - 1;
+        while let Some(last) = self.segments.len().checked_sub(1).map(|last| last as u32) {
             let is_there = |place: &&Place| place.segment() == Some(last);
             let free = self.free.iter().filter(is_there).count();
             let sums = self.gone.iter().flatten().filter(is_there).count();
-            if free + sums < segment_slots(last) {
+            if free + sums < segment_slots(last) || (last == 0 && sums > 0) {
                 return;
             }
             for role in [Role::Client, Role::Server] {
@@ -260,6 +275,21 @@ impl layout::Slot {
         self.identity.generation.fetch_add(1, Ordering::Release);
     }
 
+    /// Whether its end has had any messages, or failures. Sleeps and waits alone are not worth a
+    /// sum: a ping counts those.
+    fn has_counted(&self) -> bool {
+        let layout::Slot { identity, sender, receiver, .. } = self;
+        let counts = [&identity.errors, &identity.drops, &sender.messages, &receiver.messages];
+        counts.into_iter().any(|count| count.get() != 0)
+    }
+
+    /// Frees it, without a trace of who had it.
+    fn give_back(&self) {
+        self.identity.generation.fetch_add(1, Ordering::Relaxed);
+        self.sums().for_each(|count| count.set(0));
+        self.receiver.depth.set(0);
+    }
+
     /// Adds the counts of another slot, and frees it.
     fn absorb(&self, other: &layout::Slot, first: &Segment) {
         let moving = &first.header().moving;
@@ -269,9 +299,7 @@ impl layout::Slot {
         for (sum, count) in self.sums().zip(other.sums()) {
             sum.add(count.get());
         }
-        other.identity.generation.fetch_add(1, Ordering::Relaxed);
-        other.sums().for_each(|count| count.set(0));
-        other.receiver.depth.set(0);
+        other.give_back();
         moving.fetch_add(1, Ordering::Release);
     }
 }

@@ -634,7 +634,8 @@ impl Transmit {
 /// The length of the message whose payload has an extension before it, or lies in bulk memory.
 #[cold]
 fn odd_length(label: Label, payload: &[u8]) -> u64 {
-    if label.is_extended() { (payload.len() - EXTENSION) as u64 } else { bulk::length(payload) }
+    let behind = if label.is_extended() { &payload[EXTENSION..] } else { payload };
+    if label.is_in_bulk() { bulk::length(behind) } else { behind.len() as u64 }
 }
 
 /// The ring on which a priority travels.

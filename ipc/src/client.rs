@@ -18,10 +18,11 @@ use crate::{
     channel::{Claimed, Fate, Peer, Transmit, check_payload},
     error::{CallError, NodeError},
     frame::{Kind, Label},
-    link::{FOREVER, Going, Limit, Link, Parcel, Queued, Sink},
+    link::{FOREVER, Going, Limit, Link, Parcel, Queued, Sink, extended},
     node::{Shared, is_gone},
     server::{Member, Server},
     table::{Outcome, Waiter},
+    trace,
 };
 
 /// How a call is made.
@@ -445,6 +446,19 @@ impl Client {
         Ok(Duration::from_nanos(crate::clock::monotonic_ns() - begun))
     }
 
+    /// Begins a call that a task makes within a context: gives what is to be written down when it
+    /// has ended, and where.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn begin_traced(
+        &self,
+        context: trace::Context,
+        bytes: usize,
+    ) -> (Arc<Link>, crate::Span) {
+        let link = self.state.link.load_full();
+        let span = link.begin_traced(context, bytes);
+        (link, span)
+    }
+
     #[cfg(feature = "tokio")]
     pub(crate) fn reopening(&self) -> &crate::tokio::Reopening {
         &self.state.tasks
@@ -525,11 +539,14 @@ pub struct Burst<'a> {
     tx: Claimed<'a, Transmit>,
     /// Sent, and not yet counted on the board: counters there per message are seen in a stream.
     untold: Tally,
+    /// The trace that it was begun within.
+    context: Option<trace::Context>,
 }
 
 impl<'a> Burst<'a> {
     fn begin(client: &'a Client, link: &'a Link) -> Burst<'a> {
-        Burst { client, link, tx: link.channel.tx.claim(), untold: Tally::NOTHING }
+        let (tx, context) = (link.channel.tx.claim(), trace::current());
+        Burst { client, link, tx, untold: Tally::NOTHING, context }
     }
 
     /// Sends one message, waiting for room as long as it takes.
@@ -542,20 +559,47 @@ impl<'a> Burst<'a> {
         check_payload(payload.len(), self.link.channel.max_payload)?;
         let id = self.tx.one_way_id();
         let label = Label::new(Kind::OneWay, Priority::Normal.level()).with_id(id as u32);
-        match self.link.send_frames(&mut self.tx, label, payload, Limit::Room(FOREVER)) {
+        let is_counted = match self.context {
+            None => self.put((label, id), payload, payload)?,
+            Some(context) => self.put_traced(context, (label, id), payload)?,
+        };
+        if !is_counted && self.untold.add(payload.len() as u64) {
+            self.tx.count_many(self.untold.take());
+        }
+        Ok(())
+    }
+
+    /// Sends the bytes of a message. Returns whether another channel took it, and counted it.
+    #[inline(always)]
+    fn put(
+        &mut self,
+        (label, id): (Label, u64),
+        bytes: &[u8],
+        payload: &[u8],
+    ) -> Result<bool, CallError> {
+        match self.link.send_frames(&mut self.tx, label, bytes, Limit::Room(FOREVER)) {
             Ok(()) => {}
             Err(CallError::PeerDied { .. }) if self.client.is_relayed() => {
-                return self.send_elsewhere(payload);
+                self.send_elsewhere(payload)?;
+                return Ok(true);
             }
             Err(error) => return Err(error),
         }
         if self.tx.kept.is_some() {
-            self.link.keep(&mut self.tx, (label, id), payload);
+            self.link.keep(&mut self.tx, (label, id), bytes);
         }
-        if self.untold.add(payload.len() as u64) {
-            self.tx.count_many(self.untold.take());
-        }
-        Ok(())
+        Ok(false)
+    }
+
+    #[cold]
+    fn put_traced(
+        &mut self,
+        context: trace::Context,
+        (label, id): (Label, u64),
+        payload: &[u8],
+    ) -> Result<bool, CallError> {
+        let bytes = extended(context, payload);
+        self.put((label.extended(), id), &bytes, payload)
     }
 
     /// Sends one by the channel that has taken the place of this one.

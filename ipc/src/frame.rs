@@ -178,6 +178,11 @@ impl Label {
         self.first & u64::from(FLAG_EXTENSION) << 59 != 0
     }
 
+    /// Whether its payload is the descriptor of one in bulk memory.
+    pub(crate) fn is_in_bulk(self) -> bool {
+        self.first & u64::from(FLAG_BULK) << 59 != 0
+    }
+
     /// Of a request or one-way message: its payload begins with an extension.
     pub(crate) fn extended(self) -> Label {
         Label { first: self.first | u64::from(FLAG_EXTENSION) << 59, ..self }
@@ -409,6 +414,14 @@ impl Frame {
         if is_extended {
             if !matches!(head.kind, Kind::Request | Kind::OneWay) {
                 return Err(PeerCorrupt::Flags);
+            }
+            if head.flags == FLAG_BULK | FLAG_SLAB | FLAG_EXTENSION {
+                // What says where the payload lies, behind the extension: more than fits a cell.
+                return if head.length as usize == EXTENSION + DESCRIPTOR {
+                    Ok(Frame { head, total: u64::from(head.length), place: more[0] })
+                } else {
+                    Err(PeerCorrupt::Length)
+                };
             }
             if head.flags == FLAG_EXTENSION {
                 return if (EXTENSION..=INLINE).contains(&(head.length as usize)) {

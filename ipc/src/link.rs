@@ -18,6 +18,7 @@ use std::{
 use self::line::Lines;
 pub use self::line::Queued;
 pub(crate) use self::relay::Going;
+pub(crate) use self::traced::extended;
 use crate::{
     board::Begun,
     bulk::{self, Loan, View},
@@ -225,7 +226,8 @@ impl Link {
         limit: Limit,
         sink: &mut Sink<'_>,
     ) -> Result<(), CallError> {
-        if let Some(context) = trace::current() {
+        // A ping is for nobody's sake, and its frame has no room for whose.
+        if let Some(context) = trace::current().filter(|_| !label.is(Kind::Ping)) {
             return self.call_traced(context, label, parcel, limit, sink);
         }
         let turn = self.interrupter.turn();
@@ -273,8 +275,8 @@ impl Link {
         match parcel {
             Parcel::Bytes(payload) => {
                 check_payload(payload.len(), self.channel.max_payload)?;
-                if let Some(context) = trace::current() {
-                    return send(label.extended(), &traced::extended(context, payload));
+                if let Some(context) = trace::current().filter(|_| !label.is(Kind::Ping)) {
+                    return self.load_traced(context, label, payload, send);
                 }
                 if payload.len() >= bulk::FROM
                     // What is kept is to be sent as it was.
@@ -537,7 +539,10 @@ fn hand_over(
     loan: Loan,
     send: impl FnOnce(Label, &[u8]) -> Result<u64, CallError>,
 ) -> Result<u64, CallError> {
-    loan.hand_over(|descriptor| send(label.in_bulk(), descriptor))
+    loan.hand_over(|descriptor| match trace::current() {
+        Some(context) => send(label.in_bulk().extended(), &traced::extended(context, descriptor)),
+        None => send(label.in_bulk(), descriptor),
+    })
 }
 
 /// How long until then; `TimedOut` when it is past.

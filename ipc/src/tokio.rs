@@ -56,6 +56,7 @@ use crate::{
     CallOptions, Client, Queued, Request, Server,
     error::{CallError, NodeError},
     table::Outcome,
+    trace,
 };
 
 /// Handles requests, and ends calls, until the node is interrupted.
@@ -110,6 +111,22 @@ pub async fn call(
     options: impl Into<CallOptions>,
 ) -> Result<Vec<u8>, CallError> {
     let options = options.into();
+    let Some(context) = trace::current() else {
+        return call_once(server, client, payload, options).await;
+    };
+    let (link, span) = client.begin_traced(context, payload.len());
+    let call = call_once(server, client, payload, options);
+    let outcome = trace::calling_in_task(&span, call).await;
+    link.end_traced(span, outcome.as_ref().err());
+    outcome
+}
+
+async fn call_once(
+    server: &Server,
+    client: &Client,
+    payload: &[u8],
+    options: CallOptions,
+) -> Result<Vec<u8>, CallError> {
     let answer = Arc::new(Answer::default());
     let queue = || {
         let answer = Arc::clone(&answer);

@@ -5,15 +5,24 @@
 //! writes what it did on its [tape](crate::Board::spans), beside its counters. No other
 //! thread, and no call outside, pays more for it than a load of a word that nobody writes.
 
+#[cfg(feature = "tracing")]
+mod spans;
+
 use std::{
     cell::Cell,
     fmt,
     hash::{BuildHasher, RandomState},
+    marker::PhantomData,
+    pin::Pin,
     str::FromStr,
+    task::{self, Poll},
 };
 
+#[cfg(feature = "tracing")]
+pub use self::spans::{Contexts, Placed, TARGET};
 use crate::{
     ServiceId,
+    board::Span,
     layout::EXTENSION,
     sync::{AtomicU32, AtomicU64, Ordering},
 };
@@ -52,6 +61,25 @@ impl Context {
     #[must_use]
     pub fn child(&self) -> Context {
         Context { span: random(), ..*self }
+    }
+
+    /// Has this thread be within this until what it returns is dropped; [`within`] where a function
+    /// will do. A context may be entered on any number of threads: that is how work that a handler
+    /// gives to other threads goes on with its trace.
+    ///
+    /// ```
+    /// use ipc::trace::{self, Context};
+    ///
+    /// let context = Context::root();
+    /// std::thread::spawn(move || {
+    ///     let _scope = context.enter();
+    ///     assert_eq!(trace::current(), Some(context));
+    /// })
+    /// .join()
+    /// # .ok();
+    /// ```
+    pub fn enter(self) -> Scope {
+        Scope::enter(self)
     }
 
     pub(crate) fn to_bytes(self) -> [u8; EXTENSION] {
@@ -131,7 +159,8 @@ fn this_thread_s() -> Option<Context> {
 /// Runs something within a context: each call and one-way message that this thread sends meanwhile
 /// carries it. Handlers of traced requests run so by themselves.
 ///
-/// Messages in bulk memory of the sender's choosing, bursts, and calls from tasks carry none.
+/// Other threads do not: see [`Context::enter`]. Nor do tasks, which move between threads: see
+/// [`task`].
 ///
 /// ```
 /// use ipc::trace::{self, Context};
@@ -141,19 +170,90 @@ fn this_thread_s() -> Option<Context> {
 /// assert_eq!(trace::current(), None);
 /// ```
 pub fn within<R>(context: Context, run: impl FnOnce() -> R) -> R {
-    let _scope = Scope::enter(context);
+    let _scope = context.enter();
     run()
 }
 
-/// Being within a context; ends with a panic, too.
-struct Scope {
+/// Gives a future that is within a context whenever it is polled, on whichever thread: what its task
+/// calls carries it. `None` leaves the future as it is, outside.
+///
+/// ```
+/// # fn of(request: ipc::Retained) {
+/// use ipc::trace;
+///
+/// let context = request.trace();
+/// let later = trace::task(context, async move {
+///     // Calls to others, for this request.
+///     let _ = request.reply(b"late");
+/// });
+/// # drop(later);
+/// # }
+/// ```
+pub fn task<F: Future>(context: Option<Context>, future: F) -> Task<F> {
+    Task { context, future: Box::pin(future) }
+}
+
+/// A future within a context; see [`task`].
+#[derive(Debug)]
+pub struct Task<F> {
+    context: Option<Context>,
+    future: Pin<Box<F>>,
+}
+
+impl<F: Future> Future for Task<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, waker: &mut task::Context<'_>) -> Poll<F::Output> {
+        let _scope = self.context.map(Context::enter);
+        self.future.as_mut().poll(waker)
+    }
+}
+
+/// Runs a traced request's handler.
+pub(crate) fn handling<R>(it: &Span, run: impl FnOnce() -> R) -> R {
+    #[cfg(feature = "tracing")]
+    let _span = spans::request(it).entered();
+    within(it.context, run)
+}
+
+/// Runs a call that is made within a context.
+pub(crate) fn calling<R>(it: &Span, run: impl FnOnce() -> R) -> R {
+    #[cfg(feature = "tracing")]
+    let _span = spans::call(it).entered();
+    within(it.context, run)
+}
+
+/// Runs a call that is made within a context by a task.
+#[cfg(feature = "tokio")]
+pub(crate) async fn calling_in_task<F: Future>(it: &Span, future: F) -> F::Output {
+    let future = task(Some(it.context), future);
+    #[cfg(feature = "tracing")]
+    let future = tracing::Instrument::instrument(future, spans::call(it));
+    future.await
+}
+
+/// A thread's being within a context: as long as this lives. Made by [`Context::enter`]; several end
+/// in the opposite order of their beginnings.
+#[derive(Debug)]
+#[must_use = "it ends when this is dropped"]
+pub struct Scope {
     outer: Option<Context>,
+    /// It ends on the thread where it began.
+    _here: PhantomData<*const ()>,
 }
 
 impl Scope {
     fn enter(context: Context) -> Scope {
         WITHIN.fetch_add(1, Ordering::Relaxed);
-        Scope { outer: CURRENT.replace(Some(context)) }
+        Scope { outer: CURRENT.replace(Some(context)), _here: PhantomData }
+    }
+
+    /// Takes the place of one that was entered before, and ends while this goes on.
+    #[cfg(feature = "tracing")]
+    fn inherit(&mut self, before: Scope) {
+        self.outer = before.outer;
+        std::mem::forget(before);
+        WITHIN.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

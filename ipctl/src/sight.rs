@@ -47,7 +47,7 @@ pub(crate) struct Sight {
     pub(crate) channels: Vec<Channel>,
 }
 
-/// A process that has a board: one that is connected to the runtime.
+/// A process that serves a name, or has a board: one that has, or had, a channel.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Process {
     pub(crate) pid: u32,
@@ -94,8 +94,9 @@ impl Observer {
             error => error.into(),
         })?;
         let own = std::process::id();
-        let now = Look::take(self.boards.iter().filter(|board| board.pid != own));
+        let mut now = Look::take(self.boards.iter().filter(|board| board.pid != own));
         let entries = self.node.list()?;
+        now.note(entries.iter().map(|entry| entry.pid));
         let restarts = self.restarts()?;
         let sight = compare(self.last.as_ref(), &now, &entries, &restarts);
         self.last = Some(now);
@@ -129,6 +130,13 @@ impl Look {
             }
         }
         look
+    }
+
+    /// Takes in processes that may have no board: they have counted nothing yet.
+    fn note(&mut self, pids: impl Iterator<Item = u32>) {
+        for pid in pids {
+            self.cpu.entry(pid).or_insert_with(|| cpu(pid).unwrap_or_default());
+        }
     }
 
     /// What a process counted on one side of its channels.
@@ -275,6 +283,17 @@ mod tests {
         );
         let count = |end: &Option<Stats>| end.as_ref().map(|it| it.messages_received);
         assert_eq!((count(&channel.client), count(&channel.server)), (Some(30), Some(20)));
+    }
+
+    #[test]
+    fn a_service_without_a_board_is_shown_and_has_counted_nothing() {
+        let (mut then, mut now) = (look(&[]), look(&[]));
+        then.note([2].into_iter());
+        now.note([2].into_iter());
+        let sight = seen(&then, &now);
+        let [service] = &sight.processes[..] else { panic!("{sight:?}") };
+        assert_eq!((service.name.as_str(), service.restarts), ("echo", Some(5)));
+        assert_eq!(service.served, Stats::default());
     }
 
     #[test]

@@ -54,9 +54,9 @@ impl World {
         Actor::start(&command)
     }
 
-    /// Starts a process of another program, which is given the directory only.
-    pub fn other(&self, program: &str) -> Actor {
-        Actor::start(&[program, self.place()])
+    /// Starts a process of another program, which is given the directory, and these arguments.
+    pub fn other(&self, program: &str, arguments: &[&str]) -> Actor {
+        Actor::start(&[&[program, self.place()], arguments].concat())
     }
 
     /// Starts a process that serves `name` with one thread.

@@ -22,6 +22,7 @@ const SOURCES: [&str; 17] = [
     "envelope.rs",
     "poll.rs",
     "stats.rs",
+    "trace.rs",
     "info.rs",
 ];
 

@@ -4,7 +4,7 @@
 #![allow(unsafe_code)] // calls into C
 
 use std::{
-    ffi::{c_int, c_void},
+    ffi::{CString, c_char, c_int, c_void},
     ptr,
 };
 
@@ -27,6 +27,9 @@ unsafe extern "C" {
     ) -> c_int;
     fn ipc_authenticate_service(id: u32, token: *mut AuthToken) -> c_int;
     fn ipc_get_stats(id: u32, stats: *mut CommunicationStats) -> c_int;
+    fn ipc_trace_begin(traceparent: *const c_char) -> c_int;
+    safe fn ipc_trace_end() -> c_int;
+    fn ipc_trace_current(text: *mut c_char, capacity: usize) -> c_int;
     fn ipc_encrypt_message(msg: *mut Message, key: *mut EncryptionKey) -> c_int;
     fn ipc_decrypt_message(msg: *mut Message, key: *mut EncryptionKey) -> c_int;
     fn ipc_free(response: *mut c_void);
@@ -50,6 +53,7 @@ pub(crate) struct Choice {
 pub(crate) fn act(choice: &Choice) {
     let Choice { what, ids: [id, dest], number, at, data } = choice;
     match what % 4 {
+        0 if what & 64 != 0 => trace(*what, data, usize::from(*at)),
         0 => {
             let number = ipc_verify_permissions(*id, *dest, *number);
             let known = [EACCES, EINVAL, ENOENT, ENORUNTIME, EQUOTA];
@@ -98,6 +102,32 @@ fn stats(what: u8, id: u32, size: u32) {
     };
     abi::documented("ipc_get_stats", number, &[EINVAL, ENOENT]);
     assert!(number < 0 || size >= own, "counts in {size} bytes");
+}
+
+/// Begins a trace by whatever text, looks where that led, and ends it.
+fn trace(what: u8, data: &Lent, capacity: usize) {
+    let (bytes, size) = data.parts();
+    let bytes = if bytes.is_null() || size > 1 << 20 {
+        Vec::new()
+    } else {
+        // SAFETY: as many as it says, of which these are copied.
+        unsafe { std::slice::from_raw_parts(bytes.cast::<u8>(), size) }.to_vec()
+    };
+    let text = CString::new(bytes).unwrap_or_default();
+    let traceparent = if what & 4 == 0 { ptr::null() } else { text.as_ptr() };
+    // SAFETY: a string or NULL.
+    let begun = unsafe { ipc_trace_begin(traceparent) };
+    abi::documented("ipc_trace_begin", begun, &[EINVAL, EQUOTA]);
+    let mut room = vec![0_u8; capacity];
+    let place = if what & 8 == 0 { room.as_mut_ptr().cast() } else { ptr::null_mut() };
+    // SAFETY: as many bytes as it says, or NULL.
+    let number = unsafe { ipc_trace_current(place, capacity) };
+    abi::documented("ipc_trace_current", number, &[EINVAL, EMSGSIZE, ENOENT]);
+    assert!(number < 0 || capacity >= 56 && room[55] == 0, "no string");
+    assert!(number != ENOENT || begun < 0, "within nothing after it was begun");
+    if begun == 0 {
+        assert_eq!(ipc_trace_end(), 0);
+    }
 }
 
 /// Seals bytes and opens them, whole or with a byte altered; or opens what is no envelope.

@@ -8,14 +8,14 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering};
 /// First bytes of a segment: "ipcboar" and the byte 1.
 pub(super) const MAGIC: u64 = u64::from_ne_bytes(*b"ipcboar\x01");
 /// Of this layout; a segment of another version is not read.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// Most segments of one board: together they have over 3500 slots.
 pub(crate) const MOST_SEGMENTS: u32 = 8;
-/// Bytes of the first segment: four living ends beside the two sums of those that are gone, as a
-/// client has that opens its channel anew. Each further one has four times the bytes of the one
-/// before, up to `LARGEST`.
-const FIRST: usize = 8192;
+/// Bytes of the first segment, a page: a living end, the sum of those of its role that are gone, and
+/// one more, as a client has that opens its channel anew. Each further one has four times the bytes
+/// of the one before, up to `LARGEST`.
+const FIRST: usize = 4096;
 const LARGEST: usize = 1 << 20;
 
 /// The number of the segment that has no slots, but the records of traced requests.
@@ -243,8 +243,8 @@ mod tests {
     #[test]
     fn segments_grow_and_are_bounded() {
         let slots: Vec<usize> = (0..=MOST_SEGMENTS).map(segment_slots).collect();
-        assert_eq!(slots, [6, 25, 102, 409, 819, 819, 819, 819, 0]);
-        assert_eq!(segment_bytes(0), Some(8192));
+        assert_eq!(slots, [3, 12, 51, 204, 819, 819, 819, 819, 0]);
+        assert_eq!(segment_bytes(0), Some(4096));
         assert_eq!(segment_bytes(TAPE), Some(65_536));
         assert_eq!(segment_bytes(TAPE + 1), None);
         assert_eq!(segment_bytes(u32::MAX), None);

@@ -8,7 +8,7 @@ use crate::{
     bulk::Descriptor,
     clock,
     error::{PeerCorrupt, Status},
-    frame::{DESCRIPTOR, FLAG_BULK, FLAG_MORE, Frame, Kind, Sender},
+    frame::{FLAG_BULK, FLAG_MORE, Frame, Kind, Sender},
     lane::Lane,
     layout::{INLINE, Ring},
     ring::Consumer,
@@ -184,9 +184,9 @@ impl Receive {
         };
         self.take_whole(ring, &frame);
         if frame.head.flags & FLAG_BULK != 0 {
-            let mut bytes = [0; DESCRIPTOR];
-            bytes.copy_from_slice(&self.buffer[..DESCRIPTOR]);
-            let descriptor = Descriptor::from_bytes(bytes).ok_or(PeerCorrupt::Arena)?;
+            let behind = &self.buffer[frame.head.extension()..];
+            let bytes = behind.first_chunk().copied();
+            let descriptor = bytes.and_then(Descriptor::from_bytes).ok_or(PeerCorrupt::Arena)?;
             self.board.receiver.received(1, descriptor.length);
             return Ok(Some(Taken::Bulk(frame, descriptor)));
         }

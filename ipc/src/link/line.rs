@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, MutexGuard, PoisonError},
 };
 
-use super::{FOREVER, Limit, Link};
+use super::{FOREVER, Limit, Link, traced::extended};
 use crate::{
     bulk,
     channel::{Transmit, check_payload, ring_of},
@@ -17,6 +17,7 @@ use crate::{
     ring::PushError,
     sync::{AtomicU64, Ordering},
     table::{Callback, Waiter},
+    trace::{self, Context},
 };
 
 /// Calls that may wait in the lines of one channel.
@@ -51,6 +52,10 @@ struct Lined<'a> {
     /// The same without a deadline.
     bare: Label,
     payload: Cow<'a, [u8]>,
+    /// Bytes that it is charged with: those of its payload, without an extension.
+    size: u64,
+    /// The trace that it was made within.
+    context: Option<Context>,
     limit: Limit,
     /// Moves to the slot when there is one.
     callback: Option<Callback>,
@@ -118,6 +123,8 @@ impl Link {
             label: self.with_limit(label, limit),
             bare: label,
             payload: Cow::Borrowed(payload),
+            size: payload.len() as u64,
+            context: trace::current(),
             limit,
             callback: Some(callback),
             sent: 0,
@@ -203,7 +210,7 @@ impl Link {
                 continue;
             };
             if let Some(call) = calls.remove(place) {
-                lines.bytes -= call.payload.len() as u64;
+                lines.bytes -= call.size;
                 self.end_lined(call, CallError::Canceled);
                 return true;
             }
@@ -218,7 +225,7 @@ impl Link {
             for call in std::mem::take(&mut line.calls) {
                 let has_slot = call.callback.is_none();
                 if !has_slot && call.limit.at() <= now {
-                    lines.bytes -= call.payload.len() as u64;
+                    lines.bytes -= call.size;
                     self.end_lined(call, CallError::TimedOut);
                     continue;
                 }
@@ -241,7 +248,7 @@ impl Link {
             if advanced.is_err() {
                 return;
             }
-            let size = line.calls.pop_front().map_or(0, |call| call.payload.len() as u64);
+            let size = line.calls.pop_front().map_or(0, |call| call.size);
             lines.bytes -= size;
         }
         line.wake_at = None;
@@ -327,11 +334,21 @@ impl Link {
             && let Some(loan) = self.channel.lend_copy(&call.payload)
         {
             let label = call.label.in_bulk();
-            return loan.hand_over(|descriptor| {
+            let context = call.context;
+            let mut push = |label: Label, descriptor: &[u8]| {
                 tx.push(label, descriptor, &mut 0)?;
                 tx.count(label, descriptor);
                 Ok(())
+            };
+            return loan.hand_over(|descriptor| match context {
+                Some(context) => push(label.extended(), &extended(context, descriptor)),
+                None => push(label, descriptor),
             });
+        }
+        if let Some(context) = call.context.take() {
+            // Here once: what is in the ring of it already has its extension.
+            call.label = call.label.extended();
+            call.payload = Cow::Owned(extended(context, &call.payload));
         }
         tx.push(call.label, &call.payload, &mut call.sent)?;
         tx.count(call.label, &call.payload);

@@ -3,18 +3,17 @@
 use super::{Going, Limit, Link, Parcel, Sink};
 use crate::{
     board::{Span, SpanKind},
-    clock,
+    bulk, clock,
     error::CallError,
-    frame::{Kind, Label},
+    frame::Label,
     layout::EXTENSION,
     table::Waiter,
     trace::{self, Context},
 };
 
-/// A payload behind the extension that carries a context. It travels by the ring, whatever its
-/// length: what is lent lies where the sender put it.
+/// A payload, or what says where it lies, behind the extension that carries a context.
 #[cold]
-pub(super) fn extended(context: Context, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn extended(context: Context, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(EXTENSION + payload.len());
     bytes.extend_from_slice(&context.to_bytes());
     bytes.extend_from_slice(payload);
@@ -22,6 +21,23 @@ pub(super) fn extended(context: Context, payload: &[u8]) -> Vec<u8> {
 }
 
 impl Link {
+    /// As `load`, for bytes that are sent within the context.
+    #[cold]
+    pub(super) fn load_traced(
+        &self,
+        context: Context,
+        label: Label,
+        payload: &[u8],
+        send: impl FnOnce(Label, &[u8]) -> Result<u64, CallError>,
+    ) -> Result<u64, CallError> {
+        if payload.len() >= bulk::FROM
+            && let Some(loan) = self.channel.lend_copy(payload)
+        {
+            return super::hand_over(label, loan, send);
+        }
+        send(label.extended(), &extended(context, payload))
+    }
+
     /// Calls as something that is done within the context, and writes down how it went.
     #[cold]
     #[inline(never)]
@@ -37,33 +53,47 @@ impl Link {
             Parcel::Bytes(payload) => payload.len(),
             Parcel::Loan(loan) => loan.len(),
         };
-        let (own, begun) = (context.child(), clock::now_ns());
-        let payload = match &parcel {
-            Parcel::Bytes(payload) if self.relay.get().is_some() => Some(extended(own, payload)),
+        let mut span = self.begin_traced(context, bytes);
+        let again = match &parcel {
+            Parcel::Bytes(payload) if self.relay.get().is_some() => {
+                Some(extended(span.context, payload))
+            }
             Parcel::Bytes(_) | Parcel::Loan(_) => None,
         };
         let turn = self.interrupter.turn();
-        let sent = trace::within(own, || self.request(label, parcel, limit, Waiter::Thread));
-        let message_id = *sent.as_ref().unwrap_or(&0);
-        let result = sent.and_then(|id| match self.wait(id as u32, limit.at(), turn, sink) {
-            Err(error) if self.moves_on(&error) => {
-                let again = payload.as_deref().map(|payload| (label.extended(), payload));
-                self.go_on(Going { id, again, limit, turn }, error, sink)
-            }
-            result => result,
+        let (sent, result) = trace::calling(&span, || {
+            let sent = self.request(label, parcel, limit, Waiter::Thread);
+            let message_id = *sent.as_ref().unwrap_or(&0);
+            let result = sent.and_then(|id| match self.wait(id as u32, limit.at(), turn, sink) {
+                Err(error) if self.moves_on(&error) => {
+                    let again = again.as_deref().map(|payload| (label.extended(), payload));
+                    self.go_on(Going { id, again, limit, turn }, error, sink)
+                }
+                result => result,
+            });
+            (message_id, result)
         });
-        self.channel.write_down(Span {
-            context: own,
+        span.message_id = sent;
+        self.end_traced(span, result.as_ref().err());
+        result
+    }
+
+    /// What is known of a call within the context before it is made.
+    pub(crate) fn begin_traced(&self, context: Context, bytes: usize) -> Span {
+        Span {
+            context: context.child(),
             parent: context.span,
             kind: SpanKind::Call,
-            is_one_way: label.is(Kind::OneWay),
-            start_ns: begun,
-            duration_ns: clock::now_ns().saturating_sub(begun),
-            status: result.as_ref().err().map_or(0, |error| error.status().code()),
+            start_ns: clock::now_ns(),
             bytes: bytes as u64,
-            message_id,
             ..self.channel.span()
-        });
-        result
+        }
+    }
+
+    /// Writes down how it went.
+    pub(crate) fn end_traced(&self, span: Span, error: Option<&CallError>) {
+        let duration_ns = clock::now_ns().saturating_sub(span.start_ns);
+        let status = error.map_or(0, |error| error.status().code());
+        self.channel.write_down(Span { duration_ns, status, ..span });
     }
 }

@@ -259,7 +259,8 @@ impl AsyncRouter {
         let head = RequestHead::decode(request.payload()).map(|(head, _)| head);
         let context = Context::of(&request, &head.unwrap_or_default());
         let (router, request) = (Arc::clone(self), request.retain());
-        ::tokio::spawn(async move {
+        let within = request.trace();
+        let serving = async move {
             let mut out = Vec::new();
             if let Err(fault) = router.answer(&request, context, &mut out).await {
                 write_fault(&fault, &mut out);
@@ -267,7 +268,11 @@ impl AsyncRouter {
             if !request.is_one_way() {
                 send(&out, |bytes| request.reply(bytes));
             }
-        });
+        };
+        match within {
+            None => ::tokio::spawn(serving),
+            Some(context) => ::tokio::spawn(crate::trace::task(Some(context), serving)),
+        };
     }
 
     async fn answer(

@@ -64,8 +64,9 @@ pub(crate) struct Queued {
 pub(crate) enum Body {
     Bytes(Vec<u8>),
     Bulk(View),
-    /// Of a trace.
+    /// Of a trace: of a handler's payload the bytes, or where they lie.
     Traced(Context, Vec<u8>),
+    TracedBulk(Context, View),
 }
 
 #[derive(Debug)]
@@ -312,7 +313,11 @@ impl Incoming {
             Some(Taken::Bulk(frame, descriptor)) => {
                 let status = match self.channel.borrower.view(self.channel.bell(), descriptor) {
                     Ok(view) if view.len() as u64 <= self.channel.max_payload => {
-                        return Ok(self.place(rx, ring, &frame, now, Body::Bulk(view)));
+                        let body = match traced::before(&frame, &rx.buffer) {
+                            Some(context) => Body::TracedBulk(context, view),
+                            None => Body::Bulk(view),
+                        };
+                        return Ok(self.place(rx, ring, &frame, now, body));
                     }
                     Ok(_) => Status::MESSAGE_SIZE,
                     Err(Unread::NoMeans(_)) => Status::FULL,
@@ -437,6 +442,11 @@ impl Incoming {
             Body::Bulk(view) => self.maybe_traced(meta, view.len(), || {
                 self.dispatch(meta, now, &[], Some(&Arc::new(Bulk::new(view))), handler)
             }),
+            Body::TracedBulk(context, view) => {
+                self.traced(context.child(), context.span, meta, view.len(), || {
+                    self.dispatch(meta, now, &[], Some(&Arc::new(Bulk::new(view))), handler)
+                })
+            }
             Body::Traced(context, payload) => {
                 self.traced(context.child(), context.span, meta, payload.len(), || {
                     self.dispatch(meta, now, &payload, None, handler)

@@ -13,6 +13,7 @@ use crate::{
     error::{CallError, Status},
     frame::Kind,
     sync::{AtomicBool, Ordering},
+    trace::{self, Context},
 };
 
 /// What is known of a request beside its payload.
@@ -84,6 +85,8 @@ pub struct Retained {
     payload: Vec<u8>,
     bulk: Option<Arc<Bulk>>,
     answered: AtomicBool,
+    /// That of its handler.
+    trace: Option<Context>,
 }
 
 macro_rules! accessors {
@@ -246,7 +249,14 @@ impl Request<'_> {
             payload: self.payload.to_vec(),
             bulk: self.bulk.map(Arc::clone),
             answered: AtomicBool::new(answered),
+            trace: trace::current(),
         }
+    }
+
+    /// Gives the trace that its handler runs within, if it is traced: what the handler's thread
+    /// calls carries it.
+    pub fn trace(&self) -> Option<Context> {
+        trace::current()
     }
 }
 
@@ -261,6 +271,12 @@ impl Drop for Request<'_> {
 
 impl Retained {
     accessors!();
+
+    /// Gives the trace that its handler ran within, if it was traced. Who answers later enters it,
+    /// on whichever thread, or in a [`task`](trace::task): calls made for it carry it then.
+    pub fn trace(&self) -> Option<Context> {
+        self.trace
+    }
 
     /// The longest response that may be sent.
     #[cfg(all(feature = "rpc", feature = "tokio"))]

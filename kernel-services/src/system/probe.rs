@@ -161,8 +161,9 @@ impl Shared {
     fn node(&self) -> Option<Node> {
         let mut node = lock(&self.node);
         if node.is_none() {
-            let config =
-                Config { runtime_dir: Some(self.runtime_dir.clone()), ..Config::default() };
+            let runtime_dir = Some(self.runtime_dir.clone());
+            // One ping at a time for each service, and nothing is lent.
+            let config = Config { runtime_dir, outstanding: 1, max_bulk: 0, ..Config::default() };
             *node = Node::connect(&config).ok();
         }
         node.clone()

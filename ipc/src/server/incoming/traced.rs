@@ -6,7 +6,7 @@ use super::{Body, Incoming, Meta};
 use crate::{
     board::{Span, SpanKind},
     clock,
-    frame::Kind,
+    frame::{Frame, Kind},
     layout::EXTENSION,
     trace::{self, Context},
 };
@@ -19,6 +19,11 @@ pub(super) fn split(bytes: &[u8]) -> Body {
         Some(context) => Body::Traced(context, payload.to_vec()),
         None => Body::Bytes(payload.to_vec()),
     }
+}
+
+/// The context before what says where the payload lies, which stands at the start of the buffer.
+pub(super) fn before(frame: &Frame, buffer: &[u8]) -> Option<Context> {
+    Context::from_bytes(&buffer[..frame.head.extension()])
 }
 
 impl Incoming {
@@ -47,19 +52,20 @@ impl Incoming {
         run: impl FnOnce() -> usize,
     ) -> usize {
         let begun = clock::now_ns();
-        let served = trace::within(own, run);
-        self.channel.write_down(Span {
+        let span = Span {
             context: own,
             parent,
             kind: SpanKind::Handler,
             is_one_way: meta.kind == Kind::OneWay,
             start_ns: begun,
-            duration_ns: clock::now_ns().saturating_sub(begun),
             queued_ns: begun.saturating_sub(meta.received_ns),
             bytes: bytes as u64,
             message_id: meta.message_id,
             ..self.channel.span()
-        });
+        };
+        let served = trace::handling(&span, run);
+        let duration_ns = clock::now_ns().saturating_sub(begun);
+        self.channel.write_down(Span { duration_ns, ..span });
         served
     }
 }
