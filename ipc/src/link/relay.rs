@@ -186,10 +186,15 @@ impl Link {
         let mut to = next.channel.tx.claim();
         let mut kept = tx.kept.take().unwrap_or_default();
         kept.sent.retain_mut(|it| {
-            let goes = self.goes(it, replay::reached(it.place.map(|at| at.1), {
-                let ring = crate::channel::ring_of(it.label.priority());
-                taken[ring as usize]
-            }), before, repeatable);
+            let goes = self.goes(
+                it,
+                replay::reached(it.place.map(|at| at.1), {
+                    let ring = crate::channel::ring_of(it.label.priority());
+                    taken[ring as usize]
+                }),
+                before,
+                repeatable,
+            );
             if goes {
                 (it.place, it.begun) = (None, 0);
                 it.wire = next.with_limit(it.label, it.limit);
@@ -220,13 +225,7 @@ impl Link {
 
     /// Whether a message is to be sent once more. One of which nobody can know whether it was acted
     /// on ends.
-    fn goes(
-        &self,
-        it: &Sent,
-        reached: replay::Reached,
-        before: Before,
-        repeatable: bool,
-    ) -> bool {
+    fn goes(&self, it: &Sent, reached: replay::Reached, before: Before, repeatable: bool) -> bool {
         if !it.wants_answer() {
             return replay::one_way(reached, before, repeatable) == Verdict::Send;
         }

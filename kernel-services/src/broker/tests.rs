@@ -11,6 +11,7 @@ use super::{
     *,
 };
 
+mod groups;
 mod rights;
 
 use crate::ids::{Ids, tests::Memory};
@@ -254,6 +255,7 @@ fn waits_are_answered_after_the_registration() {
         [
             Effect::Send { to: 1, reply: Reply::Registered { .. }, .. },
             Effect::Send { to: 2, sequence: 7, reply: Reply::Found { .. } },
+            Effect::Send { to: 1, sequence: 0, reply: Reply::Promote { .. } },
         ]
     ));
     let again = ask(&mut broker, 2, wait());
@@ -431,6 +433,7 @@ proptest! {
                     Effect::Send { .. }
                     | Effect::Cut { .. }
                     | Effect::Keep(_)
+                    | Effect::Examine { .. }
                     | Effect::LetGo { .. } => {}
                     other @ (Effect::Note(_) | Effect::Issue { .. } | Effect::Check { .. }) => {
                         prop_assert!(false, "nobody asked for {other:?}");
