@@ -7,6 +7,7 @@ mod bench;
 mod call;
 mod completions;
 mod doctor;
+mod failover;
 mod failure;
 mod logs;
 mod ls;
@@ -58,6 +59,7 @@ Examples:
   ipctl profile echo              where the calls to a service spend their time
   ipctl trace api                 which calls its requests lead to
   ipctl policy check service:api name:store call    may it, and which rule says so?
+  ipctl failover history          which names changed hands, and why?
   ipctl audit verify              is the record of who did what whole?
   ipctl --json ls | jq -r '.[].name'
 
@@ -115,6 +117,7 @@ enum Command {
     Trace(trace::Arguments),
     Policy(policy::Arguments),
     Audit(audit::Arguments),
+    Failover(failover::Arguments),
     Completions(completions::Arguments),
 }
 
@@ -140,6 +143,7 @@ fn main() -> ExitCode {
         Command::Trace(arguments) => trace::run(&arguments, &config, output).map(done),
         Command::Policy(arguments) => policy::run(&arguments, &config, output),
         Command::Audit(arguments) => audit::run(&arguments, &config, output),
+        Command::Failover(arguments) => failover::run(&arguments, &config, output).map(done),
         Command::Completions(arguments) => completions::run(&arguments).map(done),
     };
     match outcome {
