@@ -1,6 +1,7 @@
 //! Who serves a name dies, and another does: callers go on, and hear nothing of it.
 
 use std::{
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::{
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc,
@@ -8,7 +9,14 @@ use std::{
     time::Duration,
 };
 
-use ipc::{CallOptions, Client, Spin};
+use ipc::{
+    CallError, CallOptions, Client, NodeError, ServiceId, Spin, Status,
+    control::{self, Cause, Reply, Request, closer::Closer, packet},
+};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket},
+};
 use tests::{Actor, LONG, World, wait_until};
 
 const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
@@ -31,14 +39,15 @@ fn serving(client: &Client) -> (u32, u64) {
     (pid.parse().expect("a number"), epoch.parse().expect("a number"))
 }
 
-/// Waits until this process has as many channels to a name as it has members, or three.
-fn ahead(client: &Client, channels: u32, world: &World) {
-    let _ = client;
+/// Waits until each of so many members is watched by those behind it, and one client of the first
+/// has its channels to the two behind that.
+fn settled(world: &World, members: u32) {
     let node = world.node(Spin::Never);
-    wait_until("channels are opened ahead", || {
+    wait_until("all have found each other", || {
         let entries = node.list().expect("a list");
-        let last = entries.iter().max_by_key(|entry| entry.rank).expect("served");
-        last.channels >= channels
+        let is_found =
+            |rank: u32, channels: u32| channels >= members - 1 - rank + u32::from(rank < 3);
+        entries.len() as u32 == members && entries.iter().all(|it| is_found(it.rank, it.channels))
     });
 }
 
@@ -49,7 +58,7 @@ fn a_standby_goes_on_where_the_one_before_was_killed() {
     let (_node, client) = world.client("echo", Spin::Never);
     let (pid, epoch) = serving(&client);
     assert_eq!(pid, servers[0].pid());
-    ahead(&client, 1, &world);
+    settled(&world, 2);
     servers.remove(0).kill();
     let (pid, later) = serving(&client);
     assert_eq!(pid, servers[0].pid());
@@ -61,7 +70,7 @@ fn calls_of_every_kind_hear_nothing_of_a_death() {
     let world = World::new(ACTOR);
     let mut servers = replicas(&world, "echo", 3);
     let (node, client) = world.client("echo", Spin::Learned);
-    ahead(&client, 1, &world);
+    settled(&world, 3);
     let (done, made) = (AtomicBool::new(false), AtomicU64::new(0));
     let (tell, told) = mpsc::channel();
     std::thread::scope(|scope| {
@@ -117,7 +126,7 @@ fn one_way_messages_that_were_not_taken_come_to_the_next_in_order() {
     let world = World::new(ACTOR);
     let mut servers = replicas(&world, "sink", 2);
     let (_node, client) = world.client("sink", Spin::Never);
-    ahead(&client, 1, &world);
+    settled(&world, 2);
     servers[0].stop();
     for number in 0..40_u64 {
         client.send(&number.to_le_bytes(), CallOptions::default()).expect("there is room");
@@ -125,4 +134,257 @@ fn one_way_messages_that_were_not_taken_come_to_the_next_in_order() {
     servers.remove(0).kill();
     let counted = client.call(b"!count", LONG).expect("answered");
     assert_eq!(counted, b"40 0");
+}
+
+#[test]
+fn two_deaths_at_once_are_one_to_callers() {
+    let world = World::new(ACTOR);
+    let mut servers = replicas(&world, "echo", 3);
+    let (_node, client) = world.client("echo", Spin::Never);
+    let (_, epoch) = serving(&client);
+    settled(&world, 3);
+    servers[1].stop();
+    servers.remove(0).kill();
+    // The next is as good as dead while it holds what was sent to it.
+    let waiting = client.start(b"hello", LONG).expect("sent");
+    servers.remove(0).kill();
+    assert_eq!(waiting.wait().expect("answered"), b"hello");
+    let (pid, later) = serving(&client);
+    assert_eq!(pid, servers[0].pid());
+    assert!(later > epoch);
+}
+
+#[test]
+fn what_was_taken_and_may_not_be_repeated_is_doubtful() {
+    let world = World::new(ACTOR);
+    let mut first = world.server("echo", &["spin=never"]);
+    let _second = world.server("echo", &["spin=never"]);
+    let (_node, client) = world.client("echo", Spin::Never);
+    settled(&world, 2);
+    let held = client.start(b"!hold", LONG).expect("sent");
+    first.hear("held");
+    first.stop();
+    let waiting = client.start(b"hello", LONG).expect("sent");
+    first.kill();
+    let ended = held.wait();
+    assert!(matches!(ended, Err(CallError::PeerDied { taken: true })), "{ended:?}");
+    assert_eq!(waiting.wait().expect("answered"), b"hello");
+}
+
+#[test]
+fn a_name_changes_hands_and_no_caller_hears_of_it() {
+    let world = World::new(ACTOR);
+    let servers = replicas(&world, "echo", 2);
+    let (node, client) = world.client("echo", Spin::Learned);
+    settled(&world, 2);
+    let (done, made) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    assert_eq!(client.call(b"hello", LONG).expect("answered"), b"hello");
+                    made.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let mut epoch = 0;
+        for turn in 1..9 {
+            let before = made.load(Ordering::Relaxed);
+            wait_until("calls are made", || made.load(Ordering::Relaxed) > before + 100);
+            node.trigger_failover(client.dest(), None).expect("it changes hands");
+            let expected = servers[turn % 2].pid();
+            let mut now = 0;
+            wait_until("the other one serves", || {
+                let (pid, later) = serving(&client);
+                now = later;
+                pid == expected
+            });
+            assert!(now > epoch, "{now} {epoch}");
+            epoch = now;
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    let changes = node.failovers().expect("a history");
+    let triggered = changes.iter().filter(|it| it.cause == Cause::Triggered);
+    assert_eq!(triggered.count(), 8, "{changes:?}");
+    assert!(changes.iter().all(|it| it.cause != Cause::Hung), "{changes:?}");
+    assert!(changes.windows(2).all(|pair| pair[0].epoch < pair[1].epoch), "{changes:?}");
+}
+
+#[test]
+fn nobody_to_change_hands_with_is_told() {
+    let world = World::new(ACTOR);
+    let servers = replicas(&world, "echo", 1);
+    let (node, client) = world.client("echo", Spin::Never);
+    let refused = |service, backup| match node.trigger_failover(service, backup) {
+        Err(NodeError::Refused(status)) => status,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(refused(client.dest(), None), Status::NOT_FOUND);
+    assert_eq!(refused(client.dest(), Some(client.dest())), Status::NOT_FOUND);
+    assert_eq!(refused(ServiceId::new(u32::MAX), None), Status::NOT_FOUND);
+    assert_eq!(serving(&client).0, servers[0].pid());
+}
+
+#[test]
+fn a_process_that_was_passed_over_changes_nothing_when_it_goes_on() {
+    let world = World::new(ACTOR);
+    let servers = replicas(&world, "echo", 2);
+    let (node, client) = world.client("echo", Spin::Never);
+    settled(&world, 2);
+    let (_, epoch) = serving(&client);
+    servers[0].stop();
+    let waiting = client.start(b"hello", LONG).expect("sent");
+    // It does not let go, so it is passed over.
+    node.trigger_failover(client.dest(), None).expect("it changes hands");
+    assert_eq!(waiting.wait().expect("answered"), b"hello");
+    let (pid, later) = serving(&client);
+    assert_eq!(pid, servers[1].pid());
+    assert!(later > epoch);
+    servers[0].go_on();
+    for _ in 0..100 {
+        assert_eq!(serving(&client), (servers[1].pid(), later));
+    }
+    let last = *node.failovers().expect("a history").last().expect("one");
+    assert_eq!(last.cause, Cause::Hung);
+}
+
+#[test]
+fn a_standby_needs_no_runtime_to_go_on() {
+    let world = World::without_runtime(ACTOR);
+    let runtime = world.runtime();
+    let mut servers = replicas(&world, "echo", 3);
+    let (_node, client) = world.client("echo", Spin::Never);
+    let (_, epoch) = serving(&client);
+    settled(&world, 3);
+    runtime.kill();
+    servers.remove(0).kill();
+    let (pid, later) = serving(&client);
+    assert_eq!(pid, servers[0].pid());
+    assert!(later > epoch);
+    // The next one hears of it, and gives no epoch twice.
+    let _runtime = world.runtime();
+    let node = world.node(Spin::Never);
+    let first = || {
+        let entries = node.list().expect("a list");
+        (entries.len() == 2).then(|| entries.iter().find(|it| it.rank == 0).map(|it| it.pid))
+    };
+    wait_until("both are back in their order", || first().flatten() == Some(servers[0].pid()));
+    assert_eq!(serving(&client), (servers[0].pid(), later));
+    servers.remove(0).kill();
+    let (pid, last) = serving(&client);
+    assert_eq!(pid, servers[0].pid());
+    assert!(last > later);
+}
+
+#[test]
+fn who_comes_back_stands_by_as_the_last() {
+    let world = World::new(ACTOR);
+    let mut servers = replicas(&world, "echo", 2);
+    let (node, client) = world.client("echo", Spin::Never);
+    for _ in 0..4 {
+        settled(&world, 2);
+        servers.remove(0).kill();
+        assert_eq!(serving(&client).0, servers[0].pid());
+        wait_until("the dead is forgotten", || node.list().expect("a list").len() == 1);
+        servers.extend(replicas(&world, "echo", 1));
+        let entries = node.list().expect("a list");
+        let rank = |pid| entries.iter().find(|it| it.pid == pid).map(|it| it.rank);
+        assert_eq!(rank(servers[0].pid()), Some(0));
+        assert_eq!(rank(servers[1].pid()), Some(1));
+    }
+}
+
+/// A node that says what it likes.
+struct Liar {
+    socket: OwnedFd,
+}
+
+impl Liar {
+    fn new(world: &World) -> Liar {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let socket =
+            socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).expect("a socket");
+        let address = UnixAddr::new(&world.directory().join("ipcd.sock")).expect("short");
+        connect(socket.as_raw_fd(), &address).expect("connected");
+        let liar = Liar { socket };
+        liar.say(&Request::Hello { asymmetric: true });
+        assert!(matches!(liar.hear(), Some(Reply::Welcome { .. })));
+        liar
+    }
+
+    fn say(&self, request: &Request) {
+        let bytes = control::encode_request(9, request);
+        packet::send(self.socket.as_fd(), &bytes, &[]).expect("sent");
+    }
+
+    /// The next that the runtime says; nothing when it has hung up.
+    fn hear(&self) -> Option<Reply> {
+        let closer = Closer::new().expect("an eventfd");
+        let mut buffer = [0; control::MAX_PACKET];
+        let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::NONE).expect("polled");
+        match packet::receive(self.socket.as_fd(), &mut buffer, &closer) {
+            Ok(packet::Received::Packet(length, _)) => {
+                Some(control::decode_reply(&buffer[..length]).expect("a reply").1)
+            }
+            _ => None,
+        }
+    }
+
+    fn stand_by(&self, name: &str) -> (ServiceId, u64) {
+        self.say(&Request::Register {
+            flags: 0,
+            claim_instance: 0,
+            claim_name: 0,
+            ticket: [0; 32],
+            name: name.to_owned(),
+        });
+        let Some(Reply::Registered { instance, .. }) = self.hear() else { panic!("refused") };
+        let Some(Reply::Group(group)) = self.hear() else { panic!("not told") };
+        (instance, group.epoch)
+    }
+}
+
+#[test]
+fn a_standby_that_lies_is_turned_out_and_nobody_notices() {
+    let world = World::new(ACTOR);
+    let servers = replicas(&world, "echo", 1);
+    let (node, client) = world.client("echo", Spin::Never);
+    let before = serving(&client);
+    let liar = Liar::new(&world);
+    let (instance, epoch) = liar.stand_by("echo");
+    liar.say(&Request::Promoted { instance, epoch: epoch + 1 });
+    let mut last = None;
+    while let Some(reply) = liar.hear() {
+        assert!(!matches!(reply, Reply::Promote { .. }), "{reply:?}");
+        last = Some(reply);
+    }
+    assert_eq!(last, Some(Reply::Refused(Status::STALE)));
+    assert_eq!(serving(&client), before);
+    assert_eq!(before.0, servers[0].pid());
+    let entries = node.list().expect("a list");
+    assert_eq!(entries.len(), 1, "{entries:?}");
+}
+
+#[test]
+fn what_a_caller_says_of_a_death_counts_for_nothing() {
+    let world = World::new(ACTOR);
+    let servers = replicas(&world, "echo", 2);
+    let (node, client) = world.client("echo", Spin::Never);
+    settled(&world, 2);
+    let before = serving(&client);
+    let entries = node.list().expect("a list");
+    let liar = Liar::new(&world);
+    for entry in &entries {
+        for epoch in [0, 1, before.1 + 1, u64::MAX] {
+            liar.say(&Request::Promoted { instance: entry.instance, epoch });
+        }
+    }
+    // What it asks behind that is answered: it was heard.
+    liar.say(&Request::Ping);
+    assert!(matches!(liar.hear(), Some(Reply::State { .. })));
+    assert_eq!(serving(&client), before);
+    assert_eq!(before.0, servers[0].pid());
+    assert_eq!(node.list().expect("a list").len(), 2);
 }

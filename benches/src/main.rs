@@ -10,7 +10,7 @@ use benches::floor::{self, Setting};
 use benches::measure::Plan;
 use benches::report::{Group, Machine, Report, progress_done};
 use benches::tour::{self, Tour};
-use benches::{many, pair, pin, ring, scale, seal, sealed, typed};
+use benches::{failover, many, pair, pin, ring, scale, seal, sealed, typed};
 use clap::{Args, Parser, Subcommand};
 
 /// Measures libipc beside the floor of the machine it runs on.
@@ -41,6 +41,12 @@ enum Verb {
     Parked(Options),
     /// One server and many clients: idle ones beside a hot one, and a flood beside 63 callers.
     Many(Options),
+    /// Kills who serves a name, again and again: how long callers wait for the next.
+    Failover {
+        /// How many of each kind.
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        kills: usize,
+    },
     /// A thousand services, each a process of its own: memory, wake-ups, discovery, calls.
     Scale(Scale),
     /// The runtime of `scale`.
@@ -109,6 +115,7 @@ fn main() -> ExitCode {
         Verb::Oneway(options) => run(&options, &[calls::one_ways]),
         Verb::Parked(options) => run(&options, &[calls::parked, calls::parked_unpinned]),
         Verb::Many(options) => run(&options, &[many::idle, many::flooded]),
+        Verb::Failover { kills } => failover::run(kills),
         Verb::Scale(Scale { services, seconds }) => {
             Setting::new(Plan::lasting(Duration::from_secs_f64(seconds)))
                 .and_then(|setting| scale::run(&setting, services))
@@ -145,6 +152,7 @@ fn run(options: &Options, measurements: &[Measurement]) -> io::Result<()> {
 fn play(told: &[String]) -> io::Result<()> {
     let role = pair::enter(told)?;
     many::play(&role)
+        .or_else(|| failover::play(&role))
         .or_else(|| calls::play(&role))
         .or_else(|| scale::play(&role))
         .or_else(|| typed::play(&role))

@@ -650,7 +650,7 @@ impl Pending {
         let id = self.message_id as u32;
         let sink = &mut Sink::Vector(&mut response);
         match link.wait(id, self.limit.at(), self.turn, sink) {
-            Err(error) if link.moves_on(&error) => {
+            Err(error) if link.moves_on(self.message_id, &error) => {
                 let (id, limit, turn) = (self.message_id, self.limit, self.turn);
                 link.go_on(Going { id, again: None, limit, turn }, error, sink)?;
             }

@@ -237,7 +237,7 @@ impl Link {
         };
         let id = self.request(label, parcel, limit, Waiter::Thread)?;
         match self.wait(id as u32, limit.at(), turn, sink) {
-            Err(error) if self.moves_on(&error) => {
+            Err(error) if self.moves_on(id, &error) => {
                 let again = payload.map(|payload| (label, payload));
                 self.go_on(Going { id, again, limit, turn }, error, sink)
             }

@@ -262,6 +262,13 @@ impl Slot {
         self.state.load(Ordering::Relaxed) & 0xFFFF_FFFF == WAITING
     }
 
+    /// Whether call `id` has not given its slot back: it waits, or its outcome lies here.
+    #[cfg(not(loom))]
+    pub(crate) fn is_held(&self, id: u32) -> bool {
+        let state = self.state.load(Ordering::Acquire);
+        state >> 32 == u64::from(id) && state & 0xFFFF_FFFF != FREE
+    }
+
     /// Whether call `id` still waits for its answer.
     #[inline]
     pub(crate) fn is_waiting(&self, id: u32) -> bool {

@@ -7,6 +7,7 @@ mod bench;
 mod call;
 mod completions;
 mod doctor;
+mod failover;
 mod failure;
 mod logs;
 mod ls;
@@ -60,6 +61,7 @@ Examples:
   ipctl trace api                 which calls its requests lead to
   ipctl policy check service:api name:store call    may it, and which rule says so?
   ipctl regions                   which memory is shared, and who has it?
+  ipctl failover history          which names changed hands, and why?
   ipctl audit verify              is the record of who did what whole?
   ipctl --json ls | jq -r '.[].name'
 
@@ -118,6 +120,7 @@ enum Command {
     Policy(policy::Arguments),
     Audit(audit::Arguments),
     Regions(regions::Arguments),
+    Failover(failover::Arguments),
     Completions(completions::Arguments),
 }
 
@@ -144,6 +147,7 @@ fn main() -> ExitCode {
         Command::Policy(arguments) => policy::run(&arguments, &config, output),
         Command::Audit(arguments) => audit::run(&arguments, &config, output),
         Command::Regions(arguments) => regions::run(&arguments, &config, output).map(done),
+        Command::Failover(arguments) => failover::run(&arguments, &config, output).map(done),
         Command::Completions(arguments) => completions::run(&arguments).map(done),
     };
     match outcome {

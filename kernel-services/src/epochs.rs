@@ -89,12 +89,15 @@ mod tests {
         let mut last = 100;
         for _ in 0..3000 {
             let block = epochs.block().expect("reserved");
-            assert!(block.start >= last && block.end <= memory.lock().expect("kept").expect("some"));
+            assert!(
+                block.start >= last && block.end <= memory.lock().expect("kept").expect("some")
+            );
             assert_eq!(block.start % BLOCK, 0);
             last = block.end;
         }
         // Another run begins above all that were given.
-        let mut again = Epochs::new(memory.lock().expect("kept").expect("some"), Box::new(Forgetful));
+        let mut again =
+            Epochs::new(memory.lock().expect("kept").expect("some"), Box::new(Forgetful));
         assert!(again.block().expect("reserved").start >= last);
     }
 

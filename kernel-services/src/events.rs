@@ -498,7 +498,7 @@ mod tests {
         let name: Arc<str> = "prices".into();
         topics.advertise(7, &name, Ring::new(1 << 32 | 1, 1, 0));
         let first = topics.withdraw(7, 1 << 32 | 1, 1).expect("it was there");
-        assert_eq!(first.lost, vec![]);
+        assert!(first.lost.is_empty());
         assert_eq!(topics.state(7).expect("kept").rings().len(), 1);
         topics.advertise(7, &name, Ring::new(2 << 32 | 1, 2, 0));
         let second = topics.withdraw(7, 2 << 32 | 1, 2).expect("it was there");

@@ -59,10 +59,8 @@ fn requests() -> impl Strategy<Value = Request> {
         Just(Request::Ping),
         "\\PC{0,900}".prop_map(|text| Request::Command { text }),
         any::<u64>().prop_map(|channel| Request::Closed { channel }),
-        any::<(u32, u64)>().prop_map(|(id, epoch)| Request::Promoted {
-            instance: ServiceId::new(id),
-            epoch
-        }),
+        any::<(u32, u64)>()
+            .prop_map(|(id, epoch)| Request::Promoted { instance: ServiceId::new(id), epoch }),
         any::<[u32; 2]>().prop_map(|[failed, backup]| Request::Trigger {
             failed: ServiceId::new(failed),
             backup: ServiceId::new(backup)
@@ -212,7 +210,12 @@ fn replies() -> impl Strategy<Value = Reply> {
         tokens().prop_map(|token| Reply::Token { token }),
         any::<u64>().prop_map(|permissions| Reply::Permitted { permissions }),
         any::<[u8; 32]>().prop_map(|key| Reply::PublicKey { key }),
-        (any::<[u64; 2]>(), any::<[u32; 2]>(), any::<bool>(), prop::collection::vec(any::<u32>(), 0..9))
+        (
+            any::<[u64; 2]>(),
+            any::<[u32; 2]>(),
+            any::<bool>(),
+            prop::collection::vec(any::<u32>(), 0..9)
+        )
             .prop_map(|(long, n, ordered, ids)| Reply::Group(Group {
                 name: ServiceId::new(n[0]),
                 epoch: long[0],
@@ -221,10 +224,8 @@ fn replies() -> impl Strategy<Value = Reply> {
                 ordered,
                 members: ids.into_iter().map(ServiceId::new).collect(),
             })),
-        any::<(u32, u64)>().prop_map(|(id, epoch)| Reply::Promote {
-            instance: ServiceId::new(id),
-            epoch
-        }),
+        any::<(u32, u64)>()
+            .prop_map(|(id, epoch)| Reply::Promote { instance: ServiceId::new(id), epoch }),
         any::<u32>().prop_map(|id| Reply::Yield { instance: ServiceId::new(id) }),
         (prop::collection::vec(changes(), 0..9), any::<u64>())
             .prop_map(|(changes, next)| Reply::Changes { next, changes }),

@@ -48,9 +48,13 @@ impl Link {
         self.retired.load(Ordering::Acquire)
     }
 
-    /// Whether a call that ends so on this channel goes on elsewhere.
-    pub(crate) fn moves_on(&self, error: &CallError) -> bool {
-        matches!(error, CallError::PeerDied { .. }) && self.relay.get().is_some()
+    /// Whether a call that ends so on this channel goes on elsewhere. One whose outcome was taken
+    /// out of its slot is over, whatever that is.
+    #[cold]
+    pub(crate) fn moves_on(&self, id: u64, error: &CallError) -> bool {
+        matches!(error, CallError::PeerDied { .. })
+            && self.relay.get().is_some()
+            && self.table.slot(id as u32).is_held(id as u32)
     }
 
     /// Has the loop's calls go on elsewhere, if they may; returns whether they do.
@@ -94,7 +98,7 @@ impl Link {
                     return self.give_in(id, CallError::PeerDied { taken: true }, sink);
                 }
                 match next.send_again(going.id, label, payload, going.limit) {
-                    Err(again) if next.moves_on(&again) => {
+                    Err(again) if next.moves_on(going.id, &again) => {
                         by = Some(next);
                         continue;
                     }
@@ -103,7 +107,7 @@ impl Link {
                 }
             }
             match next.wait(id, until, going.turn, sink) {
-                Err(again) if next.moves_on(&again) => error = again,
+                Err(again) if next.moves_on(going.id, &again) => error = again,
                 ended => return ended,
             }
             by = Some(next);
@@ -114,7 +118,7 @@ impl Link {
     fn give_in(&self, id: u32, error: CallError, sink: &mut Sink<'_>) -> Result<(), CallError> {
         let slot = self.table.slot(id);
         loop {
-            if slot.give_up(id) {
+            if slot.give_up(id) || !slot.is_held(id) {
                 self.failed();
                 return Err(error);
             }
@@ -186,10 +190,15 @@ impl Link {
         let mut to = next.channel.tx.claim();
         let mut kept = tx.kept.take().unwrap_or_default();
         kept.sent.retain_mut(|it| {
-            let goes = self.goes(it, replay::reached(it.place.map(|at| at.1), {
-                let ring = crate::channel::ring_of(it.label.priority());
-                taken[ring as usize]
-            }), before, repeatable);
+            let goes = self.goes(
+                it,
+                replay::reached(it.place.map(|at| at.1), {
+                    let ring = crate::channel::ring_of(it.label.priority());
+                    taken[ring as usize]
+                }),
+                before,
+                repeatable,
+            );
             if goes {
                 (it.place, it.begun) = (None, 0);
                 it.wire = next.with_limit(it.label, it.limit);
@@ -220,13 +229,7 @@ impl Link {
 
     /// Whether a message is to be sent once more. One of which nobody can know whether it was acted
     /// on ends.
-    fn goes(
-        &self,
-        it: &Sent,
-        reached: replay::Reached,
-        before: Before,
-        repeatable: bool,
-    ) -> bool {
+    fn goes(&self, it: &Sent, reached: replay::Reached, before: Before, repeatable: bool) -> bool {
         if !it.wants_answer() {
             return replay::one_way(reached, before, repeatable) == Verdict::Send;
         }

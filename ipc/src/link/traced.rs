@@ -65,7 +65,7 @@ impl Link {
             let sent = self.request(label, parcel, limit, Waiter::Thread);
             let message_id = *sent.as_ref().unwrap_or(&0);
             let result = sent.and_then(|id| match self.wait(id as u32, limit.at(), turn, sink) {
-                Err(error) if self.moves_on(&error) => {
+                Err(error) if self.moves_on(id, &error) => {
                     let again = again.as_deref().map(|payload| (label.extended(), payload));
                     self.go_on(Going { id, again, limit, turn }, error, sink)
                 }

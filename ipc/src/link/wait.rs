@@ -108,7 +108,7 @@ impl Link {
             match ended {
                 Ended::Answered(result) => return result,
                 // The slot stays: the call goes on elsewhere.
-                Ended::Failed(error) if self.moves_on(&error) => return Err(error),
+                Ended::Failed(error) if self.moves_on(u64::from(id), &error) => return Err(error),
                 Ended::Failed(error) if slot.give_up(id) => {
                     self.failed();
                     return Err(error);

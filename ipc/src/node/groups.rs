@@ -1,16 +1,84 @@
 //! What a node hears of the groups that it serves in, or calls.
 
-use std::sync::{Arc, PoisonError, Weak};
+use std::{
+    sync::{Arc, PoisonError, Weak},
+    time::Duration,
+};
 
-use super::core::{Core, lock};
+use super::{
+    Node, PATIENCE,
+    core::{Core, lock},
+    refused,
+};
 use crate::{
     ServiceId,
     client::ClientState,
-    control::{Group, Request},
+    control::{Change, Group, Reply, Request},
+    error::NodeError,
 };
+
+/// How long a change of hands may take: who serves has two seconds to let go.
+const HANDS: Duration = Duration::from_secs(10);
 
 /// Names whose groups are remembered for clients that are about to be made.
 const MOST_GROUPS: usize = 1024;
+
+impl Node {
+    /// Has another instance serve a name in place of who does, and waits until it does. `service`
+    /// is the name, or the instance that serves it; `backup` the instance that is to serve, or
+    /// nothing for the next in the order.
+    ///
+    /// Who serves finishes what it has taken, and takes nothing more; the rest goes to the next.
+    /// No caller hears of it. One that does not let go within two seconds is passed over: it may
+    /// go on, and its epoch is past.
+    ///
+    /// ```no_run
+    /// # fn of(node: &ipc::Node) -> Result<(), ipc::NodeError> {
+    /// node.trigger_failover(node.discover("store")?, None)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`NodeError::Refused`] with `NOT_FOUND` when nobody serves the name, or nobody stands by;
+    /// `EXISTS` while it changes hands already; `ALREADY` when that instance does not serve;
+    /// `ACCESS` to who is no member of the group, and may give no orders; `PEER_DIED` when the
+    /// backup ended meanwhile.
+    pub fn trigger_failover(
+        &self,
+        service: ServiceId,
+        backup: Option<ServiceId>,
+    ) -> Result<(), NodeError> {
+        let backup = backup.unwrap_or(ServiceId::NONE);
+        let request = Request::Trigger { failed: service, backup };
+        match self.shared.core.request(&request, &[], Some(HANDS))?.0 {
+            Reply::Done => Ok(()),
+            reply => Err(refused(&reply)),
+        }
+    }
+
+    /// Lists the changes of hands that the runtime remembers: the last 256 of this run, from the
+    /// oldest.
+    ///
+    /// # Errors
+    /// Those of a lost runtime.
+    pub fn failovers(&self) -> Result<Vec<Change>, NodeError> {
+        let (mut all, mut after) = (Vec::new(), 0);
+        loop {
+            let request = Request::History { after };
+            match self.shared.core.request(&request, &[], Some(PATIENCE))?.0 {
+                Reply::Changes { changes, next } => {
+                    all.extend(changes);
+                    if next == 0 {
+                        return Ok(all);
+                    }
+                    after = next;
+                }
+                reply => return Err(refused(&reply)),
+            }
+        }
+    }
+}
 
 impl Core {
     /// The runtime tells of a group. The warden's work.

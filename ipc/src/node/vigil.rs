@@ -66,12 +66,7 @@ struct Before {
 
 impl Core {
     /// Hears of the group of a name that an instance of this node serves, or stands by for.
-    pub(super) fn stand_by(
-        self: &Arc<Self>,
-        instance: ServiceId,
-        post: Arc<Post>,
-        group: &Group,
-    ) {
+    pub(super) fn stand_by(self: &Arc<Self>, instance: ServiceId, post: Arc<Post>, group: &Group) {
         let Some(rank) = group.members.iter().position(|id| *id == instance) else { return };
         let is_watched = {
             let mut standing = lock(&self.vigil.standing);
@@ -160,7 +155,9 @@ impl Core {
         let Ok(geometry) = small else { return true };
         let wanted: Vec<(ServiceId, ServiceId)> = lock(&self.vigil.standing)
             .iter()
-            .flat_map(|(id, it)| it.before.iter().filter(|one| one.wants()).map(|one| (*id, one.instance)))
+            .flat_map(|(id, it)| {
+                it.before.iter().filter(|one| one.wants()).map(|one| (*id, one.instance))
+            })
             .collect();
         let mut all = true;
         for (instance, before) in wanted {

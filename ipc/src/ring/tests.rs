@@ -57,7 +57,7 @@ fn transfer(pair: &mut Pair, id: u32, payload: &[u8]) -> Vec<u8> {
                 received.extend(piece);
                 continue;
             }
-            Err(PushError::Corrupt(lie)) => panic!("{lie}"),
+            Err(other) => panic!("{other:?}"),
         }
         if sent >= payload.len() {
             break;

@@ -280,8 +280,7 @@ impl Incoming {
     /// the receiving claim.
     #[inline]
     pub(crate) fn is_ready(&self) -> bool {
-        self.channel.is_ready() && !self.is_held()
-            || self.queued.load(Ordering::Acquire)
+        self.channel.is_ready() && !self.is_held() || self.queued.load(Ordering::Acquire)
     }
 
     /// Finds what to handle next: fresh from a ring when nothing better waits, else queued.

@@ -85,6 +85,11 @@ impl Groups {
         claims.chain(hands.map(|it| it.begun_ns + YIELD_NS)).min()
     }
 
+    #[cfg(test)]
+    pub(super) fn epoch(&self, name: ServiceId) -> u64 {
+        self.names[&name].epoch
+    }
+
     /// Makes room for a name's epochs.
     pub(super) fn enter(&mut self, name: ServiceId) -> Result<(), Status> {
         if self.names.contains_key(&name) {
@@ -140,11 +145,13 @@ impl Broker {
         if let Some(hand) = &state.hand
             && (!members.contains(&hand.to) || !members.contains(&hand.from))
         {
+            // Who was to let go is gone, or who was to come: the one is as well, the other is not.
+            let has_gone = !members.contains(&hand.from);
+            let reply = if has_gone { Reply::Done } else { Reply::Refused(Status::PEER_DIED) };
             let (to, sequence) = hand.asked;
-            let gone = if members.contains(&hand.from) { Status::PEER_DIED } else { Status::OK };
-            let reply =
-                if gone == Status::OK { Reply::Done } else { Reply::Refused(gone) };
-            turn.out.push(Effect::Send { to, sequence, reply });
+            if self.sessions.contains_key(&to) {
+                turn.out.push(Effect::Send { to, sequence, reply });
+            }
             state.hand = None;
         }
         let Some(first) = members.first().copied() else { return };
@@ -341,7 +348,8 @@ impl Broker {
         self.serves(claim.name, instance, epoch);
         let (from, at_ns) = (from.unwrap_or(ServiceId::NONE), turn.now_ns);
         let (name, cause) = (claim.name, Cause::Died);
-        let change = Change { number: 0, name, from, to: instance, epoch, cause, at_ns, took_us: 0 };
+        let change =
+            Change { number: 0, name, from, to: instance, epoch, cause, at_ns, took_us: 0 };
         self.groups.note(change);
         for (token, _) in before {
             if self.sessions.contains_key(&token) {
@@ -410,7 +418,9 @@ impl Broker {
         self.give_name(name, Some(from), to, (cause, took_us), turn);
         self.tell_group(name, turn);
         let (to, sequence) = asked;
-        turn.out.push(Effect::Send { to, sequence, reply: Reply::Done });
+        if self.sessions.contains_key(&to) {
+            turn.out.push(Effect::Send { to, sequence, reply: Reply::Done });
+        }
     }
 
     /// Who does not let go in time hangs: it is passed over, and its epoch is past.

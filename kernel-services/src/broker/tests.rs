@@ -12,6 +12,7 @@ use super::{
 };
 
 mod regions;
+mod groups;
 mod rights;
 
 use crate::ids::{Ids, tests::Memory};
@@ -260,6 +261,7 @@ fn waits_are_answered_after_the_registration() {
         [
             Effect::Send { to: 1, reply: Reply::Registered { .. }, .. },
             Effect::Send { to: 2, sequence: 7, reply: Reply::Found { .. } },
+            Effect::Send { to: 1, sequence: 0, reply: Reply::Promote { .. } },
         ]
     ));
     let again = ask(&mut broker, 2, wait());
@@ -430,14 +432,17 @@ proptest! {
                     Effect::Deliver { ticket, .. } | Effect::Release { ticket } => {
                         prop_assert!(live.remove(&ticket));
                     }
-                    // Nobody here shows a board.
+                    // Nobody here has anything but lanes.
                     Effect::KeepBoard { .. }
                     | Effect::SendBoard { .. }
                     | Effect::LoseBoard { .. }
-                    | Effect::Region(_) => prop_assert!(false, "{effect:?}"),
+                    | Effect::Region(_)
+                    | Effect::Ring(_)
+                    | Effect::Stow(_) => prop_assert!(false, "{effect:?}"),
                     Effect::Send { .. }
                     | Effect::Cut { .. }
                     | Effect::Keep(_)
+                    | Effect::Examine { .. }
                     | Effect::LetGo { .. } => {}
                     other @ (Effect::Note(_) | Effect::Issue { .. } | Effect::Check { .. }) => {
                         prop_assert!(false, "nobody asked for {other:?}");

@@ -25,7 +25,7 @@ fn the_first_serves_and_the_others_stand_by_in_order() {
     assert!(made.iter().all(|it| it.name == made[0].name));
     for (position, node) in nodes.iter().enumerate() {
         assert_eq!(registry.resolve(made[0].name), Some(made[position].instance));
-        assert_eq!(registry.leave(*node), vec![made[position].instance]);
+        assert_eq!(registry.leave(*node), vec![(made[position].instance, made[0].name)]);
     }
     assert_eq!(registry.resolve(made[0].name), None);
     assert_eq!(registry.discover("echo"), None);
@@ -205,7 +205,7 @@ proptest! {
                     let node = nodes.remove(at);
                     let ended = registry.leave(node);
                     live.retain(|(holder, made)| {
-                        *holder != node || !ended.contains(&made.instance)
+                        *holder != node || !ended.contains(&(made.instance, made.name))
                     });
                     prop_assert!(live.iter().all(|(holder, _)| *holder != node));
                 }

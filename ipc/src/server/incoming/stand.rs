@@ -31,7 +31,9 @@ impl Incoming {
         self.held.store(true, Ordering::Release);
         let until = clock::now_ns() + PATIENCE_NS;
         while self.channel.peer_mark() != 0
-            && self.channel.fate() == Fate::Open && clock::now_ns() < until {
+            && self.channel.fate() == Fate::Open
+            && clock::now_ns() < until
+        {
             if self.channel.rx.try_claim().is_some_and(|rx| rx.queue.is_empty()) {
                 break;
             }

@@ -247,7 +247,7 @@ impl Held {
 
 fn granted(effects: &[Effect]) -> Held {
     match effects {
-        [Effect::Send { reply: Reply::Registered { instance, name, ticket }, .. }] => {
+        [Effect::Send { reply: Reply::Registered { instance, name, ticket }, .. }, ..] => {
             Held { instance: *instance, name: *name, ticket: *ticket }
         }
         other => panic!("{other:?}"),

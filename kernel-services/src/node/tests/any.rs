@@ -44,6 +44,7 @@ pub(super) fn node() -> impl Strategy<Value = Node> {
             rules,
             rule_lines: Vec::new(),
             routes: Vec::new(),
+            topics: Vec::new(),
             user_limits,
             log_directory,
             metrics,

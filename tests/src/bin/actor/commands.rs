@@ -8,10 +8,10 @@ use std::{
     time::Duration,
 };
 
+use ipc::control::SERVICE_IDEMPOTENT;
 use ipc::{
     CallOptions, Client, Config, Loan, Node, NodeError, Pending, Registration, Server, View,
 };
-use ipc::control::SERVICE_IDEMPOTENT;
 use tests::{LONG, pattern};
 
 use crate::{

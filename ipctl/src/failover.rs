@@ -1,0 +1,256 @@
+//! `ipctl failover`: which names have standbys, and which changed hands.
+
+use std::{collections::HashMap, fmt};
+
+use clap::{Args, Subcommand, ValueHint};
+use ipc::{
+    Config, Node, ServiceId,
+    control::{Cause, Change, Entry},
+};
+use serde::Serialize;
+
+use crate::{
+    failure::Failure,
+    output::Output,
+    service,
+    table::{Align, Table},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  ipctl failover status            who serves, and who stands by, in their order
+  ipctl failover trigger store     have the next in the order serve; no caller hears of it
+  ipctl failover trigger store --to 17
+  ipctl failover history           which names changed hands, why, and how long it took
+  ipctl --json failover history | jq -r '.[].cause'
+
+`trigger` returns when the other one serves. Who served finishes what it has taken, and stands by
+as the last. One that does not let go within two seconds is passed over.";
+
+/// Show who stands by for a name, have it change hands, and show when it did
+#[derive(Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// List the names that have standbys
+    #[command(after_long_help = EXAMPLES)]
+    Status,
+    /// Have another instance serve a name
+    #[command(after_long_help = EXAMPLES)]
+    Trigger(Trigger),
+    /// List the changes of hands that the runtime remembers
+    #[command(after_long_help = EXAMPLES)]
+    History,
+}
+
+#[derive(Args)]
+struct Trigger {
+    /// Name of the service
+    #[arg(value_parser = service::name, value_hint = ValueHint::Other)]
+    name: String,
+    /// Instance that is to serve [default: the next in the order]
+    #[arg(long, value_name = "INSTANCE")]
+    to: Option<u32>,
+}
+
+pub(crate) fn run(arguments: &Arguments, config: &Config, output: Output) -> Result<(), Failure> {
+    let node = Node::connect(config)?;
+    match &arguments.command {
+        Verb::Status => output.show(&Groups::new(node.list()?)),
+        Verb::Trigger(trigger) => {
+            let id = node.discover(&trigger.name)?;
+            node.trigger_failover(id, trigger.to.map(ServiceId::new))?;
+            let changes = node.failovers()?;
+            let last = changes.into_iter().rev().filter(|it| it.name == id).take(1);
+            output.show(&History::new(last.collect(), node.list()?))
+        }
+        Verb::History => output.show(&History::new(node.failovers()?, node.list()?)),
+    }
+}
+
+/// Who serves the names that have standbys.
+#[derive(Serialize)]
+struct Groups(Vec<Group>);
+
+#[derive(Serialize)]
+struct Group {
+    name: String,
+    serves: u32,
+    pid: u32,
+    standbys: Vec<u32>,
+}
+
+impl Groups {
+    fn new(mut entries: Vec<Entry>) -> Groups {
+        entries.sort_by(|a, b| (&a.name, a.rank).cmp(&(&b.name, b.rank)));
+        let mut groups: Vec<Group> = Vec::new();
+        for entry in entries {
+            let instance = entry.instance.get();
+            match groups.last_mut() {
+                Some(group) if group.name == entry.name => group.standbys.push(instance),
+                _ => groups.push(Group {
+                    name: entry.name,
+                    serves: instance,
+                    pid: entry.pid,
+                    standbys: Vec::new(),
+                }),
+            }
+        }
+        groups.retain(|group| !group.standbys.is_empty());
+        Groups(groups)
+    }
+}
+
+impl fmt::Display for Groups {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let columns = [
+            ("NAME", Align::Left),
+            ("SERVES", Align::Right),
+            ("PID", Align::Right),
+            ("STANDBYS", Align::Left),
+        ];
+        let mut table = Table::new(columns);
+        for group in &self.0 {
+            let standbys: Vec<String> = group.standbys.iter().map(u32::to_string).collect();
+            table.row([
+                group.name.clone(),
+                group.serves.to_string(),
+                group.pid.to_string(),
+                standbys.join(" "),
+            ]);
+        }
+        table.fmt(f)
+    }
+}
+
+/// What became of names.
+#[derive(Serialize)]
+struct History(Vec<Row>);
+
+#[derive(Serialize)]
+struct Row {
+    number: u64,
+    name: String,
+    from: Option<u32>,
+    to: u32,
+    epoch: u64,
+    cause: &'static str,
+    /// From the order to the word that it is done; none where a standby went first.
+    took_us: Option<u32>,
+}
+
+impl History {
+    /// Names that nobody serves any more are shown by their ids.
+    fn new(changes: Vec<Change>, entries: Vec<Entry>) -> History {
+        let names: HashMap<ServiceId, String> =
+            entries.into_iter().map(|entry| (entry.name_id, entry.name)).collect();
+        let row = |change: Change| Row {
+            number: change.number,
+            name: names.get(&change.name).cloned().unwrap_or_else(|| change.name.to_string()),
+            from: Some(change.from.get()).filter(|id| *id != 0),
+            to: change.to.get(),
+            epoch: change.epoch,
+            cause: cause(change.cause),
+            took_us: Some(change.took_us).filter(|us| *us != 0),
+        };
+        History(changes.into_iter().map(row).collect())
+    }
+}
+
+fn cause(cause: Cause) -> &'static str {
+    match cause {
+        Cause::First => "first",
+        Cause::Died => "died",
+        Cause::Left => "left",
+        Cause::Triggered => "triggered",
+        Cause::Hung => "hung",
+    }
+}
+
+impl fmt::Display for History {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let mut table = Table::new([
+            ("NUMBER", Align::Right),
+            ("NAME", Align::Left),
+            ("FROM", Align::Right),
+            ("TO", Align::Right),
+            ("EPOCH", Align::Right),
+            ("CAUSE", Align::Left),
+            ("TOOK", Align::Right),
+        ]);
+        for row in &self.0 {
+            table.row([
+                row.number.to_string(),
+                row.name.clone(),
+                row.from.map_or_else(|| "-".to_owned(), |id| id.to_string()),
+                row.to.to_string(),
+                row.epoch.to_string(),
+                row.cause.to_owned(),
+                row.took_us.map_or_else(|| "-".to_owned(), |us| format!("{us} us")),
+            ]);
+        }
+        table.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(name: &str, instance: u32, rank: u32) -> Entry {
+        Entry {
+            instance: ServiceId::new(instance),
+            name_id: ServiceId::new(100),
+            pid: 4711,
+            uid: 1000,
+            rank,
+            flags: 0,
+            channels: 2,
+            name: name.to_owned(),
+        }
+    }
+
+    #[test]
+    fn only_names_with_standbys_are_shown_in_their_order() {
+        let groups =
+            Groups::new(vec![entry("echo", 9, 2), entry("clock", 5, 0), entry("echo", 12, 0)]);
+        let lines = ["NAME  SERVES   PID  STANDBYS", "echo      12  4711  9", ""];
+        assert_eq!(groups.to_string(), lines.join("\n"));
+    }
+
+    #[test]
+    fn a_change_is_told_with_its_cause_and_its_time() {
+        let change = |from, cause, took_us| Change {
+            number: 1,
+            name: ServiceId::new(100),
+            from: ServiceId::new(from),
+            to: ServiceId::new(9),
+            epoch: 66,
+            cause,
+            at_ns: 1,
+            took_us,
+        };
+        let changes = vec![change(0, Cause::First, 0), change(5, Cause::Triggered, 120)];
+        let history = History::new(changes, vec![entry("echo", 9, 0)]);
+        let lines = [
+            "NUMBER  NAME  FROM  TO  EPOCH  CAUSE        TOOK",
+            "     1  echo     -   9     66  first           -",
+            "     1  echo     5   9     66  triggered  120 us",
+            "",
+        ];
+        assert_eq!(history.to_string(), lines.join("\n"));
+        let json = serde_json::to_value(&history).expect("plain data");
+        assert_eq!((&json[1]["cause"], &json[1]["took_us"]), (&"triggered".into(), &120.into()));
+    }
+}

@@ -1,0 +1,227 @@
+//! Who serves a name, and what is believed of who says so.
+
+use super::*;
+
+/// A broker with two nodes that serve a name in this order, and one that calls; the instances, and
+/// the name.
+fn pair() -> (Broker, [ServiceId; 2], ServiceId) {
+    let mut broker = with_nodes(1..=3);
+    let (first, name) = register(&mut broker, 1, "echo");
+    let (second, _) = register(&mut broker, 2, "echo");
+    (broker, [first, second], name)
+}
+
+fn promoted(broker: &mut Broker, token: Token, instance: ServiceId, epoch: u64) -> Vec<Effect> {
+    ask(broker, token, Request::Promoted { instance, epoch })
+}
+
+/// The epoch at which an instance is told to serve.
+fn told(effects: &[Effect], of: ServiceId) -> Option<u64> {
+    effects.iter().find_map(|it| match it {
+        Effect::Send { sequence: 0, reply: Reply::Promote { instance, epoch }, .. } => {
+            (*instance == of).then_some(*epoch)
+        }
+        _ => None,
+    })
+}
+
+/// The members of a group, as somebody is told of them.
+fn group(effects: &[Effect], who: Token) -> Option<Vec<ServiceId>> {
+    effects.iter().rev().find_map(|it| match it {
+        Effect::Send { to, reply: Reply::Group(group), .. } if *to == who => {
+            Some(group.members.clone())
+        }
+        _ => None,
+    })
+}
+
+#[test]
+fn the_first_is_told_to_serve_and_both_are_told_of_each_other() {
+    let mut broker = with_nodes(1..=2);
+    let request = |name: &str| Request::Register {
+        flags: 0,
+        claim_instance: 0,
+        claim_name: 0,
+        ticket: [0; 32],
+        name: name.to_owned(),
+    };
+    let effects = ask(&mut broker, 1, request("echo"));
+    let Some(Effect::Send { reply: Reply::Registered { instance, .. }, .. }) = effects.first()
+    else {
+        panic!("{effects:?}")
+    };
+    assert!(told(&effects, *instance).is_some_and(|epoch| epoch > 0), "{effects:?}");
+    // Who is alone is told of nobody.
+    assert_eq!(group(&effects, 1), None);
+    let effects = ask(&mut broker, 2, request("echo"));
+    assert_eq!(group(&effects, 1).expect("told").first(), Some(instance));
+    assert_eq!(group(&effects, 1), group(&effects, 2));
+    assert!(
+        !effects.iter().any(|it| matches!(it, Effect::Send { reply: Reply::Promote { .. }, .. }))
+    );
+}
+
+#[test]
+fn the_next_serves_at_a_later_epoch_when_the_first_goes() {
+    let (mut broker, [_, second], _) = pair();
+    let effects = broker.step(Event::Gone { token: 1 }, 1);
+    let epoch = told(&effects, second).expect("told");
+    assert!(epoch > 1);
+    assert_eq!(group(&effects, 2), Some(vec![second]));
+}
+
+#[test]
+fn a_standby_is_believed_when_the_one_before_is_found_dead() {
+    let (mut broker, [_, second], name) = pair();
+    let epoch = broker.groups.epoch(name) + 1;
+    let effects = promoted(&mut broker, 2, second, epoch);
+    let asked =
+        matches!(&effects[..], [Effect::Examine { processes, .. }] if processes == &[(1, 1)]);
+    assert!(asked, "{effects:?}");
+    let examined = Event::Examined { instance: second, epoch, dead: vec![1] };
+    let effects = broker.step(examined, 0);
+    assert!(effects.contains(&Effect::Cut { token: 1, last: None }), "{effects:?}");
+    assert_eq!(group(&effects, 2), Some(vec![second]));
+    assert_eq!(broker.groups.epoch(name), epoch);
+    assert_eq!(broker.registry.resolve(name), Some(second));
+}
+
+#[test]
+fn a_standby_that_lies_loses_its_place_and_the_first_goes_on() {
+    let (mut broker, [first, second], name) = pair();
+    let epoch = broker.groups.epoch(name) + 1;
+    promoted(&mut broker, 2, second, epoch);
+    let mut cut = false;
+    for tick in 0..2000 {
+        let now = tick * 1_000_000;
+        for effect in broker.step(Event::Tick, now) {
+            match effect {
+                Effect::Examine { instance, epoch, .. } => {
+                    let dead = Vec::new();
+                    let effects = broker.step(Event::Examined { instance, epoch, dead }, now);
+                    assert_eq!(effects, []);
+                }
+                Effect::Cut { token: 2, last: Some((0, Status::STALE)) } => cut = true,
+                _ => {}
+            }
+        }
+    }
+    assert!(cut);
+    assert_eq!(broker.registry.resolve(name), Some(first));
+    assert_eq!(broker.deadline_ns(), None);
+}
+
+#[test]
+fn what_callers_and_strangers_say_counts_for_nothing() {
+    let (mut broker, [first, second], name) = pair();
+    let epoch = broker.groups.epoch(name) + 1;
+    for (token, instance) in [(3, second), (3, first), (1, second), (2, first)] {
+        assert_eq!(promoted(&mut broker, token, instance, epoch), []);
+    }
+    // Neither does an epoch that is past, or one that nobody reserved.
+    for epoch in [1, u64::MAX] {
+        assert_eq!(promoted(&mut broker, 2, second, epoch), []);
+    }
+    assert_eq!(broker.registry.resolve(name), Some(first));
+}
+
+#[test]
+fn a_planned_change_waits_until_the_first_has_let_go() {
+    let (mut broker, [first, second], name) = pair();
+    let trigger = |backup| Request::Trigger { failed: name, backup };
+    let effects = ask(&mut broker, 3, trigger(ServiceId::NONE));
+    let ordered = Effect::Send { to: 1, sequence: 0, reply: Reply::Yield { instance: first } };
+    assert_eq!(effects, [ordered]);
+    // One at a time.
+    assert_eq!(ask(&mut broker, 3, trigger(second)), [refusal(3, 7, Status::EXISTS)]);
+    let effects = promoted(&mut broker, 1, first, 0);
+    assert!(told(&effects, second).is_some(), "{effects:?}");
+    assert!(effects.contains(&Effect::Send { to: 3, sequence: 7, reply: Reply::Done }));
+    assert_eq!(group(&effects, 1), Some(vec![second, first]));
+    let [Effect::Send { reply: Reply::Changes { changes, .. }, .. }] =
+        &ask(&mut broker, 3, Request::History { after: 0 })[..]
+    else {
+        panic!("no history")
+    };
+    let last = changes.last().expect("one");
+    assert_eq!((last.from, last.to, last.cause), (first, second, Cause::Triggered));
+}
+
+#[test]
+fn who_does_not_let_go_in_time_is_passed_over() {
+    let (mut broker, [_, second], name) = pair();
+    ask(&mut broker, 3, Request::Trigger { failed: name, backup: second });
+    let at = broker.deadline_ns().expect("a limit");
+    let effects = broker.step(Event::Tick, at);
+    assert!(told(&effects, second).is_some(), "{effects:?}");
+    assert!(effects.contains(&Effect::Send { to: 3, sequence: 7, reply: Reply::Done }));
+}
+
+/// What a node was given for a name, as a claim on the next run.
+fn claim_of(effects: &[Effect]) -> Request {
+    let Some(Effect::Send { reply: Reply::Registered { instance, name, ticket }, .. }) =
+        effects.first()
+    else {
+        panic!("not registered: {effects:?}")
+    };
+    Request::Register {
+        flags: 0,
+        claim_instance: instance.get(),
+        claim_name: name.get(),
+        ticket: *ticket,
+        name: "echo".to_owned(),
+    }
+}
+
+#[test]
+fn nobody_is_promoted_while_who_serves_may_be_on_the_way_back() {
+    let key = Arc::new(TokenKey::ephemeral().expect("a key"));
+    let begin = |first| {
+        let ids = Ids::new(first..first, Box::new(Memory::default()));
+        Broker::new(Registry::new(ids), 1, UID, 0, Arc::clone(&key)).expect("an epoch")
+    };
+    let mut broker = begin(1);
+    (1..=2).for_each(|token| drop(node(&mut broker, token)));
+    let fresh = Request::Register {
+        flags: 0,
+        claim_instance: 0,
+        claim_name: 0,
+        ticket: [0; 32],
+        name: "echo".to_owned(),
+    };
+    let claims = [1, 2].map(|token| claim_of(&ask(&mut broker, token, fresh.clone())));
+    let [first, second] = claims.clone().map(|claim| match claim {
+        Request::Register { claim_instance, .. } => ServiceId::new(claim_instance),
+        other => panic!("{other:?}"),
+    });
+    let again = || {
+        let holders = [(first, 1), (second, 2)].map(|(instance, pid)| Holder {
+            instance: instance.get(),
+            pid,
+            start_time: 0,
+            name: "echo".to_owned(),
+        });
+        let mut broker = begin(100).expecting(holders.to_vec(), 0);
+        (1..=2).for_each(|token| drop(node(&mut broker, token)));
+        broker
+    };
+    // The standby is faster, and is told nothing; who serves says so when it is back.
+    let mut broker = again();
+    assert_eq!(told(&ask(&mut broker, 2, claims[1].clone()), second), None);
+    let effects = ask(&mut broker, 1, claims[0].clone());
+    assert_eq!((told(&effects, first), told(&effects, second)), (None, None));
+    let effects = promoted(&mut broker, 1, first, 7);
+    assert_eq!(group(&effects, 2), Some(vec![first, second]));
+    // It was the standby that served, though it is younger.
+    let mut broker = again();
+    ask(&mut broker, 1, claims[0].clone());
+    ask(&mut broker, 2, claims[1].clone());
+    let effects = promoted(&mut broker, 2, second, 7);
+    assert_eq!(group(&effects, 1), Some(vec![second, first]));
+    // Nobody who served comes back.
+    let mut broker = again();
+    ask(&mut broker, 2, claims[1].clone());
+    let effects = broker.step(Event::Tick, 3 * SECOND);
+    assert!(told(&effects, second).is_some(), "{effects:?}");
+    assert_eq!(broker.deadline_ns(), None);
+}
