@@ -19,6 +19,7 @@ const SOURCES: [&str; 17] = [
     "message.rs",
     "region.rs",
     "rights.rs",
+    "queue.rs",
     "envelope.rs",
     "poll.rs",
     "stats.rs",
