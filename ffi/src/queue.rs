@@ -34,7 +34,7 @@ const MOST: usize = 4096;
 /// How long storing may take when nothing else is said.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Longer than any process runs, and no more than clocks can count.
-const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+const FOREVER: Duration = Duration::from_hours(100 * 365 * 24);
 
 /// A message that was received, for ipc_queue_ack and the like.
 #[repr(C)]

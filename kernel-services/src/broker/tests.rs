@@ -12,6 +12,7 @@ use super::{
 };
 
 mod regions;
+mod kept;
 mod rights;
 
 use crate::ids::{Ids, tests::Memory};
