@@ -5,6 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 cargo build --release -p benches
 cargo build --release -p ipc-ffi
+cargo build --release -p ipc-queue
 . scripts/c-client.sh
 IPC_BENCH_C_CLIENT=$client "$release/bench" all --seconds "${SECONDS_EACH:-2}" "$@"
 cargo bench -p benches --bench single

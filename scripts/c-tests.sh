@@ -10,6 +10,7 @@ warnings=(-Wall -Wextra -pedantic -Werror)
 dialects=(c99 c11 c++17)
 
 cargo build -p kernel-services --bin ipcd --features node &&
+    cargo build -p ipc-queue &&
     cargo build -p examples --bin rust-shelf && cargo build -p ipc-ffi || exit 1
 target=$(cargo metadata --format-version 1 --no-deps |
     sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
@@ -36,6 +37,13 @@ read -r -t 30 line <&3 && [[ $line == *ready* ]] || {
     echo "stage c-tests: FAILED (ipcd does not start: ${line:-no word from it})"
     exit 1
 }
+
+# For queue.c, whose programs each name a queue of their own.
+printf 'on_demand = 1000\n[defaults]\nmessages = 3\nmessage_bytes = 1000\nattempts = 2\n' \
+    >"$work/queues.toml"
+"$target/debug/ipc-queue" --config "$work/queues.toml" 2>"$work/queues.log" &
+queues=$!
+trap 'kill "$queues" "$ipcd" 2>/dev/null; rm -rf "$work"' EXIT
 
 good=0 bad=0
 

@@ -44,7 +44,9 @@ stage_build() {
 stage_tests() { cargo test --workspace --no-fail-fast; }
 
 # ipcd dies at every step. Alone, so that no other build has the places where it may.
-stage_failpoints() { cargo test -p tests --features failpoints --test failpoints; }
+stage_failpoints() {
+    cargo test -p tests --features failpoints --test failpoints --test queue_failpoints
+}
 
 # The same tests on kernels that lack something.
 stage_features() { script features.sh; }

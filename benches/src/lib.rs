@@ -15,6 +15,7 @@ pub mod many;
 pub mod measure;
 pub mod pair;
 pub mod pin;
+pub mod queues;
 pub mod report;
 pub mod ring;
 pub mod scale;

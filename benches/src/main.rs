@@ -10,7 +10,7 @@ use benches::floor::{self, Setting};
 use benches::measure::Plan;
 use benches::report::{Group, Machine, Report, progress_done};
 use benches::tour::{self, Tour};
-use benches::{failover, many, pair, pin, ring, scale, seal, sealed, typed};
+use benches::{failover, many, pair, pin, queues, ring, scale, seal, sealed, typed};
 use clap::{Args, Parser, Subcommand};
 
 /// Measures libipc beside the floor of the machine it runs on.
@@ -47,6 +47,8 @@ enum Verb {
         #[arg(long, value_name = "N", default_value_t = 100)]
         kills: usize,
     },
+    /// Reliable queues beside a channel, a socket and a POSIX message queue.
+    Queue(Options),
     /// A thousand services, each a process of its own: memory, wake-ups, discovery, calls.
     Scale(Scale),
     /// The runtime of `scale`.
@@ -116,6 +118,7 @@ fn main() -> ExitCode {
         Verb::Parked(options) => run(&options, &[calls::parked, calls::parked_unpinned]),
         Verb::Many(options) => run(&options, &[many::idle, many::flooded]),
         Verb::Failover { kills } => failover::run(kills),
+        Verb::Queue(options) => run(&options, &[queues::group]),
         Verb::Scale(Scale { services, seconds }) => {
             Setting::new(Plan::lasting(Duration::from_secs_f64(seconds)))
                 .and_then(|setting| scale::run(&setting, services))

@@ -2,7 +2,9 @@
 
 use std::{cell::Cell, ffi::c_int};
 
-use ipc_core::{CallError, NodeError, RegionError, Status, session::EnvelopeError};
+use ipc_core::{
+    CallError, NodeError, RegionError, Status, queue::QueueError, session::EnvelopeError,
+};
 use kernel_services::{KernelError, token::KeyError};
 
 /// Success.
@@ -152,6 +154,15 @@ impl From<CallError> for Failure {
     fn from(error: CallError) -> Failure {
         match error {
             CallError::Node(error) => (*error).into(),
+            other => other.status().into(),
+        }
+    }
+}
+
+impl From<QueueError> for Failure {
+    fn from(error: QueueError) -> Failure {
+        match error {
+            QueueError::Call(error) => error.into(),
             other => other.status().into(),
         }
     }

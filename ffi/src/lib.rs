@@ -29,6 +29,7 @@ pub mod loan;
 pub mod message;
 pub mod poll;
 mod process;
+pub mod queue;
 pub mod receive;
 pub mod region;
 pub mod response;

@@ -21,6 +21,7 @@ use crate::{
     loan::Loans,
     message,
     process::{Active, Process},
+    queue::Queues,
     receive::Inbox,
     region::Regions,
     settings::Settings,
@@ -161,6 +162,8 @@ pub(crate) struct Runtime {
     pub(crate) regions: Regions,
     /// Whether C reads payloads in bulk memory by ipc_message_read alone.
     pub(crate) bulk_views: bool,
+    /// Queues that C has opened.
+    pub(crate) queues: Queues,
     /// The instances that this process serves.
     instances: Mutex<Vec<ServiceId>>,
 }
@@ -178,6 +181,7 @@ impl Runtime {
             clients: RwLock::default(),
             loans: Loans::default(),
             regions: Regions::default(),
+            queues: Queues::default(),
             instances: Mutex::default(),
         }
     }
@@ -237,6 +241,7 @@ impl Runtime {
         self.inbox.clear();
         self.loans.clear();
         self.regions.clear();
+        self.queues.clear();
         self.node.interrupter().fire();
         self.clients.write().unwrap_or_else(PoisonError::into_inner).clear();
     }

@@ -11,6 +11,8 @@
 mod abi;
 #[path = "exports/loans.rs"]
 mod loans;
+#[path = "exports/queues.rs"]
+mod queues;
 #[path = "exports/rights.rs"]
 mod rights;
 
@@ -225,7 +227,12 @@ fn act(inside: bool) {
             let capacity = (what & 32 == 0).then_some(capacity);
             abi::call_into(dest, &data, capacity, what & 64 == 0, time);
         }
-        10 if what & 128 == 0 => abi::free_nothing(),
+        10 if what & 192 == 0 => abi::free_nothing(),
+        10 if what & 128 == 0 => queues::act(&with(|play| queues::Choice {
+            what: play.input.u8(),
+            number: play.input.u32(),
+            data: play.lent(),
+        })),
         10 => rights::act(&with(|play| rights::Choice {
             what: play.input.u8(),
             ids: [play.dest(), play.dest()],

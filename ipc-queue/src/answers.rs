@@ -7,7 +7,10 @@ use ipc::{
     queue::wire::{MESSAGE_BYTES, Message, encode_message},
 };
 
-use crate::machine::{Answer, Delivery, Refusal, Trouble};
+use crate::{
+    failpoint::{At, reach},
+    machine::{Answer, Delivery, Refusal, Trouble},
+};
 
 /// What can be answered.
 pub(crate) trait Answerable {
@@ -68,6 +71,11 @@ pub(crate) fn send(to: &impl Answerable, answer: &Answer) {
         }),
         Answer::Refused(refusal) => to.refuse(status(*refusal)),
     };
+    reach(match answer {
+        Answer::Messages(_) => At::TakeAnswered,
+        Answer::Settled(_) => At::AckAnswered,
+        _ => At::PutAnswered,
+    });
 }
 
 /// Lays messages out.

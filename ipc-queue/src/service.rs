@@ -94,15 +94,12 @@ impl Desk {
             Err(status) => return Err((request, status)),
         };
         let ticket = house.ticket();
-        let steps = steps_of(&asked.ask);
+        let decided = decided(&asked.ask);
         let event = event(ticket, &request, asked, now);
         let answer = house.tell(queue, event, Some(ticket), now);
-        steps.iter().take(1).copied().for_each(reach);
+        reach(decided);
         match answer {
-            Some(answer) => {
-                answers::send(&request, &answer);
-                steps.iter().skip(1).copied().for_each(reach);
-            }
+            Some(answer) => answers::send(&request, &answer),
             None => house.keep_waiting(ticket, request.retain()),
         }
         if house.needs_steward(queue) {
@@ -161,12 +158,12 @@ fn heard(ask: &Ask<'_>) {
     }
 }
 
-/// The places where a test may have us die: when it is decided, and when it is answered.
-fn steps_of(ask: &Ask<'_>) -> [At; 2] {
+/// Where a test may have us die when it is decided.
+fn decided(ask: &Ask<'_>) -> At {
     match ask {
-        Ask::Take { .. } => [At::TakeDecided, At::TakeAnswered],
-        Ask::Settle { .. } => [At::AckDecided, At::AckAnswered],
-        _ => [At::PutDecided, At::PutAnswered],
+        Ask::Take { .. } => At::TakeDecided,
+        Ask::Settle { .. } => At::AckDecided,
+        _ => At::PutDecided,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 
-use ipc::{CallError, NodeError, Status};
+use ipc::{CallError, NodeError, Status, queue::QueueError};
 
 use crate::units;
 
@@ -36,6 +36,10 @@ pub(crate) enum Failure {
     Unanswered(Duration),
     #[error("{0}")]
     Told(String),
+    #[error("no queue is called {0:?}; see `ipctl queues`")]
+    NoQueue(String),
+    #[error(transparent)]
+    Queue(QueueError),
     #[error("the supervisor's answer is no JSON that this ipctl understands: {0}")]
     Answer(serde_json::Error),
     #[error("cannot read {path}: {source}")]
@@ -56,7 +60,8 @@ impl Failure {
     /// The number by which C knows it.
     pub(crate) fn status(&self) -> Status {
         match self {
-            Failure::NoService(_) | Failure::NoUnit(_) => Status::NOT_FOUND,
+            Failure::NoService(_) | Failure::NoUnit(_) | Failure::NoQueue(_) => Status::NOT_FOUND,
+            Failure::Queue(error) => error.status(),
             Failure::Unsupervised => Status::NOT_SUPPORTED,
             // What was commanded did not come to its end.
             Failure::Told(_) => Status::CANCELED,

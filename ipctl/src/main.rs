@@ -17,6 +17,7 @@ mod ping;
 mod policy;
 mod profile;
 mod regions;
+mod queues;
 mod service;
 mod sight;
 mod status;
@@ -62,6 +63,7 @@ Examples:
   ipctl policy check service:api name:store call    may it, and which rule says so?
   ipctl regions                   which memory is shared, and who has it?
   ipctl failover history          which names changed hands, and why?
+  ipctl queues                    what do the reliable queues hold?
   ipctl audit verify              is the record of who did what whole?
   ipctl --json ls | jq -r '.[].name'
 
@@ -118,6 +120,7 @@ enum Command {
     Profile(profile::Arguments),
     Trace(trace::Arguments),
     Policy(policy::Arguments),
+    Queues(queues::Arguments),
     Audit(audit::Arguments),
     Regions(regions::Arguments),
     Failover(failover::Arguments),
@@ -141,6 +144,7 @@ fn main() -> ExitCode {
         Command::Reload(arguments) => steer::reload(&arguments, &config, output).map(done),
         Command::Tree(arguments) => tree::run(&arguments, &config, output).map(done),
         Command::Logs(arguments) => logs::run(&arguments, &config, output).map(done),
+        Command::Queues(arguments) => queues::run(&arguments, &config, output).map(done),
         Command::Top(arguments) => top::run(&arguments, &config, output).map(done),
         Command::Profile(arguments) => profile::run(&arguments, &config, output).map(done),
         Command::Trace(arguments) => trace::run(&arguments, &config, output).map(done),

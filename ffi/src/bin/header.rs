@@ -5,7 +5,7 @@ use std::{env, error::Error, path::Path, process::ExitCode};
 use cbindgen::{Builder, Config};
 
 /// In the order in which the header shows them.
-const SOURCES: [&str; 17] = [
+const SOURCES: [&str; 18] = [
     "error.rs",
     "enums.rs",
     "types.rs",
@@ -19,6 +19,7 @@ const SOURCES: [&str; 17] = [
     "message.rs",
     "region.rs",
     "rights.rs",
+    "queue.rs",
     "envelope.rs",
     "poll.rs",
     "stats.rs",

@@ -118,11 +118,18 @@ impl QueueProducer {
     pub fn send(&self, payload: &[u8], options: &SendOptions) -> Result<Receipt, QueueError> {
         let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
         let until = Instant::now() + options.timeout;
-        let ask = put(sequence, payload, options);
-        self.post.ask(self.id, ask, until, |answer, _| {
-            let id = wire::decode_number(answer).map_err(protocol)?;
-            Ok(Receipt { id, sequence })
-        })
+        loop {
+            let ask = put(sequence, payload, options);
+            let sent = self.post.ask(self.id, ask, until, |answer, _| {
+                let id = wire::decode_number(answer).map_err(protocol)?;
+                Ok(Receipt { id, sequence })
+            });
+            match sent {
+                // It lets nobody wait for longer than a minute.
+                Err(QueueError::Full) if options.waits_for_room && left(until).is_ok_and(long) => {}
+                sent => return sent,
+            }
+        }
     }
 
     /// Sends many messages in their order, and waits until all are stored or have failed; many are
@@ -187,6 +194,11 @@ impl QueueProducer {
         let options = CallOptions::timeout(left(until)?);
         client.start(request, options).map_err(Post::missed)
     }
+}
+
+/// Whether it is worth asking again.
+fn long(left: Duration) -> bool {
+    left > Duration::from_secs(1)
 }
 
 fn put<'a>(sequence: u64, payload: &'a [u8], options: &SendOptions) -> Ask<'a> {

@@ -521,11 +521,10 @@ mod tests {
             let mut bytes = Vec::new();
             encode_ask(&asked, &mut bytes);
             prop_assert_eq!(decode_ask(&bytes), Ok(asked.clone()));
-            const HEAD: usize = 16;
             let is_put = matches!(asked.ask, Ask::Put { .. });
             for cut in 0..bytes.len() {
                 // What is cut off is something else, or nothing.
-                prop_assert!(decode_ask(&bytes[..cut]).is_err() || is_put || cut >= HEAD);
+                prop_assert!(decode_ask(&bytes[..cut]).is_err() || is_put || cut >= 16);
             }
         }
 

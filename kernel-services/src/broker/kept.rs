@@ -54,7 +54,9 @@ impl Broker {
         let old = self.kept.entries.iter().find(|(_, it)| is_it(it)).map(|(key, _)| *key);
         let facts = match carried {
             Carried::Nothing => {
-                old.into_iter().for_each(|key| self.let_go(key, turn));
+                if let Some(key) = old {
+                    self.let_go(key, turn);
+                }
                 return Reply::Done;
             }
             // Whoever reads it must neither fault nor pay for it.
@@ -72,7 +74,9 @@ impl Broker {
             Ok(charges) => charges,
             Err(status) => return Reply::Refused(status),
         };
-        old.into_iter().for_each(|key| self.let_go(key, turn));
+        if let Some(key) = old {
+            self.let_go(key, turn);
+        }
         self.kept.last += 1;
         let key = self.kept.last;
         self.kept.entries.insert(key, Entry { unit, service, name, charges });
@@ -101,7 +105,9 @@ impl Broker {
     pub(super) fn let_go_of_strangers(&mut self, is_there: impl Fn(&str) -> bool, turn: &mut Turn) {
         let gone = self.kept.entries.iter().filter(|(_, it)| !is_there(&it.service));
         let gone: Vec<u64> = gone.map(|(key, _)| *key).collect();
-        gone.into_iter().for_each(|key| self.let_go(key, turn));
+        for key in gone {
+            self.let_go(key, turn);
+        }
     }
 
     /// Everything ends.

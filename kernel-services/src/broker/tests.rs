@@ -13,6 +13,7 @@ use super::{
 
 mod regions;
 mod groups;
+mod kept;
 mod rights;
 
 use crate::ids::{Ids, tests::Memory};

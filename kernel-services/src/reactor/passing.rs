@@ -119,7 +119,7 @@ impl Reactor {
         match stow {
             // Sealed, as the broker saw.
             Stow::Keep(key) => {
-                drop(self.memory.kept.insert(key, Arc::new(carried.take()?.vouched())))
+                drop(self.memory.kept.insert(key, Arc::new(carried.take()?.vouched())));
             }
             Stow::LetGo(key) => drop(self.memory.kept.remove(&key)),
             Stow::Give { key, to, sequence, reply } => {
