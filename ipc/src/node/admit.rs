@@ -21,6 +21,7 @@ use crate::{
     lane::{self, Lane},
     life::Entry,
     server::{Incoming, Member},
+    socket::Transport,
 };
 
 impl Core {
@@ -64,7 +65,7 @@ impl Core {
     }
 
     /// Makes an end of a channel of its lanes, the own one first.
-    pub(super) fn channel(
+    pub(crate) fn channel(
         &self,
         introduction: Introduction,
         role: Sender,
@@ -81,7 +82,11 @@ impl Core {
             bell,
             closer: Arc::clone(&self.closer),
             max_payload: self.config.max_payload,
-            max_bulk: self.config.max_bulk,
+            // Who cannot share memory cannot be lent any.
+            max_bulk: match Transport::of(introduction.channel) {
+                Transport::SharedMemory => self.config.max_bulk,
+                Transport::Socket => 0,
+            },
             spin: self.config.spin,
             seat: self.board.seat(&introduction, role),
         })
