@@ -14,6 +14,7 @@ pub mod many;
 pub mod measure;
 pub mod pair;
 pub mod pin;
+pub mod regions;
 pub mod report;
 pub mod ring;
 pub mod scale;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Args;
-use ipc::{CallError, Config, Node};
+use ipc::{CallError, Config, Node, Transport};
 use serde::Serialize;
 
 use crate::{
