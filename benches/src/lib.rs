@@ -16,6 +16,7 @@ pub mod measure;
 pub mod pair;
 pub mod pin;
 pub mod queues;
+pub mod regions;
 pub mod report;
 pub mod ring;
 pub mod scale;

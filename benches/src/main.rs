@@ -10,7 +10,7 @@ use benches::floor::{self, Setting};
 use benches::measure::Plan;
 use benches::report::{Group, Machine, Report, progress_done};
 use benches::tour::{self, Tour};
-use benches::{failover, many, pair, pin, queues, ring, scale, seal, sealed, typed};
+use benches::{failover, many, pair, pin, queues, regions, ring, scale, seal, sealed, typed};
 use clap::{Args, Parser, Subcommand};
 
 /// Measures libipc beside the floor of the machine it runs on.
@@ -39,6 +39,8 @@ enum Verb {
     Oneway(Options),
     /// Calls between processes that sleep, beside the bare futex.
     Parked(Options),
+    /// Shared regions: a sync that is awaited, and a mebibyte handed over.
+    Regions(Options),
     /// One server and many clients: idle ones beside a hot one, and a flood beside 63 callers.
     Many(Options),
     /// Kills who serves a name, again and again: how long callers wait for the next.
@@ -105,6 +107,9 @@ fn main() -> ExitCode {
                 calls::one_ways,
                 calls::parked,
                 calls::parked_unpinned,
+                regions::polling,
+                regions::parked,
+                regions::large,
                 many::idle,
                 many::flooded,
             ],
@@ -116,6 +121,9 @@ fn main() -> ExitCode {
         Verb::Typed(options) => run(&options, &[typed::group]),
         Verb::Oneway(options) => run(&options, &[calls::one_ways]),
         Verb::Parked(options) => run(&options, &[calls::parked, calls::parked_unpinned]),
+        Verb::Regions(options) => {
+            run(&options, &[regions::polling, regions::parked, regions::large])
+        }
         Verb::Many(options) => run(&options, &[many::idle, many::flooded]),
         Verb::Failover { kills } => failover::run(kills),
         Verb::Queue(options) => run(&options, &[queues::group]),
@@ -159,6 +167,7 @@ fn play(told: &[String]) -> io::Result<()> {
         .or_else(|| calls::play(&role))
         .or_else(|| scale::play(&role))
         .or_else(|| typed::play(&role))
+        .or_else(|| regions::play(&role))
         .unwrap_or_else(|| floor::play(role))
 }
 

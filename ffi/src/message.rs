@@ -16,7 +16,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use ipc_core::{Loan, Request, Retained, Status, View};
+use ipc_core::{Loan, Request, Retained, Status, Transport, View};
 
 use self::page::{Page, Payload};
 use crate::{
@@ -456,6 +456,7 @@ pub(crate) struct Head {
     pub(crate) timestamp: u64,
     pub(crate) deadline_ns: u64,
     pub(crate) uid: u32,
+    pub(crate) transport: Transport,
 }
 
 impl Head {
@@ -473,6 +474,7 @@ impl Head {
             timestamp: request.received_ns(),
             deadline_ns: request.deadline_ns().unwrap_or(0),
             uid: peer.uid,
+            transport: peer.transport,
         }
     }
 }
@@ -491,6 +493,7 @@ mod tests {
             timestamp: 4,
             deadline_ns: 5,
             uid: 6,
+            transport: Transport::Socket,
         };
         let body = Body::Owned(Owned::Response(payload.to_vec()));
         Desk::default().deliver(&head, body, callback);

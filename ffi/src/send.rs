@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use ipc_core::{CallError, CallOptions, Priority, Status};
+use ipc_core::{CallError, CallOptions, Peer, Priority, Status};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::{
@@ -155,7 +155,7 @@ fn call(
     let id = Arc::new(AtomicU64::new(0));
     let told = Arc::clone(&id);
     with_client(dest, |client| {
-        let uid = client.peer().uid;
+        let Peer { uid, transport, .. } = client.peer();
         let done = move |outcome| {
             let message_id = loop {
                 match told.load(Ordering::Acquire) {
@@ -172,6 +172,7 @@ fn call(
                 timestamp: monotonic_ns(),
                 deadline_ns: 0,
                 uid,
+                transport,
             };
             callback.run(outcome, &head);
         };

@@ -30,6 +30,7 @@ use crate::{
     life::{Entry, Life},
     ring::{Producer, PushError},
     session::{Handshake, record::Sealer},
+    socket::Transport,
     sync::{AtomicU32, Ordering},
     wait::{Fences, Sleep, event, futex, spin::Spin},
 };
@@ -51,6 +52,8 @@ pub struct Peer {
     pub pid: u32,
     /// Its user.
     pub uid: u32,
+    /// What the channel's frames travel by.
+    pub transport: Transport,
 }
 
 /// How a channel stands.
@@ -184,7 +187,8 @@ impl Channel {
     /// Who is at the other end.
     pub(crate) fn peer(&self) -> Peer {
         let it = &self.introduction;
-        Peer { id: it.peer, name: it.peer_name, pid: it.peer_pid, uid: it.peer_uid }
+        let transport = Transport::of(it.channel);
+        Peer { id: it.peer, name: it.peer_name, pid: it.peer_pid, uid: it.peer_uid, transport }
     }
 
     /// The first message id of the session.

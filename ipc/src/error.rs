@@ -6,6 +6,8 @@
 
 use std::{io, path::PathBuf};
 
+use crate::address::AddressError;
+
 /// Names one outcome by its fixed number, the same in C, on the wire and in logs.
 ///
 /// Zero is success, negative numbers are errors; a service's own errors are at most
@@ -244,6 +246,9 @@ pub enum NodeError {
     /// A name is empty, over 255 bytes, or has control characters.
     #[error("invalid service name: {0}")]
     Name(&'static str),
+    /// An address that cannot be connected to.
+    #[error(transparent)]
+    Address(#[from] AddressError),
     /// A configuration value is out of its range.
     #[error("invalid configuration: {0}")]
     Config(String),
@@ -328,7 +333,8 @@ impl NodeError {
     /// Gives the number by which C knows this error.
     pub fn status(&self) -> Status {
         match self {
-            NodeError::Name(_) | NodeError::Config(_) => Status::INVALID,
+            NodeError::Address(AddressError::Unsupported { .. }) => Status::NOT_SUPPORTED,
+            NodeError::Name(_) | NodeError::Address(_) | NodeError::Config(_) => Status::INVALID,
             NodeError::NoRuntime { .. } => Status::NO_RUNTIME,
             NodeError::Directory { .. } | NodeError::Owned(_) | NodeError::Forbidden => {
                 Status::ACCESS
@@ -357,6 +363,7 @@ impl NodeError {
                 Status::NOT_FOUND | Status::TIMED_OUT | Status::QUOTA | Status::FULL,
             ) => Retry::Always,
             NodeError::Name(_)
+            | NodeError::Address(_)
             | NodeError::Config(_)
             | NodeError::Directory { .. }
             | NodeError::Version { .. }

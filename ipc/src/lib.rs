@@ -5,6 +5,7 @@
 #![allow(clippy::inline_always, reason = "store forwarding; measured, see above")]
 #![cfg_attr(loom, allow(dead_code, reason = "the models reach the protocols, not what uses them"))]
 
+mod address;
 #[cfg(all(feature = "bare", not(loom)))]
 pub mod bare;
 #[cfg(not(loom))]
@@ -58,6 +59,8 @@ pub mod rpc;
 mod server;
 #[cfg(not(loom))]
 pub mod session;
+#[cfg(not(loom))]
+mod socket;
 mod sync;
 mod table;
 #[cfg(all(feature = "tokio", not(loom)))]
@@ -66,6 +69,7 @@ pub mod tokio;
 pub mod trace;
 mod wait;
 
+pub use address::{Address, AddressError, MAX_PATH};
 pub use error::{CallError, NodeError, PeerCorrupt, Retry, Status};
 pub use lane::LaneFacts;
 pub use layout::Geometry;
@@ -81,6 +85,7 @@ pub use {
     node::{AuthToken, Config, Heir, KernelState, Node, runtime_dir},
     region::{Pages, Region, RegionAccess, RegionError, RegionOptions, RegionRef},
     server::{Loop, Registration, Request, Retained, Server, in_handler},
+    socket::{Listening, Transport},
     wait::spin::Spin,
 };
 

@@ -12,6 +12,7 @@ mod keep;
 mod peers;
 mod regions;
 mod rights;
+mod sockets;
 mod ticket;
 mod vigil;
 mod warden;
@@ -33,7 +34,7 @@ pub(crate) use self::{
 pub use rights::AuthToken;
 
 use crate::{
-    Client, Geometry, ServiceId, Spin, bulk,
+    Address, Client, Geometry, ServiceId, Spin, bulk,
     control::{self, Reply, Request},
     error::{NodeError, Status},
     fork::Birth,
@@ -176,10 +177,24 @@ impl Node {
     /// [`NodeError::NoRuntime`] when none answers; [`NodeError::Directory`] when its directory is
     /// not ours; [`NodeError::Version`]; [`NodeError::Config`].
     pub fn connect(config: &Config) -> Result<Node, NodeError> {
+        Node::start(config, true)
+    }
+
+    /// Makes a node without a runtime, for who can reach none, as in a container: it calls services
+    /// by the [addresses](crate::Address) of their sockets, and can do nothing else. Whatever needs
+    /// the runtime looks for one, and fails with [`NodeError::NoRuntime`] where there is none.
+    ///
+    /// # Errors
+    /// [`NodeError::Config`]; [`NodeError::System`] when descriptors or threads run out.
+    pub fn unattached(config: &Config) -> Result<Node, NodeError> {
+        Node::start(config, false)
+    }
+
+    fn start(config: &Config, attached: bool) -> Result<Node, NodeError> {
         config.validate()?;
         give_up_dumpable();
         let birth = Birth::now();
-        let core = Core::connect(config)?;
+        let core = Core::connect(config, attached)?;
         let warden = warden::start(Arc::clone(&core))?;
         Ok(Node { shared: Arc::new(Shared { core, birth, warden: Some(warden) }) })
     }
@@ -196,27 +211,37 @@ impl Node {
     }
 
     /// Finds the id of a name that somebody serves now. It leads to whoever serves the name, also
-    /// after restarts.
+    /// after restarts. An [address](crate::Address) may stand for the name: the id of a socket's
+    /// path is this node's own, and means nothing to others.
     ///
     /// # Errors
-    /// [`NodeError::Refused`] with `NOT_FOUND` when nobody does; [`NodeError::Name`].
+    /// [`NodeError::Refused`] with `NOT_FOUND` when nobody does; [`NodeError::Name`];
+    /// [`NodeError::Address`].
     pub fn discover(&self, name: &str) -> Result<ServiceId, NodeError> {
-        control::check_name(name).map_err(NodeError::Name)?;
-        let request = Request::Discover { name: name.to_owned() };
+        let name = match self.locate(name)? {
+            Address::Name(name) => name,
+            Address::Unix(path) => return self.shared.core.look_at(&path),
+        };
+        let request = Request::Discover { name };
         found(&self.shared.core.request(&request, &[], Some(PATIENCE))?.0)
     }
 
-    /// Waits until somebody serves a name (`None`: for ever), and gives its id.
+    /// Waits until somebody serves a name (`None`: for ever), and gives its id. An address may stand
+    /// for the name.
     ///
     /// # Errors
-    /// [`NodeError::TimedOut`]; [`NodeError::Closed`] when interrupted; [`NodeError::Name`].
+    /// [`NodeError::TimedOut`]; [`NodeError::Closed`] when interrupted; [`NodeError::Name`];
+    /// [`NodeError::Address`].
     pub fn wait_service(
         &self,
         name: &str,
         timeout: Option<Duration>,
     ) -> Result<ServiceId, NodeError> {
-        control::check_name(name).map_err(NodeError::Name)?;
-        let request = Request::Wait { name: name.to_owned() };
+        let name = match self.locate(name)? {
+            Address::Name(name) => name,
+            Address::Unix(path) => return self.shared.core.wait_at(&path, timeout),
+        };
+        let request = Request::Wait { name };
         found(&self.shared.core.request(&request, &[], timeout)?.0)
     }
 

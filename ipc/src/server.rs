@@ -5,7 +5,7 @@ mod incoming;
 mod queue;
 mod request;
 
-use std::{os::fd::BorrowedFd, sync::Arc, time::Duration};
+use std::{os::fd::BorrowedFd, path::Path, sync::Arc, time::Duration};
 
 pub use hub::in_handler;
 pub(crate) use hub::{Farewell, Hub, Member};
@@ -18,6 +18,7 @@ use crate::{
     error::{CallError, NodeError},
     link::until,
     node::Shared,
+    socket::{Listening, listen_at},
 };
 
 /// What [`Server::register`] gives.
@@ -92,6 +93,19 @@ impl Server {
     /// this node serves it already, with `QUOTA` or `INVALID`; those of a lost runtime.
     pub fn register(&self, name: &str, flags: u32) -> Result<Registration, NodeError> {
         self.owner.node.register(&self.owner.hub, name, flags)
+    }
+
+    /// Listens on a path of its own, too, for clients that cannot share memory, or are not to: they
+    /// connect to `unix:///path`. Processes of this one's user, and of root, are let in; to root's,
+    /// all are. Such a client has no id, and no rules but this hold for it.
+    ///
+    /// What is returned goes on listening until it is dropped.
+    ///
+    /// # Errors
+    /// [`NodeError::Refused`] with `EXISTS` when somebody listens there; [`NodeError::Directory`]
+    /// when the path cannot be made; [`NodeError::Config`] when it is too long.
+    pub fn listen(&self, path: &Path) -> Result<Listening, NodeError> {
+        listen_at(&self.owner.node.core, &self.owner.hub, path)
     }
 
     /// Ends an instance: its channels close, and calls that it holds end with an error.

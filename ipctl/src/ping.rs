@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Args;
-use ipc::{CallError, Config, Node};
+use ipc::{CallError, Config, Node, Transport};
 use serde::Serialize;
 
 use crate::{
@@ -87,6 +87,10 @@ fn service(node: &Node, name: &str, arguments: &Arguments) -> Result<Service, Fa
         instance: peer.id.get(),
         pid: peer.pid,
         uid: peer.uid,
+        transport: match peer.transport {
+            Transport::SharedMemory => "shared memory",
+            Transport::Socket => "socket",
+        },
         count: times.len(),
         min_micros: at(0),
         p50_micros: at(times.len() / 2),
@@ -128,6 +132,7 @@ struct Service {
     instance: u32,
     pid: u32,
     uid: u32,
+    transport: &'static str,
     count: usize,
     min_micros: f64,
     p50_micros: f64,
@@ -138,8 +143,8 @@ impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{}: up, instance {}, pid {}, uid {}",
-            self.name, self.instance, self.pid, self.uid
+            "{}: up, instance {}, pid {}, uid {}, by {}",
+            self.name, self.instance, self.pid, self.uid, self.transport
         )?;
         writeln!(
             f,

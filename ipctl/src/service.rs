@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use ipc::{Client, Node, NodeError, Status};
+use ipc::{Address, AddressError, Client, Node, NodeError, Status};
 
 use crate::{failure::Failure, output::Progress, units};
 
@@ -52,7 +52,11 @@ fn missing(error: NodeError, name: &str) -> Failure {
     }
 }
 
-/// Reads the name of a service.
+/// Reads the name of a service, or an address that stands for one.
 pub(crate) fn name(text: &str) -> Result<String, String> {
-    ipc::control::check_name(text).map(|()| text.to_owned()).map_err(str::to_owned)
+    match text.parse::<Address>() {
+        Ok(_) => Ok(text.to_owned()),
+        Err(AddressError::Name(why)) => Err(why.to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }

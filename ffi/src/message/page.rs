@@ -73,6 +73,7 @@ impl Page {
         message.security.service_uid = head.uid;
         message.routing.route_id = (head.message_id >> 32) as u32;
         message.routing.deadline_ns = head.deadline_ns;
+        message.routing.transport = head.transport as u32;
         match trace::current() {
             None if message.routing.span_id == [0; 8] => {}
             context => name_trace(&mut message.routing, context),

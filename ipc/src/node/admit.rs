@@ -21,6 +21,7 @@ use crate::{
     lane::{self, Lane},
     life::Entry,
     server::{Incoming, Member},
+    socket::Transport,
 };
 
 impl Core {
@@ -68,7 +69,7 @@ impl Core {
     ///
     /// # Errors
     /// `AUTH` where it is to be encrypted and the other end has no key; [`NodeError::System`].
-    pub(super) fn channel(
+    pub(crate) fn channel(
         &self,
         introduction: Introduction,
         role: Sender,
@@ -86,7 +87,11 @@ impl Core {
             bell,
             closer: Arc::clone(&self.closer),
             max_payload: self.config.max_payload,
-            max_bulk: self.config.max_bulk,
+            // Who cannot share memory cannot be lent any.
+            max_bulk: match Transport::of(introduction.channel) {
+                Transport::SharedMemory => self.config.max_bulk,
+                Transport::Socket => 0,
+            },
             spin: self.config.spin,
             seat: self.board.seat(&introduction, role),
             greeting,

@@ -85,6 +85,8 @@ pub(crate) struct Core {
     pub(super) vigil: Vigil,
     /// The regions that it has mapped, its own and others'.
     pub(super) regions: Mutex<HashMap<u64, Vec<Weak<Held>>>>,
+    /// Paths of sockets that were asked for: their ids are this node's own.
+    pub(super) addresses: Mutex<Vec<PathBuf>>,
     /// What was let go of, and is not yet told to the runtime.
     farewells: Mutex<Vec<Request>>,
     pub(crate) board: Arc<OwnBoard>,
@@ -133,12 +135,12 @@ impl Registered {
 }
 
 impl Core {
-    /// Connects, without a warden yet.
-    pub(super) fn connect(config: &Config) -> Result<Arc<Core>, NodeError> {
+    /// Connects, if it is to be attached; without a warden yet.
+    pub(super) fn connect(config: &Config, attached: bool) -> Result<Arc<Core>, NodeError> {
         let directory = config.runtime_dir.clone().unwrap_or_else(runtime_dir);
         let key = StaticKey::generate().map_err(no_key)?;
         let closer = Closer::new().map_err(NodeError::system("make an eventfd"))?;
-        let connection = dial(&directory, &key, &closer)?;
+        let connection = attached.then(|| dial(&directory, &key, &closer)).transpose()?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
             .map_err(NodeError::system("make an epoll instance"))?;
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
@@ -170,12 +172,15 @@ impl Core {
             groups: Mutex::default(),
             vigil: Vigil::default(),
             regions: Mutex::default(),
+            addresses: Mutex::default(),
             farewells: Mutex::default(),
             bus: Bus::default(),
             kept: Mutex::default(),
         };
-        core.adopt(&mut lock(&core.connection), connection)?;
-        core.tell_boards();
+        if let Some(connection) = connection {
+            core.adopt(&mut lock(&core.connection), connection)?;
+            core.tell_boards();
+        }
         Ok(Arc::new(core))
     }
 
@@ -552,6 +557,9 @@ impl Core {
 
     /// Opens a channel to a service.
     pub(crate) fn open(self: &Arc<Self>, dest: ServiceId) -> Result<Arc<Link>, NodeError> {
+        if let Some(path) = self.path_behind(dest) {
+            return self.open_socket(&path, dest);
+        }
         self.open_as(dest, self.config.geometry, |channel, closing| {
             // An instance that is called by its own id serves, wherever it stands.
             channel.set_mark(u32::from(channel.introduction.dest != dest));
@@ -621,7 +629,6 @@ pub(crate) struct Closing {
     pub(super) channel: u64,
 }
 
-#[cfg(feature = "fuzzing")]
 impl Closing {
     /// Tells nobody.
     pub(crate) fn of_nobody() -> Closing {

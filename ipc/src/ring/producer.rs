@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use super::cursor::{Piece, SlabCursor, max_piece, stream_piece};
+#[cfg(not(loom))]
+use crate::frame::Frame;
 use crate::{
     error::PeerCorrupt,
     frame::{self, FLAG_MORE, FLAG_SLAB, INLINE_FIRST, INLINE_SLAB, Kind, Label},
@@ -152,6 +154,36 @@ impl Producer {
             self.commit(label, flags, length, words);
         }
         Ok(sent + length)
+    }
+
+    /// Pushes a frame as it came from elsewhere: its flags and lengths are checked.
+    #[cfg(not(loom))]
+    pub(crate) fn relay(
+        &mut self,
+        label: Label,
+        frame: &Frame,
+        payload: &[u8],
+    ) -> Result<(), PushError> {
+        let (inline, in_slab) = payload.split_at(frame.inline_length());
+        if in_slab.is_empty() {
+            if !self.has_cell() {
+                self.gain_cell()?;
+            }
+            self.commit(label, frame.head.flags, payload.len(), frame::pack(inline));
+            return Ok(());
+        }
+        let piece = self.slab.next(in_slab.len());
+        if !self.has_room(piece) {
+            self.gain_room(piece)?;
+        }
+        self.put_in_slab(piece, in_slab, label);
+        let words = if frame.head.is_first_of_many() {
+            after([piece.place, frame.total], inline)
+        } else {
+            after([piece.place], inline)
+        };
+        self.commit(label, frame.head.flags, payload.len(), words);
+        Ok(())
     }
 
     /// Copies bytes into the next piece of the slab.

@@ -4,13 +4,15 @@ use std::{
     collections::{BTreeMap, HashMap},
     io::BufRead,
     os::unix::process::CommandExt,
+    path::Path,
     process::Command,
     time::Duration,
 };
 
 use ipc::control::SERVICE_IDEMPOTENT;
 use ipc::{
-    CallOptions, Client, Config, Loan, Node, NodeError, Pending, Registration, Server, View,
+    CallOptions, Client, Config, Listening, Loan, Node, NodeError, Pending, Registration, Server,
+    View,
 };
 use tests::{LONG, pattern};
 
@@ -49,6 +51,7 @@ pub(crate) struct Stage {
     fat: Vec<u8>,
     regions: Regions,
     events: Events,
+    listening: Vec<Listening>,
 }
 
 /// Does what stdin says until it ends, or says `quit`: then everything is closed in order.
@@ -70,6 +73,7 @@ pub(crate) fn obey(config: &Config) {
         fat: Vec::new(),
         regions: Regions::default(),
         events: Events::default(),
+        listening: Vec::new(),
     };
     for line in std::io::stdin().lock().lines().map_while(Result::ok) {
         if line == "quit" {
@@ -107,6 +111,7 @@ impl Stage {
     /// - `trace NAME COUNT SIZE`: calls between two marks that a trace shows
     /// - `fork NAME`: tries everything in a child
     /// - `exec`: becomes another program
+    /// - `listen PATH`: serves by a socket, too
     /// - `region …`: see [`Regions::act`]; `id` says this node's
     fn act(&mut self, line: &str) {
         let mut words = line.splitn(5, ' ');
@@ -135,6 +140,17 @@ impl Stage {
             ("region", words) => {
                 let words: Vec<&str> = words.iter().flat_map(|it| it.split(' ')).collect();
                 self.regions.act(&self.node, &words);
+            }
+            ("listen", [path]) => {
+                let server = self.server.as_ref().expect("it serves");
+                let listening = server.listen(Path::new(path));
+                say(&match listening {
+                    Ok(listening) => {
+                        self.listening.push(listening);
+                        "listening IPC_OK".to_owned()
+                    }
+                    Err(error) => format!("listening {}", error.status().name()),
+                });
             }
             ("id", []) => say(&format!("id {}", self.node.id())),
             ("open", [name]) => {
