@@ -503,6 +503,16 @@ typedef void (*message_callback_t)(int status, const struct ipc_message_t *reply
 typedef void (*message_handler_t)(const struct ipc_message_t *msg, void *user_data);
 
 /**
+ * Names what an event is about. 0 is no type.
+ */
+typedef uint32_t event_type_t;
+
+/**
+ * Handles an event: size bytes at data, until it returns.
+ */
+typedef void (*event_handler_t)(event_type_t type, const void *data, size_t size, void *user_data);
+
+/**
  * A signed statement of what a service may do with another, until a time: see ipc_request_token.
  */
 typedef struct auth_token_t {
@@ -884,6 +894,49 @@ const struct ipc_message_t *ipc_message_retain(const struct ipc_message_t *msg);
  * gets IPC_ENOREPLY. NULL, or what is no retained message, is ignored.
  */
 void ipc_message_release(const struct ipc_message_t *msg);
+
+/**
+ * Publishes an event to all who subscribe to its type, in whichever process: it is written once,
+ * and takes the same time however many they are. Waits, for at most 100 ms, only for subscribers
+ * of topics whose mode is reliable that are a whole ring behind. What is published can be read
+ * until newer events take its place: the type's event_bus_size says how many stay, 10,000 of up to
+ * 40 bytes by default.
+ *
+ * IPC_EINVAL: type is 0, or data is NULL and size is not 0. IPC_EACCES: no rule allows it.
+ * IPC_EMSGSIZE: longer than a quarter of the ring. IPC_EEXIST: the number is another topic's name.
+ */
+int ipc_broadcast_event(event_type_t type, const void *data, size_t size);
+
+/**
+ * Has events of a type, published from now on, handled by handler, with the user_data of
+ * ipc_config_t. A handler replaces the one before. Handlers run inside ipc_poll and ipc_run only;
+ * data is theirs until they return, and never NULL.
+ *
+ * A program that is slower than its publishers loses events: see ipc_event_losses.
+ *
+ * IPC_EINVAL: type is 0, or handler is NULL. IPC_EACCES: no rule allows it.
+ */
+int ipc_subscribe_event(event_type_t type, event_handler_t handler);
+
+/**
+ * As ipc_subscribe_event, with a user_data of its own.
+ */
+int ipc_subscribe_event_ex(event_type_t type, event_handler_t handler, void *user_data);
+
+/**
+ * Ends a subscription, though another thread may still be running its handler.
+ *
+ * IPC_ENOENT: there is none to that type.
+ */
+int ipc_unsubscribe_event(event_type_t type);
+
+/**
+ * Sets *lost to how many events of a type this process has lost since it subscribed: those that
+ * were overwritten before it read them, and one for each publisher that it was cut off from.
+ *
+ * IPC_ENOENT: there is no subscription to that type.
+ */
+int ipc_event_losses(event_type_t type, uint64_t *lost);
 
 /**
  * Asks whether src may do an operation with dest by the runtime's rules. src is any id of a

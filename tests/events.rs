@@ -193,9 +193,8 @@ fn events_go_on_while_there_is_no_runtime_and_both_ends_join_the_next_one() {
     assert_eq!(reliable.hear("took"), "2000 0");
     subscriber.hear("took");
     // And a newcomer hears both the old and the new.
-    let mut late = node
-        .subscribe("news", SubscribeOptions::default().from(Start::Last))
-        .expect("subscribed");
+    let mut late =
+        node.subscribe("news", SubscribeOptions::default().from(Start::Last)).expect("subscribed");
     assert_eq!(late.recv(Some(LONG)).expect("the last").head.sequence, 2199);
 }
 

@@ -18,6 +18,8 @@ mod error;
 #[cfg(not(loom))]
 mod feed;
 #[cfg(not(loom))]
+mod handled;
+#[cfg(not(loom))]
 mod listener;
 #[cfg(not(loom))]
 mod places;
@@ -43,6 +45,7 @@ pub use layout::{SLOT, ring_bytes};
 #[cfg(not(loom))]
 pub use {
     error::{EventError, PublishError},
+    handled::{EventHandler, EventResult},
     publisher::{Batch, Publisher},
     subscription::Subscription,
     typed::{EventBus, EventReceiver, TypedError, TypedEvent},
@@ -50,6 +53,7 @@ pub use {
 #[cfg(not(loom))]
 pub(crate) use {
     feed::{Feed, Seat, Source},
+    handled::Handled,
     listener::Listener,
     memory::Ring,
     publisher::Outlet,

@@ -5,7 +5,7 @@ use std::{env, error::Error, path::Path, process::ExitCode};
 use cbindgen::{Builder, Config};
 
 /// In the order in which the header shows them.
-const SOURCES: [&str; 16] = [
+const SOURCES: [&str; 17] = [
     "error.rs",
     "enums.rs",
     "types.rs",
@@ -17,6 +17,7 @@ const SOURCES: [&str; 16] = [
     "loan.rs",
     "receive.rs",
     "message.rs",
+    "event.rs",
     "rights.rs",
     "envelope.rs",
     "poll.rs",

@@ -11,6 +11,7 @@
 
 mod lead;
 mod sleep;
+mod sources;
 
 use std::{
     cell::Cell,
@@ -26,7 +27,10 @@ use nix::sys::{
 };
 
 pub(crate) use self::lead::Member;
-use self::lead::{Lead, Led, Seat};
+use self::{
+    lead::{Lead, Led, Seat},
+    sources::Sources,
+};
 use super::incoming::{Handler, Yield};
 use crate::{
     channel::Fate,
@@ -116,6 +120,7 @@ pub(crate) struct Hub {
     has_completions: AtomicBool,
     /// For the deadlines of callbacks, while a foreign loop sleeps for us.
     timer: OnceLock<TimerFd>,
+    sources: Sources,
 }
 
 #[derive(Debug, Default)]
@@ -162,6 +167,7 @@ impl Hub {
             has_news: AtomicBool::new(false),
             has_completions: AtomicBool::new(false),
             timer: OnceLock::new(),
+            sources: Sources::default(),
         }))
     }
 
@@ -373,7 +379,9 @@ impl Hub {
         let mut index = 0;
         loop {
             let Some(lead) = held.lead.as_deref_mut() else { return worked };
-            let Some(token) = lead.hot.get(index).copied() else { return worked };
+            let Some(token) = lead.hot.get(index).copied() else {
+                return worked + self.serve_sources(held);
+            };
             index += 1;
             let Some(seat) = lead.seats[token as usize].as_mut() else { continue };
             match &seat.member {
