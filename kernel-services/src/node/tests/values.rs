@@ -148,7 +148,7 @@ fn the_example_and_the_documentation_show_every_key() {
     let example = tree("examples/node.toml");
     let chapter = tree("docs/supervision.md");
     let tables = [
-        ("", "", 6),
+        ("", "", 7),
         ("[limits]", "limits.", 1),
         ("[limits.user]", "", 6),
         ("[service.a]", "", 19),
@@ -162,6 +162,7 @@ fn the_example_and_the_documentation_show_every_key() {
         ("[group.a]", "", 3),
         ("[group.a.intensity]", "intensity.", 2),
         ("[[rule]]", "", 4),
+        ("[[topic]]", "", 5),
     ];
     for (table, prefix, count) in tables {
         let keys = keys_after(table);
