@@ -8,6 +8,7 @@ use ipc::{
 use tests::{Ipcd, LONG, World, wait_until};
 
 const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
+const HOSTILE: &str = env!("CARGO_BIN_EXE_hostile");
 const IPCD: &str = env!("CARGO_BIN_EXE_ipcd-under-test");
 
 fn start(node: &str) -> (World, Ipcd) {
@@ -369,4 +370,48 @@ fn the_node_file_gives_topics_numbers_sizes_modes_and_a_life_beyond_their_publis
     assert_eq!(ledger.longest(), 8192 / 4 - 24);
     let _waited_for = node.subscribe("ledger", SubscribeOptions::default()).expect("subscribed");
     assert_eq!(ledger.reliable(), 1);
+}
+
+#[test]
+fn a_publisher_that_lies_is_not_heard_any_more_and_the_others_are() {
+    let world = World::new(ACTOR);
+    let node = world.node(Spin::Never);
+    let mut events = node.subscribe(7, SubscribeOptions::default()).expect("subscribed");
+    let honest = world.node(Spin::Never);
+    let honest = honest.publisher(7, PublishOptions::default()).expect("a publisher");
+    let mut villain = world.other(HOSTILE);
+    let mut said = 0;
+    for number in 0.. {
+        villain.ask("false-ring 7", "advertised");
+        let event = events.recv(Some(LONG)).expect("a true event");
+        assert_eq!((event.head.pid, event.payload.len()), (villain.pid(), 8));
+        if villain.ask(&format!("false-event {number}"), "lied") == "false" {
+            break;
+        }
+        match events.recv(Some(LONG)) {
+            Err(EventError::Corrupt { .. }) => {}
+            other => panic!("lie {number}: {other:?}"),
+        }
+        honest.publish(b"honest").expect("published");
+        assert_eq!(events.recv(Some(LONG)).expect("an event").head.sequence, said);
+        said += 1;
+    }
+    assert!(said >= 10, "{said}");
+    // The last ring is true so far. Who sleeps is woken for nothing, and hears the others.
+    villain.tell("pester");
+    for _ in 0..50 {
+        honest.publish(b"honest").expect("published");
+        assert_eq!(events.recv(Some(LONG)).expect("an event").head.sequence, said);
+        said += 1;
+    }
+    villain.hear("pestered");
+    // Nor does a late-comer believe it.
+    let late = SubscribeOptions::default().from(Start::Retained(3));
+    let mut late = world.node(Spin::Never).subscribe(7, late).expect("subscribed");
+    for _ in 0..4 {
+        match late.recv(Some(LONG)) {
+            Ok(event) => assert!(event.payload == b"honest" || event.payload == [0; 8]),
+            Err(error) => assert!(matches!(error, EventError::Corrupt { .. }), "{error:?}"),
+        }
+    }
 }

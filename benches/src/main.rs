@@ -10,7 +10,7 @@ use benches::floor::{self, Setting};
 use benches::measure::Plan;
 use benches::report::{Group, Machine, Report, progress_done};
 use benches::tour::{self, Tour};
-use benches::{many, pair, pin, ring, scale, seal, sealed, typed};
+use benches::{events, many, pair, pin, ring, scale, seal, sealed, typed};
 use clap::{Args, Parser, Subcommand};
 
 /// Measures libipc beside the floor of the machine it runs on.
@@ -37,6 +37,8 @@ enum Verb {
     Typed(Options),
     /// One-way messages.
     Oneway(Options),
+    /// Events: published to none, one and many, beside a write to each.
+    Events(Options),
     /// Calls between processes that sleep, beside the bare futex.
     Parked(Options),
     /// One server and many clients: idle ones beside a hot one, and a flood beside 63 callers.
@@ -99,6 +101,7 @@ fn main() -> ExitCode {
                 calls::parked_unpinned,
                 many::idle,
                 many::flooded,
+                events::group,
             ],
         ),
         Verb::Floor(options) => run(&options, &[floor::group]),
@@ -107,6 +110,7 @@ fn main() -> ExitCode {
         Verb::Call(options) => run(&options, &[calls::polling]),
         Verb::Typed(options) => run(&options, &[typed::group]),
         Verb::Oneway(options) => run(&options, &[calls::one_ways]),
+        Verb::Events(options) => run(&options, &[events::group]),
         Verb::Parked(options) => run(&options, &[calls::parked, calls::parked_unpinned]),
         Verb::Many(options) => run(&options, &[many::idle, many::flooded]),
         Verb::Scale(Scale { services, seconds }) => {
@@ -148,6 +152,7 @@ fn play(told: &[String]) -> io::Result<()> {
         .or_else(|| calls::play(&role))
         .or_else(|| scale::play(&role))
         .or_else(|| typed::play(&role))
+        .or_else(|| events::play(&role))
         .unwrap_or_else(|| floor::play(role))
 }
 

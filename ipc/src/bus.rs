@@ -58,6 +58,8 @@ pub(crate) use {
     memory::Ring,
     publisher::Outlet,
 };
+#[cfg(all(feature = "fuzzing", not(loom)))]
+pub(crate) use {reader::Cursor, writer::Writer};
 
 /// Where a subscriber begins in what a publisher has in its ring already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 
-use ipc::{CallError, NodeError, Status};
+use ipc::{CallError, NodeError, Status, bus::EventError};
 
 use crate::units;
 
@@ -50,6 +50,8 @@ pub(crate) enum Failure {
     Node(#[from] NodeError),
     #[error(transparent)]
     Call(#[from] CallError),
+    #[error(transparent)]
+    Event(#[from] EventError),
 }
 
 impl Failure {
@@ -70,6 +72,7 @@ impl Failure {
             Failure::Histogram { .. } => Status::INVALID,
             Failure::Node(error) => error.status(),
             Failure::Call(error) => error.status(),
+            Failure::Event(error) => error.status(),
         }
     }
 

@@ -7,6 +7,7 @@ mod bench;
 mod call;
 mod completions;
 mod doctor;
+mod events;
 mod failure;
 mod logs;
 mod ls;
@@ -113,6 +114,7 @@ enum Command {
     Top(top::Arguments),
     Profile(profile::Arguments),
     Trace(trace::Arguments),
+    Events(events::Arguments),
     Policy(policy::Arguments),
     Audit(audit::Arguments),
     Completions(completions::Arguments),
@@ -138,6 +140,7 @@ fn main() -> ExitCode {
         Command::Top(arguments) => top::run(&arguments, &config, output).map(done),
         Command::Profile(arguments) => profile::run(&arguments, &config, output).map(done),
         Command::Trace(arguments) => trace::run(&arguments, &config, output).map(done),
+        Command::Events(arguments) => events::run(&arguments, &config, output).map(done),
         Command::Policy(arguments) => policy::run(&arguments, &config, output),
         Command::Audit(arguments) => audit::run(&arguments, &config, output),
         Command::Completions(arguments) => completions::run(&arguments).map(done),
@@ -224,6 +227,8 @@ mod tests {
             "ipctl policy",
             "ipctl policy check service:api name:store",
             "ipctl audit",
+            "ipctl events watch",
+            "ipctl events prices",
             "ipctl audit verify --head abc",
         ] {
             let refused = Cli::try_parse_from(line.split(' ')).err().map(|error| error.exit_code());
