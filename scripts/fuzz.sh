@@ -2,7 +2,7 @@
 # Fuzzes whatever parses what a peer or a C program passes, with libFuzzer and AddressSanitizer, and
 # runs the unit tests' properties with more cases.
 #
-#   scripts/fuzz.sh [TARGET...]          all targets: frames lanes arenas control exports
+#   scripts/fuzz.sh [TARGET...]          all targets: frames lanes arenas rings control exports
 #   scripts/fuzz.sh --merge [TARGET...]  instead: adds to fuzz/corpus what an earlier run found and
 #                                        reaches code that nothing there does
 #
@@ -22,7 +22,7 @@ if [ "${1:-}" = --merge ]; then
     shift
 fi
 targets=("$@")
-[ $# -gt 0 ] || targets=(frames lanes arenas control exports)
+[ $# -gt 0 ] || targets=(frames lanes arenas rings control exports)
 
 target=$(cargo metadata --format-version 1 --no-deps |
     sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')

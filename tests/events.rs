@@ -5,9 +5,24 @@ use ipc::{
     Spin,
     bus::{EventError, PublishOptions, Start, SubscribeOptions},
 };
-use tests::{LONG, World, wait_until};
+use tests::{Ipcd, LONG, World, wait_until};
 
 const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
+const HOSTILE: &str = env!("CARGO_BIN_EXE_hostile");
+const IPCD: &str = env!("CARGO_BIN_EXE_ipcd-under-test");
+
+fn start(node: &str) -> (World, Ipcd) {
+    let world = World::without_runtime(ACTOR);
+    let ipcd = Ipcd::start(IPCD, world.directory(), node);
+    (world, ipcd)
+}
+
+/// A rule about the actors, and not about this process.
+fn actors(verb: &str, what: &str) -> String {
+    format!(
+        "[[rule]]\nfrom = \"executable:{ACTOR}\"\nto = \"name:secret\"\n{verb} = [\"{what}\"]\n"
+    )
+}
 
 #[test]
 fn many_processes_each_get_every_event() {
@@ -193,9 +208,8 @@ fn events_go_on_while_there_is_no_runtime_and_both_ends_join_the_next_one() {
     assert_eq!(reliable.hear("took"), "2000 0");
     subscriber.hear("took");
     // And a newcomer hears both the old and the new.
-    let mut late = node
-        .subscribe("news", SubscribeOptions::default().from(Start::Last))
-        .expect("subscribed");
+    let mut late =
+        node.subscribe("news", SubscribeOptions::default().from(Start::Last)).expect("subscribed");
     assert_eq!(late.recv(Some(LONG)).expect("the last").head.sequence, 2199);
 }
 
@@ -251,4 +265,153 @@ fn an_event_is_as_long_as_its_ring_allows_and_no_longer() {
     drop(publisher);
     let timeout = Some(std::time::Duration::from_millis(1));
     assert_eq!(large.recv(timeout), Err(EventError::TimedOut));
+}
+
+#[test]
+fn who_may_not_publish_or_subscribe_is_refused_and_on_record() {
+    let (world, _ipcd) = start(&(actors("deny", "publish") + &actors("deny", "subscribe")));
+    let mut actor = world.actor(&[]);
+    actor.tell("event-subscribe secret now");
+    assert_eq!(actor.hear("failed"), "IPC_EACCES");
+    actor.tell("event-advertise secret");
+    assert_eq!(actor.hear("failed"), "IPC_EACCES");
+    actor.ask("event-subscribe open now", "subscribed");
+    let node = world.node(Spin::Never);
+    node.publisher("secret", PublishOptions::default()).expect("no rule is about this process");
+    wait_until("both are on record", || {
+        let text = std::fs::read_to_string(world.directory().join("audit.log"));
+        let text = text.unwrap_or_default();
+        let of = |word: &str| text.lines().any(|it| it.contains("denial") && it.contains(word));
+        of("\"publish\"") && of("\"subscribe\"")
+    });
+}
+
+#[test]
+fn who_loses_the_right_to_subscribe_reads_what_was_published_and_no_more() {
+    let (world, ipcd) = start("");
+    let node = world.node(Spin::Never);
+    // Fewer than are published: who is reliable has to be waited for in the other ring, too.
+    let options = PublishOptions { events: Some(64) };
+    let publisher = node.publisher("secret", options).expect("a publisher");
+    let subscribe = |options| world.node(Spin::Never).subscribe("secret", options);
+    let mut lossy = subscribe(SubscribeOptions::default()).expect("subscribed");
+    let reliable = subscribe(SubscribeOptions::default().reliable()).expect("subscribed");
+    let mut actor = world.actor(&["spin=never"]);
+    actor.ask("event-subscribe secret now", "subscribed");
+    let mut also = world.actor(&["spin=never"]);
+    also.ask("event-subscribe secret now reliable", "subscribed");
+    let publish = |from: u64, to: u64| {
+        (from..to).for_each(|n| publisher.publish(&n.to_le_bytes()).expect("published"));
+    };
+    publish(0, 10);
+    assert_eq!(actor.ask("event-take secret 5", "took"), "5 0");
+    ipcd.reload(&actors("deny", "subscribe"));
+    ipcd.hear("the node file is taken");
+    // Once the runtime has said so to one subscriber it has said so to the publisher, too: it goes
+    // on in another ring as soon as it hears that.
+    wait_until("who may not is not waited for", || publisher.reliable() == 1);
+    assert_eq!(actor.ask("event-take secret 5", "took"), "5 0");
+    assert_eq!(actor.ask("event-next secret 20000", "event"), "Revoked");
+    wait_until("the publisher has another ring", || lossy.publishers() == 2);
+    let reads = |mut subscription: ipc::bus::Subscription| {
+        std::thread::spawn(move || {
+            for sequence in 0..1000_u64 {
+                let event = subscription.recv(Some(LONG)).expect("an event");
+                assert_eq!(event.head.sequence, sequence);
+                assert_eq!(event.payload, sequence.to_le_bytes());
+                std::thread::sleep(std::time::Duration::from_micros(20));
+            }
+        })
+    };
+    let reader = reads(reliable);
+    publish(10, 1000);
+    reader.join().expect("it gets every event");
+    assert_eq!(actor.ask("event-next secret 100", "event"), "Revoked");
+    for sequence in 0..10 {
+        assert_eq!(lossy.recv(Some(LONG)).expect("an event").head.sequence, sequence);
+    }
+    let Err(EventError::Lagged { count, .. }) = lossy.recv(Some(LONG)) else { panic!("no lag") };
+    assert_eq!(lossy.recv(Some(LONG)).expect("an event").head.sequence, 10 + count);
+    // Nothing of the new ring is in the memory that the others have.
+    actor.tell("event-subscribe secret 1000");
+    assert_eq!(actor.hear("failed"), "IPC_EACCES");
+    // Who may not publish any more hears of it, and so do those who listened.
+    let mut told = world.actor(&[]);
+    ipcd.reload("[[rule]]\nfrom = \"any\"\nto = \"name:secret\"\ndeny = [\"publish\"]\n");
+    wait_until("the publisher hears of it", || publisher.publish(b"no").is_err());
+    told.tell("event-advertise secret");
+    assert_eq!(told.hear("failed"), "IPC_EACCES");
+}
+
+#[test]
+fn the_node_file_gives_topics_numbers_sizes_modes_and_a_life_beyond_their_publishers() {
+    let (world, _ipcd) = start(
+        "[[topic]]\nname = \"state\"\nid = 7\nevent_bus_size = 100\nretained = \"always\"\n\
+         [[topic]]\nname = \"ledger\"\nevent_bus_size = 100\nmode = \"reliable\"\n",
+    );
+    let node = world.node(Spin::Never);
+    let mut publisher = world.actor(&[]);
+    assert_eq!(publisher.ask("event-advertise state", "advertised"), "7");
+    publisher.ask("event-publish state 50 8", "published");
+    publisher.kill();
+    let topics = || node.topics().expect("topics");
+    wait_until("it is gone", || topics().iter().any(|it| (it.id, it.publishers) == (7, 0)));
+    let subscribe =
+        |start| node.subscribe(7, SubscribeOptions::default().from(start)).expect("subscribed");
+    assert_eq!(subscribe(Start::Last).recv(Some(LONG)).expect("the last").head.sequence, 49);
+    let mut tail = subscribe(Start::Retained(5));
+    for sequence in 45..50 {
+        assert_eq!(tail.recv(Some(LONG)).expect("an event").head.sequence, sequence);
+    }
+    assert_eq!(tail.try_recv(), Ok(None));
+    let refused = node.publisher("event/7", PublishOptions::default()).expect_err("it is taken");
+    assert_eq!(refused.status(), ipc::Status::EXISTS);
+    let ledger = node.publisher("ledger", PublishOptions::default()).expect("a publisher");
+    assert_eq!(ledger.longest(), 8192 / 4 - 24);
+    let _waited_for = node.subscribe("ledger", SubscribeOptions::default()).expect("subscribed");
+    assert_eq!(ledger.reliable(), 1);
+}
+
+#[test]
+fn a_publisher_that_lies_is_not_heard_any_more_and_the_others_are() {
+    let world = World::new(ACTOR);
+    let node = world.node(Spin::Never);
+    let mut events = node.subscribe(7, SubscribeOptions::default()).expect("subscribed");
+    let honest = world.node(Spin::Never);
+    let honest = honest.publisher(7, PublishOptions::default()).expect("a publisher");
+    let mut villain = world.other(HOSTILE);
+    let mut said = 0;
+    for number in 0.. {
+        villain.ask("false-ring 7", "advertised");
+        let event = events.recv(Some(LONG)).expect("a true event");
+        assert_eq!((event.head.pid, event.payload.len()), (villain.pid(), 8));
+        if villain.ask(&format!("false-event {number}"), "lied") == "false" {
+            break;
+        }
+        match events.recv(Some(LONG)) {
+            Err(EventError::Corrupt { .. }) => {}
+            other => panic!("lie {number}: {other:?}"),
+        }
+        honest.publish(b"honest").expect("published");
+        assert_eq!(events.recv(Some(LONG)).expect("an event").head.sequence, said);
+        said += 1;
+    }
+    assert!(said >= 10, "{said}");
+    // The last ring is true so far. Who sleeps is woken for nothing, and hears the others.
+    villain.tell("pester");
+    for _ in 0..50 {
+        honest.publish(b"honest").expect("published");
+        assert_eq!(events.recv(Some(LONG)).expect("an event").head.sequence, said);
+        said += 1;
+    }
+    villain.hear("pestered");
+    // Nor does a late-comer believe it.
+    let late = SubscribeOptions::default().from(Start::Retained(3));
+    let mut late = world.node(Spin::Never).subscribe(7, late).expect("subscribed");
+    for _ in 0..4 {
+        match late.recv(Some(LONG)) {
+            Ok(event) => assert!(event.payload == b"honest" || event.payload == [0; 8]),
+            Err(error) => assert!(matches!(error, EventError::Corrupt { .. }), "{error:?}"),
+        }
+    }
 }

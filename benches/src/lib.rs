@@ -8,6 +8,7 @@
 
 pub mod c;
 pub mod calls;
+pub mod events;
 pub mod failover;
 pub mod floor;
 pub mod futex;

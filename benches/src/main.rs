@@ -10,7 +10,9 @@ use benches::floor::{self, Setting};
 use benches::measure::Plan;
 use benches::report::{Group, Machine, Report, progress_done};
 use benches::tour::{self, Tour};
-use benches::{failover, many, pair, pin, queues, regions, ring, scale, seal, sealed, typed};
+use benches::{
+    events, failover, many, pair, pin, queues, regions, ring, scale, seal, sealed, typed,
+};
 use clap::{Args, Parser, Subcommand};
 
 /// Measures libipc beside the floor of the machine it runs on.
@@ -37,6 +39,8 @@ enum Verb {
     Typed(Options),
     /// One-way messages.
     Oneway(Options),
+    /// Events: published to none, one and many, beside a write to each.
+    Events(Options),
     /// Calls between processes that sleep, beside the bare futex.
     Parked(Options),
     /// Shared regions: a sync that is awaited, and a mebibyte handed over.
@@ -112,6 +116,7 @@ fn main() -> ExitCode {
                 regions::large,
                 many::idle,
                 many::flooded,
+                events::group,
             ],
         ),
         Verb::Floor(options) => run(&options, &[floor::group]),
@@ -120,6 +125,7 @@ fn main() -> ExitCode {
         Verb::Call(options) => run(&options, &[calls::polling]),
         Verb::Typed(options) => run(&options, &[typed::group]),
         Verb::Oneway(options) => run(&options, &[calls::one_ways]),
+        Verb::Events(options) => run(&options, &[events::group]),
         Verb::Parked(options) => run(&options, &[calls::parked, calls::parked_unpinned]),
         Verb::Regions(options) => {
             run(&options, &[regions::polling, regions::parked, regions::large])
@@ -168,6 +174,7 @@ fn play(told: &[String]) -> io::Result<()> {
         .or_else(|| scale::play(&role))
         .or_else(|| typed::play(&role))
         .or_else(|| regions::play(&role))
+        .or_else(|| events::play(&role))
         .unwrap_or_else(|| floor::play(role))
 }
 

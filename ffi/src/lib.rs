@@ -23,6 +23,7 @@ pub mod call;
 pub mod enums;
 pub mod envelope;
 pub mod error;
+pub mod event;
 mod fork;
 pub mod info;
 pub mod loan;

@@ -18,6 +18,7 @@ use crate::{
     boundary::guard,
     call,
     error::{Failure, IPC_OK},
+    event::Events,
     loan::Loans,
     message,
     process::{Active, Process},
@@ -152,6 +153,7 @@ pub(crate) struct Runtime {
     pub(crate) settings: Settings,
     pub(crate) node: Node,
     pub(crate) inbox: Inbox,
+    pub(crate) events: Events,
     /// Made at once, though who only calls needs none: an `ipc_stop` is meant for its next loop.
     pub(crate) server: Server,
     /// Clients by the id that was called. They stay, so that what threads remember is shared.
@@ -177,6 +179,7 @@ impl Runtime {
             settings,
             node,
             inbox: Inbox::new(),
+            events: Events::default(),
             server,
             clients: RwLock::default(),
             loans: Loans::default(),
@@ -239,6 +242,7 @@ impl Runtime {
             let _ = self.server.unregister(instance);
         }
         self.inbox.clear();
+        self.events.clear();
         self.loans.clear();
         self.regions.clear();
         self.queues.clear();

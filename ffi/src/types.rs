@@ -21,6 +21,10 @@ pub type shared_region_id_t = u64;
 #[allow(non_camel_case_types)]
 pub type permission_mask_t = u64;
 
+/// Names what an event is about. 0 is no type.
+#[allow(non_camel_case_types)]
+pub type event_type_t = u32;
+
 /// A [`MessageType`](enums::MessageType) as it crosses the boundary: a number.
 /// cbindgen:ignore
 #[repr(transparent)]
@@ -206,6 +210,16 @@ pub struct Config {
 /// after ipc_message_retain, later. If it returns without any of these, the caller gets
 /// IPC_ENOREPLY. (Nobody waits for the answer to a one-way message, type MSG_EVENT.)
 pub type MessageHandler = Option<unsafe extern "C" fn(msg: *const Message, user_data: *mut c_void)>;
+
+/// Handles an event: size bytes at data, until it returns.
+pub type EventHandlerFunction = Option<
+    unsafe extern "C" fn(
+        r#type: event_type_t,
+        data: *const c_void,
+        size: usize,
+        user_data: *mut c_void,
+    ),
+>;
 
 /// Receives the end of a call made with ipc_send_async, exactly once, inside ipc_poll or ipc_run.
 /// status is 0 and reply the answer; or status is negative and reply NULL.

@@ -9,6 +9,8 @@
 
 #[path = "exports/abi.rs"]
 mod abi;
+#[path = "exports/events.rs"]
+mod events;
 #[path = "exports/loans.rs"]
 mod loans;
 #[path = "exports/queues.rs"]
@@ -227,8 +229,12 @@ fn act(inside: bool) {
             let capacity = (what & 32 == 0).then_some(capacity);
             abi::call_into(dest, &data, capacity, what & 64 == 0, time);
         }
+        10 if what & 192 == 64 => {
+            let (what, data) = with(|play| (play.input.u8(), play.lent()));
+            events::act(what, &data);
+        }
         10 if what & 192 == 0 => abi::free_nothing(),
-        10 if what & 128 == 0 => queues::act(&with(|play| queues::Choice {
+        10 if what & 192 == 128 => queues::act(&with(|play| queues::Choice {
             what: play.input.u8(),
             number: play.input.u32(),
             data: play.lent(),

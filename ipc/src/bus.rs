@@ -18,6 +18,8 @@ mod error;
 #[cfg(not(loom))]
 mod feed;
 #[cfg(not(loom))]
+mod handled;
+#[cfg(not(loom))]
 mod listener;
 #[cfg(not(loom))]
 mod places;
@@ -43,6 +45,7 @@ pub use layout::{SLOT, ring_bytes};
 #[cfg(not(loom))]
 pub use {
     error::{EventError, PublishError},
+    handled::{EventHandler, EventResult},
     publisher::{Batch, Publisher},
     subscription::Subscription,
     typed::{EventBus, EventReceiver, TypedError, TypedEvent},
@@ -50,10 +53,13 @@ pub use {
 #[cfg(not(loom))]
 pub(crate) use {
     feed::{Feed, Seat, Source},
+    handled::Handled,
     listener::Listener,
     memory::Ring,
     publisher::Outlet,
 };
+#[cfg(all(feature = "fuzzing", not(loom)))]
+pub(crate) use {reader::Cursor, writer::Writer};
 
 /// Where a subscriber begins in what a publisher has in its ring already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -5,8 +5,12 @@
 //! write every word of its lane at any time between two steps of the honest end.
 
 mod bulk;
+mod events;
 
-pub use self::bulk::arena;
+pub use self::{
+    bulk::arena,
+    events::{FalseRing, MOST_EVENT},
+};
 
 use std::{
     os::fd::{AsFd, AsRawFd, OwnedFd},

@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 
-use ipc::{CallError, NodeError, Status, queue::QueueError};
+use ipc::{CallError, NodeError, Status, bus::EventError, queue::QueueError};
 
 use crate::units;
 
@@ -54,6 +54,8 @@ pub(crate) enum Failure {
     Node(#[from] NodeError),
     #[error(transparent)]
     Call(#[from] CallError),
+    #[error(transparent)]
+    Event(#[from] EventError),
 }
 
 impl Failure {
@@ -75,6 +77,7 @@ impl Failure {
             Failure::Histogram { .. } => Status::INVALID,
             Failure::Node(error) => error.status(),
             Failure::Call(error) => error.status(),
+            Failure::Event(error) => error.status(),
         }
     }
 

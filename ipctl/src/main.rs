@@ -7,6 +7,7 @@ mod bench;
 mod call;
 mod completions;
 mod doctor;
+mod events;
 mod failover;
 mod failure;
 mod logs;
@@ -16,8 +17,8 @@ mod payload;
 mod ping;
 mod policy;
 mod profile;
-mod regions;
 mod queues;
+mod regions;
 mod service;
 mod sight;
 mod status;
@@ -119,6 +120,7 @@ enum Command {
     Top(top::Arguments),
     Profile(profile::Arguments),
     Trace(trace::Arguments),
+    Events(events::Arguments),
     Policy(policy::Arguments),
     Queues(queues::Arguments),
     Audit(audit::Arguments),
@@ -148,6 +150,7 @@ fn main() -> ExitCode {
         Command::Top(arguments) => top::run(&arguments, &config, output).map(done),
         Command::Profile(arguments) => profile::run(&arguments, &config, output).map(done),
         Command::Trace(arguments) => trace::run(&arguments, &config, output).map(done),
+        Command::Events(arguments) => events::run(&arguments, &config, output).map(done),
         Command::Policy(arguments) => policy::run(&arguments, &config, output),
         Command::Audit(arguments) => audit::run(&arguments, &config, output),
         Command::Regions(arguments) => regions::run(&arguments, &config, output).map(done),
@@ -237,6 +240,8 @@ mod tests {
             "ipctl policy check service:api name:store",
             "ipctl audit",
             "ipctl regions 7",
+            "ipctl events watch",
+            "ipctl events prices",
             "ipctl audit verify --head abc",
         ] {
             let refused = Cli::try_parse_from(line.split(' ')).err().map(|error| error.exit_code());

@@ -40,6 +40,8 @@ fn without_a_runtime_one_line_says_so_and_the_exit_status_is_3() {
         "top --once",
         "profile api",
         "trace api",
+        "events",
+        "events watch prices",
         "policy check service:api name:store call",
     ] {
         let arguments: Vec<&str> = command.split(' ').collect();

@@ -23,6 +23,7 @@ mod rules;
 mod spec;
 #[cfg(test)]
 mod tests;
+mod topics;
 
 use std::{
     fs::OpenOptions,
@@ -41,7 +42,7 @@ pub use listener::NoListener;
 pub use order::{start_order, stop_order};
 pub use spec::{
     Backoff, Grants, Group, Intensity, Limits, Listener, Log, LogFormat, Node, Object, Quota,
-    Readiness, Ready, Restart, Route, Rule, Sandbox, Service, Strategy, Subject, Watchdog,
+    Readiness, Ready, Restart, Route, Rule, Sandbox, Service, Strategy, Subject, Topic, Watchdog,
 };
 
 use check::Absence;

@@ -5,7 +5,7 @@ use std::{env, error::Error, path::Path, process::ExitCode};
 use cbindgen::{Builder, Config};
 
 /// In the order in which the header shows them.
-const SOURCES: [&str; 18] = [
+const SOURCES: [&str; 20] = [
     "error.rs",
     "enums.rs",
     "types.rs",
@@ -18,6 +18,7 @@ const SOURCES: [&str; 18] = [
     "receive.rs",
     "message.rs",
     "region.rs",
+    "event.rs",
     "rights.rs",
     "queue.rs",
     "envelope.rs",

@@ -46,7 +46,7 @@ enum Memory {
     #[cfg(not(loom))]
     Peer(#[allow(dead_code, reason = "keeps the mapping alive")] memmap2::MmapRaw),
     /// Ordinary memory, for models and tests within one process.
-    #[cfg(any(test, loom))]
+    #[cfg(any(test, loom, feature = "fuzzing"))]
     HeapRing(#[allow(dead_code, reason = "keeps it")] Box<(RingHeader, Box<[AtomicU64]>)>),
     #[cfg(any(test, loom))]
     HeapPage(#[allow(dead_code, reason = "keeps it")] Box<PageHeader>),
@@ -83,7 +83,7 @@ impl Ring {
     }
 
     /// A ring in ordinary memory.
-    #[cfg(any(test, loom))]
+    #[cfg(any(test, loom, feature = "fuzzing"))]
     pub(crate) fn heap(capacity: u64, first: u64) -> Arc<Ring> {
         let words: Box<[AtomicU64]> = (0..capacity / 8).map(|_| AtomicU64::new(0)).collect();
         let memory = Box::new((RingHeader::default(), words));
@@ -237,7 +237,7 @@ impl Memory {
         match self {
             Memory::Own { base, .. } => base.cast(),
             Memory::Peer(map) => NonNull::new(map.as_mut_ptr()).expect("mmap succeeded"),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "fuzzing"))]
             Memory::HeapRing(ring) => NonNull::from(&ring.0).cast(),
             #[cfg(test)]
             Memory::HeapPage(page) => NonNull::from(&**page).cast(),

@@ -75,7 +75,7 @@ impl Publisher {
     }
 
     /// Publishes several events, and wakes who sleeps once, at the end. What was published by then
-    /// can be seen at once; no other thread publishes in between.
+    /// can be seen at once. No other thread publishes in between, unless this one has to wait.
     ///
     /// # Errors
     /// What `publish` returns; [`PublishError::Forked`].
@@ -153,13 +153,54 @@ impl Batch<'_> {
             if self.published && doorbell::is_due(outlet.fences, &outlet.sleepers) {
                 doorbell::signal(pen.writer.ring());
             }
-            pen.make_room(plan, outlet, self.node);
-            plan = pen.writer.plan(size);
+            plan = self.make_room(size);
         }
+        let pen = &mut *self.pen;
         let plan = pen.writer.widen(plan, pen.free_to);
         pen.writer.write(plan, clock::now_ns(), payload);
         self.published = true;
         Ok(())
+    }
+
+    /// Waits until nobody needs what has to go for an event of so many bytes, or gives up those who
+    /// do; says where the event goes. Others publish meanwhile, if they can, and the warden hears
+    /// of those who come and go.
+    #[cold]
+    fn make_room(&mut self, size: u64) -> Plan {
+        let outlet = self.outlet;
+        let until = clock::now_ns().saturating_add(PATIENCE_NS);
+        let mut looks = 0_u32;
+        loop {
+            let patience = clock::now_ns() < until;
+            let pen = &mut *self.pen;
+            if outlet.changes.load(Ordering::Acquire) != pen.seen {
+                pen.renew(outlet);
+            }
+            let (plan, head) = (pen.writer.plan(size), pen.writer.head());
+            let is_late = |hold: &&Arc<Hold>| match hold.needs(head) {
+                Some(position) => position < plan.keep && !patience,
+                None => true,
+            };
+            let late: Vec<Arc<Hold>> = pen.holds.iter().filter(is_late).cloned().collect();
+            for hold in late {
+                outlet.drop_hold(|it| Arc::ptr_eq(it, &hold));
+                let subscriber = hold.key.load(Ordering::Relaxed);
+                let ring = outlet.ring.load(Ordering::Relaxed);
+                self.node.core.say(BusWord::Cut { topic: outlet.topic, ring, subscriber });
+                pen.renew(outlet);
+            }
+            let needed = pen.holds.iter().filter_map(|hold| hold.needs(head)).min();
+            pen.free_to = needed.unwrap_or(u64::MAX);
+            if plan.keep <= pen.free_to {
+                return plan;
+            }
+            looks += 1;
+            if looks < LOOKS {
+                pause();
+            } else {
+                self.pen.give_up_while(|| std::thread::sleep(PAUSE));
+            }
+        }
     }
 }
 
@@ -223,45 +264,6 @@ impl Pen {
         self.seen = outlet.changes.load(Ordering::Acquire);
         self.holds.clone_from(&holds);
         self.free_to = if holds.is_empty() { u64::MAX } else { self.writer.tail() };
-    }
-
-    /// Waits until nobody needs what has to go, or gives up those who do.
-    #[cold]
-    fn make_room(&mut self, plan: Plan, outlet: &Outlet, node: &Shared) {
-        let until = clock::now_ns().saturating_add(PATIENCE_NS);
-        let mut looks = 0_u32;
-        loop {
-            if outlet.changes.load(Ordering::Acquire) != self.seen {
-                self.renew(outlet);
-            }
-            let head = self.writer.head();
-            let patience = clock::now_ns() < until;
-            let late: Vec<_> = (self.holds.iter())
-                .filter(|hold| match hold.needs(head) {
-                    Some(position) => position < plan.keep && !patience,
-                    None => true,
-                })
-                .cloned()
-                .collect();
-            for hold in late {
-                outlet.drop_hold(|it| Arc::ptr_eq(it, &hold));
-                let subscriber = hold.key.load(Ordering::Relaxed);
-                let ring = outlet.ring.load(Ordering::Relaxed);
-                node.core.say(BusWord::Cut { topic: outlet.topic, ring, subscriber });
-                self.renew(outlet);
-            }
-            let needed = self.holds.iter().filter_map(|hold| hold.needs(head)).min();
-            self.free_to = needed.unwrap_or(u64::MAX);
-            if plan.keep <= self.free_to {
-                return;
-            }
-            looks += 1;
-            if looks < LOOKS {
-                pause();
-            } else {
-                std::thread::sleep(PAUSE);
-            }
-        }
     }
 }
 

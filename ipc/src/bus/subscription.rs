@@ -235,7 +235,7 @@ impl Subscription {
     }
 
     /// Whether nothing is there, nor new.
-    fn is_quiet(&self) -> bool {
+    pub(crate) fn is_quiet(&self) -> bool {
         self.feed.news.load(Ordering::SeqCst) == self.seen
             && !self.places.are_ready()
             && !self.feed.revoked.load(Ordering::Acquire)

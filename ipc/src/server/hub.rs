@@ -11,6 +11,7 @@
 
 mod lead;
 mod sleep;
+mod sources;
 
 use std::{
     cell::Cell,
@@ -26,7 +27,10 @@ use nix::sys::{
 };
 
 pub(crate) use self::lead::Member;
-use self::lead::{Lead, Led, Seat};
+use self::{
+    lead::{Lead, Led, Seat},
+    sources::Sources,
+};
 use super::incoming::{Handler, Yield};
 use crate::{
     channel::Fate,
@@ -118,6 +122,7 @@ pub(crate) struct Hub {
     timer: OnceLock<TimerFd>,
     /// Hears of clients that are gone.
     farewell: OnceLock<Farewell>,
+    sources: Sources,
 }
 
 /// Takes the number of a channel that has ended.
@@ -174,6 +179,7 @@ impl Hub {
             has_completions: AtomicBool::new(false),
             timer: OnceLock::new(),
             farewell: OnceLock::new(),
+            sources: Sources::default(),
         }))
     }
 
@@ -385,7 +391,9 @@ impl Hub {
         let mut index = 0;
         loop {
             let Some(lead) = held.lead.as_deref_mut() else { return worked };
-            let Some(token) = lead.hot.get(index).copied() else { return worked };
+            let Some(token) = lead.hot.get(index).copied() else {
+                return worked + self.serve_sources(held);
+            };
             index += 1;
             let Some(seat) = lead.seats[token as usize].as_mut() else { continue };
             match &seat.member {

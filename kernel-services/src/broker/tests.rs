@@ -11,9 +11,9 @@ use super::{
     *,
 };
 
-mod regions;
 mod groups;
 mod kept;
+mod regions;
 mod rights;
 
 use crate::ids::{Ids, tests::Memory};

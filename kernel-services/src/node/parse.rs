@@ -11,7 +11,7 @@ use super::{
     fields::{Field, Reading, Span, Table, in_order},
     listener::NoListener,
     quantity::quoted,
-    rules,
+    rules, topics,
 };
 
 /// A node, and where in the text its parts stand.
@@ -87,6 +87,7 @@ pub(super) fn document(reading: &mut Reading, root: &DeTable<'_>) -> Draft {
         None
     });
     draft.node.routes = routes.unwrap_or_default().into_iter().map(|(route, _)| route).collect();
+    draft.node.topics = topics::topics(reading, &mut table);
     let limits = table.read(reading, "limits", |reading, field| {
         let mut table = Table::open(reading, field, "[limits]".to_owned())?;
         let user = table.read(reading, "user", |reading, field| {

@@ -51,7 +51,7 @@ impl Hub {
                 timer.set(at, TimerSetTimeFlags::TFD_TIMER_ABSTIME)
             };
         }
-        if self.is_told_something() || !lead.arm_all() {
+        if self.is_told_something() || !self.arm_sources() || !lead.arm_all() {
             self.ring();
         }
     }
@@ -64,7 +64,8 @@ impl Hub {
         let mode = if alone { asleep::IN_FUTEX } else { asleep::IN_EPOLL };
         let kicks = self.kicks.load(Ordering::SeqCst);
         self.asleep.store(mode, Ordering::SeqCst);
-        let quiet = !self.is_told_something() && turn == self.interrupter.turn();
+        let quiet =
+            !self.is_told_something() && turn == self.interrupter.turn() && self.arm_sources();
         let soonest = lead.next_expiry().min(until);
         if alone {
             self.sleep_in_futex(lead, quiet, kicks, turn, soonest);

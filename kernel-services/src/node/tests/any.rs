@@ -17,8 +17,8 @@ pub(super) fn node() -> impl Strategy<Value = Node> {
         (1..=u16::MAX).prop_map(Listener::Loopback),
         path().prop_map(Listener::Unix),
     ]);
-    let parts = (services, groups, vec(rule(), 0..4), quota(), path(), metrics);
-    parts.prop_map(|(drawn, group, rules, user_limits, log_directory, metrics)| {
+    let parts = (services, groups, vec(rule(), 0..4), topics(), quota(), path(), metrics);
+    parts.prop_map(|(drawn, group, rules, topics, user_limits, log_directory, metrics)| {
         let mut services: Vec<Service> = Vec::new();
         for (index, (service, wanted)) in drawn.into_iter().enumerate() {
             let Some(mut service) = service else { continue };
@@ -44,12 +44,26 @@ pub(super) fn node() -> impl Strategy<Value = Node> {
             rules,
             rule_lines: Vec::new(),
             routes: Vec::new(),
-            topics: Vec::new(),
+            topics,
             user_limits,
             log_directory,
             metrics,
             warnings,
         }
+    })
+}
+
+fn topics() -> impl Strategy<Value = Vec<Topic>> {
+    let one = (64_u64..100_000, any::<bool>(), any::<bool>(), any::<bool>());
+    vec(one, 0..3).prop_map(|drawn| {
+        let topic = |(index, (event_bus_size, retained, reliable, has_id))| Topic {
+            name: format!("topic-{index}"),
+            id: bool::then_some(has_id, index + 1),
+            event_bus_size,
+            retained,
+            reliable,
+        };
+        (0_u32..).zip(drawn).map(topic).collect()
     })
 }
 
@@ -219,6 +233,16 @@ pub(super) fn written(node: &Node) -> String {
     }
     for rule in &node.rules {
         write_rule(&mut out, rule);
+    }
+    for topic in &node.topics {
+        out.push_str("[[topic]]\n");
+        put(&mut out, "name", &quoted(&topic.name));
+        if let Some(id) = topic.id {
+            put(&mut out, "id", &id.to_string());
+        }
+        put(&mut out, "event_bus_size", &topic.event_bus_size.to_string());
+        put(&mut out, "retained", if topic.retained { "'always'" } else { "'publisher'" });
+        put(&mut out, "mode", if topic.reliable { "'reliable'" } else { "'lossy'" });
     }
     write!(out, "[limits]\nuser = {}", quota_text(node.user_limits)).expect(INTO_TEXT);
     out

@@ -509,3 +509,32 @@ fn what_is_allowed_and_yet_looks_wrong_is_a_warning() {
 fn the_name_of_the_file_is_as_it_was_given() {
     assert_eq!(wrong("x = 1")[0].file, FILE);
 }
+
+#[test]
+fn topics_have_one_name_and_one_number_each() {
+    expect(&[
+        ("[[topic]]\nid = 7", &["1:1: the topic has no name; write name = \"NAME\""]),
+        (
+            "[[topic]]\nname = 'a'\nid = 7\n[[topic]]\nname = 'b'\nid = 7",
+            &["4:1: the topics \"b\" and \"a\" are both number 7; give one of them another id"],
+        ),
+        (
+            "[[topic]]\nname = 'a'\n[[topic]]\nname = 'a'",
+            &["3:1: the topic \"a\" is here twice; give one of them another id"],
+        ),
+        (
+            "[[topic]]\nname = 'event/3'",
+            &[
+                "2:8: \"event/3\" is how a topic without a name is called; choose another name, and \
+               write id = NUMBER",
+            ],
+        ),
+        (
+            "[[topic]]\nname = 'a'\nevent_bus_size = 1\nmode = 'fast'",
+            &[
+                "3:18: event_bus_size is 1; it takes 64 to 4194304",
+                "4:8: mode cannot be \"fast\"; it can be lossy or reliable",
+            ],
+        ),
+    ]);
+}

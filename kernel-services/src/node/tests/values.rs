@@ -178,6 +178,7 @@ fn the_example_and_the_documentation_show_every_key() {
         ("[group.a.intensity]", "intensity.", 2),
         ("[[rule]]", "", 4),
         ("[[route]]", "", 3),
+        ("[[topic]]", "", 5),
     ];
     for (table, prefix, count) in tables {
         let keys = keys_after(table);

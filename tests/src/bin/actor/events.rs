@@ -69,7 +69,9 @@ impl Events {
                 let timeout = Duration::from_millis(timeout.parse().expect("a number"));
                 let subscription = self.subscriptions.get_mut(*topic).expect("subscribed");
                 say(&match subscription.recv(Some(timeout)) {
-                    Ok(event) => format!("event {} {}", event.head.sequence, number(&event.payload)),
+                    Ok(event) => {
+                        format!("event {} {}", event.head.sequence, number(&event.payload))
+                    }
                     Err(error) => format!("event {error:?}"),
                 });
             }

@@ -8,6 +8,7 @@
 //! It ends when stdin does, or with the process that started it.
 
 mod bulk;
+mod bus;
 mod descriptors;
 mod end;
 mod fuse;
@@ -48,6 +49,7 @@ fn main() {
         noise: noise::Noise::default(),
         hoard: Vec::new(),
         slow: slow::Slow::default(),
+        rings: Vec::new(),
     };
     for line in std::io::stdin().lock().lines().map_while(Result::ok) {
         if line == "quit" {
@@ -76,6 +78,8 @@ struct Villain {
     hoard: Vec<bulk::Place>,
     /// What is slow to close.
     slow: slow::Slow,
+    /// Of events.
+    rings: Vec<bus::FalseRing>,
 }
 
 impl Villain {
@@ -132,6 +136,17 @@ impl Villain {
                 say("closed");
             }
             "lie" => self.lie(rest),
+            "false-ring" => {
+                let number = self.rings.len() as u32 + 1;
+                let topic = rest.parse().expect("a number");
+                self.rings.push(bus::FalseRing::advertise(&self.wire, topic, number));
+                say("advertised");
+            }
+            "false-event" => {
+                let ring = self.rings.last().expect("a ring");
+                say(&format!("lied {}", ring.lie(rest.parse().expect("a number"))));
+            }
+            "pester" => self.rings.last().expect("a ring").pester(),
             "oddities" => {
                 let count = lies::oddities(self.end());
                 say(&format!("odd {count}"));

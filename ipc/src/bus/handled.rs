@@ -1,0 +1,141 @@
+//! Events in a server's loop: handled by the threads that run it, beside requests and completions.
+
+use std::sync::{Arc, Mutex, PoisonError, TryLockError, Weak};
+
+use super::{EventHead, error::EventError, listener::Alarm, subscription::Subscription};
+use crate::{
+    server::{Hub, Server},
+    sync::{AtomicBool, Ordering},
+};
+
+/// Events of one subscription that are handled before others have their turn.
+const TURN: usize = 64;
+
+/// What a handler gets: an event, or why there is none.
+pub type EventResult<'a> = Result<(EventHead, &'a [u8]), EventError>;
+
+/// A subscription whose events a loop handles; dropped, they are not handled any more, though
+/// another thread may still be at the last one.
+#[derive(Debug)]
+pub struct EventHandler {
+    handled: Arc<Handled>,
+}
+
+impl Drop for EventHandler {
+    fn drop(&mut self) {
+        self.handled.over.store(true, Ordering::SeqCst);
+        if let Some(hub) = self.handled.hub.upgrade() {
+            hub.drop_source(&self.handled);
+        }
+    }
+}
+
+/// A subscription in a loop.
+pub(crate) struct Handled {
+    hub: Weak<Hub>,
+    stage: Mutex<Stage>,
+    over: AtomicBool,
+    /// Whether the alarm has rung since it was set.
+    rang: AtomicBool,
+    own: Weak<Handled>,
+}
+
+struct Stage {
+    subscription: Subscription,
+    payload: Vec<u8>,
+    handler: Box<dyn FnMut(EventResult<'_>) + Send>,
+}
+
+impl std::fmt::Debug for Handled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Handled")
+    }
+}
+
+impl Server {
+    /// Has this server's loop hand the events of a subscription to `handler`, one after another:
+    /// as long as the returned value is kept. They make [`fd`](Server::fd) readable, too.
+    ///
+    /// After [`EventError::Revoked`] and [`EventError::Forked`] nothing more comes.
+    pub fn handle_events(
+        &self,
+        subscription: Subscription,
+        handler: impl FnMut(EventResult<'_>) + Send + 'static,
+    ) -> EventHandler {
+        let hub = self.hub();
+        let handled = Arc::new_cyclic(|own| Handled {
+            hub: Arc::downgrade(hub),
+            stage: Mutex::new(Stage {
+                subscription,
+                payload: Vec::new(),
+                handler: Box::new(handler),
+            }),
+            over: AtomicBool::new(false),
+            rang: AtomicBool::new(false),
+            own: Weak::clone(own),
+        });
+        hub.add_source(Arc::clone(&handled));
+        EventHandler { handled }
+    }
+}
+
+impl Alarm for Handled {
+    fn ring(&self) {
+        self.rang.store(true, Ordering::SeqCst);
+        if let Some(hub) = self.hub.upgrade() {
+            hub.kick();
+        }
+    }
+}
+
+impl Handled {
+    /// Whether there may be something to handle, and nobody is at it.
+    pub(crate) fn has_work(&self) -> bool {
+        let is_over = self.over.load(Ordering::Relaxed);
+        !is_over && self.stage.try_lock().is_ok_and(|stage| !stage.subscription.is_quiet())
+    }
+
+    /// Handles what is there, as far as it is this subscription's turn. Gives how many handlers
+    /// ran; none where another thread is at it.
+    pub(crate) fn serve(&self) -> usize {
+        let mut stage = match self.stage.try_lock() {
+            Ok(stage) => stage,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return 0,
+        };
+        let Stage { subscription, payload, handler } = &mut *stage;
+        let mut count = 0;
+        while count < TURN && !self.over.load(Ordering::SeqCst) {
+            payload.clear();
+            match subscription.try_recv_into(payload) {
+                Ok(None) => break,
+                Ok(Some(head)) => handler(Ok((head, payload))),
+                Err(error) => {
+                    handler(Err(error));
+                    if matches!(error, EventError::Revoked | EventError::Forked) {
+                        self.over.store(true, Ordering::SeqCst);
+                    }
+                }
+            }
+            count += 1;
+        }
+        count
+    }
+
+    /// Before its loop sleeps: whether nothing is there, and the alarm will ring when something
+    /// comes.
+    pub(crate) fn arm(&self) -> bool {
+        if self.over.load(Ordering::SeqCst) {
+            return true;
+        }
+        self.rang.store(false, Ordering::SeqCst);
+        let mut stage = match self.stage.try_lock() {
+            Ok(stage) => stage,
+            Err(TryLockError::Poisoned(poisoned)) => PoisonError::into_inner(poisoned),
+            // Who is at it kicks the loop when it is done.
+            Err(TryLockError::WouldBlock) => return true,
+        };
+        let Some(alarm) = self.own.upgrade() else { return true };
+        stage.subscription.set_alarm(alarm) && !self.rang.load(Ordering::SeqCst)
+    }
+}

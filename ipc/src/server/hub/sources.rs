@@ -1,0 +1,82 @@
+//! Subscriptions to events, in a loop: looked at in memory while it is awake, and by the listener
+//! while it sleeps.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{Hub, InHandler, Led};
+use crate::{
+    bus::Handled,
+    server::incoming::Yield,
+    sync::{AtomicBool, Ordering},
+};
+
+#[derive(Debug, Default)]
+pub(super) struct Sources {
+    all: Mutex<Vec<Arc<Handled>>>,
+    /// Most loops have none.
+    any: AtomicBool,
+}
+
+impl Hub {
+    pub(crate) fn add_source(&self, source: Arc<Handled>) {
+        {
+            let mut all = self.all_sources();
+            all.push(source);
+            self.sources.any.store(true, Ordering::SeqCst);
+        }
+        self.kick();
+    }
+
+    pub(crate) fn drop_source(&self, source: &Arc<Handled>) {
+        let gone = {
+            let mut all = self.all_sources();
+            let place = all.iter().position(|it| Arc::ptr_eq(it, source));
+            let gone = place.map(|place| all.swap_remove(place));
+            self.sources.any.store(!all.is_empty(), Ordering::SeqCst);
+            gone
+        };
+        // Its subscription may have to say something, which needs no lock of ours.
+        drop(gone);
+    }
+
+    fn all_sources(&self) -> MutexGuard<'_, Vec<Arc<Handled>>> {
+        self.sources.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Handles the events that are there. Stops when the lead was given up.
+    #[inline]
+    pub(super) fn serve_sources(&self, held: &mut Led<'_>) -> usize {
+        if !self.sources.any.load(Ordering::Relaxed) {
+            return 0;
+        }
+        self.serve_all_sources(held)
+    }
+
+    fn serve_all_sources(&self, held: &mut Led<'_>) -> usize {
+        let mut worked = 0;
+        let all = self.all_sources().clone();
+        for source in all {
+            if !source.has_work() {
+                continue;
+            }
+            held.before_handler();
+            let _in_handler = InHandler::enter();
+            worked += source.serve();
+            if held.lead.is_none() {
+                // Whoever leads now could not arm it while we served it.
+                self.kick();
+                return worked;
+            }
+        }
+        worked
+    }
+
+    /// Before a sleep: whether there are no events, and the listener hears those that come.
+    pub(super) fn arm_sources(&self) -> bool {
+        if !self.sources.any.load(Ordering::SeqCst) {
+            return true;
+        }
+        let all = self.all_sources().clone();
+        all.iter().all(|source| source.arm())
+    }
+}
