@@ -245,7 +245,7 @@ impl Transmit {
         mut sent: usize,
     ) -> (usize, Result<(), PushError>) {
         let ring = ring_of(label.priority());
-        let now = clock::now_ns();
+        let now = clock::tick_ns();
         let producer = match ring {
             Ring::Urgent => &mut self.urgent,
             Ring::Ordinary => &mut self.ordinary,
@@ -290,7 +290,7 @@ impl Receive {
 
     #[inline(never)]
     fn take_record(&mut self, ring: Ring, max_payload: u64) -> Result<Option<Taken>, PeerCorrupt> {
-        let now = clock::now_ns();
+        let now = clock::tick_ns();
         let consumer = match ring {
             Ring::Urgent => &mut self.urgent,
             Ring::Ordinary => &mut self.ordinary,
