@@ -61,6 +61,10 @@ pub struct Config {
     pub max_bulk: u64,
     /// Calls that may be outstanding on one channel: 1 to 65,536. Default 256.
     pub outstanding: u32,
+    /// Whether every channel of this node is encrypted, whichever end opens it and whatever the
+    /// routes of the node file say. Default: they decide. What `ipcd` itself opens, to ping, is
+    /// plain in any case.
+    pub encrypt: bool,
     /// Starts the runtime in this process when nobody else runs it any more. By default nobody:
     /// the node waits for the runtime to come back.
     pub heir: Option<Heir>,
@@ -92,6 +96,7 @@ impl Default for Config {
             max_payload: 64 << 20,
             max_bulk: bulk::MOST_BYTES,
             outstanding: 256,
+            encrypt: false,
             heir: None,
         }
     }

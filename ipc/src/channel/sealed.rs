@@ -20,8 +20,8 @@ use crate::{
     layout::Ring,
     ring::PushError,
     session::{
-        Binding, Handshake, HandshakeError, Pattern, PublicKey, SecureChannel, StaticKey, Step,
-        Then, record::Opener,
+        Binding, Handshake, HandshakeError, Pattern, PublicKey, SecureChannel, SessionFacts,
+        StaticKey, Step, Then, record::Opener,
     },
     sync::pause,
     wait::Sleep,
@@ -225,7 +225,9 @@ fn say_hello(tx: &mut Transmit, message: &[u8]) -> Result<(), PushError> {
 
 /// From here on every frame is sealed. The records' positions are those of the frames, of which
 /// the handshake took some.
-fn seal(tx: &mut Transmit, rx: &mut Receive, session: SecureChannel) {
+fn seal(tx: &mut Transmit, rx: &mut Receive, mut session: SecureChannel) {
+    let SessionFacts { pattern, fingerprint, .. } = session.facts();
+    tx.board.begin_session(pattern, fingerprint, clock::now_ns());
     let (mut sealer, mut opener) = session.into_ends();
     for ring in [Ring::Urgent, Ring::Ordinary] {
         sealer.begin_at(ring, tx.producer(ring).head());
@@ -251,15 +253,19 @@ impl Transmit {
             Ring::Ordinary => &mut self.ordinary,
         };
         let Some(sealer) = &mut self.sealer else { return (sent, Ok(())) };
-        loop {
+        let outcome = loop {
             match producer.push_sealed(sealer, label, payload, sent, now) {
                 Ok(now) => sent = now,
-                Err(error) => return (sent, Err(error.into())),
+                Err(error) => break Err(error.into()),
             }
             if sent >= payload.len() {
-                return (sent, Ok(()));
+                break Ok(());
             }
+        };
+        if sealer.has_rekeyed() {
+            self.board.sender.rekeys.add(1);
         }
+        (sent, outcome)
     }
 }
 
@@ -303,7 +309,7 @@ impl Receive {
         let it = match consumer.take_sealed(opener, &mut self.buffer, now)? {
             None => return Ok(None),
             Some(Err(_)) => {
-                self.board.identity.drops.add_shared(1);
+                self.drop_record();
                 return Ok(Some(Taken::Fragment));
             }
             Some(Ok(it)) => it,
@@ -356,7 +362,7 @@ impl Receive {
             // It was another frame when it was looked at.
             Ok(Some(Ok(_))) => PeerCorrupt::Stamp,
             Ok(Some(Err(_))) => {
-                self.board.identity.drops.add_shared(1);
+                self.drop_record();
                 return false;
             }
             Ok(None) => return false,
@@ -364,6 +370,13 @@ impl Receive {
         };
         self.guard = Some(Box::new(Guard::Broken(lie)));
         false
+    }
+
+    /// Counts a record that did not open.
+    #[cold]
+    fn drop_record(&self) {
+        self.board.identity.drops.add_shared(1);
+        self.board.receiver.refused.add(1);
     }
 
     /// Takes a frame of the handshake; whatever else comes before its end is a lie.

@@ -21,7 +21,7 @@ use super::{
     Config, PATIENCE,
     bus::Bus,
     descriptors::Descriptors,
-    dial::{Connection, dial},
+    dial::{Connection, Told, dial},
     peers::{End, Peers},
     refused, runtime_dir,
     ticket::Ticket,
@@ -140,7 +140,8 @@ impl Core {
         let directory = config.runtime_dir.clone().unwrap_or_else(runtime_dir);
         let key = StaticKey::generate().map_err(no_key)?;
         let closer = Closer::new().map_err(NodeError::system("make an eventfd"))?;
-        let connection = attached.then(|| dial(&directory, &key, &closer)).transpose()?;
+        let told = Told { key: &key, encrypts: config.encrypt };
+        let connection = attached.then(|| dial(&directory, told, &closer)).transpose()?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
             .map_err(NodeError::system("make an epoll instance"))?;
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
@@ -221,10 +222,11 @@ impl Core {
         if self.closed.load(Ordering::SeqCst) {
             return Err(NodeError::Closed);
         }
-        let connection = match (dial(&self.directory, &self.key, &self.closer), &self.config.heir) {
+        let told = Told { key: &self.key, encrypts: self.config.encrypt };
+        let connection = match (dial(&self.directory, told, &self.closer), &self.config.heir) {
             (Err(NodeError::NoRuntime { .. }), Some(heir)) => {
                 heir.0();
-                dial(&self.directory, &self.key, &self.closer)
+                dial(&self.directory, told, &self.closer)
             }
             (dialled, _) => dialled,
         }?;

@@ -253,7 +253,8 @@ impl Broker {
         let node = client.node.ok_or(Status::INVALID)?;
         // ipcd's own have nothing to say but pings.
         let what = What::Name { text: &name, served_by: Some(served_by) };
-        let encrypted = !client.own && self.policy.encrypts(&client.who, what);
+        let must = client.encrypts || self.sessions.get(&service).is_some_and(|it| it.encrypts);
+        let encrypted = !client.own && (must || self.policy.encrypts(&client.who, what));
         let (peer, peer_name) = self.registry.appearance(node);
         let introduction = Introduction {
             channel,

@@ -71,7 +71,7 @@ impl Wire {
         let address = UnixAddr::new(&directory.join("ipcd.sock")).expect("a short path");
         connect(socket.as_raw_fd(), &address).expect("a runtime");
         let wire = Wire { socket };
-        wire.send(verb::HELLO, 1, &[0; 4 + 32], &[]);
+        wire.send(verb::HELLO, 1, &[0; 4 + 4 + 32], &[]);
         assert_eq!(wire.receive().verb, verb::WELCOME);
         wire
     }
