@@ -13,7 +13,7 @@ use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
 
 use crate::{
     ServiceId,
-    board::{Place, Sampler, Seat, SessionStats, Span, Stats},
+    board::{Place, Sampler, Seat, Span, Stats},
     bulk::{self, Borrower, Lender, Loan},
     claim::Claim,
     control::{
@@ -37,7 +37,7 @@ use crate::{
 
 pub(crate) use self::{
     receive::{Receive, Taken},
-    sealed::greeting,
+    sealed::{greeting, is_late, late_at},
 };
 pub(crate) use crate::claim::Claimed;
 
@@ -209,17 +209,6 @@ impl Channel {
     /// What this end counted so far.
     pub(crate) fn stats(&self) -> Stats {
         self.seat.as_ref().map(Seat::stats).unwrap_or_default()
-    }
-
-    /// What this end tells of its session; nothing on a plain channel.
-    pub(crate) fn session(&self) -> Option<SessionStats> {
-        self.seat.as_ref().and_then(Seat::session)
-    }
-
-    /// Names that session.
-    #[inline]
-    pub(crate) fn fingerprint(&self) -> Option<[u8; 32]> {
-        if self.introduction.encrypted { self.session().map(|it| it.fingerprint) } else { None }
     }
 
     /// What is the same of all spans of this channel.

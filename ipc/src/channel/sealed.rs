@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::{Channel, Fate, Receive, Taken, Transmit, ring_of};
 use crate::{
+    board::{Seat, SessionStats},
     clock,
     control::Introduction,
     error::{NodeError, PeerCorrupt, Status},
@@ -77,6 +78,17 @@ pub(crate) fn greeting(
     .map_err(refused)
 }
 
+/// When a server gives up a client that was introduced at `start_ns`: after twice as long as that
+/// waits itself.
+pub(crate) fn late_at(start_ns: u64) -> u64 {
+    start_ns.saturating_add(2 * PATIENCE_NS)
+}
+
+/// Whether that time is over.
+pub(crate) fn is_late(start_ns: u64) -> bool {
+    clock::now_ns() > late_at(start_ns)
+}
+
 fn refused(error: HandshakeError) -> NodeError {
     match error {
         HandshakeError::System(error) => error,
@@ -90,6 +102,22 @@ impl Channel {
     #[inline]
     pub(crate) fn is_encrypted(&self) -> bool {
         self.introduction.encrypted
+    }
+
+    /// What this end tells of its session; nothing on a plain channel.
+    pub(crate) fn session(&self) -> Option<SessionStats> {
+        self.seat.as_ref().and_then(Seat::session)
+    }
+
+    /// Names that session.
+    #[inline]
+    pub(crate) fn fingerprint(&self) -> Option<[u8; 32]> {
+        if self.introduction.encrypted { self.session().map(|it| it.fingerprint) } else { None }
+    }
+
+    /// Whether its handshake is not done yet. Any thread may ask.
+    pub(crate) fn awaits_greeting(&self) -> bool {
+        self.is_encrypted() && self.session().is_none() && self.fate() == Fate::Open
     }
 
     /// Makes the handshake, at the client's end, before anybody else has the channel. Nothing on a
@@ -156,7 +184,7 @@ impl Channel {
     /// # Errors
     /// [`PeerCorrupt::Handshake`]: the client was told, and the channel has to end.
     pub(crate) fn greeted(&self, rx: &mut Receive, message: &[u8]) -> Result<(), PeerCorrupt> {
-        let is_late = clock::now_ns().saturating_sub(self.introduction.start_ns) > 2 * PATIENCE_NS;
+        let is_late = is_late(self.introduction.start_ns);
         let handshake = rx.take_greeting().filter(|_| !is_late);
         let step = handshake.and_then(|it| it.receive(message).ok());
         let done = if let Some(step) = step {
