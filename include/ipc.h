@@ -34,6 +34,12 @@
     { (uint32_t)sizeof(communication_stats_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 
 /**
+ * Initialises an ipc_session_t: `ipc_session_t session = IPC_SESSION_INIT;`
+ */
+#define IPC_SESSION_INIT \
+    { (uint32_t)sizeof(ipc_session_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, { 0, 0, 0, 0, 0, 0, 0, 0 } }
+
+/**
  * Success.
  */
 #define IPC_OK 0
@@ -234,6 +240,21 @@
  * Bytes of a traceparent, with the NUL behind it.
  */
 #define IPC_TRACEPARENT_SIZE 56
+
+/**
+ * Both ends knew the other's key.
+ */
+#define IPC_PATTERN_KK 1
+
+/**
+ * Neither did.
+ */
+#define IPC_PATTERN_XX 2
+
+/**
+ * Who opened the channel did.
+ */
+#define IPC_PATTERN_IK 3
 
 /**
  * Version of this header, first part: changes with the ABI.
@@ -692,6 +713,58 @@ typedef struct communication_stats_t {
     uint32_t batch_size;
 } communication_stats_t;
 
+/**
+ * What an end of an encrypted channel tells of its session; never a key. Start from
+ * IPC_SESSION_INIT: size says which members there are.
+ */
+typedef struct ipc_session_t {
+    /**
+     * sizeof(ipc_session_t): tells versions of this struct apart.
+     */
+    uint32_t size;
+    /**
+     * How the two ends proved who they are: IPC_PATTERN_KK, IPC_PATTERN_XX or IPC_PATTERN_IK.
+     */
+    uint32_t pattern;
+    /**
+     * Who is at the other end: its instance, or its anonymous id.
+     */
+    service_id_t peer;
+    /**
+     * Its process.
+     */
+    uint32_t peer_pid;
+    /**
+     * The channel.
+     */
+    uint64_t channel;
+    /**
+     * When the handshake was done: CLOCK_MONOTONIC in ns, as the timestamp of messages.
+     */
+    uint64_t since_ns;
+    /**
+     * Messages sent on the channel, and messages received.
+     */
+    uint64_t messages_sent;
+    /**
+     * The same, received.
+     */
+    uint64_t messages_received;
+    /**
+     * How often this end has changed the keys that it seals with.
+     */
+    uint64_t rekeys;
+    /**
+     * Records that did not open at this end, and were dropped.
+     */
+    uint64_t refused;
+    /**
+     * Names the session, the same at both ends, and in the session_key of a message's
+     * security_context_t.
+     */
+    uint32_t fingerprint[8];
+} ipc_session_t;
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -704,7 +777,7 @@ extern "C" {
  *
  * IPC_EINVAL: a value is out of its range, size is wrong, or another configuration is in use.
  * IPC_ENORUNTIME: no ipcd serves the directory (nothing is printed; see ipc_strerror).
- * IPC_EACCES: the directory is not yours, or cannot be used. IPC_ENOTSUP: IPC_ENCRYPT_ALWAYS.
+ * IPC_EACCES: the directory is not yours, or cannot be used.
  * IPC_EPROTO: ipcd is of another version. IPC_EQUOTA: no descriptors are left. IPC_ESYS.
  */
 int ipc_init(const struct ipc_config_t *config);
@@ -1290,6 +1363,16 @@ int ipc_trace_end(void);
  * IPC_EINVAL: text is NULL. IPC_EMSGSIZE: capacity is less. IPC_ENOENT: it is within none.
  */
 int ipc_trace_current(char *text, size_t capacity);
+
+/**
+ * Tells what may be told of the session of this process's encrypted channel to a service, or from
+ * a client: id is an instance, a name, or the anonymous id of a caller. Of several channels the
+ * one whose session is the youngest. Set session->size, as IPC_SESSION_INIT does.
+ *
+ * IPC_EINVAL: session is NULL, its size is none, or id is 0. IPC_ENOENT: no open encrypted channel
+ * has to do with id.
+ */
+int ipc_get_session(service_id_t id, struct ipc_session_t *session);
 
 /**
  * Says in English what a status means and what to do about it. The string is the library's and

@@ -65,6 +65,7 @@ fn a_service_of_another_user_comes_back() {
         assert_eq!(ipcd.pid_of("echo"), pid);
         let (_node, client) = world.client("echo", Spin::Never);
         assert_eq!(client.call(b"x", LONG).expect("answered"), b"x");
+        assert!(client.session().is_some(), "channels between users are encrypted");
     }
     let nobody = User::from_name("nobody").expect("asked").expect("everywhere").uid.as_raw();
     let door = world.directory().join(format!("ipcd.{nobody}.sock"));

@@ -269,7 +269,7 @@ fn a_name_is_kept_for_who_held_it_over_a_restart() {
         let bytes = encode_request(sequence, request);
         packet::send(thief.as_fd(), &bytes, &[]).expect("sent");
     };
-    say(1, &Request::Hello { asymmetric: false, key: [0; 32] });
+    say(1, &Request::Hello { asymmetric: false, encrypts: false, key: [0; 32] });
     assert!(matches!(hear(&thief), (1, Reply::Welcome { .. })));
     // It claims what is not its own, in vain, and waits for who held it.
     let (flags, ticket, name) = (control::SERVICE_EXCLUSIVE, [7; 32], "echo".to_owned());

@@ -33,7 +33,7 @@ pub const SINK: &str = ".sink";
 /// What the names of encrypted channels begin with.
 pub const SEALED: &str = "sealed.";
 /// Sizes of payloads on them: in the cell up to 32.
-const SEALED_SIZES: [usize; 4] = [32, 48, 64, 1024];
+const SEALED_SIZES: [usize; 5] = [32, 48, 64, 1024, 64 << 10];
 /// The role of the service's process.
 const SERVE: &str = "serve";
 /// Cells of a busy route's lane.

@@ -38,6 +38,7 @@ pub mod rights;
 pub mod runtime;
 pub mod send;
 pub mod service;
+pub mod session;
 mod settings;
 pub mod stats;
 mod stop;

@@ -457,6 +457,8 @@ pub(crate) struct Head {
     pub(crate) deadline_ns: u64,
     pub(crate) uid: u32,
     pub(crate) transport: Transport,
+    /// Of the session, on an encrypted channel.
+    pub(crate) fingerprint: Option<[u8; 32]>,
 }
 
 impl Head {
@@ -475,6 +477,7 @@ impl Head {
             deadline_ns: request.deadline_ns().unwrap_or(0),
             uid: peer.uid,
             transport: peer.transport,
+            fingerprint: request.fingerprint(),
         }
     }
 }
@@ -494,6 +497,7 @@ mod tests {
             deadline_ns: 5,
             uid: 6,
             transport: Transport::Socket,
+            fingerprint: None,
         };
         let body = Body::Owned(Owned::Response(payload.to_vec()));
         Desk::default().deliver(&head, body, callback);

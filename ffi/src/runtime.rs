@@ -40,7 +40,7 @@ const EMBEDDED_TRIES: u32 = 10;
 ///
 /// IPC_EINVAL: a value is out of its range, size is wrong, or another configuration is in use.
 /// IPC_ENORUNTIME: no ipcd serves the directory (nothing is printed; see ipc_strerror).
-/// IPC_EACCES: the directory is not yours, or cannot be used. IPC_ENOTSUP: IPC_ENCRYPT_ALWAYS.
+/// IPC_EACCES: the directory is not yours, or cannot be used.
 /// IPC_EPROTO: ipcd is of another version. IPC_EQUOTA: no descriptors are left. IPC_ESYS.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_init(config: *const Config) -> c_int {

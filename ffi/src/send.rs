@@ -156,6 +156,7 @@ fn call(
     let told = Arc::clone(&id);
     with_client(dest, |client| {
         let Peer { uid, transport, .. } = client.peer();
+        let fingerprint = client.session().map(|it| it.fingerprint);
         let done = move |outcome| {
             let message_id = loop {
                 match told.load(Ordering::Acquire) {
@@ -173,6 +174,7 @@ fn call(
                 deadline_ns: 0,
                 uid,
                 transport,
+                fingerprint,
             };
             callback.run(outcome, &head);
         };

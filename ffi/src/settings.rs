@@ -23,6 +23,7 @@ pub(crate) struct Settings {
     pub(crate) runtime_dir: PathBuf,
     pub(crate) embedded: bool,
     pub(crate) bulk_views: bool,
+    pub(crate) encrypt: bool,
     pub(crate) geometry: Geometry,
     pub(crate) spin: Spin,
     pub(crate) max_payload: u64,
@@ -36,6 +37,7 @@ impl Default for Settings {
             runtime_dir: ipc_core::runtime_dir(),
             embedded: false,
             bulk_views: false,
+            encrypt: false,
             geometry: core.geometry,
             spin: core.spin,
             max_payload: core.max_payload,
@@ -80,12 +82,10 @@ impl Settings {
         if config.flags & !known != 0 || config.reserved != [0; 4] {
             return Err(Status::INVALID.into());
         }
-        if config.flags & IPC_ENCRYPT_ALWAYS != 0 {
-            return Err(Status::NOT_SUPPORTED.into());
-        }
         let mut settings = Settings {
             embedded: config.flags & IPC_EMBEDDED != 0,
             bulk_views: config.flags & IPC_BULK_VIEWS != 0,
+            encrypt: config.flags & IPC_ENCRYPT_ALWAYS != 0,
             user_data: UserData(config.user_data),
             ..Settings::default()
         };
@@ -119,6 +119,7 @@ impl Settings {
             geometry: self.geometry,
             spin: self.spin,
             max_payload: self.max_payload,
+            encrypt: self.encrypt,
             ..ipc_core::Config::default()
         }
     }
@@ -179,7 +180,7 @@ mod tests {
             assert_eq!(read(&config), Err(Status::INVALID), "{config:?}");
         }
         let encrypted = Config { flags: IPC_ENCRYPT_ALWAYS, ..blank() };
-        assert_eq!(read(&encrypted), Err(Status::NOT_SUPPORTED));
+        assert!(read(&encrypted).is_ok_and(|it| it.encrypt && it.to_core().encrypt));
     }
 
     #[test]

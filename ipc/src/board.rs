@@ -17,6 +17,7 @@ mod histogram;
 mod layout;
 mod memory;
 mod sample;
+mod session;
 mod tally;
 mod tape;
 mod view;
@@ -30,6 +31,7 @@ use nix::sys::eventfd::EventFd;
 
 pub use self::{
     histogram::Histogram,
+    session::SessionStats,
     tape::{Span, SpanKind},
     view::{Board, BoardView, EndStats, Role, Stats},
 };
@@ -255,6 +257,7 @@ impl layout::Slot {
         it.peer_pid.store(introduction.peer_pid, Ordering::Relaxed);
         it.dest.store(introduction.dest.get(), Ordering::Relaxed);
         it.dest_name.store(introduction.dest_name.get(), Ordering::Relaxed);
+        self.end_session();
         it.generation.fetch_add(1, Ordering::Release);
     }
 
@@ -266,6 +269,7 @@ impl layout::Slot {
             word.store(0, Ordering::Relaxed);
         }
         it.channel.store(0, Ordering::Relaxed);
+        self.end_session();
         it.role.store(role.gone().number(), Ordering::Release);
     }
 
@@ -326,6 +330,11 @@ impl Seat {
     /// What it counted so far.
     pub(crate) fn stats(&self) -> Stats {
         view::stats(&self.place)
+    }
+
+    /// What it tells of its session.
+    pub(crate) fn session(&self) -> Option<SessionStats> {
+        self.place.session()
     }
 }
 

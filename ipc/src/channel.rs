@@ -37,7 +37,7 @@ use crate::{
 
 pub(crate) use self::{
     receive::{Receive, Taken},
-    sealed::greeting,
+    sealed::{greeting, is_late, late_at},
 };
 pub(crate) use crate::claim::Claimed;
 

@@ -24,9 +24,21 @@ pub(crate) fn now_ns() -> u64 {
 
 /// Reads `CLOCK_MONOTONIC` in ns.
 pub(crate) fn monotonic_ns() -> u64 {
+    read(libc::CLOCK_MONOTONIC)
+}
+
+/// Reads the same clock as of the kernel's last tick, up to 10 ms ago: a quarter of the cost of
+/// [`now_ns`], for ages of minutes.
+#[inline]
+pub(crate) fn tick_ns() -> u64 {
+    read(libc::CLOCK_MONOTONIC_COARSE)
+}
+
+#[inline]
+fn read(clock: libc::clockid_t) -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: writes one timespec of ours; this clock always exists.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    // SAFETY: writes one timespec of ours; these clocks always exist.
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 

@@ -101,6 +101,8 @@ pub enum Request {
     Hello {
         /// Whether the node registered for `membarrier(GLOBAL_EXPEDITED)`.
         asymmetric: bool,
+        /// Whether every channel of it has to be encrypted.
+        encrypts: bool,
         /// The public half of its key, for encrypted channels (X25519); zeros where it has none.
         key: [u8; 32],
     },
@@ -520,8 +522,9 @@ pub struct Entry {
 pub fn encode_request(sequence: u32, request: &Request) -> Vec<u8> {
     let mut out = Writer::new(request_verb(request), sequence, Status::OK);
     match request {
-        Request::Hello { asymmetric, key } => {
+        Request::Hello { asymmetric, encrypts, key } => {
             out.u32(u32::from(*asymmetric));
+            out.u32(u32::from(*encrypts));
             out.raw(key);
         }
         Request::Register { flags, claim_instance, claim_name, ticket, name } => {
@@ -635,7 +638,11 @@ fn request_verb(request: &Request) -> u16 {
 pub fn decode_request(bytes: &[u8]) -> Result<(u32, Request), Malformed> {
     let (mut input, head) = Reader::new(bytes)?;
     let request = match head.verb {
-        1 => Request::Hello { asymmetric: input.bool()?, key: input.take()? },
+        1 => Request::Hello {
+            asymmetric: input.bool()?,
+            encrypts: input.bool()?,
+            key: input.take()?,
+        },
         2 => Request::Register {
             flags: input.u32()?,
             claim_instance: input.u32()?,

@@ -75,7 +75,7 @@ pub use lane::LaneFacts;
 pub use layout::Geometry;
 #[cfg(not(loom))]
 pub use {
-    board::{Board, BoardView, EndStats, Histogram, Role, Span, SpanKind, Stats},
+    board::{Board, BoardView, EndStats, Histogram, Role, SessionStats, Span, SpanKind, Stats},
     bulk::{Loan, View},
     channel::Peer,
     client::{Burst, CallOptions, Client, Pending},

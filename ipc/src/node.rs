@@ -61,6 +61,13 @@ pub struct Config {
     pub max_bulk: u64,
     /// Calls that may be outstanding on one channel: 1 to 65,536. Default 256.
     pub outstanding: u32,
+    /// The file of the key by which this node proves itself on encrypted channels, mode 0600; made
+    /// where it is not there. By default a key is drawn that lasts as long as the node.
+    pub key_file: Option<PathBuf>,
+    /// Whether every channel of this node is encrypted, whichever end opens it and whatever the
+    /// routes of the node file say. Default: they decide. What `ipcd` itself opens, to ping, is
+    /// plain in any case.
+    pub encrypt: bool,
     /// Starts the runtime in this process when nobody else runs it any more. By default nobody:
     /// the node waits for the runtime to come back.
     pub heir: Option<Heir>,
@@ -92,6 +99,8 @@ impl Default for Config {
             max_payload: 64 << 20,
             max_bulk: bulk::MOST_BYTES,
             outstanding: 256,
+            key_file: None,
+            encrypt: false,
             heir: None,
         }
     }

@@ -42,6 +42,7 @@ mod handshake;
 mod key;
 #[cfg(test)]
 mod leaks;
+mod module_auth;
 pub(crate) mod poly;
 pub(crate) mod record;
 mod resolver;
@@ -54,4 +55,5 @@ pub use self::{
     envelope::{EnvelopeError, OVERHEAD as ENVELOPE_OVERHEAD, open_envelope, seal_envelope},
     handshake::{Binding, Handshake, HandshakeError, Pattern, Step, Then},
     key::{KeyError, PublicKey, StaticKey},
+    module_auth::{ModuleAuth, SignError, VerifyKey},
 };

@@ -20,6 +20,7 @@ mod profile;
 mod queues;
 mod regions;
 mod service;
+mod sessions;
 mod sight;
 mod status;
 mod steer;
@@ -59,6 +60,7 @@ Examples:
   ipctl restart api               stop one of them, and start it again
   ipctl logs api -f               what it writes, as it writes it
   ipctl top                       what processes and channels do, live
+  ipctl sessions                  which channels are encrypted, since when?
   ipctl profile echo              where the calls to a service spend their time
   ipctl trace api                 which calls its requests lead to
   ipctl policy check service:api name:store call    may it, and which rule says so?
@@ -118,6 +120,7 @@ enum Command {
     Tree(tree::Arguments),
     Logs(logs::Arguments),
     Top(top::Arguments),
+    Sessions(sessions::Arguments),
     Profile(profile::Arguments),
     Trace(trace::Arguments),
     Events(events::Arguments),
@@ -148,6 +151,7 @@ fn main() -> ExitCode {
         Command::Logs(arguments) => logs::run(&arguments, &config, output).map(done),
         Command::Queues(arguments) => queues::run(&arguments, &config, output).map(done),
         Command::Top(arguments) => top::run(&arguments, &config, output).map(done),
+        Command::Sessions(arguments) => sessions::run(&arguments, &config, output).map(done),
         Command::Profile(arguments) => profile::run(&arguments, &config, output).map(done),
         Command::Trace(arguments) => trace::run(&arguments, &config, output).map(done),
         Command::Events(arguments) => events::run(&arguments, &config, output).map(done),
@@ -232,6 +236,7 @@ mod tests {
             "ipctl logs api --raw --json",
             "ipctl top echo",
             "ipctl top --interval 1",
+            "ipctl sessions echo",
             "ipctl profile",
             "ipctl trace",
             "ipctl trace api --every 0ms",

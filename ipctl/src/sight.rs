@@ -213,7 +213,7 @@ fn compare(
 }
 
 /// What the kernel calls the process' program.
-fn program(pid: u32) -> String {
+pub(crate) fn program(pid: u32) -> String {
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     if name.is_empty() { format!("pid {pid}") } else { name.trim_end().to_owned() }
 }

@@ -229,6 +229,8 @@ struct Session {
     /// None before the greeting.
     node: Option<ServiceId>,
     asymmetric: bool,
+    /// Whether every channel of it has to be encrypted.
+    encrypts: bool,
     /// Its public key; zeros where it has none.
     key: [u8; 32],
     waits: usize,
@@ -358,8 +360,16 @@ impl Broker {
             return turn.out.push(Effect::Cut { token, last: Some((0, status)) });
         }
         let who = Arc::new(peer.who());
-        let session =
-            Session { peer, who, own, node: None, asymmetric: false, key: [0; 32], waits: 0 };
+        let session = Session {
+            peer,
+            who,
+            own,
+            node: None,
+            asymmetric: false,
+            encrypts: false,
+            key: [0; 32],
+            waits: 0,
+        };
         self.sessions.insert(token, session);
         self.greetings.insert(token, turn.now_ns.saturating_add(GREETING_NS));
     }
@@ -379,8 +389,8 @@ impl Broker {
             Ok(_) | Err(_) => return self.cut(token, sequence, Status::PROTOCOL, turn),
         };
         match (session.node, request) {
-            (None, Request::Hello { asymmetric, key }) => {
-                self.hello(token, sequence, (asymmetric, key), turn);
+            (None, Request::Hello { asymmetric, encrypts, key }) => {
+                self.hello(token, sequence, (asymmetric, encrypts, key), turn);
             }
             (Some(_), request) if !in_time && is_answered(&request) => {
                 let reply = Reply::Refused(Status::QUOTA);
@@ -397,7 +407,7 @@ impl Broker {
         &mut self,
         token: Token,
         sequence: u32,
-        (asymmetric, key): (bool, [u8; 32]),
+        (asymmetric, encrypts, key): (bool, bool, [u8; 32]),
         turn: &mut Turn,
     ) {
         let Some(session) = self.sessions.get_mut(&token) else { return };
@@ -406,6 +416,7 @@ impl Broker {
             Ok(node) => {
                 session.node = Some(node);
                 session.asymmetric = asymmetric;
+                session.encrypts = encrypts;
                 session.key = key;
                 self.greetings.remove(&token);
                 self.accounts.greeted(token);

@@ -92,7 +92,6 @@ static void bad_configurations(void) {
         CHECK_IS(ipc_init(&config), IPC_EINVAL);
     }
     config = init; config.flags = 16; CHECK_IS(ipc_init(&config), IPC_EINVAL);
-    config = init; config.flags = IPC_ENCRYPT_ALWAYS; CHECK_IS(ipc_init(&config), IPC_ENOTSUP);
     config = init; config.flags = IPC_NO_SPIN; config.spin_us = 1; CHECK_IS(ipc_init(&config), IPC_EINVAL);
     config = init; config.ring_cells = 65537; CHECK_IS(ipc_init(&config), IPC_EINVAL);
     config = init; config.max_payload = UINT64_MAX; CHECK_IS(ipc_init(&config), IPC_EINVAL);

@@ -25,6 +25,7 @@ const SOURCES: [&str; 20] = [
     "poll.rs",
     "stats.rs",
     "trace.rs",
+    "session.rs",
     "info.rs",
 ];
 

@@ -7,6 +7,7 @@ use std::ptr::{self, NonNull};
 use ipc_core::trace::{self, Context};
 
 use super::Head;
+use crate::session;
 use crate::types::{CryptoSignature, Message, MessageType, RoutingInfo, SecurityContext};
 
 /// Payloads up to so many bytes lie in the page, so that they do not move.
@@ -71,6 +72,10 @@ impl Page {
         message.timestamp = head.timestamp;
         message.payload_size = payload.len() as u32;
         message.security.service_uid = head.uid;
+        match head.fingerprint {
+            None if message.security.session_key == [0; 8] => {}
+            fingerprint => name_session(&mut message.security, fingerprint),
+        }
         message.routing.route_id = (head.message_id >> 32) as u32;
         message.routing.deadline_ns = head.deadline_ns;
         message.routing.transport = head.transport as u32;
@@ -108,6 +113,12 @@ impl Drop for Page {
         // SAFETY: leaked by `take`, and owned by this page alone.
         drop(unsafe { Box::from_raw(self.0.as_ptr()) });
     }
+}
+
+/// Says by which session a message came.
+#[cold]
+fn name_session(security: &mut SecurityContext, fingerprint: Option<[u8; 32]>) {
+    security.session_key = fingerprint.map_or([0; 8], |it| session::words(&it));
 }
 
 /// Says to which trace a message belongs, in network byte order as a traceparent has it.

@@ -9,6 +9,7 @@ use std::{
 };
 
 use ipc_capi::{
+    session::Session,
     stats::CommunicationStats,
     types::{AuthToken, EncryptionKey},
 };
@@ -30,6 +31,7 @@ unsafe extern "C" {
     fn ipc_trace_begin(traceparent: *const c_char) -> c_int;
     safe fn ipc_trace_end() -> c_int;
     fn ipc_trace_current(text: *mut c_char, capacity: usize) -> c_int;
+    fn ipc_get_session(id: u32, session: *mut Session) -> c_int;
     fn ipc_encrypt_message(msg: *mut Message, key: *mut EncryptionKey) -> c_int;
     fn ipc_decrypt_message(msg: *mut Message, key: *mut EncryptionKey) -> c_int;
     fn ipc_free(response: *mut c_void);
@@ -60,7 +62,8 @@ pub(crate) fn act(choice: &Choice) {
             abi::documented("ipc_verify_permissions", number, &known);
         }
         1 => token(*what, [*id, *dest], *number, usize::from(*at)),
-        2 => stats(*what, *id, *number),
+        2 if what & 16 == 0 => stats(*what, *id, *number),
+        2 => session(*what, *id, *number),
         _ => envelope(*what, data, usize::from(*at)),
     }
 }
@@ -128,6 +131,20 @@ fn trace(what: u8, data: &Lent, capacity: usize) {
     if begun == 0 {
         assert_eq!(ipc_trace_end(), 0);
     }
+}
+
+/// Asks for a session in the same way. No channel here is encrypted.
+fn session(what: u8, id: u32, size: u32) {
+    let size = if what & 8 == 0 { size_of::<Session>() } else { size as usize % 4096 };
+    let mut block = vec![0xAAAA_AAAA_AAAA_AAAA_u64; size.max(4).div_ceil(8)].into_boxed_slice();
+    let session = block.as_mut_ptr().cast::<Session>();
+    // SAFETY: at least the four bytes of `size`, or NULL; as many as they say otherwise.
+    let number = unsafe {
+        (&raw mut (*session).size).write(size as u32);
+        ipc_get_session(id, if what & 4 == 0 { session } else { ptr::null_mut() })
+    };
+    abi::documented("ipc_get_session", number, &[EINVAL, ENOENT]);
+    assert!(number < 0, "a session on a plain channel");
 }
 
 /// Seals bytes and opens them, whole or with a byte altered; or opens what is no envelope.

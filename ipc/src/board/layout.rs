@@ -124,12 +124,14 @@ pub(crate) struct Identity {
     pub(super) peer_pid: AtomicU32,
     pub(super) dest: AtomicU32,
     pub(super) dest_name: AtomicU32,
-    pub(super) reserved: AtomicU32,
+    /// Of an encrypted channel: the handshake's pattern, by number; 0 where there is no session.
+    pub(super) pattern: AtomicU32,
     /// Calls that ended with an error; of a server, requests that it answered with one.
     pub(crate) errors: Count,
     /// Messages given up: there was no room, or their time was over, or a limit was passed.
     pub(crate) drops: Count,
-    reserved_2: AtomicU64,
+    /// When the session began, `CLOCK_MONOTONIC` in ns.
+    pub(super) since_ns: AtomicU64,
 }
 
 /// Written by the holder of the sending claim.
@@ -140,7 +142,10 @@ pub(crate) struct Sender {
     pub(crate) bytes: Count,
     /// Times that a message found no room.
     pub(crate) full: Count,
-    reserved: [u64; 5],
+    /// Of an encrypted channel: how often this end has changed its keys.
+    pub(crate) rekeys: Count,
+    /// Names the session: the hash of its handshake.
+    pub(super) fingerprint: [AtomicU64; 4],
 }
 
 /// Written by the holder of the receiving claim, like the histograms.
@@ -158,7 +163,8 @@ pub(crate) struct Receiver {
     /// Sums of what the two histograms count, in ns.
     pub(super) latency_sum: Count,
     pub(super) queued_sum: Count,
-    reserved: u64,
+    /// Of an encrypted channel: records that did not open.
+    pub(crate) refused: Count,
 }
 
 impl Sender {

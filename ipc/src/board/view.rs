@@ -5,6 +5,7 @@ use super::{
     histogram::{FINE, Histogram, WHOLE},
     layout::Slot,
     memory::Segment,
+    session::SessionStats,
     tape::{self, Span},
 };
 use crate::{
@@ -184,6 +185,8 @@ pub struct EndStats {
     pub dest: ServiceId,
     /// Its name.
     pub dest_name: ServiceId,
+    /// Its session, on an encrypted channel whose handshake is done.
+    pub session: Option<SessionStats>,
     /// What it counted.
     pub stats: Stats,
 }
@@ -267,6 +270,7 @@ pub(super) fn read(slot: &Slot) -> Option<EndStats> {
             peer_pid: it.peer_pid.load(Ordering::Relaxed),
             dest: id(&it.dest),
             dest_name: id(&it.dest_name),
+            session: slot.session(),
             stats: stats(slot),
         };
         fence(Ordering::Acquire);

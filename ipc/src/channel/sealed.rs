@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::{Channel, Fate, Receive, Taken, Transmit, ring_of};
 use crate::{
+    board::{Seat, SessionStats},
     clock,
     control::Introduction,
     error::{NodeError, PeerCorrupt, Status},
@@ -20,8 +21,8 @@ use crate::{
     layout::Ring,
     ring::PushError,
     session::{
-        Binding, Handshake, HandshakeError, Pattern, PublicKey, SecureChannel, StaticKey, Step,
-        Then, record::Opener,
+        Binding, Handshake, HandshakeError, Pattern, PublicKey, SecureChannel, SessionFacts,
+        StaticKey, Step, Then, record::Opener,
     },
     sync::pause,
     wait::Sleep,
@@ -77,6 +78,17 @@ pub(crate) fn greeting(
     .map_err(refused)
 }
 
+/// When a server gives up a client that was introduced at `start_ns`: after twice as long as that
+/// waits itself.
+pub(crate) fn late_at(start_ns: u64) -> u64 {
+    start_ns.saturating_add(2 * PATIENCE_NS)
+}
+
+/// Whether that time is over.
+pub(crate) fn is_late(start_ns: u64) -> bool {
+    clock::now_ns() > late_at(start_ns)
+}
+
 fn refused(error: HandshakeError) -> NodeError {
     match error {
         HandshakeError::System(error) => error,
@@ -90,6 +102,22 @@ impl Channel {
     #[inline]
     pub(crate) fn is_encrypted(&self) -> bool {
         self.introduction.encrypted
+    }
+
+    /// What this end tells of its session; nothing on a plain channel.
+    pub(crate) fn session(&self) -> Option<SessionStats> {
+        self.seat.as_ref().and_then(Seat::session)
+    }
+
+    /// Names that session.
+    #[inline]
+    pub(crate) fn fingerprint(&self) -> Option<[u8; 32]> {
+        if self.introduction.encrypted { self.session().map(|it| it.fingerprint) } else { None }
+    }
+
+    /// Whether its handshake is not done yet. Any thread may ask.
+    pub(crate) fn awaits_greeting(&self) -> bool {
+        self.is_encrypted() && self.session().is_none() && self.fate() == Fate::Open
     }
 
     /// Makes the handshake, at the client's end, before anybody else has the channel. Nothing on a
@@ -156,7 +184,7 @@ impl Channel {
     /// # Errors
     /// [`PeerCorrupt::Handshake`]: the client was told, and the channel has to end.
     pub(crate) fn greeted(&self, rx: &mut Receive, message: &[u8]) -> Result<(), PeerCorrupt> {
-        let is_late = clock::now_ns().saturating_sub(self.introduction.start_ns) > 2 * PATIENCE_NS;
+        let is_late = is_late(self.introduction.start_ns);
         let handshake = rx.take_greeting().filter(|_| !is_late);
         let step = handshake.and_then(|it| it.receive(message).ok());
         let done = if let Some(step) = step {
@@ -225,7 +253,9 @@ fn say_hello(tx: &mut Transmit, message: &[u8]) -> Result<(), PushError> {
 
 /// From here on every frame is sealed. The records' positions are those of the frames, of which
 /// the handshake took some.
-fn seal(tx: &mut Transmit, rx: &mut Receive, session: SecureChannel) {
+fn seal(tx: &mut Transmit, rx: &mut Receive, mut session: SecureChannel) {
+    let SessionFacts { pattern, fingerprint, .. } = session.facts();
+    tx.board.begin_session(pattern, fingerprint, clock::now_ns());
     let (mut sealer, mut opener) = session.into_ends();
     for ring in [Ring::Urgent, Ring::Ordinary] {
         sealer.begin_at(ring, tx.producer(ring).head());
@@ -245,21 +275,25 @@ impl Transmit {
         mut sent: usize,
     ) -> (usize, Result<(), PushError>) {
         let ring = ring_of(label.priority());
-        let now = clock::now_ns();
+        let now = clock::tick_ns();
         let producer = match ring {
             Ring::Urgent => &mut self.urgent,
             Ring::Ordinary => &mut self.ordinary,
         };
         let Some(sealer) = &mut self.sealer else { return (sent, Ok(())) };
-        loop {
+        let outcome = loop {
             match producer.push_sealed(sealer, label, payload, sent, now) {
                 Ok(now) => sent = now,
-                Err(error) => return (sent, Err(error.into())),
+                Err(error) => break Err(error.into()),
             }
             if sent >= payload.len() {
-                return (sent, Ok(()));
+                break Ok(());
             }
+        };
+        if sealer.has_rekeyed() {
+            self.board.sender.rekeys.add(1);
         }
+        (sent, outcome)
     }
 }
 
@@ -290,7 +324,7 @@ impl Receive {
 
     #[inline(never)]
     fn take_record(&mut self, ring: Ring, max_payload: u64) -> Result<Option<Taken>, PeerCorrupt> {
-        let now = clock::now_ns();
+        let now = clock::tick_ns();
         let consumer = match ring {
             Ring::Urgent => &mut self.urgent,
             Ring::Ordinary => &mut self.ordinary,
@@ -303,7 +337,7 @@ impl Receive {
         let it = match consumer.take_sealed(opener, &mut self.buffer, now)? {
             None => return Ok(None),
             Some(Err(_)) => {
-                self.board.identity.drops.add_shared(1);
+                self.drop_record();
                 return Ok(Some(Taken::Fragment));
             }
             Some(Ok(it)) => it,
@@ -356,7 +390,7 @@ impl Receive {
             // It was another frame when it was looked at.
             Ok(Some(Ok(_))) => PeerCorrupt::Stamp,
             Ok(Some(Err(_))) => {
-                self.board.identity.drops.add_shared(1);
+                self.drop_record();
                 return false;
             }
             Ok(None) => return false,
@@ -364,6 +398,13 @@ impl Receive {
         };
         self.guard = Some(Box::new(Guard::Broken(lie)));
         false
+    }
+
+    /// Counts a record that did not open.
+    #[cold]
+    fn drop_record(&self) {
+        self.board.identity.drops.add_shared(1);
+        self.board.receiver.refused.add(1);
     }
 
     /// Takes a frame of the handshake; whatever else comes before its end is a lie.

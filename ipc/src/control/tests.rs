@@ -39,8 +39,9 @@ fn tokens() -> impl Strategy<Value = Box<[u8; TOKEN_BYTES]>> {
 
 fn requests() -> impl Strategy<Value = Request> {
     prop_oneof![
-        (any::<bool>(), any::<[u8; 32]>())
-            .prop_map(|(asymmetric, key)| Request::Hello { asymmetric, key }),
+        (any::<[bool; 2]>(), any::<[u8; 32]>()).prop_map(|([asymmetric, encrypts], key)| {
+            Request::Hello { asymmetric, encrypts, key }
+        }),
         (any::<[u32; 3]>(), any::<Ticket>(), names()).prop_map(|(n, ticket, name)| {
             let [flags, claim_instance, claim_name] = n;
             Request::Register { flags, claim_instance, claim_name, ticket, name }

@@ -11,7 +11,8 @@ use super::{
     peers::End,
 };
 use crate::{
-    channel::{Channel, Parts, greeting},
+    channel::{Channel, Fate, Parts, greeting, is_late, late_at},
+    clock,
     control::{
         Introduction, Request,
         closer::{PeerSocket, Stranger},
@@ -61,8 +62,31 @@ impl Core {
         let end = End::Incoming(Arc::downgrade(&incoming));
         self.peers.watch(&self.epoll, introduction.peer_pid, pidfd, end);
         post.join(&incoming);
+        if introduction.encrypted {
+            lock(&self.greeting).push_back((introduction.start_ns, Arc::downgrade(&incoming)));
+        }
         hub.add(Member::Incoming(incoming));
         Ok(fd)
+    }
+
+    /// Ends the channels whose clients have not made their handshake in time, without waiting for
+    /// the next thing that they send. Gives in how many ms there is something to end.
+    pub(super) fn end_mute(&self) -> Option<u16> {
+        let mut greeting = lock(&self.greeting);
+        greeting.retain(|(start_ns, incoming)| {
+            let Some(incoming) = incoming.upgrade() else { return false };
+            if !incoming.channel.awaits_greeting() {
+                return false;
+            }
+            let is_late = is_late(*start_ns);
+            if is_late {
+                End::Incoming(Arc::downgrade(&incoming)).end(Fate::Closed);
+            }
+            !is_late
+        });
+        let (first, _) = greeting.front()?;
+        let left_ms = late_at(*first).saturating_sub(clock::now_ns()) / 1_000_000;
+        Some(u16::try_from(left_ms + 1).unwrap_or(u16::MAX))
     }
 
     /// Makes an end of a channel of its lanes, the own one first.

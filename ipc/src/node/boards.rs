@@ -5,7 +5,7 @@ use std::{collections::HashMap, os::fd::AsFd, sync::Arc, time::Duration};
 use super::{Core, Node, PATIENCE, refused};
 use crate::{
     ServiceId,
-    board::{self, Board, BoardView, EndStats, Stats},
+    board::{self, Board, BoardView, EndStats, SessionStats, Stats},
     control::{Reply, Request},
     error::NodeError,
 };
@@ -121,6 +121,23 @@ impl Node {
         if self.is_forked() { Vec::new() } else { self.shared.core.board.ends() }
     }
 
+    /// Gives the ends of this node's encrypted channels whose handshakes are done: who is at the
+    /// other end, and in [`EndStats::session`] what may be told of the session. Never a key.
+    ///
+    /// ```no_run
+    /// let node = ipc::Node::connect(&ipc::Config::default())?;
+    /// for end in node.sessions() {
+    ///     let session = end.session.expect("only such ends are given");
+    ///     println!("{} {:?} {:02x?}", end.peer, session.pattern, &session.fingerprint[..8]);
+    /// }
+    /// # Ok::<(), ipc::NodeError>(())
+    /// ```
+    pub fn sessions(&self) -> Vec<EndStats> {
+        let mut ends = self.ends();
+        ends.retain(|end| end.session.is_some());
+        ends
+    }
+
     /// Gives what all channels of this node counted, also those that are gone.
     pub fn stats(&self) -> Stats {
         self.ends().iter().map(|end| &end.stats).collect()
@@ -142,6 +159,17 @@ impl crate::Client {
         }
         stats.depth = link.outstanding();
         stats
+    }
+}
+
+impl crate::Client {
+    /// Tells what may be told of the session of this client's channel; nothing when the channel is
+    /// plain, and in a forked child.
+    pub fn session(&self) -> Option<SessionStats> {
+        if !self.node.birth.is_here() {
+            return None;
+        }
+        self.state.link.load().channel.session()
     }
 }
 

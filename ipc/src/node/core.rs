@@ -1,7 +1,7 @@
 //! What a node's handles and its warden share: the connection, and who is to hear what.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -21,7 +21,7 @@ use super::{
     Config, PATIENCE,
     bus::Bus,
     descriptors::Descriptors,
-    dial::{Connection, dial},
+    dial::{Connection, Told, dial},
     peers::{End, Peers},
     refused, runtime_dir,
     ticket::Ticket,
@@ -46,7 +46,7 @@ use crate::{
     life::Roll,
     link::{Link, time_left, until},
     region::Held,
-    server::{Hub, Registration},
+    server::{Hub, Incoming, Registration},
     session::{KeyError, StaticKey},
     sync::{AtomicBool, AtomicU32, Ordering},
     wait::futex,
@@ -89,6 +89,8 @@ pub(crate) struct Core {
     pub(super) addresses: Mutex<Vec<PathBuf>>,
     /// What was let go of, and is not yet told to the runtime.
     farewells: Mutex<Vec<Request>>,
+    /// Clients whose handshakes are awaited, and when they were introduced, in that order.
+    pub(super) greeting: Mutex<VecDeque<(u64, Weak<Incoming>)>>,
     pub(crate) board: Arc<OwnBoard>,
     pub(crate) bus: Bus,
     /// What the runtime keeps for us, by name.
@@ -138,9 +140,14 @@ impl Core {
     /// Connects, if it is to be attached; without a warden yet.
     pub(super) fn connect(config: &Config, attached: bool) -> Result<Arc<Core>, NodeError> {
         let directory = config.runtime_dir.clone().unwrap_or_else(runtime_dir);
-        let key = StaticKey::generate().map_err(no_key)?;
+        let key = match &config.key_file {
+            Some(path) => StaticKey::open(path),
+            None => StaticKey::generate(),
+        };
+        let key = key.map_err(no_key)?;
         let closer = Closer::new().map_err(NodeError::system("make an eventfd"))?;
-        let connection = attached.then(|| dial(&directory, &key, &closer)).transpose()?;
+        let told = Told { key: &key, encrypts: config.encrypt };
+        let connection = attached.then(|| dial(&directory, told, &closer)).transpose()?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
             .map_err(NodeError::system("make an epoll instance"))?;
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
@@ -176,6 +183,7 @@ impl Core {
             farewells: Mutex::default(),
             bus: Bus::default(),
             kept: Mutex::default(),
+            greeting: Mutex::default(),
         };
         if let Some(connection) = connection {
             core.adopt(&mut lock(&core.connection), connection)?;
@@ -221,10 +229,11 @@ impl Core {
         if self.closed.load(Ordering::SeqCst) {
             return Err(NodeError::Closed);
         }
-        let connection = match (dial(&self.directory, &self.key, &self.closer), &self.config.heir) {
+        let told = Told { key: &self.key, encrypts: self.config.encrypt };
+        let connection = match (dial(&self.directory, told, &self.closer), &self.config.heir) {
             (Err(NodeError::NoRuntime { .. }), Some(heir)) => {
                 heir.0();
-                dial(&self.directory, &self.key, &self.closer)
+                dial(&self.directory, told, &self.closer)
             }
             (dialled, _) => dialled,
         }?;

@@ -39,16 +39,25 @@ pub(super) struct Connection {
     pub(super) node: ServiceId,
 }
 
+/// What a node tells the runtime of itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told<'a> {
+    /// Its key, of which the runtime learns the public half.
+    pub(super) key: &'a StaticKey,
+    /// Whether every channel of it has to be encrypted.
+    pub(super) encrypts: bool,
+}
+
 /// Connects to the runtime in a directory: by the connection that this process was started with,
 /// or by the path where it has none, or where the runtime that made it is gone.
 pub(super) fn dial(
     directory: &Path,
-    key: &StaticKey,
+    told: Told<'_>,
     closer: &Arc<Closer>,
 ) -> Result<Connection, NodeError> {
     let path = directory.join("ipcd.sock");
     if let Some(socket) = inherited::take() {
-        match greet(socket, &path, key, closer) {
+        match greet(socket, &path, told, closer) {
             Err(NodeError::NoRuntime { .. }) => {}
             greeted => return greeted,
         }
@@ -62,19 +71,19 @@ pub(super) fn dial(
         }
         other => other?,
     };
-    greet(socket, &path, key, closer)
+    greet(socket, &path, told, closer)
 }
 
 fn greet(
     socket: OwnedFd,
     path: &Path,
-    key: &StaticKey,
+    told: Told<'_>,
     closer: &Arc<Closer>,
 ) -> Result<Connection, NodeError> {
     let socket = PeerSocket::new(socket, closer);
     check_owner(&socket, path)?;
-    let key = *key.public().as_bytes();
-    let hello = Request::Hello { asymmetric: futex::has_membarrier(), key };
+    let (encrypts, key) = (told.encrypts, *told.key.public().as_bytes());
+    let hello = Request::Hello { asymmetric: futex::has_membarrier(), encrypts, key };
     packet::send(socket.as_fd(), &encode_request(1, &hello), &[])
         .map_err(|_| NodeError::NoRuntime { path: path.to_owned() })?;
     let node = greeted(&socket, path, closer)?;

@@ -64,7 +64,9 @@ impl Warden<'_> {
     fn run(&mut self) {
         let mut events = [EpollEvent::empty(); 32];
         while !self.core.closed.load(Ordering::SeqCst) {
-            let timeout = self.plan();
+            let pauses = [self.plan(), self.core.end_mute()];
+            let pause = pauses.into_iter().flatten().min();
+            let timeout = pause.map_or(EpollTimeout::NONE, EpollTimeout::from);
             let count = self.core.epoll.wait(&mut events, timeout).unwrap_or(0);
             for event in &events[..count] {
                 match event.data() {
@@ -82,18 +84,18 @@ impl Warden<'_> {
         }
     }
 
-    /// Tries to come back if the runtime is missed; says how long to sleep.
-    fn plan(&mut self) -> EpollTimeout {
+    /// Tries to come back if the runtime is missed; says for how many ms to sleep at most.
+    fn plan(&mut self) -> Option<u16> {
         if self.core.current().is_some() || !self.core.needs_runtime() {
             self.retry_ms = 0;
-            return EpollTimeout::NONE;
+            return None;
         }
         if self.core.reconnect() {
             self.retry_ms = 0;
-            return EpollTimeout::NONE;
+            return None;
         }
         self.retry_ms = (self.retry_ms * 2).clamp(FIRST_RETRY_MS, LAST_RETRY_MS);
-        EpollTimeout::from(self.retry_ms)
+        Some(self.retry_ms)
     }
 
     /// Takes one packet; epoll says if there are more.

@@ -121,6 +121,11 @@ macro_rules! accessors {
             self.incoming.channel.introduction.permissions
         }
 
+        /// The fingerprint of the session that it came by; nothing on a plain channel.
+        pub fn fingerprint(&self) -> Option<[u8; 32]> {
+            self.incoming.channel.fingerprint()
+        }
+
         /// The instance it was sent to.
         pub fn dest(&self) -> ServiceId {
             self.incoming.channel.introduction.dest

@@ -25,6 +25,8 @@ pub(super) struct Channel {
     pub(super) served_by: u32,
     /// What it was opened for.
     pub(super) granted: u64,
+    /// Whether its frames are sealed.
+    pub(super) encrypted: bool,
 }
 
 #[derive(Debug, Default)]

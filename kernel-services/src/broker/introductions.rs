@@ -253,7 +253,8 @@ impl Broker {
         let node = client.node.ok_or(Status::INVALID)?;
         // ipcd's own have nothing to say but pings.
         let what = What::Name { text: &name, served_by: Some(served_by) };
-        let encrypted = !client.own && self.policy.encrypts(&client.who, what);
+        let must = client.encrypts || self.sessions.get(&service).is_some_and(|it| it.encrypts);
+        let encrypted = !client.own && (must || self.policy.encrypts(&client.who, what));
         let (peer, peer_name) = self.registry.appearance(node);
         let introduction = Introduction {
             channel,
@@ -311,7 +312,7 @@ impl Broker {
     /// Enters a channel among those that are open. ipcd's own are not counted: it closes them as
     /// it likes.
     fn keep(&mut self, ticket: u64, pending: &Pending, served_by: u32, turn: &mut Turn) {
-        let Introduction { channel, permissions: granted, .. } = pending.introduction;
+        let Introduction { channel, permissions: granted, encrypted, .. } = pending.introduction;
         self.accounts.opened(ticket, channel);
         let (client, service) = (pending.wanted.client, pending.service);
         let session = self.sessions.get(&client).filter(|session| !session.own);
@@ -319,7 +320,7 @@ impl Broker {
         if let (Some(session), Some(name)) = (session, name) {
             let (who, name) = (Arc::clone(&session.who), Arc::clone(name));
             self.note_grant(&who, &name, granted, turn);
-            let open = Channel { client, service, who, name, served_by, granted };
+            let open = Channel { client, service, who, name, served_by, granted, encrypted };
             self.channels.insert(channel, open);
         }
     }

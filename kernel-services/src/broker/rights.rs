@@ -8,7 +8,7 @@ use ipc::{
     control::{Cause, Reply},
 };
 
-use super::{Broker, Effect, Peer, Token, Turn};
+use super::{Broker, Effect, Peer, Token, Turn, channels::Channel};
 use crate::{
     events::Topic,
     notes::{Kind, Note},
@@ -141,6 +141,7 @@ impl Broker {
         self.revoke_topics(turn);
         self.revoke_channels(turn);
         self.judge_regions(turn);
+        self.close_rerouted(turn);
         self.end_instances(turn);
         // Whoever has not been answered yet is judged like a newcomer.
         self.move_on(|_| true, turn);
@@ -161,12 +162,39 @@ impl Broker {
             let (object, because) = (format!("name {}", channel.name), self.reason(it.because));
             let note = denial(&channel.who, object, it.operation.name(), because);
             turn.note(Note { kind: Kind::Revoked, ..note });
-            let ends = [channel.client, channel.service];
-            let ends = if ends[0] == ends[1] { &ends[..1] } else { &ends[..] };
-            for &to in ends.iter().filter(|to| self.sessions.contains_key(to)) {
-                let reply = Reply::Revoked { channel: it.channel };
-                turn.out.push(Effect::Send { to, sequence: 0, reply });
-            }
+            self.tell_revoked(it.channel, &channel, turn);
+        }
+    }
+
+    /// Closes the channels that would be opened otherwise now: encrypted where they are plain, or
+    /// plain. Their next call opens another.
+    fn close_rerouted(&mut self, turn: &mut Turn) {
+        let encrypts = |token: &Token| self.sessions.get(token).is_some_and(|it| it.encrypts);
+        let rerouted = self.channels.all().filter(|(_, channel)| {
+            let what = What::Name { text: &channel.name, served_by: Some(channel.served_by) };
+            let must = encrypts(&channel.client) || encrypts(&channel.service);
+            channel.encrypted != (must || self.policy.encrypts(&channel.who, what))
+        });
+        let mut rerouted: Vec<u64> = rerouted.map(|(id, _)| id).collect();
+        rerouted.sort_unstable();
+        for id in rerouted {
+            let Some(channel) = self.channels.remove(id) else { continue };
+            self.accounts.closed(id);
+            let object = format!("name {}", channel.name);
+            let now = if channel.encrypted { "plain" } else { "encrypted" };
+            let note = denial(&channel.who, object, "call", format!("its route is {now} now"));
+            turn.note(Note { kind: Kind::Revoked, ..note });
+            self.tell_revoked(id, &channel, turn);
+        }
+    }
+
+    /// Tells both ends of a channel, as far as they are connected, that it is no more.
+    fn tell_revoked(&self, id: u64, channel: &Channel, turn: &mut Turn) {
+        let ends = [channel.client, channel.service];
+        let ends = if ends[0] == ends[1] { &ends[..1] } else { &ends[..] };
+        for &to in ends.iter().filter(|to| self.sessions.contains_key(to)) {
+            let reply = Reply::Revoked { channel: id };
+            turn.out.push(Effect::Send { to, sequence: 0, reply });
         }
     }
 

@@ -121,7 +121,7 @@ impl Broker {
     /// A channel is what it was before this run: from here on it counts like one that this run
     /// introduced. Where that would be refused by now it is closed.
     fn restore(&mut self, survivor: &Survivor, turn: &mut Turn) {
-        let Introduction { channel, dest, geometry, permissions: granted, .. } =
+        let Introduction { channel, dest, geometry, permissions: granted, encrypted, .. } =
             survivor.introduction;
         let &Survivor { client, server: service, .. } = survivor;
         let (Some(session), Some(name)) =
@@ -136,7 +136,7 @@ impl Broker {
         let lane_bytes = geometry.lane_bytes() as u64;
         if is_allowed && self.accounts.survived(client, channel, lane_bytes).is_ok() {
             self.registry.count_channel(dest);
-            let open = Channel { client, service, who, name, served_by, granted };
+            let open = Channel { client, service, who, name, served_by, granted, encrypted };
             return self.channels.insert(channel, open);
         }
         for to in [client, service] {

@@ -47,7 +47,9 @@ pub(super) fn ask(broker: &mut Broker, token: Token, request: Request) -> Vec<Ef
 
 fn node(broker: &mut Broker, token: Token) -> ServiceId {
     assert_eq!(broker.step(comes(token, token as u32, UID, None), 0), vec![]);
-    match ask(broker, token, Request::Hello { asymmetric: true, key: [0; 32] }).as_slice() {
+    match ask(broker, token, Request::Hello { asymmetric: true, encrypts: false, key: [0; 32] })
+        .as_slice()
+    {
         [Effect::Send { reply: Reply::Welcome { node, kernel_pid: 1 }, .. }] => *node,
         other => panic!("not welcomed: {other:?}"),
     }
@@ -313,7 +315,8 @@ fn a_greeting_comes_first_once_and_soon() {
     broker.step(comes(1, 5, UID, None), 0);
     assert_eq!(ask(&mut broker, 1, Request::Ping), vec![cut(1, 7, Status::PROTOCOL)]);
     node(&mut broker, 2);
-    let twice = ask(&mut broker, 2, Request::Hello { asymmetric: false, key: [0; 32] });
+    let twice =
+        ask(&mut broker, 2, Request::Hello { asymmetric: false, encrypts: false, key: [0; 32] });
     assert_eq!(twice, vec![cut(2, 7, Status::PROTOCOL)]);
     broker.step(comes(3, 5, UID, None), SECOND);
     assert_eq!(broker.deadline_ns(), Some(3 * SECOND));
@@ -356,7 +359,7 @@ fn requests() -> impl Strategy<Value = Request> {
     let id = || (0..40_u32).prop_map(ServiceId::new);
     let geometry = Geometry::default();
     prop_oneof![
-        Just(Request::Hello { asymmetric: true, key: [0; 32] }),
+        Just(Request::Hello { asymmetric: true, encrypts: false, key: [0; 32] }),
         (name(), 0..4_u32).prop_map(|(name, flags)| Request::Register {
             flags: flags & SERVICE_EXCLUSIVE,
             claim_instance: 0,
@@ -381,7 +384,7 @@ fn operators_command_and_services_do_not() {
     node(&mut broker, 1);
     let unit = Unit { id: 1, service: "api".into(), pid: 2, uid: UID, start_time: 7 };
     broker.step(comes(2, 2, UID, Some(unit)), 0);
-    ask(&mut broker, 2, Request::Hello { asymmetric: true, key: [0; 32] });
+    ask(&mut broker, 2, Request::Hello { asymmetric: true, encrypts: false, key: [0; 32] });
     let command = || Request::Command { text: "{}".to_owned() };
     let told = Notice::Command {
         from: 1,
@@ -527,14 +530,14 @@ fn a_supervised_service_does_not_see_the_boards_of_others() {
     let mut broker = broker();
     let unit = Unit { id: 1, service: "a".into(), pid: 9, uid: UID, start_time: 1 };
     broker.step(comes(1, 9, UID, Some(unit)), 0);
-    ask(&mut broker, 1, Request::Hello { asymmetric: true, key: [0; 32] });
+    ask(&mut broker, 1, Request::Hello { asymmetric: true, encrypts: false, key: [0; 32] });
     let refused = [refusal(1, 7, Status::ACCESS)];
     assert_eq!(ask(&mut broker, 1, Request::Boards { after: 0 }), refused);
     let trace = Request::Trace { instance: ServiceId::new(1), every_us: 1, for_ms: 1 };
     assert_eq!(ask(&mut broker, 1, trace), refused);
     // Nor does another user's process.
     broker.step(comes(2, 9, UID + 1, None), 0);
-    ask(&mut broker, 2, Request::Hello { asymmetric: true, key: [0; 32] });
+    ask(&mut broker, 2, Request::Hello { asymmetric: true, encrypts: false, key: [0; 32] });
     assert!(!broker.is_operator(2) && !broker.is_operator(1));
 }
 

@@ -19,7 +19,8 @@ fn a_greeting_is_answered_with_an_id_of_its_own() {
 #[test]
 fn what_is_no_greeting_is_refused() {
     let runtime = runtime();
-    let hello = encode_request(5, &Request::Hello { asymmetric: true, key: [0; 32] });
+    let hello =
+        encode_request(5, &Request::Hello { asymmetric: true, encrypts: false, key: [0; 32] });
     let mut newer = hello.clone();
     newer[0] = 2;
     let ping = encode_request(5, &Request::Ping);
@@ -32,7 +33,7 @@ fn what_is_no_greeting_is_refused() {
     peer.send_raw(&[0; MAX_PACKET + 1], &[]).expect("sends");
     peer.expect_cut(0, Status::PROTOCOL);
     let peer = runtime.node();
-    peer.send(9, &Request::Hello { asymmetric: false, key: [0; 32] }, &[]);
+    peer.send(9, &Request::Hello { asymmetric: false, encrypts: false, key: [0; 32] }, &[]);
     peer.expect_cut(9, Status::PROTOCOL);
 }
 

@@ -79,7 +79,7 @@ impl Peer {
     }
 
     pub(crate) fn hello(&self) -> ServiceId {
-        match self.ask(&Request::Hello { asymmetric: true, key: [0; 32] }) {
+        match self.ask(&Request::Hello { asymmetric: true, encrypts: false, key: [0; 32] }) {
             Reply::Welcome { node, .. } => node,
             other => panic!("not welcomed: {other:?}"),
         }

@@ -106,7 +106,7 @@ impl Opener {
     ///
     /// # Errors
     /// [`Refusal`]; the record is dropped and counted.
-    #[inline]
+    #[inline(always)]
     #[allow(clippy::too_many_arguments, reason = "a struct would be passed through memory")]
     pub(crate) fn open_words<const N: usize>(
         &mut self,
@@ -128,6 +128,22 @@ impl Opener {
                 return Ok(text);
             }
         }
+        self.open_unusual_words(ring, phase, head, sealed, length, tag, now_ns)
+    }
+
+    #[cold]
+    #[inline(never)]
+    #[allow(clippy::too_many_arguments, reason = "what a record consists of")]
+    fn open_unusual_words<const N: usize>(
+        &mut self,
+        ring: Ring,
+        phase: bool,
+        head: [u64; 2],
+        sealed: [u64; N],
+        length: usize,
+        tag: Half,
+        now_ns: u64,
+    ) -> Result<[u64; N], Refusal> {
         let mut bytes = [0; SHORT];
         let bytes = &mut bytes[..length];
         frame::unpack(|word| sealed[word], bytes);

@@ -32,6 +32,8 @@ pub(crate) enum Spent {
 pub(crate) struct Sealer {
     direction: Direction,
     limits: Limits,
+    /// A key was changed, and nobody has asked since.
+    rekeyed: bool,
 }
 
 impl Sealer {
@@ -42,7 +44,7 @@ impl Sealer {
         limits: Limits,
     ) -> Result<Sealer, NodeError> {
         let ahead_from = if context.way == Way::FromClient { 1 } else { 7 };
-        Ok(Sealer { direction: Direction::new(root, context, ahead_from)?, limits })
+        Ok(Sealer { direction: Direction::new(root, context, ahead_from)?, limits, rekeyed: false })
     }
 
     /// The position of the next record of a ring.
@@ -71,8 +73,15 @@ impl Sealer {
             || now_ns.saturating_sub(since_ns) >= limits.rekey_age_ns
         {
             self.direction.change_key(ring, now_ns);
+            self.rekeyed = true;
         }
         self.direction.track(ring).generation & 1 != 0
+    }
+
+    /// Whether a key was changed since this was last asked.
+    #[inline]
+    pub(crate) fn has_rekeyed(&mut self) -> bool {
+        std::mem::take(&mut self.rekeyed)
     }
 
     /// Makes some of the keystream that will be needed, if any is missing: for when there is
@@ -87,7 +96,7 @@ impl Sealer {
     ///
     /// # Errors
     /// [`Spent`]; then nothing was sealed.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn seal_words<const N: usize>(
         &mut self,
         ring: Ring,

@@ -19,7 +19,7 @@ fn system(rules: Vec<Rule>) -> (Broker, ServiceId) {
     enact(&mut broker, rules, Quota::default());
     for (token, unit) in [(2, Some(unit(1, "api", 2))), (3, Some(unit(2, "store", 3))), (4, None)] {
         assert_eq!(broker.step(comes(token, token as u32, UID, unit), 0), []);
-        ask(&mut broker, token, Request::Hello { asymmetric: true, key: [0; 32] });
+        ask(&mut broker, token, Request::Hello { asymmetric: true, encrypts: false, key: [0; 32] });
     }
     let (_, name) = register(&mut broker, 3, "store");
     (broker, name)
@@ -220,7 +220,7 @@ fn one_floods_and_another_user_has_its_share() {
     node(&mut broker, 1);
     let other = Unit { uid: UID + 1, ..unit(1, "api", 2) };
     broker.step(comes(2, 2, UID + 1, Some(other)), 0);
-    ask(&mut broker, 2, Request::Hello { asymmetric: true, key: [0; 32] });
+    ask(&mut broker, 2, Request::Hello { asymmetric: true, encrypts: false, key: [0; 32] });
     let refused =
         (0..100).filter(|_| ask(&mut broker, 1, Request::Ping) == [refusal(1, 7, Status::QUOTA)]);
     assert_eq!(refused.count(), 91, "the greeting and nine more");

@@ -83,6 +83,9 @@ struct Villain {
 }
 
 impl Villain {
+    /// As either:
+    /// - `keyed`: connects anew, with a public key that it does not have the other half of
+    ///
     /// As a client:
     /// - `open NAME`, `call`, `close`
     /// - `lie NAME`: a channel and an honest call for each lie, until it is noticed
@@ -117,6 +120,10 @@ impl Villain {
     /// `end`: waits until the channel is cut
     fn act(&mut self, command: &str, rest: &str) {
         match command {
+            "keyed" => {
+                self.wire = Wire::with_key(Path::new(&self.directory), [9; 32]);
+                say("connected");
+            }
             "open" => {
                 let to = self.wire.find(rest);
                 self.ends.push(End::connect(&self.wire, to));

@@ -65,13 +65,18 @@ impl Wire {
     /// Connects and greets. Never asymmetric: this program is not registered for membarrier. Without
     /// a key, too: no channel of it can be encrypted.
     pub(crate) fn new(directory: &Path) -> Wire {
+        Wire::with_key(directory, [0; 32])
+    }
+
+    /// The same, with a public key of which it may have the other half or not.
+    pub(crate) fn with_key(directory: &Path, key: [u8; 32]) -> Wire {
         let flags = SockFlag::SOCK_CLOEXEC;
         let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None);
         let socket = socket.expect("a socket");
         let address = UnixAddr::new(&directory.join("ipcd.sock")).expect("a short path");
         connect(socket.as_raw_fd(), &address).expect("a runtime");
         let wire = Wire { socket };
-        wire.send(verb::HELLO, 1, &[0; 4 + 32], &[]);
+        wire.send(verb::HELLO, 1, &[&[0; 4 + 4][..], &key].concat(), &[]);
         assert_eq!(wire.receive().verb, verb::WELCOME);
         wire
     }
