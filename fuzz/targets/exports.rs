@@ -13,6 +13,8 @@ mod abi;
 mod loans;
 #[path = "exports/queues.rs"]
 mod queues;
+#[path = "exports/regions.rs"]
+mod regions;
 #[path = "exports/rights.rs"]
 mod rights;
 
@@ -45,6 +47,7 @@ fuzz_target!(|input: &[u8]| {
     world();
     PLAY.with(|play| *play.borrow_mut() = Play::new(input));
     loans::begin();
+    regions::begin();
     while with(Play::may_go_on) {
         act(false);
     }
@@ -275,6 +278,12 @@ fn act(inside: bool) {
             }
         }
         _ if what & 32 == 0 => abi::ask(with(|play| i32::from(play.input.u16() as i16))),
+        _ if what & 64 != 0 => regions::act(with(|play| regions::Choice {
+            what: play.input.u8(),
+            dest: play.dest(),
+            size: usize::from(play.input.u16()),
+            timeout_ms: play.timeout(),
+        })),
         _ => loans::act(with(|play| loans::Choice {
             what: play.input.u8(),
             dest: play.dest(),
