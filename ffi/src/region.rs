@@ -105,16 +105,15 @@ pub unsafe extern "C" fn ipc_map_shared_region(
         let addr = unsafe { boundary::out(addr)? };
         let runtime = runtime::current()?;
         let mapped = runtime.regions.lock().get(&id).cloned();
-        let region = match mapped {
-            Some(region) => region,
+        let region = if let Some(region) = mapped {
+            region
+        } else {
             // Without the lock: this waits for the runtime's answer.
-            None => {
-                let fresh = runtime.node.map_region(id)?;
-                match runtime.regions.lock().entry(id) {
-                    // Another thread was quicker; its address is the one that C has.
-                    Entry::Occupied(first) => first.get().clone(),
-                    Entry::Vacant(place) => place.insert(fresh).clone(),
-                }
+            let fresh = runtime.node.map_region(id)?;
+            match runtime.regions.lock().entry(id) {
+                // Another thread was quicker; its address is the one that C has.
+                Entry::Occupied(first) => first.get().clone(),
+                Entry::Vacant(place) => place.insert(fresh).clone(),
             }
         };
         addr.set(region.address().as_ptr().cast());
