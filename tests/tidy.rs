@@ -71,6 +71,7 @@ const UNSAFE_FILES: &[&str] = &[
     "fuzz/targets/exports/events.rs",
     "fuzz/targets/exports/loans.rs",
     "fuzz/targets/exports/queues.rs",
+    "fuzz/targets/exports/regions.rs",
     "fuzz/targets/exports/rights.rs",
     "ipc-queue/src/log/memory.rs",
     "ipc-queue/src/log/ring.rs",

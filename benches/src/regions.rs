@@ -60,8 +60,15 @@ impl Bed {
         let incoming = node.map_region(number(theirs)?).map_err(io::Error::other)?;
         // It has mapped ours.
         peer.line()?;
-        let (seen, _directory, _kernel, _node) = (0, directory, kernel, node);
-        Ok(Bed { peer, outgoing, incoming, seen, _node, _kernel, _directory })
+        Ok(Bed {
+            peer,
+            outgoing,
+            incoming,
+            seen: 0,
+            _node: node,
+            _kernel: kernel,
+            _directory: directory,
+        })
     }
 
     fn pid(&self) -> Pid {

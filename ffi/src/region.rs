@@ -48,7 +48,7 @@ fn known(id: shared_region_id_t) -> Result<Region, Failure> {
 /// which is never used again. Others map them once they are granted them. They are this process's
 /// until it calls ipc_unmap_shared_region or ends; those who have mapped them keep them.
 ///
-/// IPC_EINVAL: a NULL, or size is 0. IPC_EQUOTA: more than this process may have. IPC_ESYS: the
+/// IPC_EINVAL: a NULL, or size is 0 or over 16 GiB. IPC_EQUOTA: more than this process may have. IPC_ESYS: the
 /// system has no memory left. IPC_ENORUNTIME: ipcd is gone.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_create_shared_region(
@@ -105,16 +105,15 @@ pub unsafe extern "C" fn ipc_map_shared_region(
         let addr = unsafe { boundary::out(addr)? };
         let runtime = runtime::current()?;
         let mapped = runtime.regions.lock().get(&id).cloned();
-        let region = match mapped {
-            Some(region) => region,
+        let region = if let Some(region) = mapped {
+            region
+        } else {
             // Without the lock: this waits for the runtime's answer.
-            None => {
-                let fresh = runtime.node.map_region(id)?;
-                match runtime.regions.lock().entry(id) {
-                    // Another thread was quicker; its address is the one that C has.
-                    Entry::Occupied(first) => first.get().clone(),
-                    Entry::Vacant(place) => place.insert(fresh).clone(),
-                }
+            let fresh = runtime.node.map_region(id)?;
+            match runtime.regions.lock().entry(id) {
+                // Another thread was quicker; its address is the one that C has.
+                Entry::Occupied(first) => first.get().clone(),
+                Entry::Vacant(place) => place.insert(fresh).clone(),
             }
         };
         addr.set(region.address().as_ptr().cast());

@@ -72,9 +72,11 @@ pub extern "C" fn ipc_unregister_service(id: service_id_t) -> c_int {
 }
 
 /// Finds the id of a name that is served now. The id stays valid when its service restarts or
-/// another takes over, and leads to whoever serves the name.
+/// another takes over, and leads to whoever serves the name. An address may stand for the name:
+/// shm://name, or unix:///path for who listens on that path. The id of a path is this process's
+/// own.
 ///
-/// IPC_EINVAL: a NULL, or no valid name. IPC_ENOENT: nobody serves it now. IPC_ENORUNTIME: ipcd is
+/// IPC_EINVAL: a NULL, or no valid name or address. IPC_ENOTSUP: a tcp:// address. IPC_ENOENT: nobody serves it now. IPC_ENORUNTIME: ipcd is
 /// gone.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_discover_service(

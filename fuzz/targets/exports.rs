@@ -15,6 +15,8 @@ mod events;
 mod loans;
 #[path = "exports/queues.rs"]
 mod queues;
+#[path = "exports/regions.rs"]
+mod regions;
 #[path = "exports/rights.rs"]
 mod rights;
 
@@ -47,6 +49,7 @@ fuzz_target!(|input: &[u8]| {
     world();
     PLAY.with(|play| *play.borrow_mut() = Play::new(input));
     loans::begin();
+    regions::begin();
     while with(Play::may_go_on) {
         act(false);
     }
@@ -281,6 +284,12 @@ fn act(inside: bool) {
             }
         }
         _ if what & 32 == 0 => abi::ask(with(|play| i32::from(play.input.u16() as i16))),
+        _ if what & 64 != 0 => regions::act(with(|play| regions::Choice {
+            what: play.input.u8(),
+            dest: play.dest(),
+            size: usize::from(play.input.u16()),
+            timeout_ms: play.timeout(),
+        })),
         _ => loans::act(with(|play| loans::Choice {
             what: play.input.u8(),
             dest: play.dest(),

@@ -57,13 +57,12 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Address, AddressError> {
         match text.split_once("://") {
-            None => name(text),
             Some(("shm", rest)) => name(rest),
             Some(("unix", rest)) => path(rest),
             Some(("tcp", rest)) => Err(host(rest).unwrap_or_else(|error| error)),
             Some((scheme, _)) if is_scheme(scheme) => Err(AddressError::Scheme(scheme.to_owned())),
             // Names may have slashes and colons in them.
-            Some(_) => name(text),
+            None | Some(_) => name(text),
         }
     }
 }

@@ -227,7 +227,7 @@ impl Node {
     /// [`NodeError::Refused`] with `NOT_FOUND` when nobody does; [`NodeError::Name`];
     /// [`NodeError::Address`].
     pub fn discover(&self, name: &str) -> Result<ServiceId, NodeError> {
-        let name = match self.locate(name)? {
+        let name = match Node::locate(name)? {
             Address::Name(name) => name,
             Address::Unix(path) => return self.shared.core.look_at(&path),
         };
@@ -246,7 +246,7 @@ impl Node {
         name: &str,
         timeout: Option<Duration>,
     ) -> Result<ServiceId, NodeError> {
-        let name = match self.locate(name)? {
+        let name = match Node::locate(name)? {
             Address::Name(name) => name,
             Address::Unix(path) => return self.shared.core.wait_at(&path, timeout),
         };

@@ -454,24 +454,24 @@ impl Region {
     /// region; [`RegionError::Revoked`]; [`RegionError::Canceled`] when interrupted;
     /// [`NodeError::Forked`].
     pub fn wait(&self, seen: u64, timeout: Option<Duration>) -> Result<u64, RegionError> {
-        let held = &*self.held;
-        let head = held.map.head();
+        let it = &*self.held;
+        let head = it.map.head();
         let until = until(timeout);
-        let turn = held.interrupter.turn();
-        let mut polls_until = polls_until(held.spin);
+        let turn = it.interrupter.turn();
+        let mut polls_until = polls_until(it.spin);
         loop {
-            held.check()?;
+            it.check()?;
             let event = head.event.load(Ordering::Acquire);
             let version = head.version.load(Ordering::Acquire);
             if version != seen {
                 return Ok(version);
             }
-            if held.fate.load(Ordering::Acquire) != OPEN || held.owner_let_go() {
+            if it.fate.load(Ordering::Acquire) != OPEN || it.owner_let_go() {
                 // The last it did may have been to publish.
                 let version = self.version();
                 return if version == seen { Err(RegionError::OwnerGone) } else { Ok(version) };
             }
-            if held.interrupter.turn() != turn {
+            if it.interrupter.turn() != turn {
                 return Err(RegionError::Canceled);
             }
             let left = time_left(until).map_err(|_| RegionError::TimedOut)?;
@@ -483,8 +483,8 @@ impl Region {
             polls_until = 0;
             let words = [
                 Some(Word { at: &head.event, value: event, shared: true }),
-                Some(Word { at: &held.fate, value: OPEN, shared: false }),
-                Some(held.interrupter.word(turn)),
+                Some(Word { at: &it.fate, value: OPEN, shared: false }),
+                Some(it.interrupter.word(turn)),
                 None,
             ];
             futex::wait_words(words, left);

@@ -92,7 +92,7 @@ impl Default for PoolSizes {
         PoolSizes {
             min_size: 0,
             max_size: 8,
-            idle_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_mins(1),
             health_interval: Duration::from_secs(10),
         }
     }
@@ -133,12 +133,12 @@ pub struct ConnectionPool<K: Connector, C: Clock = SystemClock> {
     connector: K,
     sizes: PoolSizes,
     clock: C,
-    connections: Mutex<HashMap<String, Shelf<K::Connection>>>,
+    connections: Mutex<HashMap<String, Rack<K::Connection>>>,
     changed: Condvar,
 }
 
 /// The connections to one address.
-struct Shelf<T> {
+struct Rack<T> {
     /// The longest idle first.
     idle: VecDeque<Idle<T>>,
     /// Idle, lent, or being opened.
@@ -154,9 +154,9 @@ struct Idle<T> {
     checked: Instant,
 }
 
-impl<T> Default for Shelf<T> {
-    fn default() -> Shelf<T> {
-        Shelf { idle: VecDeque::new(), open: 0, waiting: VecDeque::new(), next_ticket: 0 }
+impl<T> Default for Rack<T> {
+    fn default() -> Rack<T> {
+        Rack { idle: VecDeque::new(), open: 0, waiting: VecDeque::new(), next_ticket: 0 }
     }
 }
 
@@ -223,15 +223,15 @@ impl<K: Connector, C: Clock> ConnectionPool<K, C> {
         ticket: &mut Option<u64>,
         until: Option<Instant>,
     ) -> Result<Turn<K::Connection>, PoolError<K::Error>> {
-        let mut all = self.lock();
-        if all.len() >= ADDRESSES && !all.contains_key(address) {
+        let mut table = self.lock();
+        if table.len() >= ADDRESSES && !table.contains_key(address) {
             return Err(PoolError::Full);
         }
-        let shelf = all.entry(address.to_owned()).or_default();
-        let is_first = shelf.waiting.front().copied() == *ticket;
-        if is_first && let Some(turn) = shelf.take(self.sizes.max_size) {
+        let rack = table.entry(address.to_owned()).or_default();
+        let is_first = rack.waiting.front().copied() == *ticket;
+        if is_first && let Some(turn) = rack.take(self.sizes.max_size) {
             if ticket.take().is_some() {
-                shelf.waiting.pop_front();
+                rack.waiting.pop_front();
             }
             // Whoever is next may have a turn at once.
             self.changed.notify_all();
@@ -239,22 +239,22 @@ impl<K: Connector, C: Clock> ConnectionPool<K, C> {
         }
         let now = self.clock.now();
         if until.is_some_and(|until| until <= now) {
-            shelf.waiting.retain(|it| Some(*it) != *ticket);
+            rack.waiting.retain(|it| Some(*it) != *ticket);
             self.changed.notify_all();
             return Err(PoolError::TimedOut);
         }
         if ticket.is_none() {
-            if shelf.waiting.len() >= WAITERS {
+            if rack.waiting.len() >= WAITERS {
                 return Err(PoolError::Full);
             }
-            shelf.next_ticket += 1;
-            shelf.waiting.push_back(shelf.next_ticket);
-            *ticket = Some(shelf.next_ticket);
+            rack.next_ticket += 1;
+            rack.waiting.push_back(rack.next_ticket);
+            *ticket = Some(rack.next_ticket);
         }
         let left = until.map(|until| until.saturating_duration_since(now));
         let waited = match left {
-            Some(left) => self.changed.wait_timeout(all, left).map(|it| it.0).map_err(|_| ()),
-            None => self.changed.wait(all).map_err(|_| ()),
+            Some(left) => self.changed.wait_timeout(table, left).map(|it| it.0).map_err(|_| ()),
+            None => self.changed.wait(table).map_err(|_| ()),
         };
         drop(waited);
         Ok(Turn::Wait)
@@ -288,23 +288,23 @@ impl<K: Connector, C: Clock> ConnectionPool<K, C> {
                 }
             }
         }
-        self.lock().retain(|_, shelf| shelf.open > 0 || !shelf.waiting.is_empty());
+        self.lock().retain(|_, rack| rack.open > 0 || !rack.waiting.is_empty());
         // Those whose time is over by a clock that was moved look at it.
         self.changed.notify_all();
     }
 
-    /// Takes what was idle for too long off the shelf.
+    /// Takes what was idle for too long off the rack.
     fn expired(&self, address: &str) -> Vec<Idle<K::Connection>> {
         let now = self.clock.now();
         let mut expired = Vec::new();
-        let mut all = self.lock();
-        let Some(shelf) = all.get_mut(address) else { return expired };
-        while shelf.open > self.sizes.min_size
-            && let Some(longest) = shelf.idle.front()
+        let mut table = self.lock();
+        let Some(rack) = table.get_mut(address) else { return expired };
+        while rack.open > self.sizes.min_size
+            && let Some(longest) = rack.idle.front()
             && now.saturating_duration_since(longest.since) >= self.sizes.idle_timeout
         {
-            expired.extend(shelf.idle.pop_front());
-            shelf.open -= 1;
+            expired.extend(rack.idle.pop_front());
+            rack.open -= 1;
         }
         expired
     }
@@ -316,19 +316,19 @@ impl<K: Connector, C: Clock> ConnectionPool<K, C> {
             let due = |idle: &Idle<K::Connection>| {
                 began.saturating_duration_since(idle.checked) >= self.sizes.health_interval
             };
-            let found = self.lock().get_mut(address).and_then(|shelf| {
-                let index = shelf.idle.iter().position(due)?;
-                shelf.idle.remove(index)
+            let found = self.lock().get_mut(address).and_then(|rack| {
+                let index = rack.idle.iter().position(due)?;
+                rack.idle.remove(index)
             });
             let Some(mut idle) = found else { return };
             if self.connector.is_healthy(&mut idle.connection) {
                 let checked = self.clock.now().max(began);
-                let mut all = self.lock();
-                if let Some(shelf) = all.get_mut(address) {
-                    let at = shelf.idle.partition_point(|other| other.since <= idle.since);
-                    shelf.idle.insert(at, Idle { checked, ..idle });
+                let mut table = self.lock();
+                if let Some(rack) = table.get_mut(address) {
+                    let at = rack.idle.partition_point(|other| other.since <= idle.since);
+                    rack.idle.insert(at, Idle { checked, ..idle });
                 }
-                drop(all);
+                drop(table);
                 self.changed.notify_all();
                 if self.sizes.health_interval.is_zero() {
                     return;
@@ -342,42 +342,42 @@ impl<K: Connector, C: Clock> ConnectionPool<K, C> {
 
     /// Takes a place for one more, where there are too few.
     fn wants_more(&self, address: &str) -> bool {
-        let mut all = self.lock();
-        let shelf = all.get_mut(address).filter(|shelf| shelf.open < self.sizes.min_size);
-        shelf.map(|shelf| shelf.open += 1).is_some()
+        let mut table = self.lock();
+        let rack = table.get_mut(address).filter(|rack| rack.open < self.sizes.min_size);
+        rack.map(|rack| rack.open += 1).is_some()
     }
 
     fn put_back(&self, address: &str, connection: K::Connection) {
         let since = self.clock.now();
-        if let Some(shelf) = self.lock().get_mut(address) {
-            shelf.idle.push_back(Idle { connection, since, checked: since });
+        if let Some(rack) = self.lock().get_mut(address) {
+            rack.idle.push_back(Idle { connection, since, checked: since });
         }
         self.changed.notify_all();
     }
 
     fn closed(&self, address: &str) {
-        let mut all = self.lock();
-        if let Some(shelf) = all.get_mut(address) {
-            shelf.open -= 1;
-            if shelf.open == 0 && shelf.waiting.is_empty() {
-                all.remove(address);
+        let mut table = self.lock();
+        if let Some(rack) = table.get_mut(address) {
+            rack.open -= 1;
+            if rack.open == 0 && rack.waiting.is_empty() {
+                table.remove(address);
             }
         }
-        drop(all);
+        drop(table);
         self.changed.notify_all();
     }
 
     /// Counts the connections to an address: idle ones, and all.
     pub fn len(&self, address: &str) -> (usize, usize) {
-        self.lock().get(address).map_or((0, 0), |shelf| (shelf.idle.len(), shelf.open))
+        self.lock().get(address).map_or((0, 0), |rack| (rack.idle.len(), rack.open))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Shelf<K::Connection>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Rack<K::Connection>>> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<T> Shelf<T> {
+impl<T> Rack<T> {
     /// Takes the one that was idle last, which is warm, or a place for a new one.
     fn take(&mut self, max_size: usize) -> Option<Turn<T>> {
         if let Some(idle) = self.idle.pop_back() {

@@ -25,7 +25,7 @@ impl Node {
     /// charged to this process's user, and service, until nobody has it mapped any more.
     ///
     /// # Errors
-    /// [`NodeError::Config`] for a size of 0 or a NUMA node that is not online;
+    /// [`NodeError::Config`] for a size of 0 or over 16 GiB, or a NUMA node that is not online;
     /// [`NodeError::System`] when memory or descriptors run out; [`NodeError::Refused`] with `QUOTA`
     /// when they would be more than this process may have; [`NodeError::Forked`]; those of a lost
     /// runtime.
@@ -198,23 +198,20 @@ impl Core {
             lock(&self.regions).values().flatten().filter_map(Weak::upgrade).collect();
         for held in all.iter().filter(|held| held.is_held()) {
             let region = held.id;
-            let told = match held.own() {
-                Some((ticket, granted)) => {
-                    let claim = RegionRequest::Create { size: held.size(), claim: region, ticket };
-                    let grants = granted.into_iter().map(|(to, access)| RegionRequest::Grant {
-                        region,
-                        to,
-                        access,
-                    });
-                    [claim].into_iter().chain(grants).try_for_each(|request| {
-                        let request = Request::Region(request);
-                        self.post(self.next_sequence(), &request, &[held.memory()])
-                    })
-                }
-                None => {
-                    let request = Request::Region(RegionRequest::Map { region });
-                    self.post(0, &request, &[held.memory()])
-                }
+            let tell = |sequence, request| {
+                self.post(sequence, &Request::Region(request), &[held.memory()])
+            };
+            let told = if let Some((ticket, granted)) = held.own() {
+                let claim = RegionRequest::Create { size: held.size(), claim: region, ticket };
+                let grants = granted.into_iter().map(|(to, access)| RegionRequest::Grant {
+                    region,
+                    to,
+                    access,
+                });
+                let mut all = [claim].into_iter().chain(grants);
+                all.try_for_each(|request| tell(self.next_sequence(), request))
+            } else {
+                tell(0, RegionRequest::Map { region })
             };
             if told.is_err() {
                 return;

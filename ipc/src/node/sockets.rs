@@ -31,7 +31,7 @@ const LAST_PAUSE: Duration = Duration::from_millis(200);
 
 impl Node {
     /// Reads an address.
-    pub(super) fn locate(&self, text: &str) -> Result<Address, NodeError> {
+    pub(super) fn locate(text: &str) -> Result<Address, NodeError> {
         text.parse().map_err(|error| match error {
             AddressError::Name(why) => NodeError::Name(why),
             other => other.into(),

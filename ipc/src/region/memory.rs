@@ -44,6 +44,9 @@ use crate::{
 const HEAD: usize = 4096;
 /// The largest page, to which the length of the file may be rounded up.
 const HUGE_PAGE: usize = 2 << 20;
+/// Bytes of the largest region: as many as a runtime lets anybody share. More would be allocated,
+/// page by page, only to be refused.
+const MOST: u64 = 16 << 30;
 /// "ipcregio", as the bytes stand in memory.
 const MAGIC: u64 = u64::from_le_bytes(*b"ipcregio");
 const LAYOUT: u32 = 1;
@@ -97,11 +100,8 @@ impl Map {
         size: u64,
         options: &RegionOptions,
     ) -> Result<(Map, OwnedFd, Pages), NodeError> {
-        let most = i64::MAX as u64 - (HEAD + HUGE_PAGE) as u64;
-        if size == 0 || size > most {
-            return Err(NodeError::Config(
-                "a region has at least one byte, and fewer than 2^63".into(),
-            ));
+        if size == 0 || size > MOST {
+            return Err(NodeError::Config("a region has from 1 byte to 16 GiB".into()));
         }
         if options.huge_pages
             && let Some(made) = Map::create_of(size, HUGE_PAGE, options)?

@@ -159,11 +159,11 @@ impl Relay {
 
     /// Takes frames out of the channel's lane, as many as there are places for.
     fn send_frames(&mut self) -> Result<bool, End> {
-        if let Some(bytes) = self.stuck.take() {
-            if !self.try_send(&bytes)? {
-                self.stuck = Some(bytes);
-                return Ok(false);
-            }
+        if let Some(bytes) = self.stuck.take()
+            && !self.try_send(&bytes)?
+        {
+            self.stuck = Some(bytes);
+            return Ok(false);
         }
         let mut any = false;
         for number in 0..RINGS.len() {
@@ -319,7 +319,9 @@ impl Relay {
         let slept = if self.has_work() { Ok(()) } else { self.wait() };
         let header = self.own.header();
         header.attention.parked.store(0, Ordering::Relaxed);
-        RINGS.into_iter().for_each(|ring| header.want(ring).store(0, Ordering::Relaxed));
+        for ring in RINGS {
+            header.want(ring).store(0, Ordering::Relaxed);
+        }
         slept?;
         let flags = MsgFlags::MSG_DONTWAIT;
         loop {
