@@ -226,6 +226,11 @@
 #define IPC_WAIT_FOREVER UINT32_MAX
 
 /**
+ * Flag of ipc_queue_open: dead letters are taken, instead of messages.
+ */
+#define IPC_QUEUE_DEAD 1
+
+/**
  * Bytes of a traceparent, with the NUL behind it.
  */
 #define IPC_TRACEPARENT_SIZE 56
@@ -556,6 +561,37 @@ typedef struct auth_token_t {
      */
     struct crypto_signature_t signature;
 } auth_token_t;
+
+/**
+ * Names a queue that this process has opened; never given twice.
+ */
+typedef uint64_t queue_id_t;
+
+/**
+ * A message that was received, for ipc_queue_ack and the like.
+ */
+typedef struct ipc_delivery_t {
+    /**
+     * Of the message in its queue; never another's.
+     */
+    uint64_t message_id;
+    /**
+     * Who sent it. With sequence it names the message wherever it was sent from.
+     */
+    uint64_t producer;
+    /**
+     * The sender's own number for it.
+     */
+    uint64_t sequence;
+    /**
+     * How often it was given out, with this time.
+     */
+    uint32_t attempt;
+    /**
+     * Its priority.
+     */
+    uint32_t priority;
+} ipc_delivery_t;
 
 /**
  * A key of ipc_encrypt_message. Draw it from the system's random numbers.
@@ -1028,6 +1064,81 @@ int ipc_request_token(service_id_t dest,
  * is gone.
  */
 int ipc_authenticate_service(service_id_t id, struct auth_token_t *token);
+
+/**
+ * Opens a queue of the service "ipc.queue", to send, to receive or both. Its name has 1 to 64
+ * letters, digits, - _ and . and begins with a letter or a digit. flags is 0, or IPC_QUEUE_DEAD.
+ *
+ * IPC_EINVAL: a NULL, no valid name, an unknown flag. IPC_ENOENT: there is no such queue, and none
+ * may be made. IPC_EACCES: this process has no right to it. IPC_EQUOTA: 4096 are open already.
+ * IPC_ETIMEDOUT: nobody serves queues for 30 s. IPC_ENORUNTIME: ipcd is gone.
+ */
+int ipc_queue_open(const char *queue_name, uint32_t flags, queue_id_t *queue);
+
+/**
+ * Sends a message, and waits until it is stored: it is given to a consumer at least once from then
+ * on, whoever crashes. timeout_ms: how long that may take, room in a full queue included; with 0
+ * a full queue is IPC_EFULL at once, and all else may take 30 s. While ipc-queue is restarted that
+ * is waited for, and the message is stored once. *message_id is its id in the queue, 0 where an
+ * attempt whose answer was lost had stored it; message_id may be NULL.
+ *
+ * IPC_EINVAL: a NULL, no such priority. IPC_ENOENT: no such open queue. IPC_EFULL: the queue is
+ * full. IPC_EMSGSIZE: it takes no message as large. IPC_ENOMEM: there is no room to store it.
+ * IPC_EIO: the disk failed. IPC_EACCES. IPC_EQUOTA: too many wait for room. With these it was not
+ * stored. IPC_ETIMEDOUT: it may have been. IPC_ECANCELED: ipc_shutdown was called.
+ */
+int ipc_queue_send(queue_id_t queue,
+                   const void *data,
+                   size_t size,
+                   enum priority_level_t priority,
+                   uint32_t timeout_ms,
+                   uint64_t *message_id);
+
+/**
+ * Takes the next message, waiting up to timeout_ms for one; IPC_WAIT_FOREVER for as long as it
+ * takes. *data is freed by ipc_free. The message is this process's for the queue's lease, and is
+ * given to others after that, unless it is acknowledged or extended; and at once if this process
+ * dies or closes the queue. Threads that wait on one queue are served one after another.
+ *
+ * IPC_EINVAL: a NULL. IPC_ENOENT: no such open queue. IPC_ETIMEDOUT: no message came. IPC_EACCES.
+ * IPC_EQUOTA: too many wait for messages. IPC_ECANCELED: ipc_shutdown was called.
+ */
+int ipc_queue_receive(queue_id_t queue,
+                      void **data,
+                      size_t *size,
+                      struct ipc_delivery_t *delivery,
+                      uint32_t timeout_ms);
+
+/**
+ * Acknowledges a message that ipc_queue_receive gave: when this returns IPC_OK it is gone for good.
+ *
+ * IPC_EINVAL: a NULL. IPC_ENOENT: no such open queue. IPC_ESTALE: the message is not this
+ * process's any more. IPC_ENOMEM, IPC_EIO: that could not be stored, and it is not acknowledged.
+ * IPC_ETIMEDOUT: it may be.
+ */
+int ipc_queue_ack(queue_id_t queue, const struct ipc_delivery_t *delivery);
+
+/**
+ * Gives a message back, for this or another process to try again, not before delay_ms. After the
+ * queue's attempts it is a dead letter instead.
+ *
+ * As ipc_queue_ack.
+ */
+int ipc_queue_nack(queue_id_t queue, const struct ipc_delivery_t *delivery, uint32_t delay_ms);
+
+/**
+ * Keeps a message for lease_ms from now on, instead of what is left of its lease.
+ *
+ * As ipc_queue_ack.
+ */
+int ipc_queue_extend(queue_id_t queue, const struct ipc_delivery_t *delivery, uint32_t lease_ms);
+
+/**
+ * Closes a queue. What was received and not acknowledged is given to others at once.
+ *
+ * IPC_ENOENT: no such open queue.
+ */
+int ipc_queue_close(queue_id_t queue);
 
 /**
  * Puts msg->payload into an envelope that who has the key can open, anywhere and at any time:

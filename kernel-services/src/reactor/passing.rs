@@ -84,13 +84,15 @@ impl Reactor {
             }
             RegionEffect::Lose { region } => {
                 // Freeing much memory takes a while, and nobody is to wait for it.
-                if let Some(memory) = self.memory.regions.remove(&region).and_then(Arc::into_inner) {
+                if let Some(memory) = self.memory.regions.remove(&region).and_then(Arc::into_inner)
+                {
                     drop(Stranger::new(memory, &self.closer));
                 }
                 None
             }
             RegionEffect::Send { to, sequence, region, owner, reply } => {
-                let mut fds: Vec<_> = self.memory.regions.get(&region).cloned().into_iter().collect();
+                let mut fds: Vec<_> =
+                    self.memory.regions.get(&region).cloned().into_iter().collect();
                 fds.extend(self.pidfd(owner));
                 let bytes = encode_reply(sequence, &reply);
                 match self.post(to, Parcel { bytes, fds, bell: None }) {
