@@ -820,12 +820,15 @@ int ipc_unregister_service(service_id_t id);
 
 /**
  * Finds the id of a name that is served now. The id stays valid when its service restarts or
- * another takes over, and leads to whoever serves the name.
+ * another takes over, and leads to whoever serves the name. An address may stand for the name:
+ * shm://name, or unix:///path for who listens on that path. The id of a path is this process's
+ * own.
  *
- * IPC_EINVAL: a NULL, or no valid name. IPC_ENOENT: nobody serves it now. IPC_ENORUNTIME: ipcd is
+ * IPC_EINVAL: a NULL, or no valid name or address. IPC_ENOTSUP: a tcp:// address. IPC_ENOENT: nobody serves it now. IPC_ENORUNTIME: ipcd is
  * gone.
  */
-int ipc_discover_service(const char *service_name, service_id_t *id);
+int ipc_discover_service(const char *service_name,
+                         service_id_t *id);
 
 /**
  * As ipc_discover_service, but waits until somebody serves the name, at most timeout_ms
@@ -1030,10 +1033,11 @@ void ipc_message_release(const struct ipc_message_t *msg);
  * which is never used again. Others map them once they are granted them. They are this process's
  * until it calls ipc_unmap_shared_region or ends; those who have mapped them keep them.
  *
- * IPC_EINVAL: a NULL, or size is 0. IPC_EQUOTA: more than this process may have. IPC_ESYS: the
+ * IPC_EINVAL: a NULL, or size is 0 or over 16 GiB. IPC_EQUOTA: more than this process may have. IPC_ESYS: the
  * system has no memory left. IPC_ENORUNTIME: ipcd is gone.
  */
-int ipc_create_shared_region(size_t size, shared_region_id_t *id);
+int ipc_create_shared_region(size_t size,
+                             shared_region_id_t *id);
 
 /**
  * As ipc_create_shared_region. With IPC_REGION_HUGE_PAGES in flags its pages are huge where the
