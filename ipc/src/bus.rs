@@ -93,11 +93,13 @@ pub struct SubscribeOptions {
 
 impl SubscribeOptions {
     /// Has publishers wait for this subscriber.
+    #[must_use]
     pub fn reliable(self) -> SubscribeOptions {
         SubscribeOptions { reliable: Some(true), ..self }
     }
 
     /// Begins there.
+    #[must_use]
     pub fn from(self, start: Start) -> SubscribeOptions {
         SubscribeOptions { start, ..self }
     }

@@ -63,7 +63,7 @@ impl Server {
         handler: impl FnMut(EventResult<'_>) + Send + 'static,
     ) -> EventHandler {
         let hub = self.hub();
-        let handled = Arc::new_cyclic(|own| Handled {
+        let source = Arc::new_cyclic(|own| Handled {
             hub: Arc::downgrade(hub),
             stage: Mutex::new(Stage {
                 subscription,
@@ -74,8 +74,8 @@ impl Server {
             rang: AtomicBool::new(false),
             own: Weak::clone(own),
         });
-        hub.add_source(Arc::clone(&handled));
-        EventHandler { handled }
+        hub.add_source(Arc::clone(&source));
+        EventHandler { handled: source }
     }
 }
 

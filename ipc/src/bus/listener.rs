@@ -136,7 +136,9 @@ impl Listener {
                 std::thread::sleep(TICK);
             }
             let rang = !due.is_empty();
-            due.into_iter().for_each(|(alarm, _)| alarm.ring());
+            for (alarm, _) in due {
+                alarm.ring();
+            }
             if rang {
                 continue;
             }

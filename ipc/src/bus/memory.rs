@@ -48,8 +48,6 @@ enum Memory {
     /// Ordinary memory, for models and tests within one process.
     #[cfg(any(test, loom, feature = "fuzzing"))]
     HeapRing(#[allow(dead_code, reason = "keeps it")] Box<(RingHeader, Box<[AtomicU64]>)>),
-    #[cfg(any(test, loom))]
-    HeapPage(#[allow(dead_code, reason = "keeps it")] Box<PageHeader>),
 }
 
 // SAFETY: the pointers are into memory that `memory` keeps, and all that is lent out is atomics.
@@ -109,13 +107,6 @@ impl Page {
     pub(crate) fn header(&self) -> &PageHeader {
         // SAFETY: as for a ring's.
         unsafe { self.header.as_ref() }
-    }
-
-    /// A page in ordinary memory.
-    #[cfg(any(test, loom))]
-    pub(crate) fn heap() -> Arc<Page> {
-        let memory = Box::new(PageHeader::default());
-        Arc::new(Page { header: NonNull::from(&*memory), memory: Memory::HeapPage(memory) })
     }
 }
 
@@ -239,8 +230,6 @@ impl Memory {
             Memory::Peer(map) => NonNull::new(map.as_mut_ptr()).expect("mmap succeeded"),
             #[cfg(any(test, feature = "fuzzing"))]
             Memory::HeapRing(ring) => NonNull::from(&ring.0).cast(),
-            #[cfg(test)]
-            Memory::HeapPage(page) => NonNull::from(&**page).cast(),
         }
     }
 

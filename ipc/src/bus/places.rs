@@ -203,11 +203,11 @@ impl Places {
         let cursor = match state {
             State::Reading(cursor) => Some(cursor),
             State::Seating(seat) => {
-                self.give_up(&seat, feed, node);
+                give_up(&seat, feed, node);
                 None
             }
             State::Seated(cursor, seat) => {
-                self.give_up(&seat, feed, node);
+                give_up(&seat, feed, node);
                 Some(cursor)
             }
         };
@@ -223,16 +223,11 @@ impl Places {
         }
     }
 
-    fn give_up(&self, seat: &Arc<Seat>, feed: &Arc<Feed>, node: &Shared) {
-        feed.leave_seat(seat);
-        node.core.say(BusWord::Left { topic: feed.topic, seat: Arc::clone(seat) });
-    }
-
     /// Leaves all rings.
     pub(super) fn clear(&mut self, feed: &Arc<Feed>, node: &Shared) {
         for place in std::mem::take(&mut self.all) {
             if let State::Seating(seat) | State::Seated(_, seat) = place.state {
-                self.give_up(&seat, feed, node);
+                give_up(&seat, feed, node);
             }
         }
     }
@@ -246,6 +241,11 @@ impl Places {
     pub(super) fn count(&self) -> usize {
         self.all.len()
     }
+}
+
+fn give_up(seat: &Arc<Seat>, feed: &Arc<Feed>, node: &Shared) {
+    feed.leave_seat(seat);
+    node.core.say(BusWord::Left { topic: feed.topic, seat: Arc::clone(seat) });
 }
 
 /// Why a place yields nothing, and is left but for a lag.

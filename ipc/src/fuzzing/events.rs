@@ -74,6 +74,9 @@ impl FalseRing {
     }
 
     /// Reads with each cursor up to so many times; the lengths of what came.
+    ///
+    /// # Panics
+    /// When what could not be read leaves something behind.
     pub fn read(&mut self, most: usize) -> Vec<usize> {
         let mut lengths = Vec::new();
         for cursor in &mut self.cursors {

@@ -342,9 +342,8 @@ impl Node {
         let fd = ring.fd().ok_or(NodeError::Malformed("an own ring has a descriptor"))?;
         let asked = core.request(&advertisement(&outlet, number, 0), &[fd], Some(PATIENCE));
         match asked {
-            Ok((Reply::Done, _)) => Ok(publisher),
-            // It was said already, to a runtime that came meanwhile.
-            Err(NodeError::Refused(Status::EXISTS)) => Ok(publisher),
+            // Or it was said already, to a runtime that came meanwhile.
+            Ok((Reply::Done, _)) | Err(NodeError::Refused(Status::EXISTS)) => Ok(publisher),
             Ok((reply, _)) => Err(refused(&reply)),
             Err(error) => Err(forbidden(error)),
         }
