@@ -17,7 +17,7 @@ use ipc::{
 };
 
 use crate::{
-    broker::{Broker, Carried, Effect, Event, Peer, RegionEffect, RingEffect, Token},
+    broker::{Broker, Carried, Effect, Event, Peer, RegionEffect, RingEffect, Stow, Token},
     ids::{IdSource, Ids},
     registry::Registry,
     token::TokenKey,
@@ -56,6 +56,7 @@ pub struct Ground {
     held: HashMap<u64, bool>,
     boards: HashSet<u64>,
     regions: HashSet<u64>,
+    kept: HashSet<u64>,
     rings: HashSet<u64>,
     /// The channel last offered, and to whom.
     offered: Option<(Token, u64)>,
@@ -87,6 +88,7 @@ impl Ground {
             held: HashMap::new(),
             boards: HashSet::new(),
             regions: HashSet::new(),
+            kept: HashSet::new(),
             rings: HashSet::new(),
             offered: None,
             next: 1,
@@ -178,6 +180,7 @@ impl Ground {
         assert!(self.held.is_empty(), "held for nobody: {:?}", self.held);
         assert!(self.boards.is_empty(), "boards of nobody: {:?}", self.boards);
         assert!(self.regions.is_empty(), "regions of nobody: {:?}", self.regions);
+        assert!(self.kept.is_empty(), "kept for nobody: {:?}", self.kept);
         assert!(self.rings.is_empty(), "rings of nobody: {:?}", self.rings);
         assert_eq!(self.broker.deadline_ns(), None, "nobody is left to wait for");
         self.broker.close(self.now_ns);
@@ -247,6 +250,16 @@ impl Ground {
             Effect::Ring(RingEffect::Pass { to, reply }) => {
                 assert!(self.connected.contains(&to) && at_hand.is_some());
                 check_reply(0, &reply);
+            }
+            Effect::Stow(Stow::Keep(key)) => {
+                assert!(at_hand.is_some() && self.kept.insert(key), "kept twice");
+            }
+            Effect::Stow(Stow::Give { key, to, sequence, reply }) => {
+                assert!(self.connected.contains(&to) && self.kept.contains(&key));
+                check_reply(sequence, &reply);
+            }
+            Effect::Stow(Stow::LetGo(key)) => {
+                assert!(self.kept.remove(&key), "let go twice");
             }
             Effect::Release { ticket } => {
                 assert!(self.held.remove(&ticket).is_some(), "released twice");

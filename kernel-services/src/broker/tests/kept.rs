@@ -12,11 +12,11 @@ fn unit(id: u32, service: &str, pid: u32) -> Unit {
 /// A process of a unit connects and greets.
 fn enters(broker: &mut Broker, token: Token, unit: Unit) {
     broker.step(comes(token, unit.pid, UID, Some(unit)), 0);
-    ask(broker, token, Request::Hello { asymmetric: true });
+    ask(broker, token, Request::Hello { asymmetric: true, encrypts: false, key: [0; 32] });
 }
 
 fn memory() -> Carried {
-    Carried::One(LaneFacts { sealed: true, bytes: BYTES, allocated: BYTES })
+    Carried::One(LaneFacts { sealed: true, bytes: BYTES, allocated: BYTES, ..LaneFacts::default() })
 }
 
 fn keep(broker: &mut Broker, token: Token, name: &str, carried: Carried) -> Vec<Effect> {
@@ -45,7 +45,7 @@ fn found(broker: &mut Broker, token: Token) -> Vec<String> {
 
 fn law(service: &str, quota: Quota) -> Event {
     let services = [(service.into(), quota)].into();
-    Event::Law(Box::new(Law { terms: Terms::default(), users: Quota::default(), services }))
+    Event::Law(Box::new(Law { services, ..Law::default() }))
 }
 
 #[test]
@@ -88,7 +88,8 @@ fn kept_memory_is_whole_and_charged_and_goes_with_its_service() {
     broker.step(law("queue", quota), 0);
     enters(&mut broker, 1, unit(5, "queue", 10));
     for (sealed, allocated) in [(false, BYTES), (true, BYTES - 1)] {
-        let carried = Carried::One(LaneFacts { sealed, bytes: BYTES, allocated });
+        let carried =
+            Carried::One(LaneFacts { sealed, bytes: BYTES, allocated, ..LaneFacts::default() });
         let refused = [refusal(1, 7, Status::INVALID)];
         assert_eq!(keep(&mut broker, 1, "a", carried), refused);
     }
