@@ -118,7 +118,7 @@ impl Ground {
             Beside::Nothing => Carried::Nothing,
             Beside::Lane => Carried::One(LaneFacts { sealed: true, pinned: true, ..memory }),
             Beside::Board => {
-                Carried::One(LaneFacts { sealed: true, bytes: 8192, allocated: 8192, ..memory })
+                Carried::One(LaneFacts { sealed: true, bytes: 4096, allocated: 4096, ..memory })
             }
             Beside::Region => Carried::One(LaneFacts { writable: true, pinned: true, ..memory }),
             Beside::Ring => {

@@ -466,7 +466,7 @@ proptest! {
 }
 
 fn board(segment: u32) -> Carried {
-    let bytes = 8192 << (2 * segment);
+    let bytes = 4096 << (2 * segment);
     Carried::One(LaneFacts { sealed: true, bytes, allocated: bytes, ..LaneFacts::default() })
 }
 
