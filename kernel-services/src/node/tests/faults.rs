@@ -84,7 +84,7 @@ fn tables_and_names() {
             "zz = 1",
             &["1:1: unknown key \"zz\"; a node file takes log_directory, metrics, service, \
                  group, \
-             rule, route, limits"],
+             rule, route, topic, limits"],
         ),
         (
             "service = 1",
