@@ -379,7 +379,7 @@ fn a_publisher_that_lies_is_not_heard_any_more_and_the_others_are() {
     let mut events = node.subscribe(7, SubscribeOptions::default()).expect("subscribed");
     let honest = world.node(Spin::Never);
     let honest = honest.publisher(7, PublishOptions::default()).expect("a publisher");
-    let mut villain = world.other(HOSTILE);
+    let mut villain = world.other(HOSTILE, &[]);
     let mut said = 0;
     for number in 0.. {
         villain.ask("false-ring 7", "advertised");

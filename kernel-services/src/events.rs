@@ -106,7 +106,7 @@ pub(crate) struct Topics {
     live: BTreeMap<u32, State>,
     /// Rings by connection, and topics subscribed to.
     rings_of: HashMap<Token, usize>,
-    topics_of: HashMap<Token, usize>,
+    subscriptions: HashMap<Token, usize>,
 }
 
 /// What a subscriber hears of a ring that is no more, and what becomes of it.
@@ -237,7 +237,7 @@ impl Topics {
         sleeps: bool,
     ) -> Result<(bool, Vec<(Token, RingId)>), Status> {
         let room = self.live.len() < TOPICS || self.live.contains_key(&topic);
-        let of_node = self.topics_of.entry(by).or_default();
+        let of_node = self.subscriptions.entry(by).or_default();
         let state = self.live.get(&topic);
         let is_new = !state.is_some_and(|state| state.subscribers.contains_key(&by));
         let nodes = state.map_or(0, |state| state.subscribers.len());
@@ -332,7 +332,7 @@ impl Topics {
     pub(crate) fn unsubscribe(&mut self, topic: u32, by: Token) -> Option<Leave> {
         let state = self.live.get_mut(&topic)?;
         let gone = state.subscribers.remove(&by)?;
-        count_down(&mut self.topics_of, by);
+        count_down(&mut self.subscriptions, by);
         let mut leave = Leave::default();
         for ring in &mut state.rings {
             let Some(publisher) = ring.publisher else { continue };
@@ -353,7 +353,7 @@ impl Topics {
 
     /// The topics in which a connection publishes or to which it subscribes.
     pub(crate) fn of(&self, token: Token) -> Vec<u32> {
-        let counted = self.rings_of.contains_key(&token) || self.topics_of.contains_key(&token);
+        let counted = self.rings_of.contains_key(&token) || self.subscriptions.contains_key(&token);
         let concerns = |state: &State| {
             state.subscribers.contains_key(&token)
                 || state.rings.iter().any(|it| it.publisher == Some(token))
@@ -365,7 +365,7 @@ impl Topics {
     /// A connection is gone, and has left all topics.
     pub(crate) fn forget(&mut self, token: Token) {
         self.rings_of.remove(&token);
-        self.topics_of.remove(&token);
+        self.subscriptions.remove(&token);
     }
 
     /// Gives up the rings that stay without a publisher; they are named.

@@ -75,8 +75,8 @@ impl Broker {
                 Ok(Some(Reply::Topics { entries, next }))
             }
             Request::Topics { .. } => Err(Status::ACCESS),
-            Request::Bus(note) => {
-                self.bus_note(from, node, note, carried, turn);
+            Request::Bus(told) => {
+                self.bus_note(from, node, told, carried, turn);
                 Ok(None)
             }
             _ => Err(Status::PROTOCOL),
@@ -170,23 +170,24 @@ impl Broker {
         &mut self,
         from: Token,
         node: ServiceId,
-        note: BusNote,
+        told: BusNote,
         carried: Carried,
         turn: &mut Turn,
     ) {
-        let BusNote { step, topic, ring, subscriber, .. } = note;
+        let BusNote { step, topic, ring, subscriber, .. } = told;
         let is_own = (subscriber >> 32) as u32 == node.get();
         match step {
             BusStep::Cursor => {
                 let fits = matches!(carried, Carried::One(facts) if facts.fit_cursor());
-                let held = match fits && is_own {
-                    true => self.topics.hold(topic, ring, subscriber, from),
-                    false => Err(Status::INVALID),
+                let held = if fits && is_own {
+                    self.topics.hold(topic, ring, subscriber, from)
+                } else {
+                    Err(Status::INVALID)
                 };
                 match held {
                     Ok(to) => turn
                         .out
-                        .push(Effect::Ring(RingEffect::Pass { to, reply: Reply::Bus(note) })),
+                        .push(Effect::Ring(RingEffect::Pass { to, reply: Reply::Bus(told) })),
                     Err(_) => tell(from, BusStep::Cut, topic, ring, subscriber, 0, turn),
                 }
             }
@@ -196,14 +197,14 @@ impl Broker {
                     if step == BusStep::Cut {
                         self.topics.let_go(topic, ring, subscriber);
                     }
-                    turn.out.push(Effect::Send { to, sequence: 0, reply: Reply::Bus(note) });
+                    turn.out.push(Effect::Send { to, sequence: 0, reply: Reply::Bus(told) });
                 }
             }
             BusStep::Left => {
                 let held = self.topics.held(topic, ring, subscriber);
                 if let Some((to, _)) = held.filter(|(_, token)| *token == from && is_own) {
                     self.topics.let_go(topic, ring, subscriber);
-                    turn.out.push(Effect::Send { to, sequence: 0, reply: Reply::Bus(note) });
+                    turn.out.push(Effect::Send { to, sequence: 0, reply: Reply::Bus(told) });
                 }
             }
             BusStep::Withdrawn => self.withdraw_ring(from, topic, ring, turn),

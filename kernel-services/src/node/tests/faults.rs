@@ -84,7 +84,7 @@ fn tables_and_names() {
             "zz = 1",
             &["1:1: unknown key \"zz\"; a node file takes log_directory, metrics, service, \
                  group, \
-             rule, route, limits"],
+             rule, route, topic, limits"],
         ),
         (
             "service = 1",
@@ -533,7 +533,7 @@ fn topics_have_one_name_and_one_number_each() {
             "[[topic]]\nname = 'a'\nevent_bus_size = 1\nmode = 'fast'",
             &[
                 "3:18: event_bus_size is 1; it takes 64 to 4194304",
-                "4:8: mode cannot be \"fast\"; it can be lossy or reliable",
+                "4:8: mode cannot be \"fast\"; it can be lossy, reliable",
             ],
         ),
     ]);
