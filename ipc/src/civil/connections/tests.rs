@@ -149,7 +149,7 @@ fn who_waits_too_long_leaves_the_others_their_places() {
     let held = pool.get("a", NOW).expect("room");
     thread::scope(|scope| {
         let impatient = scope.spawn(|| pool.get("a", LONG / 2).map(drop));
-        while pool.lock()["a"].waiting.len() < 1 {
+        while pool.lock()["a"].waiting.is_empty() {
             thread::yield_now();
         }
         let patient = scope.spawn(|| pool.get("a", LONG).map(drop));
