@@ -14,17 +14,17 @@
 //! by itself. `status` is 0 except in [`Reply::Refused`].
 
 pub mod closer;
-mod groups;
 mod events;
+mod groups;
 pub mod packet;
 pub mod regions;
 mod replies;
 mod wire;
 
 use crate::{ServiceId, error::Status, layout::Geometry};
+pub use events::{BusNote, BusStep, SUBSCRIBER_SLEEPS, TOPIC_RELIABLE, TopicEntry, topics_fit};
 pub use groups::{Cause, Change, Group, MOST_CHANGES, MOST_MEMBERS};
 use regions::{RegionReply, RegionRequest};
-pub use events::{BusNote, BusStep, SUBSCRIBER_SLEEPS, TOPIC_RELIABLE, TopicEntry, topics_fit};
 pub use replies::{decode_reply, encode_reply};
 use wire::{Reader, Writer};
 

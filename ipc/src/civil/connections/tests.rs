@@ -84,6 +84,7 @@ fn one_that_cannot_be_opened_takes_no_place() {
     for _ in 0..3 {
         assert!(matches!(pool.get("a", NOW), Err(PoolError::Connect(()))));
     }
+    assert!(pool.lock().is_empty(), "nor is its address remembered");
     numbers.is_shut.store(false, SeqCst);
     assert!(pool.get("a", NOW).is_ok());
 }
