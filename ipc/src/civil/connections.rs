@@ -356,15 +356,18 @@ impl<K: Connector, C: Clock> ConnectionPool<K, C> {
     }
 
     fn closed(&self, address: &str) {
-        let mut table = self.lock();
-        if let Some(rack) = table.get_mut(address) {
+        if let Some(rack) = self.lock().get_mut(address) {
             rack.open -= 1;
-            if rack.open == 0 && rack.waiting.is_empty() {
-                table.remove(address);
-            }
         }
-        drop(table);
         self.changed.notify_all();
+    }
+
+    /// Forgets an address at which nothing is open, and for which nobody waits.
+    fn forget(&self, address: &str) {
+        let mut table = self.lock();
+        if table.get(address).is_some_and(|rack| rack.open == 0 && rack.waiting.is_empty()) {
+            table.remove(address);
+        }
     }
 
     /// Counts the connections to an address: idle ones, and all.
@@ -399,6 +402,7 @@ struct Place<'a, K: Connector, C: Clock> {
 impl<K: Connector, C: Clock> Drop for Place<'_, K, C> {
     fn drop(&mut self) {
         self.pool.closed(self.address);
+        self.pool.forget(self.address);
     }
 }
 

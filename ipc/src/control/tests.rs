@@ -1,4 +1,7 @@
-use super::*;
+use super::{
+    regions::{Access, RegionEntry},
+    *,
+};
 use proptest::prelude::*;
 
 fn names() -> impl Strategy<Value = String> {
@@ -35,6 +38,56 @@ fn introductions() -> impl Strategy<Value = Introduction> {
 fn tokens() -> impl Strategy<Value = Box<[u8; TOKEN_BYTES]>> {
     prop::collection::vec(any::<u8>(), TOKEN_BYTES)
         .prop_map(|bytes| Box::new(bytes.try_into().expect("as many")))
+}
+
+fn accesses() -> impl Strategy<Value = Access> {
+    prop_oneof![Just(Access::None), Just(Access::Read), Just(Access::Write)]
+}
+
+fn region_requests() -> impl Strategy<Value = Request> {
+    let it = prop_oneof![
+        (any::<[u64; 2]>(), any::<Ticket>())
+            .prop_map(|([size, claim], ticket)| RegionRequest::Create { size, claim, ticket }),
+        (any::<u64>(), any::<u32>(), accesses()).prop_map(|(region, to, access)| {
+            RegionRequest::Grant { region, to: ServiceId::new(to), access }
+        }),
+        any::<u64>().prop_map(|region| RegionRequest::Map { region }),
+        any::<u64>().prop_map(|region| RegionRequest::Unmap { region }),
+        any::<u64>().prop_map(|after| RegionRequest::List { after }),
+    ];
+    it.prop_map(Request::Region)
+}
+
+fn region_replies() -> impl Strategy<Value = Reply> {
+    let it = prop_oneof![
+        (any::<u64>(), any::<Ticket>())
+            .prop_map(|(region, ticket)| RegionReply::Created { region, ticket }),
+        (any::<[u64; 2]>(), any::<bool>(), any::<[u32; 3]>()).prop_map(
+            |([region, size], writable, [owner, owner_pid, owner_uid])| {
+                let owner = ServiceId::new(owner);
+                RegionReply::Mapped { region, size, writable, owner, owner_pid, owner_uid }
+            }
+        ),
+        (any::<[u64; 3]>(), any::<[u32; 5]>(), accesses()).prop_map(
+            |([region, size, bytes], [owner, pid, uid, grants, holders], access)| {
+                let owner = ServiceId::new(owner);
+                RegionReply::Entry(RegionEntry {
+                    region,
+                    size,
+                    bytes,
+                    owner,
+                    pid,
+                    uid,
+                    grants,
+                    holders,
+                    access,
+                })
+            }
+        ),
+        (any::<u64>(), any::<bool>())
+            .prop_map(|(region, revoked)| RegionReply::Ended { region, revoked }),
+    ];
+    it.prop_map(Reply::Region)
 }
 
 fn requests() -> impl Strategy<Value = Request> {
@@ -89,6 +142,7 @@ fn requests() -> impl Strategy<Value = Request> {
         (any::<u32>(), tokens())
             .prop_map(|(id, token)| Request::CheckToken { presenter: ServiceId::new(id), token }),
         Just(Request::PublicKey),
+        region_requests(),
         (any::<u32>(), "[^\\p{Cc}]{0,60}").prop_map(|(id, name)| Request::Topic { id, name }),
         (any::<[u32; 3]>(), names()).prop_map(|([topic, ring, follows], name)| {
             Request::Advertise { topic, ring, follows, name }
@@ -211,6 +265,7 @@ fn replies() -> impl Strategy<Value = Reply> {
         tokens().prop_map(|token| Reply::Token { token }),
         any::<u64>().prop_map(|permissions| Reply::Permitted { permissions }),
         any::<[u8; 32]>().prop_map(|key| Reply::PublicKey { key }),
+        region_replies(),
         (
             any::<[u64; 2]>(),
             any::<[u32; 2]>(),

@@ -84,6 +84,7 @@ fn one_that_cannot_be_opened_takes_no_place() {
     for _ in 0..3 {
         assert!(matches!(pool.get("a", NOW), Err(PoolError::Connect(()))));
     }
+    assert!(pool.lock().is_empty(), "nor is its address remembered");
     numbers.is_shut.store(false, SeqCst);
     assert!(pool.get("a", NOW).is_ok());
 }
@@ -149,7 +150,7 @@ fn who_waits_too_long_leaves_the_others_their_places() {
     let held = pool.get("a", NOW).expect("room");
     thread::scope(|scope| {
         let impatient = scope.spawn(|| pool.get("a", LONG / 2).map(drop));
-        while pool.lock()["a"].waiting.len() < 1 {
+        while pool.lock()["a"].waiting.is_empty() {
             thread::yield_now();
         }
         let patient = scope.spawn(|| pool.get("a", LONG).map(drop));
