@@ -393,11 +393,11 @@ fn who_makes_no_handshake_is_cut_and_who_begins_with_something_else_at_once() {
     let mut server = world.actor(&[]);
     server.ask("serve sealed 1", "serving");
     // Nothing at all comes from this one: no frame wakes the server.
-    let mut mute = world.other(HOSTILE);
+    let mut mute = world.other(HOSTILE, &[]);
     mute.ask("keyed", "connected");
     mute.ask("open sealed", "opened");
     // And from this one a plain request, as if nobody had said that the channel is encrypted.
-    let mut plain = world.other(HOSTILE);
+    let mut plain = world.other(HOSTILE, &[]);
     plain.ask("keyed", "connected");
     plain.ask("open sealed", "opened");
     plain.tell("call");
@@ -414,7 +414,7 @@ fn who_has_no_key_gets_no_encrypted_channel() {
     let (world, _ipcd) = start();
     let mut server = world.actor(&[]);
     server.ask("serve sealed 1", "serving");
-    let mut stranger = world.other(HOSTILE);
+    let mut stranger = world.other(HOSTILE, &[]);
     stranger.tell("open sealed");
     // It cannot but take the refusal for a channel, and fails.
     assert!(!stranger.wait().success());
