@@ -62,6 +62,7 @@ const UNSAFE_FILES: &[&str] = &[
     "ffi/src/runtime.rs",
     "ffi/src/send.rs",
     "ffi/src/service.rs",
+    "ffi/src/session.rs",
     "ffi/src/settings.rs",
     "ffi/src/stats.rs",
     "ffi/src/stop.rs",

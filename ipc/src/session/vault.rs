@@ -168,9 +168,12 @@ pub(crate) fn sweep_stack() {
     sweep::<DEEP>();
 }
 
+/// Words of it that a library takes to seal or open a record.
+const SHALLOW: usize = if cfg!(debug_assertions) { DEEP } else { 256 };
+
 /// The same after a record that a library sealed or opened: 2 KiB.
 pub(crate) fn sweep_shallow() {
-    sweep::<256>();
+    sweep::<SHALLOW>();
 }
 
 #[inline(never)]
