@@ -245,8 +245,8 @@ impl Reactor {
             Some(pidfd) => self.epoll.add(pidfd, reads(token + 1)),
             None => Ok(()),
         });
-        let _span = Open::connection(token, &peer);
-        let node = Node { socket, pidfd, backlog: VecDeque::new(), _span };
+        let backlog = VecDeque::new();
+        let node = Node { socket, pidfd, backlog, _span: Open::connection(token, &peer) };
         if watched.is_err() {
             return self.unwatch(&node);
         }
