@@ -287,19 +287,6 @@ impl Reactor {
         }
     }
 
-    /// Sends what may be larger than a packet.
-    fn answer(&mut self, to: Token, sequence: u32, text: &str) -> Option<Event> {
-        let Ok(memory) = memory::sealed(text) else {
-            return self.reply(to, sequence, &Reply::Refused(Status::NO_MEMORY));
-        };
-        let bytes = encode_reply(sequence, &Reply::Answer { length: text.len() as u64 });
-        match self.post(to, Parcel { bytes, fds: vec![Arc::new(memory)], bell: None }) {
-            Ok(()) => None,
-            Err(Lost::Introduction) => self.reply(to, sequence, &Reply::Refused(Status::QUOTA)),
-            Err(Lost::Node) => self.drop_node(to),
-        }
-    }
-
     /// Stops listening for a while: without a descriptor for the newcomer, epoll would report it
     /// again and again.
     fn rest_listener(&mut self) {
