@@ -17,7 +17,7 @@ use crate::broker::{Event, Token};
 impl Reactor {
     /// Sends what may be larger than a packet.
     pub(super) fn answer(&mut self, to: Token, sequence: u32, text: &str) -> Option<Event> {
-        let Ok(memory) = memory::sealed(text) else {
+        let Ok(memory) = sealed(text) else {
             return self.reply(to, sequence, &Reply::Refused(Status::NO_MEMORY));
         };
         let bytes = encode_reply(sequence, &Reply::Answer { length: text.len() as u64 });
