@@ -6,11 +6,19 @@ use ipc::{
     Spin,
     trace::{self, Contexts, Placed},
 };
-use tests::{Actor, LONG, World};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tests::{
+    Actor, Ipcd, LONG, World,
+    ipcd::{open_to_all, signal},
+    wait_until,
+};
 use tracing::{Id, Subscriber, info_span};
 use tracing_subscriber::{Layer, layer, prelude::*, registry::LookupSpan};
 
 const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
+const IPCD: &str = env!("CARGO_BIN_EXE_ipcd-under-test");
+const PROBE: &str = env!("CARGO_BIN_EXE_probe");
 const RELAY: &str = env!("CARGO_BIN_EXE_relay");
 
 /// A span that has closed, and where it stood.
@@ -98,4 +106,42 @@ fn the_spans_of_a_chain_of_three_processes_are_one_trace() {
     client.call(b"again", LONG).expect("an answer");
     front.kill();
     back.kill();
+}
+
+#[test]
+fn ipcd_tells_what_it_does_and_for_which_trace() {
+    let world = World::without_runtime(ACTOR);
+    let node = format!(
+        "[service.api]\nexecutable = \"{PROBE}\"\narguments = [\"serve\", \"api\"]\n{}",
+        open_to_all()
+    );
+    std::fs::write(world.directory().join("node.toml"), node).expect("written");
+    let command = [IPCD, "--log", "info", "--log-format", "json"];
+    let ipcd = Ipcd::unready(&command, world.directory());
+    ipcd.hear("ready: ");
+    let node = world.node(Spin::Learned);
+    let id = node.wait_service("api", None).expect("served");
+    let root = trace::Context::root();
+    let client = trace::within(root, || node.client(id)).expect("a channel");
+    signal(ipcd.pid(), Signal::SIGHUP);
+    drop((client, node));
+    let told = |name: &str| -> Vec<Value> {
+        let lines = ipcd.said();
+        // Each of its lines is JSON, whoever wrote it.
+        let lines = lines.iter().map(|it| it.parse::<Value>().unwrap_or_else(|_| panic!("{it}")));
+        lines.filter(|line| line["span"] == name).collect()
+    };
+    let of_trace = |line: &Value| line["trace_id"] == format!("{:032x}", root.trace);
+    wait_until("the introduction is told", || told("introduction").iter().any(of_trace));
+    let all = told("introduction");
+    let introduction = all.iter().find(|line| of_trace(line)).expect("told");
+    assert_eq!(introduction["parent_id"], format!("{:016x}", root.span));
+    assert_eq!(introduction["fields"]["client_pid"], std::process::id());
+    assert!(introduction["fields"]["channel"].as_u64() > Some(0), "{introduction}");
+    // Others are in traces of their own.
+    assert!(told("launch").iter().all(|line| line["fields"]["service"] == "api"));
+    assert!(told("launch")[0]["parent_id"].is_null());
+    wait_until("the reload is told", || !told("reload").is_empty());
+    let own = |line: &Value| line["fields"]["pid"] == std::process::id();
+    wait_until("the connection's end is told", || told("connection").iter().any(own));
 }

@@ -186,13 +186,13 @@ fn who_runs_and_does_not_serve_yet_is_not_taken_to_hang() {
     ];
     let ipcd = Ipcd::start(IPCD, world.directory(), &node.concat());
     // Its time is over: it is pinged then, and had twenty pings' time before.
-    assert_eq!(ipcd.wait("never", "ended")["reason"], "hung, 1 pings unanswered");
+    assert_eq!(ipcd.wait("never", "ended")["reason"], "hung, 1 ping unanswered");
     assert_eq!(ipcd.unit("slow")["state"], "ready");
     let opened = fs::write(&gate, "go\n");
     opened.expect("read by the one who waits");
     wait_until("it serves", || ipcd.unit("slow")["serves"] == json!(["slow"]));
     signal(ipcd.pid_of("slow"), Signal::SIGSTOP);
-    ipcd.hear("slow: hangs, 1 pings unanswered: killed");
+    ipcd.hear("slow: hangs, 1 ping unanswered: killed");
     stop(&world, ipcd);
 }
 

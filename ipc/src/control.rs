@@ -19,6 +19,7 @@ mod groups;
 pub mod packet;
 pub mod regions;
 mod replies;
+mod traced;
 mod wire;
 
 use crate::{ServiceId, error::Status, layout::Geometry};
@@ -26,6 +27,8 @@ pub use events::{BusNote, BusStep, SUBSCRIBER_SLEEPS, TOPIC_RELIABLE, TopicEntry
 pub use groups::{Cause, Change, Group, MOST_CHANGES, MOST_MEMBERS};
 use regions::{RegionReply, RegionRequest};
 pub use replies::{decode_reply, encode_reply};
+pub use traced::take_context;
+pub(crate) use traced::with_context;
 use wire::{Reader, Writer};
 
 /// The version that this library speaks. A runtime of another version refuses the greeting.

@@ -8,6 +8,7 @@ use std::{
 
 use clap::Args;
 use ipc::{CallError, Config, Node, Transport};
+use kernel_services::console::count;
 use serde::Serialize;
 
 use crate::{
@@ -148,8 +149,11 @@ impl fmt::Display for Service {
         )?;
         writeln!(
             f,
-            "{} pings: min {:.1} µs, p50 {:.1} µs, max {:.1} µs",
-            self.count, self.min_micros, self.p50_micros, self.max_micros
+            "{}: min {:.1} µs, p50 {:.1} µs, max {:.1} µs",
+            count(self.count as u64, "ping"),
+            self.min_micros,
+            self.p50_micros,
+            self.max_micros
         )
     }
 }

@@ -30,6 +30,8 @@ pub mod failpoint;
 pub mod fuzzing;
 mod holders;
 mod ids;
+#[cfg(feature = "node")]
+pub mod journal;
 mod kernel;
 #[cfg(feature = "node")]
 pub mod logs;
@@ -50,6 +52,7 @@ mod registry;
 #[cfg(feature = "node")]
 mod sandbox;
 pub mod security;
+mod spans;
 mod succession;
 #[cfg(feature = "node")]
 pub mod supervisor;

@@ -22,7 +22,9 @@ use ipc::{
         closer::{Closer, PeerSocket, Stranger},
         decode_request, encode_reply,
         packet::{self, Received},
+        take_context,
     },
+    trace::Context,
 };
 use nix::{
     errno::Errno,
@@ -40,6 +42,7 @@ use crate::{
     holders::Holders,
     notes::{Note, Notes},
     pidfd::{self, process_started},
+    spans::{Open, heard},
     token::TokenKey,
 };
 
@@ -101,6 +104,7 @@ struct Node {
     /// Tells the process's end even where a child that it forked keeps the connection open.
     pidfd: Option<Arc<OwnedFd>>,
     backlog: VecDeque<Parcel>,
+    _span: Open,
 }
 
 /// A packet with its descriptors, which live until it is sent.
@@ -127,6 +131,7 @@ struct Held {
     lane: Arc<OwnedFd>,
     /// The client's end of the doorbell offered last.
     bell: Option<PeerSocket>,
+    span: Open,
 }
 
 impl Reactor {
@@ -240,7 +245,8 @@ impl Reactor {
             Some(pidfd) => self.epoll.add(pidfd, reads(token + 1)),
             None => Ok(()),
         });
-        let node = Node { socket, pidfd, backlog: VecDeque::new() };
+        let backlog = VecDeque::new();
+        let node = Node { socket, pidfd, backlog, _span: Open::connection(token, &peer) };
         if watched.is_err() {
             return self.unwatch(&node);
         }
@@ -278,19 +284,6 @@ impl Reactor {
                     }
                 }
             }
-        }
-    }
-
-    /// Sends what may be larger than a packet.
-    fn answer(&mut self, to: Token, sequence: u32, text: &str) -> Option<Event> {
-        let Ok(memory) = memory::sealed(text) else {
-            return self.reply(to, sequence, &Reply::Refused(Status::NO_MEMORY));
-        };
-        let bytes = encode_reply(sequence, &Reply::Answer { length: text.len() as u64 });
-        match self.post(to, Parcel { bytes, fds: vec![Arc::new(memory)], bell: None }) {
-            Ok(()) => None,
-            Err(Lost::Introduction) => self.reply(to, sequence, &Reply::Refused(Status::QUOTA)),
-            Err(Lost::Node) => self.drop_node(to),
         }
     }
 
@@ -346,19 +339,22 @@ impl Reactor {
             [fd] => Carried::One(ipc::LaneFacts::inspect(fd.as_fd())),
             _ => Carried::Many,
         };
-        let (sequence, request) = match decode_request(bytes) {
+        let (context, bytes) = take_context(bytes);
+        let (sequence, request) = match decode_request(&bytes) {
             Ok((sequence, request)) => (sequence, Ok(request)),
-            Err(malformed) => (sequence_of(bytes), Err(malformed)),
+            Err(malformed) => (passing::sequence_of(&bytes), Err(malformed)),
         };
+        let _scope = context.map(Context::enter);
         if let Ok(request) = &request {
             failpoint::heard(request);
+            heard(token, sequence, request);
         }
         self.step(Event::Packet { token, sequence, request, carried }, fds.pop());
     }
 
     fn refuse_and_drop(&mut self, token: Token) {
         if let Some(node) = self.remove(token) {
-            farewell(&node, 0, Status::PROTOCOL);
+            passing::farewell(&node, 0, Status::PROTOCOL);
         }
         self.step(Event::Gone { token }, None);
     }
@@ -392,7 +388,8 @@ impl Reactor {
             Effect::Send { to, sequence, reply } => self.reply(to, sequence, &reply),
             Effect::Hold { ticket } => {
                 let lane = Arc::new(carried.take()?.vouched());
-                self.held.insert(ticket, Held { lane, bell: None });
+                let span = Open::introduction(ticket);
+                self.held.insert(ticket, Held { lane, bell: None, span });
                 None
             }
             Effect::Offer { ticket, to, client, introduction } => {
@@ -402,6 +399,9 @@ impl Reactor {
                     Ok(fds) => fds,
                     Err(status) => return failed(status),
                 };
+                if let Some(held) = self.held.get(&ticket) {
+                    held.span.offered(&introduction);
+                }
                 let bytes = encode_reply(0, &Reply::Incoming(introduction));
                 match self.post(to, Parcel { bytes, fds, bell: None }) {
                     Ok(()) => None,
@@ -471,7 +471,7 @@ impl Reactor {
             }
             Effect::Cut { token, last } => {
                 if let (Some(node), Some((sequence, status))) = (self.remove(token), last) {
-                    farewell(&node, sequence, status);
+                    passing::farewell(&node, sequence, status);
                 }
                 None
             }
@@ -592,15 +592,4 @@ fn send(socket: &PeerSocket, parcel: &Parcel) -> Result<(), Errno> {
         fds.insert(1, bell.as_fd());
     }
     packet::send(socket.as_fd(), &parcel.bytes, &fds)
-}
-
-/// Says why, if the node still listens; it is cut in either case.
-fn farewell(node: &Node, sequence: u32, status: Status) {
-    let bytes = encode_reply(sequence, &Reply::Refused(status));
-    let _ = packet::send(node.socket.as_fd(), &bytes, &[]);
-}
-
-/// Reads the sequence of a packet that cannot be read further, or 0.
-fn sequence_of(bytes: &[u8]) -> u32 {
-    bytes.get(4..8).and_then(|it| it.try_into().ok()).map_or(0, u32::from_le_bytes)
 }

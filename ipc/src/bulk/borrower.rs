@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    ops::Deref,
     os::fd::{AsFd, BorrowedFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -35,9 +36,35 @@ pub(crate) struct Borrower {
 /// An arena that the peer has handed over.
 #[derive(Clone, Debug)]
 enum Known {
-    Mapped(Arc<PeerArena>),
+    Mapped(Arc<Shared>),
     /// It may be as it should, but this process has no means for it: what failed, and its bytes.
     Unmapped(Errno, u64),
+}
+
+/// A mapped arena, for the channel and for views. The last of them may be the last in the world to
+/// have it, and would have all its pages freed: by a thread that has nothing else to do.
+#[derive(Debug)]
+struct Shared {
+    /// There until this is dropped.
+    arena: Option<PeerArena>,
+    closer: Arc<Closer>,
+}
+
+impl Deref for Shared {
+    type Target = PeerArena;
+
+    fn deref(&self) -> &PeerArena {
+        self.arena.as_ref().expect("there until it is dropped")
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some(arena) = self.arena.take().filter(PeerArena::is_here) {
+            let bytes = arena.size();
+            self.closer.unmap(arena, bytes);
+        }
+    }
 }
 
 impl Known {
@@ -123,7 +150,7 @@ impl Borrower {
             };
             let mut notice = [0; NOTICE];
             notice.copy_from_slice(&packet[..NOTICE]);
-            admit(&mut arenas, notice, parcel).ok_or(PeerCorrupt::Arena)?;
+            admit(&mut arenas, notice, parcel, &self.closer).ok_or(PeerCorrupt::Arena)?;
         }
         Ok(true)
     }
@@ -175,6 +202,7 @@ fn admit(
     arenas: &mut BTreeMap<u32, Known>,
     notice: [u8; NOTICE],
     mut parcel: Option<Vec<Stranger>>,
+    closer: &Arc<Closer>,
 ) -> Option<()> {
     let (number, bytes) = match (Notice::from_bytes(notice)?, parcel.as_deref()) {
         (Notice::Arena { number, bytes }, None | Some([_])) => (number, bytes),
@@ -191,7 +219,7 @@ fn admit(
             Ok(arena) => {
                 // Sealed memory, which the mapping keeps.
                 drop(fd.vouched());
-                Known::Mapped(Arc::new(arena))
+                Known::Mapped(Arc::new(Shared { arena: Some(arena), closer: Arc::clone(closer) }))
             }
             // Without an errno it is no failure of ours.
             Err(error) => Known::Unmapped(Errno::from_raw(error.os_error()?), bytes),
@@ -211,7 +239,7 @@ pub struct View(Source);
 
 enum Source {
     Lent {
-        arena: Arc<PeerArena>,
+        arena: Arc<Shared>,
         offset: u64,
         length: usize,
         /// Where it is given back.

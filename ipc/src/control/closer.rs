@@ -11,6 +11,9 @@
 //!             └─ no ─▶ queue ─▶ up to 4 threads, begun for it, gone a second after the last
 //! ```
 //!
+//! A large mapping of a peer's memory takes as long to be undone as there are pages that nobody else
+//! has any more: [`Closer::unmap`] leaves it to the same threads.
+//!
 //! Nothing here is without bounds. Where [`FULL`] descriptors wait, nobody who sends more than are
 //! ever due, or other than memory, keeps its connection: what it sent stays in its socket, and the
 //! socket waits in place of them. Where [`CROWDED`] do, nobody new is let in.
@@ -45,6 +48,8 @@ pub const CROWDED: usize = 512;
 const STAYS: Duration = Duration::from_secs(1);
 /// Bytes of memory that are given back in no time: more than the largest lane has.
 const QUICK: u64 = 32 << 20;
+/// Bytes of mappings that wait for a thread, at most; what is beyond is undone by who has it.
+const MOST_MAPPED: u64 = 1 << 30;
 /// Of its stack, in bytes: it calls `close`.
 const STACK: usize = 64 * 1024;
 
@@ -60,10 +65,27 @@ pub struct Closer {
 
 #[derive(Debug, Default)]
 struct Queue {
-    waiting: VecDeque<OwnedFd>,
+    waiting: VecDeque<Burden>,
+    /// Bytes of the mappings among those, and of those that threads have taken.
+    mapped: u64,
     threads: usize,
     /// Of the threads those that wait for work.
     idle: usize,
+}
+
+/// What takes long to let go of.
+enum Burden {
+    Descriptor(#[allow(dead_code, reason = "it is dropped")] OwnedFd),
+    Mapping(#[allow(dead_code, reason = "it is dropped")] Box<dyn Send>, u64),
+}
+
+impl fmt::Debug for Burden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Burden::Descriptor(_) => "Descriptor",
+            Burden::Mapping(..) => "Mapping",
+        })
+    }
 }
 
 impl Closer {
@@ -96,11 +118,30 @@ impl Closer {
             return drop(fd);
         }
         let mut queue = self.queue();
-        queue.waiting.push_back(fd);
+        queue.waiting.push_back(Burden::Descriptor(fd));
+        self.call(&mut queue);
+    }
+
+    /// Lets go of a mapping of so many bytes: at once where that takes no time, or where so much
+    /// waits already, else by a thread. Not for a forked child, which has no such mapping.
+    pub(crate) fn unmap(self: &Arc<Self>, mapping: impl Send + 'static, bytes: u64) {
+        let mut queue = self.queue();
+        if bytes <= QUICK || queue.mapped + bytes > MOST_MAPPED {
+            // Not under the lock, for which others would wait.
+            drop(queue);
+            return drop(mapping);
+        }
+        queue.mapped += bytes;
+        queue.waiting.push_back(Burden::Mapping(Box::new(mapping), bytes));
+        self.call(&mut queue);
+    }
+
+    /// There is work.
+    fn call(self: &Arc<Self>, queue: &mut Queue) {
         if queue.idle > 0 {
             self.work.notify_one();
         } else {
-            self.reinforce(&mut queue);
+            self.reinforce(queue);
         }
     }
 
@@ -121,12 +162,14 @@ impl Closer {
     fn run(self: Arc<Self>) {
         let mut queue = self.queue();
         loop {
-            if let Some(fd) = queue.waiting.pop_front() {
+            if let Some(burden) = queue.waiting.pop_front() {
                 // The rest must not stand behind one that takes long.
                 self.reinforce(&mut queue);
                 drop(queue);
-                drop(fd);
+                let mapped = if let Burden::Mapping(_, bytes) = burden { bytes } else { 0 };
+                drop(burden);
                 queue = self.queue();
+                queue.mapped -= mapped;
                 continue;
             }
             queue.idle += 1;

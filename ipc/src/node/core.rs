@@ -49,6 +49,7 @@ use crate::{
     server::{Hub, Incoming, Registration},
     session::{KeyError, StaticKey},
     sync::{AtomicBool, AtomicU32, Ordering},
+    trace,
     wait::futex,
 };
 
@@ -334,7 +335,11 @@ impl Core {
         fds: &[BorrowedFd<'_>],
     ) -> Result<(), NodeError> {
         let socket = self.connection()?;
-        let bytes = encode_request(sequence, request);
+        let mut bytes = encode_request(sequence, request);
+        // What the warden does is for no trace; it is within none.
+        if let Some(context) = trace::current() {
+            bytes = control::with_context(bytes, context);
+        }
         loop {
             match packet::send(socket.as_fd(), &bytes, fds) {
                 Ok(()) => return Ok(()),

@@ -48,6 +48,10 @@ pub(crate) struct Bulk {
     copy: OnceLock<Vec<u8>>,
 }
 
+/// Bytes that a thread keeps for its next copy, at most. Beyond, fresh pages cost little beside the
+/// copy itself, and would be the process's for good.
+const MOST_SPARE: usize = 8 << 20;
+
 thread_local! {
     /// Where copies were before, for the next: fresh pages cost more than the copy.
     static SPARE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -69,7 +73,7 @@ impl Bulk {
 
 impl Drop for Bulk {
     fn drop(&mut self) {
-        if let Some(bytes) = self.copy.take() {
+        if let Some(bytes) = self.copy.take().filter(|bytes| bytes.capacity() <= MOST_SPARE) {
             let _ = SPARE.try_with(|spare| spare.replace(bytes));
         }
     }

@@ -10,6 +10,7 @@ use clap::Parser;
 use kernel_services::{
     Kernel, KernelError,
     console::say,
+    journal::{self, Format},
     monitor::{ExportError, Exporter},
     node::Listener,
     system::{self, System, SystemError},
@@ -23,6 +24,7 @@ use nix::{
         signalfd::{SfdFlags, SignalFd},
     },
 };
+use tracing::level_filters::LevelFilter;
 
 /// Introduces processes to each other so that they can talk through shared memory.
 ///
@@ -50,6 +52,17 @@ struct Arguments {
     /// In place of what the node file says. `docs/monitoring.md` lists them.
     #[arg(long, value_name = "WHERE")]
     metrics: Option<Listener>,
+
+    /// Tell on stderr what is done: off, error, warn, info, debug or trace
+    ///
+    /// At info: connections, introductions, starts of services and reloads, when they end, with the
+    /// ids of the traces that they are part of. Without it: $IPCD_LOG, else off.
+    #[arg(long, value_name = "LEVEL")]
+    log: Option<LevelFilter>,
+
+    /// Make all lines on stderr text, or one JSON object each
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    log_format: Format,
 }
 
 const AFTER_HELP: &str = "\
@@ -58,6 +71,7 @@ Examples:
   ipcd --runtime-dir /tmp/demo       serve another; clients need IPC_RUNTIME_DIR=/tmp/demo
   ipcd --config node.toml            start a system of services, and keep it up
   ipcd --metrics 127.0.0.1:9464      let Prometheus scrape what the services count
+  ipcd --log info --log-format json  tell of connections, channels, starts and reloads
 
 When it can be connected to, it writes one line to stderr:
   ipcd: ready: /run/user/1000/ipc/ipcd.sock (pid 4711)
@@ -69,6 +83,11 @@ Exit codes:
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let of_environment = std::env::var("IPCD_LOG").ok().and_then(|it| it.parse().ok());
+    let most = arguments.log.or(of_environment).unwrap_or(LevelFilter::OFF);
+    if let Err(error) = journal::tell(most, arguments.log_format) {
+        say(&format!("nothing will be told of what is done: {error}"));
+    }
     let runtime_dir = arguments.runtime_dir.unwrap_or_else(ipc::runtime_dir);
     let ended = match arguments.config {
         Some(config) => supervise(&config, &runtime_dir, arguments.metrics),

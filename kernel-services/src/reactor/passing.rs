@@ -1,14 +1,18 @@
 //! Descriptors that pass from one node to another: lanes, doorbells, pidfds, boards, and memory that is
 //! kept for those who come later.
 
-use std::{collections::HashMap, os::fd::OwnedFd, sync::Arc};
+use std::{
+    collections::HashMap,
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+};
 
 use ipc::{
     Status,
     control::{
         Reply,
         closer::{PeerSocket, Stranger},
-        encode_reply,
+        encode_reply, packet,
     },
 };
 use nix::{
@@ -16,7 +20,7 @@ use nix::{
     sys::socket::{AddressFamily, SockFlag, SockType, socketpair},
 };
 
-use super::{Lost, Parcel, Reactor};
+use super::{Lost, Node, Parcel, Reactor};
 use crate::{
     broker::{BoardKey, Event, RegionEffect, Stow, Token},
     events::RingId,
@@ -146,4 +150,15 @@ impl Reactor {
             Err(Lost::Node) => self.drop_node(to),
         }
     }
+}
+
+/// Says why, if the node still listens; it is cut in either case.
+pub(super) fn farewell(node: &Node, sequence: u32, status: Status) {
+    let bytes = encode_reply(sequence, &Reply::Refused(status));
+    let _ = packet::send(node.socket.as_fd(), &bytes, &[]);
+}
+
+/// Reads the sequence of a packet that cannot be read further, or 0.
+pub(super) fn sequence_of(bytes: &[u8]) -> u32 {
+    bytes.get(4..8).and_then(|it| it.try_into().ok()).map_or(0, u32::from_le_bytes)
 }

@@ -6,7 +6,10 @@ use super::{
     End, Notice, Supervisor, Turn, UnitId, backoff,
     unit::{Fault, Goal, State, Unit, Why, after},
 };
-use crate::node::{Ready, Restart, Service};
+use crate::{
+    console::count,
+    node::{Ready, Restart, Service},
+};
 
 impl Supervisor {
     pub(super) fn spawned(&mut self, id: UnitId, pid: u32, turn: &mut Turn) {
@@ -208,7 +211,7 @@ fn cause(fault: Option<Fault>, how: End, spec: &Service) -> String {
             format!("was not ready within {:?}", spec.readiness.within)
         }
         (Some(Fault::Hung), Some(watchdog)) => {
-            format!("hung, {} pings unanswered", watchdog.failures)
+            format!("hung, {} unanswered", count(watchdog.failures, "ping"))
         }
         (Some(Fault::Hung), None) => "hung".to_owned(),
         (None, _) => how.to_string(),

@@ -2,6 +2,8 @@
 
 use std::{fmt, time::Duration};
 
+use crate::console::count;
+
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -124,7 +126,9 @@ impl fmt::Display for Notice {
             Notice::Ready => f.write_str("is ready"),
             Notice::SpawnFailed { reason } => write!(f, "cannot be started: {reason}"),
             Notice::Late { within } => write!(f, "was not ready within {within:?}: killed"),
-            Notice::Hung { missed } => write!(f, "hangs, {missed} pings unanswered: killed"),
+            Notice::Hung { missed } => {
+                write!(f, "hangs, {} unanswered: killed", count(*missed, "ping"))
+            }
             Notice::Stops => f.write_str("is asked to stop"),
             Notice::Stubborn { within } => write!(f, "did not stop within {within:?}: killed"),
             Notice::Ended { how, asked: true } => write!(f, "stopped: {how}"),

@@ -6,6 +6,7 @@ use super::{
     End, Supervisor, UnitId,
     unit::{Fault, State, Unit},
 };
+use crate::console::count;
 
 /// Where a unit is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +102,7 @@ impl UnitStatus {
             let _ = write!(line, ", pid {pid}");
         }
         if self.restarts > 0 {
-            let _ = write!(line, ", {} restarts", self.restarts);
+            let _ = write!(line, ", {}", count(self.restarts, "restart"));
         }
         if let Some(end) = self.last_end {
             let _ = write!(line, ", last: {end}");

@@ -17,6 +17,7 @@ use crate::{
     desk::{Order, Unit},
     failpoint::{self, At},
     process::{Exit, Launch, Process, launch},
+    spans::Open,
     supervisor::{End, Event, UnitId},
 };
 
@@ -35,8 +36,10 @@ impl System {
         let order = Launch { service, replica: replica - 1, runtime_dir, control, log };
         let (mut recorded, store) = (None, &mut self.store);
         failpoint::reach(At::SpawnBegun);
+        let span = Open::launch(&name, replica);
         let process = launch(order, |pid, start_time| {
             recorded = Some(pid);
+            span.launched(pid);
             store.remember(Record { service: name.to_string(), replica, pid, start_time })?;
             failpoint::reach(At::SpawnRecorded);
             Ok(())

@@ -12,6 +12,7 @@ use crate::{
     node::{self, Node},
     notes::{Kind, Note},
     security::{Policy, Question, Terms},
+    spans::Open,
     supervisor::{Command, Event, Notice},
 };
 
@@ -29,6 +30,7 @@ pub(super) fn law(node: &Node) -> Law {
 impl System {
     /// Reads the node file again, and changes what it changes. What is wrong changes nothing.
     pub(super) fn reload(&mut self, by: &str) -> Result<String, SystemError> {
+        let _span = Open::reload(&self.path, by);
         let mut node = node::reload(&self.path)?;
         settle_paths(&mut node, &self.runtime_dir);
         let logs = Logs::open(&node.log_directory)?;

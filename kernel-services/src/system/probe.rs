@@ -5,7 +5,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         mpsc::{Receiver, Sender, channel},
     },
     thread::Builder,
@@ -22,10 +22,14 @@ use crate::supervisor::UnitId;
 
 /// Bytes of stack for a thread that pings.
 const STACK: usize = 128 * 1024;
-/// Threads that ping at a time. A service that hangs keeps one for as long as its ping may take;
-/// when so many hang at once, others' pings are late, and none is counted as missed for that. Each
-/// channel takes memory, which is kept for the next: a thousand services at once would take 30 MB.
+/// Threads that ping at a time, beside those whose service seems to hang. Each channel takes memory,
+/// which is kept for the next: a thousand services at once would take 30 MB.
 const THREADS: usize = 64;
+/// From then on a service seems to hang, and its thread is not counted among those: whoever waits
+/// for one has its ping in time, however many others hang.
+const SLOW: Duration = Duration::from_millis(100);
+/// Threads that may be there together, with those.
+const MOST_THREADS: usize = 4096;
 
 /// What came of a ping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +56,8 @@ struct Shared {
     /// Kept between pings: a channel takes longer to open than a ping takes.
     clients: Mutex<HashMap<UnitId, (ServiceId, Client)>>,
     orders: Mutex<Orders>,
+    /// Something was ordered or begun, for who oversees those that wait.
+    moved: Condvar,
     tell: Sender<Outcome>,
     bell: EventFd,
 }
@@ -61,6 +67,27 @@ struct Shared {
 struct Orders {
     waiting: VecDeque<Ping>,
     threads: usize,
+    /// When each thread that pings began with what it is at.
+    begun: HashMap<UnitId, Instant>,
+    /// Whether a thread oversees those that wait.
+    is_overseen: bool,
+}
+
+impl Orders {
+    /// Whether another thread may ping, and else when to look again.
+    fn may_begin(&self) -> Result<(), Duration> {
+        let ages = self.begun.values().map(Instant::elapsed);
+        let brisk: Vec<Duration> = ages.filter(|age| *age < SLOW).collect();
+        if self.threads >= MOST_THREADS || self.threads - self.slow(&brisk) >= THREADS {
+            let oldest = brisk.into_iter().max().unwrap_or_default();
+            return Err(SLOW.saturating_sub(oldest).max(Duration::from_millis(1)));
+        }
+        Ok(())
+    }
+
+    fn slow(&self, brisk: &[Duration]) -> usize {
+        self.begun.len() - brisk.len()
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -75,8 +102,8 @@ impl Probes {
         let (tell, heard) = channel();
         let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let (runtime_dir, node) = (runtime_dir.to_owned(), Mutex::new(None));
-        let (clients, orders) = (Mutex::default(), Mutex::default());
-        let shared = Shared { runtime_dir, node, clients, orders, tell, bell };
+        let (clients, orders, moved) = (Mutex::default(), Mutex::default(), Condvar::new());
+        let shared = Shared { runtime_dir, node, clients, orders, moved, tell, bell };
         Ok(Probes { shared: Arc::new(shared), heard })
     }
 
@@ -89,20 +116,19 @@ impl Probes {
     pub(super) fn ping(&self, unit: UnitId, instance: ServiceId, timeout: Duration) {
         let mut orders = lock(&self.shared.orders);
         orders.waiting.push_back(Ping { unit, instance, timeout });
-        if orders.threads == THREADS {
-            return;
+        if orders.may_begin().is_ok() {
+            self.shared.begin(&mut orders);
+        } else if !orders.is_overseen {
+            let shared = Arc::clone(&self.shared);
+            let thread = Builder::new().name("ipc-probes".to_owned()).stack_size(STACK);
+            // Without one, who is at work takes it next.
+            orders.is_overseen = thread.spawn(move || shared.oversee()).is_ok();
         }
-        let shared = Arc::clone(&self.shared);
-        let thread = Builder::new().name("ipc-probe".to_owned()).stack_size(STACK);
-        match thread.spawn(move || shared.work()) {
-            Ok(_) => orders.threads += 1,
-            // Who is at work takes it next.
-            Err(_) if orders.threads > 0 => {}
-            Err(_) => {
-                orders.waiting.clear();
-                drop(orders);
-                self.miss(unit);
-            }
+        if orders.threads == 0 {
+            // No thread is to be had.
+            orders.waiting.clear();
+            drop(orders);
+            self.miss(unit);
         }
     }
 
@@ -126,18 +152,47 @@ impl AsFd for Probes {
 }
 
 impl Shared {
+    /// Starts a thread for who waits.
+    fn begin(self: &Arc<Self>, orders: &mut Orders) {
+        let shared = Arc::clone(self);
+        let thread = Builder::new().name("ipc-probe".to_owned()).stack_size(STACK);
+        orders.threads += usize::from(thread.spawn(move || shared.work()).is_ok());
+    }
+
+    /// Sees to it that those who wait are not kept by those who hang, as long as somebody waits.
+    fn oversee(self: &Arc<Self>) {
+        let mut orders = lock(&self.orders);
+        while !orders.waiting.is_empty() {
+            let pause = match orders.may_begin() {
+                Ok(()) => {
+                    self.begin(&mut orders);
+                    SLOW
+                }
+                Err(pause) => pause,
+            };
+            let waited = self.moved.wait_timeout(orders, pause);
+            orders = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        orders.is_overseen = false;
+    }
+
     /// Pings until there is nobody to ping.
     fn work(&self) {
         loop {
             let next = {
                 let mut orders = lock(&self.orders);
                 let next = orders.waiting.pop_front();
-                orders.threads -= usize::from(next.is_none());
+                match &next {
+                    Some(ping) => drop(orders.begun.insert(ping.unit, Instant::now())),
+                    None => orders.threads -= 1,
+                }
                 next
             };
+            self.moved.notify_one();
             let Some(Ping { unit, instance, timeout }) = next else { return };
             let begun = Instant::now();
             let answered = self.try_ping(unit, instance, timeout).is_some();
+            lock(&self.orders).begun.remove(&unit);
             if !answered {
                 // One that fails at once is not to be asked again at once.
                 std::thread::sleep(Duration::from_millis(20).saturating_sub(begun.elapsed()));
@@ -179,4 +234,44 @@ impl Shared {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use ipc::Server;
+
+    use super::*;
+    use crate::Kernel;
+
+    /// Serves as many names, or says so and hangs.
+    fn serve(directory: &Path, prefix: &str, count: u32) -> (Node, Server, Vec<ServiceId>) {
+        let runtime_dir = Some(directory.to_owned());
+        let node = Node::connect(&Config { runtime_dir, ..Config::default() }).expect("a node");
+        let server = node.server().expect("a server");
+        let names = (0..count).map(|number| format!("{prefix}{number}"));
+        let ids =
+            names.map(|name| server.register(&name, 0).expect("registered").instance).collect();
+        (node, server, ids)
+    }
+
+    #[test]
+    fn those_who_hang_do_not_delay_the_pings_of_others() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let kernel = Kernel::embedded(directory.path()).expect("a runtime");
+        let (_node, _server, hanging) = serve(directory.path(), "hangs", THREADS as u32 + 8);
+        let (node, server, ids) = serve(directory.path(), "answers", 1);
+        let serving = std::thread::spawn(move || server.run(|_| {}));
+        let probes = Probes::new(directory.path()).expect("an eventfd");
+        let long = Duration::from_secs(600);
+        for (number, &id) in (0..).zip(&hanging) {
+            probes.ping(UnitId(number), id, long);
+        }
+        probes.ping(UnitId(1000), ids[0], long);
+        // None of the others is over before.
+        let heard = probes.heard.recv_timeout(Duration::from_secs(60)).expect("an answer");
+        assert_eq!(heard, Outcome { unit: UnitId(1000), instance: Some(ids[0]), answered: true });
+        node.interrupter().fire();
+        let _ = serving.join().expect("no panic");
+        drop(kernel);
+    }
 }

@@ -86,7 +86,7 @@ fn who_waits_says_for_whom() {
         "waiting since 0.0s, for auth"
     );
     let auth = bench.status("auth").expect("a unit").line(bench.now_ns);
-    let expected = "backing-off since 0.0s, next attempt in 0.0s, 1 restarts; \
+    let expected = "backing-off since 0.0s, next attempt in 0.0s, 1 restart; \
                     cannot be started: no such file";
     assert_eq!(auth, expected);
 }
