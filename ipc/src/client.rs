@@ -352,7 +352,7 @@ impl Client {
             Err(CallError::PeerDied { taken: false }) if self.is_relayed() => {
                 self.again(limit, send)?
             }
-            sent => sent?,
+            outcome => outcome?,
         };
         Ok(Pending { link: Some(link), message_id, limit, turn })
     }

@@ -14,13 +14,9 @@ use std::{
 use super::core::{Core, lock};
 use crate::{
     Geometry, ServiceId,
-    channel::Fate,
     client::ClientState,
     control::Group,
-    failover::{
-        post::Post,
-        rule::{self, Epochs, Evidence},
-    },
+    failover::post::Post,
     link::Link,
     sync::{AtomicBool, AtomicU32, Ordering},
     wait::futex,
@@ -32,14 +28,12 @@ const MOST_WORDS: usize = 120;
 const LOOK: Duration = Duration::from_millis(1);
 /// Between attempts to open a channel.
 const RETRY: Duration = Duration::from_millis(100);
-/// Those before an instance that it watches; one that stands further behind waits for the runtime.
-const MOST_BEFORE: usize = 16;
 const STACK: usize = 128 * 1024;
 
 /// What the two threads share with the node.
 #[derive(Debug, Default)]
 pub(super) struct Vigil {
-    standing: Mutex<HashMap<ServiceId, Standing>>,
+    standing: Mutex<HashMap<ServiceId, Arc<Post>>>,
     /// Clients for whom channels are to be opened.
     clients: Mutex<Vec<Weak<ClientState>>>,
     /// Count up when there is news for the one who watches, and for the one who opens.
@@ -48,47 +42,17 @@ pub(super) struct Vigil {
     begun: AtomicBool,
 }
 
-/// An instance of this node, and those before it.
-#[derive(Debug)]
-struct Standing {
-    post: Arc<Post>,
-    epochs: Epochs,
-    ordered: bool,
-    before: Vec<Before>,
-}
-
-#[derive(Debug)]
-struct Before {
-    instance: ServiceId,
-    link: Option<Arc<Link>>,
-    evidence: Evidence,
-}
-
 impl Core {
     /// Hears of the group of a name that an instance of this node serves, or stands by for.
     pub(super) fn stand_by(self: &Arc<Self>, instance: ServiceId, post: Arc<Post>, group: &Group) {
         let Some(rank) = group.members.iter().position(|id| *id == instance) else { return };
-        let is_watched = {
+        post.stand_by(group, rank);
+        let is_watched = rank > 0;
+        {
             let mut standing = lock(&self.vigil.standing);
-            let known = standing.remove(&instance);
-            let mut old = known.map(|it| it.before).unwrap_or_default();
-            let told = group.members[..rank].iter().map(|&before| {
-                let place = old.iter().position(|it| it.instance == before);
-                place.map_or_else(|| Before::unknown(before), |place| old.swap_remove(place))
-            });
-            let mut before: Vec<Before> = told.collect();
-            // A runtime that has just begun may not have heard of all: who is not heard of and
-            // lives counts as before.
-            old.retain(|it| !group.members.contains(&it.instance) && it.lives());
-            before.extend(old);
-            let seen = 0;
-            let epochs = Epochs { told: group.epoch, limit: group.limit, seen };
-            let ordered = group.ordered && before.len() <= MOST_BEFORE;
-            let is_watched = !before.is_empty();
-            standing.insert(instance, Standing { post, epochs, ordered, before });
-            standing.retain(|id, it| *id == instance || Arc::strong_count(&it.post) > 1);
-            is_watched
-        };
+            standing.insert(instance, post);
+            standing.retain(|id, it| *id == instance || Arc::strong_count(it) > 1);
+        }
         if is_watched {
             self.begin_vigil();
             bump(&self.vigil.open);
@@ -123,28 +87,18 @@ impl Core {
         }
     }
 
-    /// Takes the names whose time it is. Returns what to sleep on.
+    /// Takes the names whose time it is, and tells the runtime. Returns what to sleep on.
     fn keep_vigil(&self) -> Vec<Arc<Link>> {
+        let posts: Vec<_> = lock(&self.vigil.standing)
+            .iter()
+            .map(|(instance, post)| (*instance, Arc::clone(post)))
+            .collect();
         let mut watched = Vec::new();
-        let mut taken = Vec::new();
-        for (instance, it) in lock(&self.vigil.standing).iter_mut() {
-            if it.post.epoch() != 0 || !it.ordered {
-                continue;
+        for (instance, post) in posts {
+            watched.extend(post.look());
+            if let Some(epoch) = post.untold() {
+                self.say_epoch(instance, epoch);
             }
-            let Standing { before, epochs, .. } = it;
-            for one in before.iter_mut() {
-                one.look(epochs);
-                watched.extend(one.link.clone().filter(|_| one.evidence == Evidence::Unknown));
-            }
-            let evidence: Vec<_> = before.iter().map(|one| one.evidence).collect();
-            if let Some(epoch) = rule::promotes(&evidence, *epochs)
-                && it.post.take(epoch)
-            {
-                taken.push((*instance, epoch));
-            }
-        }
-        for (instance, epoch) in taken {
-            self.say_epoch(instance, epoch);
         }
         watched
     }
@@ -153,55 +107,20 @@ impl Core {
     fn open_watched(self: &Arc<Self>) -> bool {
         let small = Geometry::new(*Geometry::CELLS.start(), *Geometry::SLAB.start());
         let Ok(geometry) = small else { return true };
-        let wanted: Vec<(ServiceId, ServiceId)> = lock(&self.vigil.standing)
-            .iter()
-            .flat_map(|(id, it)| {
-                it.before.iter().filter(|one| one.wants()).map(|one| (*id, one.instance))
-            })
-            .collect();
+        let posts: Vec<_> = lock(&self.vigil.standing).values().cloned().collect();
         let mut all = true;
-        for (instance, before) in wanted {
-            let Ok(link) = self.open_watch(before, geometry) else {
-                all = false;
-                continue;
-            };
-            if let Some(standing) = lock(&self.vigil.standing).get_mut(&instance)
-                && let Some(one) = standing.before.iter_mut().find(|one| one.instance == before)
-            {
-                one.link = Some(link);
-                bump(&self.vigil.watch);
+        for post in posts {
+            for before in post.wanted() {
+                match self.open_watch(before, geometry) {
+                    Ok(link) => {
+                        post.watch(before, link);
+                        bump(&self.vigil.watch);
+                    }
+                    Err(_) => all = false,
+                }
             }
         }
         all
-    }
-}
-
-impl Before {
-    fn unknown(instance: ServiceId) -> Before {
-        Before { instance, link: None, evidence: Evidence::Unknown }
-    }
-
-    fn wants(&self) -> bool {
-        self.evidence == Evidence::Unknown && self.link.is_none()
-    }
-
-    fn lives(&self) -> bool {
-        self.link.as_ref().is_some_and(|link| link.channel.check_life() == Fate::Open)
-    }
-
-    /// Reads what the kernel says of it, and the epoch at which it served.
-    fn look(&mut self, epochs: &mut Epochs) {
-        let Some(link) = &self.link else { return };
-        let mark = link.channel.peer_mark();
-        if mark != 0 {
-            epochs.seen = epochs.seen.max(rule::whole(mark, epochs.told));
-        }
-        match link.channel.check_life() {
-            Fate::Open => {}
-            Fate::Died => self.evidence = Evidence::Dead,
-            // It closed this channel, which says nothing of the others.
-            Fate::Closed | Fate::Poisoned(_) => self.link = None,
-        }
     }
 }
 
