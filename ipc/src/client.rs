@@ -23,6 +23,7 @@ use crate::{
     node::{Shared, is_gone},
     server::{Member, Server},
     table::{Outcome, Waiter},
+    trace,
 };
 
 /// How a call is made.

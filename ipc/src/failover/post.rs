@@ -106,6 +106,11 @@ impl Post {
         Some(self.untold.swap(0, Ordering::AcqRel)).filter(|epoch| *epoch != 0)
     }
 
+    /// Whether it stands by, for others before it.
+    pub(crate) fn stands_by(&self) -> bool {
+        self.epoch() == 0 && self.standing().as_ref().is_some_and(Standing::is_behind)
+    }
+
     /// Those to whom channels are to be opened, to watch them.
     pub(crate) fn wanted(&self) -> Vec<ServiceId> {
         if self.epoch() != 0 {

@@ -50,6 +50,11 @@ impl Standing {
         rule::promotes(&evidence, self.epochs).filter(|_| self.ordered)
     }
 
+    /// Whether there is anybody before it.
+    pub(crate) fn is_behind(&self) -> bool {
+        !self.before.is_empty()
+    }
+
     /// The channels to those who live.
     pub(crate) fn watched(&self) -> impl Iterator<Item = Arc<Link>> {
         let living = self.before.iter().filter(|one| one.evidence == Evidence::Unknown);

@@ -1,9 +1,9 @@
 //! Standing by: who serves is watched by the words that the kernel marks when it dies, and
 //! channels are opened ahead of need.
 //!
-//! Two threads of a node, made when it first stands by for a name, or first calls one that has
-//! standbys. One sleeps on the life words of all that come before; it opens nothing and asks
-//! nobody, so nothing is in its way. The other opens what the first watches.
+//! Two threads of a node. One lives while the node stands by for a name: it sleeps on the life words
+//! of all that come before; it opens nothing and asks nobody, so nothing is in its way. The other
+//! lives while there are channels to open.
 
 use std::{
     collections::HashMap,
@@ -18,7 +18,7 @@ use crate::{
     control::Group,
     failover::post::Post,
     link::Link,
-    sync::{AtomicBool, AtomicU32, Ordering},
+    sync::{AtomicU32, Ordering},
     wait::futex,
 };
 
@@ -39,7 +39,15 @@ pub(super) struct Vigil {
     /// Count up when there is news for the one who watches, and for the one who opens.
     watch: AtomicU32,
     open: AtomicU32,
-    begun: AtomicBool,
+    /// Which of the two there are.
+    running: Mutex<[bool; 2]>,
+}
+
+/// The threads.
+#[derive(Clone, Copy, Debug)]
+enum Duty {
+    Watch,
+    Open,
 }
 
 impl Core {
@@ -54,41 +62,65 @@ impl Core {
             standing.retain(|id, it| *id == instance || Arc::strong_count(it) > 1);
         }
         if is_watched {
-            self.begin_vigil();
             bump(&self.vigil.open);
             bump(&self.vigil.watch);
+            self.begin(Duty::Open);
+            self.begin(Duty::Watch);
         }
     }
 
-    /// Has channels opened for a client.
-    pub(crate) fn send_for(self: &Arc<Self>, state: &Arc<ClientState>) {
+    /// Has channels opened for a client. It may be in a hurry: the warden makes the thread.
+    pub(crate) fn send_for(&self, state: &Arc<ClientState>) {
         lock(&self.vigil.clients).push(Arc::downgrade(state));
-        self.begin_vigil();
         bump(&self.vigil.open);
+        self.kick();
+    }
+
+    /// Has somebody open what is wanted. The warden's work.
+    pub(super) fn open_wanted(self: &Arc<Self>) {
+        if !lock(&self.vigil.clients).is_empty() {
+            self.begin(Duty::Open);
+        }
     }
 
     /// A peer's process ended, or the node is closed: has the threads look.
     pub(super) fn alarm(&self) {
-        if self.vigil.begun.load(Ordering::Acquire) {
-            bump(&self.vigil.watch);
-            bump(&self.vigil.open);
-        }
+        bump(&self.vigil.watch);
+        bump(&self.vigil.open);
     }
 
-    fn begin_vigil(self: &Arc<Self>) {
-        if self.vigil.begun.swap(true, Ordering::AcqRel) {
+    /// Makes a thread, unless there is one.
+    fn begin(self: &Arc<Self>, duty: Duty) {
+        let mut running = lock(&self.vigil.running);
+        if std::mem::replace(&mut running[duty as usize], true) {
             return;
         }
-        for (name, run) in [("ipc-vigil", watch as fn(&Weak<Core>)), ("ipc-ahead", open)] {
-            let core = Arc::downgrade(self);
-            let thread = std::thread::Builder::new().name(name.into()).stack_size(STACK);
-            // Without it names are given by the runtime, and channels opened when they are needed.
-            let _ = thread.spawn(move || run(&core));
-        }
+        let (name, run): (&str, fn(&Weak<Core>)) = match duty {
+            Duty::Watch => ("ipc-vigil", watch),
+            Duty::Open => ("ipc-ahead", open),
+        };
+        let core = Arc::downgrade(self);
+        let thread = std::thread::Builder::new().name(name.into()).stack_size(STACK);
+        // Without it names are given by the runtime, and channels opened when they are needed.
+        running[duty as usize] = thread.spawn(move || run(&core)).is_ok();
+    }
+
+    /// Ends a thread that has nothing to do, unless there is news since it looked.
+    fn may_end(&self, duty: Duty, news: u32) -> bool {
+        let mut running = lock(&self.vigil.running);
+        let word = match duty {
+            Duty::Watch => &self.vigil.watch,
+            Duty::Open => &self.vigil.open,
+        };
+        let ends = word.load(Ordering::SeqCst) == news;
+        running[duty as usize] = !ends;
+        ends
     }
 
     /// Takes the names whose time it is, and tells the runtime. Returns what to sleep on.
     fn keep_vigil(&self) -> Vec<Arc<Link>> {
+        // Those that are served no more belong to nobody else.
+        lock(&self.vigil.standing).retain(|_, it| Arc::strong_count(it) > 1);
         let posts: Vec<_> = lock(&self.vigil.standing)
             .iter()
             .map(|(instance, post)| (*instance, Arc::clone(post)))
@@ -101,6 +133,11 @@ impl Core {
             }
         }
         watched
+    }
+
+    /// Whether an instance of this node stands by for another, which may not be watched yet.
+    fn stands_by(&self) -> bool {
+        lock(&self.vigil.standing).values().any(|post| post.stands_by())
     }
 
     /// Opens a channel to each that is watched. Returns whether all are open.
@@ -133,6 +170,9 @@ fn watch(core: &Weak<Core>) {
         }
         let news = node.vigil.watch.load(Ordering::SeqCst);
         let watched = node.keep_vigil();
+        if watched.is_empty() && !node.stands_by() && node.may_end(Duty::Watch, news) {
+            return;
+        }
         let lives = watched.iter().take(MOST_WORDS).map(|link| link.channel.life_word());
         let Some(mut words) = lives.collect::<Option<Vec<_>>>() else { continue };
         words.insert(0, futex::Word { at: &node.vigil.watch, value: news, shared: false });
@@ -159,8 +199,11 @@ fn open(core: &Weak<Core>) {
                 lock(&node.vigil.clients).push(state);
             }
         }
+        if all && node.may_end(Duty::Open, news) {
+            return;
+        }
         let word = futex::Word { at: &node.vigil.open, value: news, shared: false };
-        futex::wait(word, (!all).then_some(RETRY));
+        futex::wait(word, Some(RETRY));
     }
 }
 

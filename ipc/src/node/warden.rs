@@ -73,6 +73,7 @@ impl Warden<'_> {
                     TOKEN_KICK => {
                         self.core.tell_boards();
                         self.core.speak();
+                        self.core.open_wanted();
                     }
                     TOKEN_SOCKET => self.hear(),
                     pid => {
