@@ -69,9 +69,8 @@ impl SealedTx {
                 self.tx.id = self.tx.id.wrapping_add(1);
                 Ok(true)
             }
-            Err(SealError::Push(PushError::Full { .. })) => Ok(false),
+            Err(SealError::Push(PushError::Full { .. } | PushError::Retired)) => Ok(false),
             Err(SealError::Push(PushError::Corrupt(lie))) => Err(lie),
-            Err(SealError::Push(PushError::Retired)) => Ok(false),
             Err(SealError::Spent(spent)) => panic!("{spent}"),
         }
     }
@@ -130,9 +129,8 @@ impl Tx {
                 self.id = self.id.wrapping_add(1);
                 Ok(true)
             }
-            Err(PushError::Full { .. }) => Ok(false),
+            Err(PushError::Full { .. } | PushError::Retired) => Ok(false),
             Err(PushError::Corrupt(lie)) => Err(lie),
-            Err(PushError::Retired) => Ok(false),
         }
     }
 }

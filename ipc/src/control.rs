@@ -560,7 +560,9 @@ pub fn encode_request(sequence: u32, request: &Request) -> Vec<u8> {
         Request::Command { text } => out.text(text),
         Request::Closed { channel } => out.u64(*channel),
         Request::Board { segment } => out.u32(*segment),
-        Request::Boards { after } | Request::Kept { after } => out.u64(*after),
+        Request::Boards { after } | Request::Kept { after } | Request::History { after } => {
+            out.u64(*after);
+        }
         Request::Trace { instance, every_us, for_ms } => {
             out.u32(instance.get());
             out.u32(*every_us);
@@ -592,7 +594,6 @@ pub fn encode_request(sequence: u32, request: &Request) -> Vec<u8> {
             out.u32(failed.get());
             out.u32(backup.get());
         }
-        Request::History { after } => out.u64(*after),
         Request::Region(request) => request.write(&mut out),
     }
     out.bytes

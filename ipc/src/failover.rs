@@ -5,3 +5,4 @@ pub(crate) mod kept;
 pub(crate) mod post;
 pub(crate) mod replay;
 pub(crate) mod rule;
+pub(crate) mod standing;

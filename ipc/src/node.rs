@@ -9,6 +9,7 @@ mod dial;
 mod groups;
 mod inherited;
 mod keep;
+mod links;
 mod peers;
 mod regions;
 mod rights;

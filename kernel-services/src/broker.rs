@@ -17,6 +17,7 @@ mod events;
 mod groups;
 mod introductions;
 mod kept;
+mod manners;
 mod proofs;
 mod regions;
 mod registrations;
@@ -54,6 +55,7 @@ use groups::Groups;
 use introductions::Introductions;
 use kept::Kept;
 pub(crate) use kept::Stow;
+use manners::{is_answered, may_carry};
 pub(crate) use regions::RegionEffect;
 use returning::Returning;
 pub(crate) use rights::Law;
@@ -649,40 +651,6 @@ impl Broker {
             self.accounts.closed(channel);
         }
         self.accounts.gone(token, turn.now_ns);
-    }
-}
-
-/// Tells whether a request has an answer. One that has none is heard even from who says too much:
-/// most of them give something back.
-fn is_answered(request: &Request) -> bool {
-    if let Request::Region(request) = request {
-        return request.is_answered();
-    }
-    !matches!(
-        request,
-        Request::Forget { .. }
-            | Request::Accept { .. }
-            | Request::Closed { .. }
-            | Request::Promoted { .. }
-            | Request::Bus(_)
-    )
-}
-
-/// Tells whether a request may come with these descriptors. Too few is for the verb to answer.
-fn may_carry(request: &Request, carried: Carried) -> bool {
-    match carried {
-        Carried::Nothing => true,
-        Carried::One(_) => match request {
-            Request::Region(request) => request.may_carry(),
-            Request::Bus(note) => note.step == BusStep::Cursor,
-            Request::Connect { .. }
-            | Request::Board { .. }
-            | Request::Advertise { .. }
-            | Request::Keep { .. } => true,
-            Request::Accept { status, .. } => *status == Status::OK,
-            _ => false,
-        },
-        Carried::Many => false,
     }
 }
 

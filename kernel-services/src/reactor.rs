@@ -453,11 +453,7 @@ impl Reactor {
                 None
             }
             Effect::Examine { instance, epoch, processes } => {
-                let is_dead = |(token, pid): &(Token, u32)| {
-                    !self.nodes.contains_key(token) || pidfd::is_ending(*pid)
-                };
-                let dead = processes.iter().filter(|it| is_dead(it)).map(|it| it.0).collect();
-                Some(Event::Examined { instance, epoch, dead })
+                Some(Event::Examined { instance, epoch, dead: peer::ending(processes) })
             }
             Effect::Issue { to, sequence, wanted, allowed, note } => {
                 self.note(*note);

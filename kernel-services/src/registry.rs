@@ -122,7 +122,9 @@ impl Registry {
         let Some(left) = self.nodes.remove(&node) else { return Vec::new() };
         let named = |&id: &ServiceId| self.instances.get(&id).map(|it| (id, it.name));
         let ended: Vec<_> = left.instances.iter().filter_map(named).collect();
-        ended.iter().for_each(|&(instance, _)| self.remove(instance));
+        for &(instance, _) in &ended {
+            self.remove(instance);
+        }
         ended
     }
 

@@ -2,7 +2,11 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use super::standing::Standing;
 use crate::{
+    ServiceId,
+    control::Group,
+    link::Link,
     server::Incoming,
     sync::{AtomicU64, Ordering},
 };
@@ -13,6 +17,10 @@ pub(crate) struct Post {
     /// 0 while it stands by.
     epoch: AtomicU64,
     channels: Mutex<Vec<Weak<Incoming>>>,
+    /// What it knows of those before it, while it stands by.
+    standing: Mutex<Option<Standing>>,
+    /// The last epoch of its own taking, until the runtime is told.
+    untold: AtomicU64,
 }
 
 impl Post {
@@ -22,10 +30,11 @@ impl Post {
     }
 
     /// Takes a channel in, before its client hears of it.
-    pub(crate) fn join(&self, incoming: &Arc<Incoming>) {
+    pub(crate) fn join(self: &Arc<Self>, incoming: &Arc<Incoming>) {
         let mut channels = self.lock();
         channels.retain(|it| it.strong_count() > 0);
         channels.push(Arc::downgrade(incoming));
+        incoming.belong(self);
         incoming.stand(self.epoch());
     }
 
@@ -51,8 +60,74 @@ impl Post {
             }
             channels.iter().filter_map(Weak::upgrade).collect()
         };
-        channels.iter().for_each(|it| it.withdraw());
+        for it in channels {
+            it.withdraw();
+        }
         true
+    }
+
+    /// Hears of the group in which it has this rank.
+    pub(crate) fn stand_by(&self, group: &Group, rank: usize) {
+        let mut standing = self.standing();
+        *standing = Some(Standing::new(group, rank, standing.take()));
+    }
+
+    /// Serves from now on if all before it are dead. Returns whether it serves. Somebody else may be
+    /// looking just now; then it is he who sees it.
+    pub(crate) fn is_due(&self) -> bool {
+        if self.epoch() != 0 {
+            return true;
+        }
+        let Ok(mut standing) = self.standing.try_lock() else { return false };
+        let epoch = standing.as_mut().and_then(Standing::decide);
+        epoch.is_some_and(|epoch| self.take_by_itself(epoch))
+    }
+
+    /// The same, and gives the channels to those who live.
+    pub(crate) fn look(&self) -> Vec<Arc<Link>> {
+        let mut standing = self.standing();
+        let Some(it) = standing.as_mut().filter(|_| self.epoch() == 0) else { return Vec::new() };
+        match it.decide() {
+            Some(epoch) => {
+                self.take_by_itself(epoch);
+                Vec::new()
+            }
+            None => it.watched().collect(),
+        }
+    }
+
+    fn take_by_itself(&self, epoch: u64) -> bool {
+        self.untold.store(epoch, Ordering::Release);
+        self.take(epoch)
+    }
+
+    /// The epoch of which the runtime is to be told, once.
+    pub(crate) fn untold(&self) -> Option<u64> {
+        Some(self.untold.swap(0, Ordering::AcqRel)).filter(|epoch| *epoch != 0)
+    }
+
+    /// Whether it stands by, for others before it.
+    pub(crate) fn stands_by(&self) -> bool {
+        self.epoch() == 0 && self.standing().as_ref().is_some_and(Standing::is_behind)
+    }
+
+    /// Those to whom channels are to be opened, to watch them.
+    pub(crate) fn wanted(&self) -> Vec<ServiceId> {
+        if self.epoch() != 0 {
+            return Vec::new();
+        }
+        self.standing().iter().flat_map(Standing::wanted).collect()
+    }
+
+    /// Watches one of them from now on.
+    pub(crate) fn watch(&self, instance: ServiceId, link: Arc<Link>) {
+        if let Some(standing) = &mut *self.standing() {
+            standing.watch(instance, link);
+        }
+    }
+
+    fn standing(&self) -> MutexGuard<'_, Option<Standing>> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Weak<Incoming>>> {

@@ -73,13 +73,10 @@ mod tests {
         /// never do so at one epoch.
         #[test]
         fn epochs_ascend_along_the_order(deaths in 1_usize..6, told in 1_u64..1000) {
-            let mut last = told;
-            for dead in 1..=deaths {
+            for (dead, seen) in (1..=deaths).zip(told..) {
                 let before = vec![Evidence::Dead; dead];
-                let epochs = Epochs { told, limit: told + 64, seen: last };
-                let epoch = promotes(&before, epochs);
-                prop_assert_eq!(epoch, Some(last + 1));
-                last += 1;
+                let epochs = Epochs { told, limit: told + 64, seen };
+                prop_assert_eq!(promotes(&before, epochs), Some(seen + 1));
             }
         }
     }

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// A call on its way from channel to channel.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Going<'a> {
     pub(crate) id: u64,
     /// What its thread has of it: the request. The others are kept.

@@ -20,7 +20,6 @@ use nix::{
 use super::{
     Config, PATIENCE,
     bus::Bus,
-    descriptors::Descriptors,
     dial::{Connection, Told, dial},
     peers::{End, Peers},
     refused, runtime_dir,
@@ -28,9 +27,9 @@ use super::{
     vigil::Vigil,
 };
 use crate::{
-    Geometry, ServiceId,
+    ServiceId,
     board::OwnBoard,
-    channel::{Channel, Fate},
+    channel::Fate,
     client::ClientState,
     control::{
         self, Reply, Request,
@@ -40,11 +39,9 @@ use crate::{
     error::{NodeError, Status},
     failover::post::Post,
     fork::Birth,
-    frame::Sender,
     interrupt::Interrupter,
-    lane,
     life::Roll,
-    link::{Link, time_left, until},
+    link::{time_left, until},
     region::Held,
     server::{Hub, Incoming, Registration},
     session::{KeyError, StaticKey},
@@ -567,72 +564,6 @@ impl Core {
                 Ok(()) | Err(_) => drop(closed.pop()),
             }
         }
-    }
-
-    /// Opens a channel to a service.
-    pub(crate) fn open(self: &Arc<Self>, dest: ServiceId) -> Result<Arc<Link>, NodeError> {
-        if let Some(path) = self.path_behind(dest) {
-            return self.open_socket(&path, dest);
-        }
-        self.open_as(dest, self.config.geometry, |channel, closing| {
-            // An instance that is called by its own id serves, wherever it stands.
-            channel.set_mark(u32::from(channel.introduction.dest != dest));
-            Link::new(channel, self.config.outstanding, Arc::clone(&self.interrupter), closing)
-        })
-    }
-
-    /// Opens a channel to whom the calls of another one may go.
-    pub(crate) fn open_beside(
-        self: &Arc<Self>,
-        dest: ServiceId,
-        link: &Link,
-    ) -> Result<Arc<Link>, NodeError> {
-        let geometry = link.channel.introduction.geometry;
-        self.open_as(dest, geometry, |channel, closing| link.beside(channel, closing))
-    }
-
-    /// Opens a channel only to see whether an instance lives, and where it stands.
-    pub(super) fn open_watch(
-        self: &Arc<Self>,
-        instance: ServiceId,
-        geometry: Geometry,
-    ) -> Result<Arc<Link>, NodeError> {
-        self.open_as(instance, geometry, |channel, closing| {
-            Link::new(channel, 1, Arc::clone(&self.interrupter), closing)
-        })
-    }
-
-    /// Opens a channel, by default of one who wants nothing of a standby.
-    fn open_as(
-        self: &Arc<Self>,
-        dest: ServiceId,
-        geometry: Geometry,
-        make: impl FnOnce(Channel, Closing) -> Link,
-    ) -> Result<Arc<Link>, NodeError> {
-        let (own, fd) = lane::create(geometry)?;
-        own.header().identity.mark.store(1, Ordering::Relaxed);
-        let entry = self.roll.enter(&own)?;
-        let request = Request::Connect { dest, geometry };
-        let asked = self.request(&request, &[fd.as_fd()], Some(PATIENCE));
-        let (reply, fds) = asked.map_err(|error| match error {
-            NodeError::Refused(Status::ACCESS) => NodeError::Forbidden,
-            error => error,
-        })?;
-        let Reply::Connected(introduction) = reply else { return Err(refused(&reply)) };
-        // From here on the runtime counts the channel.
-        let closing = Closing { core: Arc::downgrade(self), channel: introduction.channel };
-        if introduction.geometry != geometry {
-            return Err(NodeError::Lane("its geometry is not the one asked for"));
-        }
-        let Descriptors { lane: peer, bell, pidfd } = Descriptors::of(fds, &self.closer)?;
-        let peer = lane::map_peer(peer.as_fd(), geometry)?;
-        let channel = self.channel(introduction, Sender::Client, [own, peer], entry, bell)?;
-        self.tell_boards();
-        let link = Arc::new(make(channel, closing));
-        let end = End::Link(Arc::downgrade(&link));
-        self.peers.watch(&self.epoll, introduction.peer_pid, pidfd, end);
-        link.channel.greet()?;
-        Ok(link)
     }
 }
 

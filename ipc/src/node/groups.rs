@@ -82,7 +82,7 @@ impl Node {
 
 impl Core {
     /// The runtime tells of a group. The warden's work.
-    pub(super) fn hear_group(self: &Arc<Self>, group: Group) {
+    pub(super) fn hear_group(self: &Arc<Self>, group: &Group) {
         {
             let mut groups = lock(&self.groups);
             if groups.len() >= MOST_GROUPS && !groups.contains_key(&group.name) {
@@ -96,11 +96,11 @@ impl Core {
             .map(|it| (it.current, Arc::clone(&it.post)))
             .collect();
         for (instance, post) in own {
-            self.stand_by(instance, post, &group);
+            self.stand_by(instance, post, group);
         }
         let state = lock(&self.clients).get(&group.name).and_then(Weak::upgrade);
         if let Some(state) = state {
-            self.tell(&state, &group);
+            self.tell(&state, group);
         }
     }
 

@@ -73,6 +73,7 @@ impl Warden<'_> {
                     TOKEN_KICK => {
                         self.core.tell_boards();
                         self.core.speak();
+                        self.core.open_wanted();
                     }
                     TOKEN_SOCKET => self.hear(),
                     pid => {
@@ -106,7 +107,7 @@ impl Warden<'_> {
             Ok(Received::Packet(length, fds)) => match decode_reply(&self.buffer[..length]) {
                 Ok((0, Reply::Incoming(introduction))) => self.core.accept(introduction, fds),
                 Ok((0, Reply::Revoked { channel })) => self.core.peers.revoke(channel),
-                Ok((0, Reply::Group(group))) => self.core.hear_group(group),
+                Ok((0, Reply::Group(group))) => self.core.hear_group(&group),
                 Ok((0, Reply::Promote { instance, epoch })) => self.core.promote(instance, epoch),
                 Ok((0, Reply::Yield { instance })) => self.core.yield_name(instance),
                 Ok((0, Reply::Region(RegionReply::Ended { region, revoked }))) => {

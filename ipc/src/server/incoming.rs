@@ -6,7 +6,7 @@ mod traced;
 
 use std::{
     cell::Cell,
-    sync::{Arc, Mutex, Weak},
+    sync::{Arc, Mutex, OnceLock, Weak},
 };
 
 use self::outbox::{Answer, Outbox};
@@ -20,6 +20,7 @@ use crate::{
     channel::{Channel, Fate, Receive, Taken, check_payload},
     clock,
     error::{CallError, PeerCorrupt, Status},
+    failover::post::Post,
     frame::{FLAG_EXTENSION, Frame, Head, Kind, Label},
     layout::Ring,
     node::Closing,
@@ -84,6 +85,8 @@ pub(crate) struct Incoming {
     held: AtomicBool,
     /// The epoch at which the instance serves its name, or 0.
     epoch: AtomicU64,
+    /// What the channels of the instance share.
+    post: OnceLock<Weak<Post>>,
     /// Whether this client may not call, or not send one way.
     forbidden: Forbidden,
     /// Tells the runtime that this end is closed.
@@ -142,6 +145,7 @@ impl Incoming {
             queued: AtomicBool::new(false),
             held: AtomicBool::new(false),
             epoch: AtomicU64::new(0),
+            post: OnceLock::new(),
             backlog: AtomicBool::new(false),
             outbox: Mutex::default(),
         }
@@ -158,14 +162,10 @@ impl Incoming {
         handler: &mut Handler<'_>,
     ) -> Option<usize> {
         let mut rx = self.channel.rx.try_claim()?;
-        if rx.is_new {
-            self.begin(&mut rx);
-        }
-        if self.is_held() {
+        if self.is_apart(&mut rx) {
             return Some(self.serve_queued(&mut rx, loop_, handler));
         }
-        let mut served = 0;
-        let mut streams = false;
+        let (mut served, mut streams) = (0, false);
         let limit = self.channel.max_payload;
         self.channel.set_busy(now);
         // When the turn began, as of after its first message: most turns are over with that, and

@@ -9,7 +9,11 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::{broker::Peer, desk::Unit, pidfd::process_started};
+use crate::{
+    broker::{Peer, Token},
+    desk::Unit,
+    pidfd::{self, process_started},
+};
 
 /// Describes the process that a connection is of. What `/proc` says by the process's number is
 /// only believed while its pidfd shows that it lives: by then the number can be another's.
@@ -40,4 +44,10 @@ fn executable(pid: u32) -> Option<PathBuf> {
 fn lives(pidfd: &OwnedFd) -> bool {
     let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
     matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
+}
+
+/// Gives the connections of those processes that have ended, or are being torn down.
+pub(super) fn ending(processes: Vec<(Token, u32)>) -> Vec<Token> {
+    let ending = processes.into_iter().filter(|(_, pid)| pidfd::is_ending(*pid));
+    ending.map(|(token, _)| token).collect()
 }

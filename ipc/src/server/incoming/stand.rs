@@ -1,11 +1,15 @@
 //! A channel to an instance that serves its name, or stands by for it.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use super::{Handler, Incoming, Next, Yield, pop};
 use crate::{
     channel::{Fate, Receive},
     clock,
+    failover::post::Post,
     sync::Ordering,
 };
 
@@ -14,6 +18,17 @@ use crate::{
 const PATIENCE_NS: u64 = 1_000_000_000;
 
 impl Incoming {
+    /// The channel is one of these.
+    pub(crate) fn belong(&self, post: &Arc<Post>) {
+        let _ = self.post.set(Arc::downgrade(post));
+    }
+
+    /// Whether the instance serves after all: something has come that waits for it, so it looks.
+    #[cold]
+    fn is_due(&self) -> bool {
+        self.post.get().and_then(Weak::upgrade).is_some_and(|post| post.is_due())
+    }
+
     /// The instance serves at this epoch from now on, or stands by (0). Who wants it only while it
     /// serves waits in the rings meanwhile.
     pub(crate) fn stand(&self, epoch: u64) {
@@ -48,12 +63,21 @@ impl Incoming {
     /// of one that does.
     #[inline]
     pub(crate) fn is_held(&self) -> bool {
-        self.held.load(Ordering::Acquire) && self.channel.peer_mark() != 0
+        self.held.load(Ordering::Acquire) && self.channel.peer_mark() != 0 && !self.is_due()
     }
 
     /// The epoch at which the instance serves, or 0.
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Relaxed)
+    }
+
+    /// Before a turn: whether nothing is to be taken from the rings in it.
+    #[inline]
+    pub(super) fn is_apart(&self, rx: &mut Receive) -> bool {
+        if rx.is_new {
+            self.begin(rx);
+        }
+        self.is_held()
     }
 
     /// Before the first frame: learns where the client's ids begin.
@@ -70,7 +94,7 @@ impl Incoming {
     /// Serves what was taken before the channel was held.
     #[cold]
     pub(super) fn serve_queued(
-        self: &std::sync::Arc<Self>,
+        self: &Arc<Self>,
         rx: &mut Receive,
         loop_: &mut impl Yield,
         handler: &mut Handler<'_>,

@@ -181,7 +181,9 @@ fn nobody_is_promoted_while_who_serves_may_be_on_the_way_back() {
         Broker::new(Registry::new(ids), 1, UID, 0, Arc::clone(&key)).expect("an epoch")
     };
     let mut broker = begin(1);
-    (1..=2).for_each(|token| drop(node(&mut broker, token)));
+    for token in 1..=2 {
+        node(&mut broker, token);
+    }
     let fresh = Request::Register {
         flags: 0,
         claim_instance: 0,
@@ -202,7 +204,9 @@ fn nobody_is_promoted_while_who_serves_may_be_on_the_way_back() {
             name: "echo".to_owned(),
         });
         let mut broker = begin(100).expecting(holders.to_vec(), 0);
-        (1..=2).for_each(|token| drop(node(&mut broker, token)));
+        for token in 1..=2 {
+            node(&mut broker, token);
+        }
         broker
     };
     // The standby is faster, and is told nothing; who serves says so when it is back.

@@ -1,0 +1,41 @@
+//! What the ends of a channel say of themselves: where they stand, and whether they live.
+
+use super::Channel;
+use crate::{life::Life, sync::Ordering, wait::futex};
+
+impl Channel {
+    /// The word by which the peer says where it stands: see `Identity::mark`.
+    pub(crate) fn peer_mark(&self) -> u32 {
+        self.peer.header().identity.mark.load(Ordering::Acquire)
+    }
+
+    /// Says where this end stands.
+    pub(crate) fn set_mark(&self, mark: u32) {
+        self.own.header().identity.mark.store(mark, Ordering::Release);
+    }
+
+    /// How the peer's life word stands.
+    pub(crate) fn peer_life(&self) -> Life {
+        Life::of(&self.peer)
+    }
+
+    /// The high half of the first message id from the peer, if it is not the session's.
+    pub(crate) fn first_high(&self) -> Option<u32> {
+        let high = self.peer.header().attention.first_high.load(Ordering::Relaxed);
+        (high != 0).then_some(high)
+    }
+
+    /// Says with which id the messages on this channel begin, before the first of them.
+    pub(crate) fn begin_ids(&self, first: u64) {
+        let high = (first >> 32) as u32;
+        self.own.header().attention.first_high.store(high, Ordering::Relaxed);
+    }
+
+    /// The peer's life word and the value at which it lives, to sleep on.
+    pub(crate) fn life_word(&self) -> Option<futex::Word<'_>> {
+        let life = &self.peer.header().life;
+        let value = life.load(Ordering::Acquire);
+        let lives = Life::from_word(value) == Life::Alive;
+        lives.then_some(futex::Word { at: life, value, shared: true })
+    }
+}
