@@ -28,10 +28,7 @@ use std::{
 
 use nix::sys::prctl;
 
-pub(crate) use self::{
-    bus::BusWord,
-    core::{Closing, Core},
-};
+pub(crate) use self::{bus::BusWord, core::Core, links::Closing};
 pub use rights::AuthToken;
 
 use crate::{

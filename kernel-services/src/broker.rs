@@ -21,6 +21,7 @@ mod manners;
 mod proofs;
 mod regions;
 mod registrations;
+mod requests;
 mod returning;
 mod rights;
 mod survivors;
@@ -33,7 +34,7 @@ use std::{
 
 use ipc::{
     LaneFacts, ServiceId, Status,
-    control::{BusStep, Cause, Malformed, Reply, Request, TOKEN_BYTES},
+    control::{Cause, Malformed, Reply, Request, TOKEN_BYTES},
 };
 
 use crate::{
@@ -427,133 +428,6 @@ impl Broker {
                 turn.out.push(Effect::Send { to: token, sequence, reply });
             }
         }
-    }
-
-    fn request(
-        &mut self,
-        to: Token,
-        node: ServiceId,
-        sequence: u32,
-        request: Request,
-        carried: Carried,
-        turn: &mut Turn,
-    ) {
-        let reply = match request {
-            Request::Hello { .. } => Reply::Refused(Status::PROTOCOL),
-            request @ Request::Register { .. } => {
-                return self.registration(to, node, sequence, request, turn);
-            }
-            Request::Unregister { instance } => {
-                let name = self.registry.instance(instance).map(|it| it.name);
-                if let Err(status) = self.registry.unregister(node, instance) {
-                    Reply::Refused(status)
-                } else {
-                    self.accounts.unnamed(instance);
-                    turn.out.push(Effect::Send { to, sequence, reply: Reply::Done });
-                    turn.out.push(Effect::LetGo { instance });
-                    self.tell(to, turn, |unit| Notice::Unregistered { unit, instance });
-                    if let Some(name) = name {
-                        self.regroup(name, Cause::Left, turn);
-                    }
-                    return self.move_on(|pending| pending.instance == instance, turn);
-                }
-            }
-            Request::Promoted { instance, epoch } => {
-                return self.promoted(to, instance, epoch, turn);
-            }
-            Request::Trigger { failed, backup } => {
-                match self.trigger((to, sequence), failed, backup, turn) {
-                    Ok(()) => return,
-                    Err(status) => Reply::Refused(status),
-                }
-            }
-            Request::History { after } => self.history(after),
-            Request::Discover { name } => match self.registry.discover(&name) {
-                Some(name) => Reply::Found { name },
-                None => Reply::Refused(Status::NOT_FOUND),
-            },
-            Request::Wait { name } => match self.registry.discover(&name) {
-                Some(name) => Reply::Found { name },
-                None => match self.wait(to, sequence, name) {
-                    Ok(()) => return,
-                    Err(status) => Reply::Refused(status),
-                },
-            },
-            Request::Forget { request } => return self.forget(to, request, turn),
-            Request::Connect { dest, geometry } => {
-                match self.connect(to, sequence, dest, geometry, carried, turn) {
-                    Ok(()) => return,
-                    Err(status) => Reply::Refused(status),
-                }
-            }
-            Request::Accept { channel, status } => {
-                return self.accept(to, channel, status, carried, turn);
-            }
-            Request::List { after } => {
-                let (entries, next) = self.registry.list(after);
-                Reply::Page { entries, next }
-            }
-            Request::Ping => Reply::State {
-                pid: self.pid,
-                uptime_ms: turn.now_ns.saturating_sub(self.started_ns) / 1_000_000,
-                nodes: self.registry.nodes() as u32,
-                services: self.registry.services() as u32,
-                channels: self.introductions.made(),
-            },
-            Request::Command { .. } if !self.supervised => Reply::Refused(Status::NOT_SUPPORTED),
-            // A service that was taken over is not to stop the others.
-            Request::Command { text } if !self.may_command(to, &text, turn) => {
-                Reply::Refused(Status::ACCESS)
-            }
-            Request::Command { text } => {
-                let by = self.sessions.get(&to).map(|it| it.who.to_string()).unwrap_or_default();
-                let notice = Notice::Command { from: to, sequence, by, text };
-                return turn.out.push(Effect::Tell(notice));
-            }
-            Request::Board { segment } => {
-                return self.show_board(to, node, sequence, segment, carried, turn);
-            }
-            Request::Boards { after } => return self.next_board(to, sequence, after, turn),
-            Request::Trace { instance, every_us, for_ms } => {
-                let order = Reply::Trace { instance, every_us, for_ms };
-                self.trace(to, instance, order, turn)
-            }
-            Request::Keep { name } => self.keep_memory(to, name, carried, turn),
-            Request::Kept { after } => return self.next_kept(to, sequence, after, turn),
-            Request::Closed { channel } => {
-                self.survivors.close(channel, to);
-                if self.channels.closed(to, channel) {
-                    self.accounts.closed(channel);
-                }
-                return;
-            }
-            Request::Holds { serves, introduction } => {
-                return self.hear_of(to, serves, introduction, turn);
-            }
-            request @ (Request::Topic { .. }
-            | Request::Advertise { .. }
-            | Request::Subscribe { .. }
-            | Request::Bus(_)
-            | Request::Topics { .. }) => match self.bus(to, node, request, carried, turn) {
-                Ok(None) => return,
-                Ok(Some(reply)) => reply,
-                Err(status) => Reply::Refused(status),
-            },
-            request @ (Request::Verify { .. }
-            | Request::IssueToken { .. }
-            | Request::CheckToken { .. }
-            | Request::PublicKey) => match self.proof(to, node, sequence, request, turn) {
-                Ok(None) => return,
-                Ok(Some(reply)) => reply,
-                Err(status) => Reply::Refused(status),
-            },
-            Request::Region(request) => match self.region(to, sequence, request, carried, turn) {
-                Ok(None) => return,
-                Ok(Some(reply)) => reply,
-                Err(status) => Reply::Refused(status),
-            },
-        };
-        turn.out.push(Effect::Send { to, sequence, reply });
     }
 
     /// Tells who supervises something about the unit at the other end, if it is one.

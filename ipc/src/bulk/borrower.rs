@@ -358,7 +358,7 @@ mod tests {
         let parcels = [Some(vec![Stranger::new(fd, &closer)]), None];
         for (number, parcel) in (1..).zip(parcels) {
             let notice = Notice::Arena { number, bytes: 4096 }.to_bytes();
-            admit(&mut borrower.arenas(), notice, parcel).expect("no lie");
+            admit(&mut borrower.arenas(), notice, parcel, &closer).expect("no lie");
         }
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let bells = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags);

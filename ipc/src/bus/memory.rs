@@ -236,14 +236,18 @@ impl Memory {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Memory::Own { fd, .. } => Some(fd.as_fd()),
-            _ => None,
+            Memory::Peer(_) => None,
+            #[cfg(any(test, loom, feature = "fuzzing"))]
+            Memory::HeapRing(_) => None,
         }
     }
 
     fn seal(&self) -> Result<(), NodeError> {
         match self {
             Memory::Own { fd, .. } => lane::seal(fd),
-            _ => Ok(()),
+            Memory::Peer(_) => Ok(()),
+            #[cfg(any(test, loom, feature = "fuzzing"))]
+            Memory::HeapRing(_) => Ok(()),
         }
     }
 }

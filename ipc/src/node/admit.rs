@@ -6,8 +6,9 @@ use std::{
 };
 
 use super::{
-    core::{Closing, Core, lock},
+    core::{Core, lock},
     descriptors::Descriptors,
+    links::Closing,
     peers::End,
 };
 use crate::{

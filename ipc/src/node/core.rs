@@ -70,7 +70,7 @@ pub(crate) struct Core {
     pub(super) epoll: Epoll,
     kick: Arc<EventFd>,
     pub(super) closed: AtomicBool,
-    birth: Birth,
+    pub(super) birth: Birth,
     id: AtomicU32,
     sequence: AtomicU32,
     connection: Mutex<Option<Arc<PeerSocket>>>,
@@ -536,7 +536,7 @@ impl Core {
 
     /// Tells the runtime that a channel is closed, without waiting: where there is no room in the
     /// socket, the warden tells it later. A runtime that is gone has forgotten the channel.
-    fn say_closed(&self, channel: u64) {
+    pub(super) fn say_closed(&self, channel: u64) {
         self.tell_later(Request::Closed { channel });
     }
 
@@ -563,30 +563,6 @@ impl Core {
                 Err(Errno::EAGAIN) => return,
                 Ok(()) | Err(_) => drop(closed.pop()),
             }
-        }
-    }
-}
-
-/// Tells the runtime, when it is dropped, that a channel which this node opened is closed.
-#[derive(Debug)]
-pub(crate) struct Closing {
-    pub(super) core: Weak<Core>,
-    pub(super) channel: u64,
-}
-
-impl Closing {
-    /// Tells nobody.
-    pub(crate) fn of_nobody() -> Closing {
-        Closing { core: Weak::new(), channel: 0 }
-    }
-}
-
-impl Drop for Closing {
-    fn drop(&mut self) {
-        if let Some(core) = self.core.upgrade()
-            && core.birth.is_here()
-        {
-            core.say_closed(self.channel);
         }
     }
 }

@@ -1,14 +1,11 @@
 //! Channels that this node opens.
 
-use std::{os::fd::AsFd, sync::Arc};
-
-use super::{
-    PATIENCE,
-    core::{Closing, Core},
-    descriptors::Descriptors,
-    peers::End,
-    refused,
+use std::{
+    os::fd::AsFd,
+    sync::{Arc, Weak},
 };
+
+use super::{PATIENCE, core::Core, descriptors::Descriptors, peers::End, refused};
 use crate::{
     Geometry, ServiceId,
     channel::Channel,
@@ -85,5 +82,29 @@ impl Core {
         self.peers.watch(&self.epoll, introduction.peer_pid, pidfd, end);
         link.channel.greet()?;
         Ok(link)
+    }
+}
+
+/// Tells the runtime, when it is dropped, that a channel which this node opened is closed.
+#[derive(Debug)]
+pub(crate) struct Closing {
+    pub(super) core: Weak<Core>,
+    pub(super) channel: u64,
+}
+
+impl Closing {
+    /// Tells nobody.
+    pub(crate) fn of_nobody() -> Closing {
+        Closing { core: Weak::new(), channel: 0 }
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        if let Some(core) = self.core.upgrade()
+            && core.birth.is_here()
+        {
+            core.say_closed(self.channel);
+        }
     }
 }

@@ -165,7 +165,7 @@ impl Incoming {
         if self.is_apart(&mut rx) {
             return Some(self.serve_queued(&mut rx, loop_, handler));
         }
-        let (mut served, mut streams) = (0, false);
+        let (mut served, mut streams, mut one_ways) = (0, false, Tally::NOTHING);
         let limit = self.channel.max_payload;
         self.channel.set_busy(now);
         // When the turn began, as of after its first message: most turns are over with that, and
@@ -177,7 +177,6 @@ impl Incoming {
         // both.
         let mut timed_at = rx.sampler.left as usize - 1;
         let mut stop_at = timed_at.min(look_after);
-        let mut one_ways = Tally::NOTHING;
         for _ in 0..BATCH {
             if served == stop_at {
                 if served == look_after {
@@ -269,9 +268,7 @@ impl Incoming {
         drop(rx);
         self.channel.after_take();
         if streams && !turn.is_shared && !is_over && served < BATCH {
-            // The sender is slower than we are, and goes on: polled at once, the line that it is
-            // about to write would have to come back to it for every single message.
-            (0..STREAM_PAUSES).for_each(|_| pause());
+            linger();
         }
         Some(served)
     }
@@ -584,6 +581,13 @@ enum Next {
 
 /// Whether a fresh request may be handled at once: nothing of its level or above waits, and
 /// nothing above it can be behind it in its ring.
+/// Lets a stream run on for a moment. Its sender is slower than we are: polled at once, the line
+/// that it is about to write would have to come back to it for every single message.
+#[inline]
+fn linger() {
+    (0..STREAM_PAUSES).for_each(|_| pause());
+}
+
 fn goes_first(rx: &mut Receive, ring: Ring, priority: u32) -> bool {
     let is_top_of_its_ring = priority == 0 || priority == 2;
     let nothing_behind = || match ring {

@@ -175,8 +175,10 @@ mod tests {
     use super::*;
 
     /// Where spans stood when they closed, by their names.
+    type Places = Vec<(&'static str, Option<Placed>)>;
+
     #[derive(Clone, Default)]
-    struct Seen(Arc<Mutex<Vec<(&'static str, Option<Placed>)>>>);
+    struct Seen(Arc<Mutex<Places>>);
 
     impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Seen {
         fn on_close(&self, id: Id, context: layer::Context<'_, S>) {
@@ -186,7 +188,7 @@ mod tests {
         }
     }
 
-    fn seen(contexts: Contexts, run: impl FnOnce()) -> Vec<(&'static str, Option<Placed>)> {
+    fn seen(contexts: Contexts, run: impl FnOnce()) -> Places {
         let seen = Seen::default();
         let subscriber = tracing_subscriber::registry().with(contexts).with(seen.clone());
         tracing::subscriber::with_default(subscriber, run);

@@ -12,6 +12,30 @@ use crate::{
 };
 
 impl Broker {
+    /// Ends an instance; offers that it has not answered move on.
+    pub(super) fn unregistration(
+        &mut self,
+        to: Token,
+        node: ServiceId,
+        sequence: u32,
+        instance: ServiceId,
+        turn: &mut Turn,
+    ) {
+        let name = self.registry.instance(instance).map(|it| it.name);
+        if let Err(status) = self.registry.unregister(node, instance) {
+            let reply = Reply::Refused(status);
+            return turn.out.push(Effect::Send { to, sequence, reply });
+        }
+        self.accounts.unnamed(instance);
+        turn.out.push(Effect::Send { to, sequence, reply: Reply::Done });
+        turn.out.push(Effect::LetGo { instance });
+        self.tell(to, turn, |unit| Notice::Unregistered { unit, instance });
+        if let Some(name) = name {
+            self.regroup(name, Cause::Left, turn);
+        }
+        self.move_on(|pending| pending.instance == instance, turn);
+    }
+
     /// Answers a registration, or puts it off while the name is kept for others.
     pub(super) fn registration(
         &mut self,
