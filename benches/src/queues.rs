@@ -78,11 +78,12 @@ fn node_file(place: &Path, cpu: usize) -> io::Result<String> {
         let text = "there is no ipc-queue beside this program: cargo build --release -p ipc-queue";
         return Err(io::Error::new(io::ErrorKind::NotFound, text));
     }
+    let (program, config) = (program.display(), place.join("queues.toml"));
+    let config = config.display();
     Ok(format!(
         "[[rule]]\nfrom = \"any\"\nto = \"any\"\nallow = \"all\"\n\
-         [service.queue]\nexecutable = {program:?}\nprovides = [\"ipc.queue\"]\ncpus = \"{cpu}\"\n\
-         arguments = [\"--config\", {:?}]\nsandbox = false\n",
-        place.join("queues.toml")
+         [service.queue]\nexecutable = \"{program}\"\nprovides = [\"ipc.queue\"]\ncpus = \"{cpu}\"\n\
+         arguments = [\"--config\", \"{config}\"]\nsandbox = false\n"
     ))
 }
 
