@@ -1240,7 +1240,8 @@ int ipc_queue_receive(queue_id_t queue,
                       uint32_t timeout_ms);
 
 /**
- * Acknowledges a message that ipc_queue_receive gave: when this returns IPC_OK it is gone for good.
+ * Acknowledges a message that ipc_queue_receive gave: when this returns IPC_OK it is gone for
+ * good.
  *
  * IPC_EINVAL: a NULL. IPC_ENOENT: no such open queue. IPC_ESTALE: the message is not this
  * process's any more. IPC_ENOMEM, IPC_EIO: that could not be stored, and it is not acknowledged.

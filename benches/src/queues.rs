@@ -78,12 +78,12 @@ fn node_file(place: &Path, cpu: usize) -> io::Result<String> {
         let text = "there is no ipc-queue beside this program: cargo build --release -p ipc-queue";
         return Err(io::Error::new(io::ErrorKind::NotFound, text));
     }
-    let (program, queues) = (program.display(), place.join("queues.toml"));
-    let queues = queues.display();
+    let (program, config) = (program.display(), place.join("queues.toml"));
+    let config = config.display();
     Ok(format!(
         "[[rule]]\nfrom = \"any\"\nto = \"any\"\nallow = \"all\"\n\
          [service.queue]\nexecutable = \"{program}\"\nprovides = [\"ipc.queue\"]\ncpus = \"{cpu}\"\n\
-         arguments = [\"--config\", \"{queues}\"]\nsandbox = false\n"
+         arguments = [\"--config\", \"{config}\"]\nsandbox = false\n"
     ))
 }
 

@@ -162,9 +162,9 @@ fn a_journal_cut_off_at_any_byte_has_what_was_committed_before() {
         for is_short in [false, true] {
             let mut bytes = whole.clone();
             if is_short {
-                bytes.truncate(cut)
+                bytes.truncate(cut);
             } else {
-                bytes[cut..].fill(0)
+                bytes[cut..].fill(0);
             }
             fs::write(&path, &bytes).expect("ours");
             let (_log, found) = open_log(directory.path());
@@ -182,8 +182,8 @@ fn a_journal_cut_off_at_any_byte_has_what_was_committed_before() {
         let found = ids(&found);
         // One record at most, and in the last batch what stands behind it.
         let in_last = at >= ends[ends.len() - 2].0;
-        let least = if in_last { ends[ends.len() - 2].1 } else { 10 };
-        assert!(found.len() as u64 >= least, "flip at {at}: {found:?}");
+        let fewest = if in_last { ends[ends.len() - 2].1 } else { 10 };
+        assert!(found.len() as u64 >= fewest, "flip at {at}: {found:?}");
         assert!(found.iter().all(|id| (1..=11).contains(id)) && found.is_sorted());
     }
 }

@@ -230,9 +230,9 @@ impl Trial {
         }
         for (key, id) in &self.promised {
             let is_there = self.world.machine.pile.has_message(key.0, key.1);
-            let may_be_gone = self.world.log[..self.stored]
-                .iter()
-                .any(|it| matches!(it, Record::Gone { ids } if ids.iter().any(|it| self.ids.get(it) == Some(key))));
+            let is_it = |id: &u64| self.ids.get(id) == Some(key);
+            let is_gone = |it: &Record| matches!(it, Record::Gone { ids } if ids.iter().any(is_it));
+            let may_be_gone = self.world.log[..self.stored].iter().any(is_gone);
             assert!(is_there || may_be_gone, "{key:?} ({id}) was promised, and is lost");
         }
     }
