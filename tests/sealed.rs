@@ -440,7 +440,7 @@ fn mappings(pid: u32) -> Vec<Mapping> {
             let (line, flags) = (line.to_owned(), String::new());
             all.push(Mapping { from, length, line, flags });
         } else if let Some(flags) = line.strip_prefix("VmFlags:") {
-            all.last_mut().expect("flags of something").flags = flags.to_owned();
+            flags.clone_into(&mut all.last_mut().expect("flags of something").flags);
         }
     }
     all
@@ -467,8 +467,8 @@ impl Mapping {
     }
 }
 
-/// Where the second ring's key lies behind the first's: that one, two batches of keystream, and what
-/// fills up a line.
+/// Where the second ring's key lies behind the first's: that one, two batches of keystream, and
+/// what fills up a line.
 const SECOND: usize = 64 + 2 * 16 * 64;
 
 /// The keys in a process's vaults. A page that begins with 32 bytes of one and as many zeros is a

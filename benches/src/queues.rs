@@ -82,7 +82,8 @@ fn node_file(place: &Path, cpu: usize) -> io::Result<String> {
     let config = config.display();
     Ok(format!(
         "[[rule]]\nfrom = \"any\"\nto = \"any\"\nallow = \"all\"\n\
-         [service.queue]\nexecutable = \"{program}\"\nprovides = [\"ipc.queue\"]\ncpus = \"{cpu}\"\n\
+         [service.queue]\nexecutable = \"{program}\"\nprovides = [\"ipc.queue\"]\n\
+         cpus = \"{cpu}\"\n\
          arguments = [\"--config\", \"{config}\"]\nsandbox = false\n"
     ))
 }

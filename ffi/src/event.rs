@@ -200,7 +200,7 @@ impl Events {
         let subscription = node.subscribe(kind, SubscribeOptions::default())?;
         let seat = Arc::new(Seat { handler: Mutex::new(handler), lost: AtomicU64::new(0) });
         let at = Arc::clone(&seat);
-        let handled = server.handle_events(subscription, move |event| match event {
+        let handling = server.handle_events(subscription, move |event| match event {
             Ok((_, payload)) => {
                 let handler = *at.handler();
                 handler.run(kind, payload);
@@ -217,7 +217,7 @@ impl Events {
             // Another thread was quicker; the later handler counts.
             *first.seat.handler() = handler;
         } else {
-            subscriptions.insert(kind, Subscribed { seat, _handler: handled });
+            subscriptions.insert(kind, Subscribed { seat, _handler: handling });
         }
         Ok(IPC_OK)
     }

@@ -76,8 +76,8 @@ pub extern "C" fn ipc_unregister_service(id: service_id_t) -> c_int {
 /// shm://name, or unix:///path for who listens on that path. The id of a path is this process's
 /// own.
 ///
-/// IPC_EINVAL: a NULL, or no valid name or address. IPC_ENOTSUP: a tcp:// address. IPC_ENOENT: nobody serves it now. IPC_ENORUNTIME: ipcd is
-/// gone.
+/// IPC_EINVAL: a NULL, or no valid name or address. IPC_ENOTSUP: a tcp:// address. IPC_ENOENT:
+/// nobody serves it now. IPC_ENORUNTIME: ipcd is gone.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_discover_service(
     service_name: *const c_char,

@@ -30,8 +30,9 @@ thread_local! {
 
 /// Has this thread be within a trace, until ipc_trace_end: each call and message that it sends
 /// meanwhile carries the trace on. traceparent is as W3C Trace Context has it, such as came by HTTP
-/// or from ipc_trace_current of another thread; NULL begins a new trace. Handlers of traced requests
-/// are within one by themselves. Pair the two within one function: what a callback begins, it ends.
+/// or from ipc_trace_current of another thread; NULL begins a new trace. Handlers of traced
+/// requests are within one by themselves. Pair the two within one function: what a callback begins,
+/// it ends.
 ///
 /// IPC_EINVAL: it is no traceparent. IPC_EQUOTA: 64 are begun on this thread.
 #[unsafe(no_mangle)]

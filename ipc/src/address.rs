@@ -138,14 +138,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_as_it_was(name in "[^\\p{Cc}]{1,60}", path in "/[^\\p{Cc}/]{1,25}") {
+        fn what_is_written_is_read_as_it_was(
+            name in "[^\\p{Cc}]{1,60}",
+            path in "/[^\\p{Cc}/]{1,25}",
+        ) {
             for address in [Address::Name(name), Address::Unix(path.into())] {
                 prop_assert_eq!(address.to_string().parse(), Ok(address));
             }
         }
 
         #[test]
-        fn any_text_is_an_address_or_an_error(text in "\\PC*", scheme in "(shm|unix|tcp|http|a b)?") {
+        fn any_text_is_an_address_or_an_error(
+            text in "\\PC*",
+            scheme in "(shm|unix|tcp|http|a b)?",
+        ) {
             let _ = text.parse::<Address>();
             if let Ok(address) = format!("{scheme}://{text}").parse::<Address>() {
                 prop_assert_eq!(address.to_string().parse(), Ok(address));

@@ -233,8 +233,8 @@ impl Node {
         found(&self.shared.core.request(&request, &[], Some(PATIENCE))?.0)
     }
 
-    /// Waits until somebody serves a name (`None`: for ever), and gives its id. An address may stand
-    /// for the name.
+    /// Waits until somebody serves a name (`None`: for ever), and gives its id. An address may
+    /// stand for the name.
     ///
     /// # Errors
     /// [`NodeError::TimedOut`]; [`NodeError::Closed`] when interrupted; [`NodeError::Name`];

@@ -441,8 +441,8 @@ impl Region {
         Ok(())
     }
 
-    /// Takes a grant back. Whoever mapped the region by it is told, its waits end, and it cannot map
-    /// the region again. What it has mapped cannot be taken away from it: see
+    /// Takes a grant back. Whoever mapped the region by it is told, its waits end, and it cannot
+    /// map the region again. What it has mapped cannot be taken away from it: see
     /// [`rotate`](Self::rotate).
     ///
     /// # Errors

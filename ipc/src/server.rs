@@ -162,7 +162,8 @@ impl Server {
     /// Has `gone` called with the [number](Request::channel) of each channel from a client that has
     /// ended, in this server's loop, once nothing of it is left to be handled: when its process
     /// died, when it closed the channel, and when it broke the protocol. It must not block, and
-    /// must not use this server. Only the first one that is set is called; returns whether this was.
+    /// must not use this server. Only the first one that is set is called; returns whether this
+    /// was.
     ///
     /// ```no_run
     /// # fn of(server: &ipc::Server) {

@@ -174,8 +174,8 @@ pub fn within<R>(context: Context, run: impl FnOnce() -> R) -> R {
     run()
 }
 
-/// Gives a future that is within a context whenever it is polled, on whichever thread: what its task
-/// calls carries it. `None` leaves the future as it is, outside.
+/// Gives a future that is within a context whenever it is polled, on whichever thread: what its
+/// task calls carries it. `None` leaves the future as it is, outside.
 ///
 /// ```
 /// # fn of(request: ipc::Retained) {
@@ -232,8 +232,8 @@ pub(crate) async fn calling_in_task<F: Future>(it: &Span, future: F) -> F::Outpu
     future.await
 }
 
-/// A thread's being within a context: as long as this lives. Made by [`Context::enter`]; several end
-/// in the opposite order of their beginnings.
+/// A thread's being within a context: as long as this lives. Made by [`Context::enter`]; several
+/// end in the opposite order of their beginnings.
 #[derive(Debug)]
 #[must_use = "it ends when this is dropped"]
 pub struct Scope {

@@ -12,9 +12,9 @@ pub(super) const VERSION: u32 = 2;
 
 /// Most segments of one board: together they have over 3500 slots.
 pub(crate) const MOST_SEGMENTS: u32 = 8;
-/// Bytes of the first segment, a page: a living end, the sum of those of its role that are gone, and
-/// one more, as a client has that opens its channel anew. Each further one has four times the bytes
-/// of the one before, up to `LARGEST`.
+/// Bytes of the first segment, a page: a living end, the sum of those of its role that are gone,
+/// and one more, as a client has that opens its channel anew. Each further one has four times the
+/// bytes of the one before, up to `LARGEST`.
 const FIRST: usize = 4096;
 const LARGEST: usize = 1 << 20;
 

@@ -1,5 +1,5 @@
-//! What a board shows of encrypted channels: which session, since when, how often keys were changed.
-//! Never a key: the fingerprint is the hash of a handshake whose messages anybody may see.
+//! What a board shows of encrypted channels: which session, since when, how often keys were
+//! changed. Never a key: the fingerprint is the hash of a handshake whose messages anybody may see.
 
 use super::layout::Slot;
 use crate::{

@@ -1,4 +1,5 @@
-//! Requests to the runtime that are made within a trace: the context stands between head and fields.
+//! Requests to the runtime that are made within a trace: the context stands between head and
+//! fields.
 
 use std::borrow::Cow;
 

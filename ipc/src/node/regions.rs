@@ -26,9 +26,9 @@ impl Node {
     ///
     /// # Errors
     /// [`NodeError::Config`] for a size of 0 or over 16 GiB, or a NUMA node that is not online;
-    /// [`NodeError::System`] when memory or descriptors run out; [`NodeError::Refused`] with `QUOTA`
-    /// when they would be more than this process may have; [`NodeError::Forked`]; those of a lost
-    /// runtime.
+    /// [`NodeError::System`] when memory or descriptors run out; [`NodeError::Refused`] with
+    /// `QUOTA` when they would be more than this process may have; [`NodeError::Forked`]; those of
+    /// a lost runtime.
     pub fn create_region(&self, size: u64, options: &RegionOptions) -> Result<Region, RegionError> {
         self.check_region()?;
         let held = self.shared.core.create_region(size, options)?;

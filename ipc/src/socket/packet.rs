@@ -3,7 +3,8 @@
 //! ```text
 //!  0        8        16       24
 //!  ┌────────┬────────┬────────┬───────────────┐
-//!  │ head 0 │ head 1 │ total  │ payload …     │   a frame: the two words of its head, without a lap
+//!  │ head 0 │ head 1 │ total  │ payload …     │   a frame: the two words of its head, without a
+//! lap
 //!  └────────┴────────┴────────┴───────────────┘
 //!  ┌────────┬────────┬────────┐
 //!  │ 0      │ credit │ 0      │                   so many more frames: low half urgent, high half
@@ -138,7 +139,8 @@ mod tests {
         #[test]
         fn whatever_comes_is_a_packet_or_a_lie(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
             for sender in [Sender::Client, Sender::Server] {
-                if let Ok(Packet::Frame(frame, payload)) = read(&bytes, sender, Geometry::default()) {
+                let read = read(&bytes, sender, Geometry::default());
+                if let Ok(Packet::Frame(frame, payload)) = read {
                     prop_assert!(frame.head.flags & FLAG_BULK == 0);
                     prop_assert_eq!(payload.len(), frame.head.length as usize);
                     prop_assert_eq!(&super::frame(&frame)[..], &bytes[..HEAD]);

@@ -5,10 +5,10 @@
 //!   channel ◀═ our lane ═══ relay ◀─ packets ───
 //! ```
 //! To the channel the relay is the other end: it takes frames, says how far it has taken, rings and
-//! is rung. So nothing above the lanes knows of the socket. A frame is sent when the other relay has
-//! a place for it: there are as many as the ring has cells, and each is given back when its frame
-//! has gone into the lane there. So neither relay ever holds more than that, each always reads its
-//! socket, and urgent frames do not wait behind ordinary ones.
+//! is rung. So nothing above the lanes knows of the socket. A frame is sent when the other relay
+//! has a place for it: there are as many as the ring has cells, and each is given back when its
+//! frame has gone into the lane there. So neither relay ever holds more than that, each always
+//! reads its socket, and urgent frames do not wait behind ordinary ones.
 
 use std::{
     collections::VecDeque,

@@ -2,9 +2,9 @@
 //!
 //! Two ways meet here. A traced request's handler runs in a span `request`, and a call within a
 //! context in a span `call`, each with the ids that the other process, tapes and exporters know:
-//! whatever a handler logs, and whatever spans it makes, are within it. And [`Contexts`], a layer of
-//! a program's subscriber, gives each of the program's own spans a [`Context`]: what is called while
-//! such a span is entered belongs to it, on any thread, in tasks, too.
+//! whatever a handler logs, and whatever spans it makes, are within it. And [`Contexts`], a layer
+//! of a program's subscriber, gives each of the program's own spans a [`Context`]: what is called
+//! while such a span is entered belongs to it, on any thread, in tasks, too.
 
 use std::cell::{Cell, RefCell};
 
@@ -84,8 +84,8 @@ impl Drop for Next {
 
 /// Gives each span of a program a place in a trace, and has what is called within it carry that.
 ///
-/// A span belongs to the one around it, or to the context that the thread is within (as a handler of
-/// a traced request is); where there is neither it is in no trace, unless
+/// A span belongs to the one around it, or to the context that the thread is within (as a handler
+/// of a traced request is); where there is neither it is in no trace, unless
 /// [`beginning`](Contexts::beginning).
 ///
 /// ```

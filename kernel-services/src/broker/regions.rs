@@ -109,7 +109,8 @@ impl Broker {
         region.owner = Some(owner);
         region.has_returned = id == claim;
         region.charges = charges;
-        // Who has mapped it tells so before its owner or after: it counts if the memory is the same.
+        // Who has mapped it tells so before its owner or after: it counts if the memory is the
+        // same.
         if let Some(mut before) = self.forget_region(id, turn) {
             for holder in before.holders() {
                 if before.facts.file == facts.file {

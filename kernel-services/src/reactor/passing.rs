@@ -1,5 +1,5 @@
-//! Descriptors that pass from one node to another: lanes, doorbells, pidfds, boards, and memory that is
-//! kept for those who come later.
+//! Descriptors that pass from one node to another: lanes, doorbells, pidfds, boards, and memory
+//! that is kept for those who come later.
 
 use std::{
     collections::HashMap,

@@ -22,8 +22,8 @@ use crate::supervisor::UnitId;
 
 /// Bytes of stack for a thread that pings.
 const STACK: usize = 128 * 1024;
-/// Threads that ping at a time, beside those whose service seems to hang. Each channel takes memory,
-/// which is kept for the next: a thousand services at once would take 30 MB.
+/// Threads that ping at a time, beside those whose service seems to hang. Each channel takes
+/// memory, which is kept for the next: a thousand services at once would take 30 MB.
 const THREADS: usize = 64;
 /// From then on a service seems to hang, and its thread is not counted among those: whoever waits
 /// for one has its ping in time, however many others hang.

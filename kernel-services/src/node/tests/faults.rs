@@ -524,10 +524,8 @@ fn topics_have_one_name_and_one_number_each() {
         ),
         (
             "[[topic]]\nname = 'event/3'",
-            &[
-                "2:8: \"event/3\" is how a topic without a name is called; choose another name, and \
-               write id = NUMBER",
-            ],
+            &["2:8: \"event/3\" is how a topic without a name is called; choose another name, \
+                 and write id = NUMBER"],
         ),
         (
             "[[topic]]\nname = 'a'\nevent_bus_size = 1\nmode = 'fast'",

@@ -62,8 +62,8 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
-    /// Connects and greets. Never asymmetric: this program is not registered for membarrier. Without
-    /// a key, too: no channel of it can be encrypted.
+    /// Connects and greets. Never asymmetric: this program is not registered for membarrier.
+    /// Without a key, too: no channel of it can be encrypted.
     pub(crate) fn new(directory: &Path) -> Wire {
         Wire::with_key(directory, [0; 32])
     }
