@@ -170,8 +170,7 @@ impl Incoming {
         self.channel.set_busy(now);
         // When the turn began, as of after its first message: most turns are over with that, and
         // need no look at the clock. The looks come after 1, 2, 4, ... messages.
-        let (mut begun, mut look_after) = (0, 1);
-        let mut is_over = false;
+        let (mut begun, mut look_after, mut is_over) = (0, 1, false);
         rx.look_in(now, LEISURE_NS);
         // Where the next message is one to time, or one to look before: so one comparison serves
         // both.
