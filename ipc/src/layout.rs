@@ -74,8 +74,8 @@ pub(crate) struct Identity {
     pub(crate) version: AtomicU32,
     pub(crate) ordinary_cells: AtomicU32,
     pub(crate) ordinary_slab: AtomicU32,
-    /// Of a service's lane: the low half of the epoch at which it serves its name; 0 while it stands
-    /// by. Of a client's lane: 1 if it wants nothing of one that stands by, 0 if it does.
+    /// Of a service's lane: the low half of the epoch at which it serves its name; 0 while it
+    /// stands by. Of a client's lane: 1 if it wants nothing of one that stands by, 0 if it does.
     pub(crate) mark: AtomicU32,
     /// The last arena of the opposite side's that the owner had no means to map, or 0.
     pub(crate) unmapped: AtomicU32,

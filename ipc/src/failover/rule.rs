@@ -63,7 +63,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_epoch_is_found_again_from_its_low_half(near in 1_u64 << 20..1 << 60, off in -99_i64..99) {
+        fn an_epoch_is_found_again_from_its_low_half(
+            near in 1_u64 << 20..1 << 60,
+            off in -99_i64..99,
+        ) {
             let epoch = near.wrapping_add_signed(off);
             prop_assert_eq!(whole(epoch as u32, near), epoch);
         }

@@ -41,7 +41,8 @@ impl Standing {
         Standing { epochs, ordered, before }
     }
 
-    /// Reads what the kernel says of those before. Gives the epoch at which to serve, if it is time.
+    /// Reads what the kernel says of those before. Gives the epoch at which to serve, if it is
+    /// time.
     pub(crate) fn decide(&mut self) -> Option<u64> {
         for one in &mut self.before {
             one.look(&mut self.epochs);

@@ -1,9 +1,9 @@
 //! Standing by: who serves is watched by the words that the kernel marks when it dies, and
 //! channels are opened ahead of need.
 //!
-//! Two threads of a node. One lives while the node stands by for a name: it sleeps on the life words
-//! of all that come before; it opens nothing and asks nobody, so nothing is in its way. The other
-//! lives while there are channels to open.
+//! Two threads of a node. One lives while the node stands by for a name: it sleeps on the life
+//! words of all that come before; it opens nothing and asks nobody, so nothing is in its way. The
+//! other lives while there are channels to open.
 
 use std::{
     collections::HashMap,
