@@ -308,7 +308,7 @@ impl Liar {
         let address = UnixAddr::new(&world.directory().join("ipcd.sock")).expect("short");
         connect(socket.as_raw_fd(), &address).expect("connected");
         let liar = Liar { socket };
-        liar.say(&Request::Hello { asymmetric: true, key: [0; 32] });
+        liar.say(&Request::Hello { asymmetric: true, encrypts: false, key: [0; 32] });
         assert!(matches!(liar.hear(), Some(Reply::Welcome { .. })));
         liar
     }

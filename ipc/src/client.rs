@@ -23,7 +23,6 @@ use crate::{
     node::{Shared, is_gone},
     server::{Member, Server},
     table::{Outcome, Waiter},
-    trace,
 };
 
 /// How a call is made.
@@ -452,7 +451,7 @@ impl Client {
     #[cfg(feature = "tokio")]
     pub(crate) fn begin_traced(
         &self,
-        context: trace::Context,
+        context: crate::trace::Context,
         bytes: usize,
     ) -> (Arc<Link>, crate::Span) {
         let link = self.state.link.load_full();

@@ -72,8 +72,8 @@ impl Post {
         *standing = Some(Standing::new(group, rank, standing.take()));
     }
 
-    /// Serves from now on if all before it are dead. Returns whether it serves. Somebody else may
-    /// be looking just now; then it is he who sees it.
+    /// Serves from now on if all before it are dead. Returns whether it serves. Another thread may
+    /// be looking just now; then that one sees it.
     pub(crate) fn is_due(&self) -> bool {
         if self.epoch() != 0 {
             return true;

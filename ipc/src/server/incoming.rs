@@ -1,5 +1,6 @@
 //! The server's end of a channel: takes requests in their order, and sends the answers.
 
+mod order;
 mod outbox;
 mod stand;
 mod traced;
@@ -9,6 +10,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock, Weak},
 };
 
+use self::order::{Next, goes_first, pop};
 use self::outbox::{Answer, Outbox};
 use super::{
     hub::Hub,
@@ -170,8 +172,7 @@ impl Incoming {
         self.channel.set_busy(now);
         // When the turn began, as of after its first message: most turns are over with that, and
         // need no look at the clock. The looks come after 1, 2, 4, ... messages.
-        let (mut begun, mut look_after) = (0, 1);
-        let mut is_over = false;
+        let (mut begun, mut look_after, mut is_over) = (0, 1, false);
         rx.look_in(now, LEISURE_NS);
         // Where the next message is one to time, or one to look before: so one comparison serves
         // both.
@@ -569,18 +570,6 @@ impl Incoming {
     }
 }
 
-/// What [`Incoming::next`] found.
-enum Next {
-    /// Its payload is so much of the receive buffer.
-    Fresh(Meta, usize),
-    Owned(Meta, Body),
-    /// Something was taken that needs no handler, or has to wait.
-    Again,
-    Nothing,
-}
-
-/// Whether a fresh request may be handled at once: nothing of its level or above waits, and
-/// nothing above it can be behind it in its ring.
 /// Lets a stream run on for a moment. Its sender is slower than we are: polled at once, the line
 /// that it is about to write would have to come back to it for every single message.
 #[inline]
@@ -588,26 +577,7 @@ fn linger() {
     (0..STREAM_PAUSES).for_each(|_| pause());
 }
 
-fn goes_first(rx: &mut Receive, ring: Ring, priority: u32) -> bool {
-    let is_top_of_its_ring = priority == 0 || priority == 2;
-    let nothing_behind = || match ring {
-        Ring::Urgent => !rx.urgent.is_ready(),
-        Ring::Ordinary => !rx.ordinary.is_ready(),
-    };
-    (is_top_of_its_ring || nothing_behind()) && rx.queue.yields_to(priority)
-}
-
 #[inline(always)]
 fn response(meta: &Meta) -> Label {
     Label::new(Kind::Response, meta.priority).with_id(meta.message_id as u32)
-}
-
-fn pop(rx: &mut Receive, now: u64) -> Next {
-    match rx.queue.pop() {
-        Some(queued) => {
-            rx.board.waited(now.saturating_sub(queued.meta.received_ns));
-            Next::Owned(queued.meta, queued.body)
-        }
-        None => Next::Nothing,
-    }
 }
