@@ -169,9 +169,9 @@ pub(crate) fn sweep_stack() {
 }
 
 /// Words of it that a library takes to seal or open a record.
-const SHALLOW: usize = if cfg!(debug_assertions) { DEEP } else { 256 };
+const SHALLOW: usize = if cfg!(debug_assertions) { DEEP } else { 512 };
 
-/// The same after a record that a library sealed or opened: 2 KiB.
+/// The same after a record that a library sealed or opened: 4 KiB.
 pub(crate) fn sweep_shallow() {
     sweep::<SHALLOW>();
 }
