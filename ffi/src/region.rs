@@ -48,8 +48,8 @@ fn known(id: shared_region_id_t) -> Result<Region, Failure> {
 /// which is never used again. Others map them once they are granted them. They are this process's
 /// until it calls ipc_unmap_shared_region or ends; those who have mapped them keep them.
 ///
-/// IPC_EINVAL: a NULL, or size is 0 or over 16 GiB. IPC_EQUOTA: more than this process may have. IPC_ESYS: the
-/// system has no memory left. IPC_ENORUNTIME: ipcd is gone.
+/// IPC_EINVAL: a NULL, or size is 0 or over 16 GiB. IPC_EQUOTA: more than this process may have.
+/// IPC_ESYS: the system has no memory left. IPC_ENORUNTIME: ipcd is gone.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_create_shared_region(
     size: usize,
