@@ -1033,11 +1033,10 @@ void ipc_message_release(const struct ipc_message_t *msg);
  * which is never used again. Others map them once they are granted them. They are this process's
  * until it calls ipc_unmap_shared_region or ends; those who have mapped them keep them.
  *
- * IPC_EINVAL: a NULL, or size is 0 or over 16 GiB. IPC_EQUOTA: more than this process may have. IPC_ESYS: the
- * system has no memory left. IPC_ENORUNTIME: ipcd is gone.
+ * IPC_EINVAL: a NULL, or size is 0 or over 16 GiB. IPC_EQUOTA: more than this process may have.
+ * IPC_ESYS: the system has no memory left. IPC_ENORUNTIME: ipcd is gone.
  */
-int ipc_create_shared_region(size_t size,
-                             shared_region_id_t *id);
+int ipc_create_shared_region(size_t size, shared_region_id_t *id);
 
 /**
  * As ipc_create_shared_region. With IPC_REGION_HUGE_PAGES in flags its pages are huge where the

