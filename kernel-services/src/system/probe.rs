@@ -262,13 +262,13 @@ mod tests {
         let (node, server, ids) = serve(directory.path(), "answers", 1);
         let serving = std::thread::spawn(move || server.run(|_| {}));
         let probes = Probes::new(directory.path()).expect("an eventfd");
-        let long = Duration::from_secs(600);
+        let long = Duration::from_mins(10);
         for (number, &id) in (0..).zip(&hanging) {
             probes.ping(UnitId(number), id, long);
         }
         probes.ping(UnitId(1000), ids[0], long);
         // None of the others is over before.
-        let heard = probes.heard.recv_timeout(Duration::from_secs(60)).expect("an answer");
+        let heard = probes.heard.recv_timeout(Duration::from_mins(1)).expect("an answer");
         assert_eq!(heard, Outcome { unit: UnitId(1000), instance: Some(ids[0]), answered: true });
         node.interrupter().fire();
         let _ = serving.join().expect("no panic");

@@ -121,14 +121,14 @@ impl Stage {
             return;
         }
         match (command, &words[..]) {
-            ("serve", [name, threads]) => self.serve(name, number(threads)),
-            ("replica", [name]) => self.serve_as(name, 1, SERVICE_IDEMPOTENT),
+            ("serve" | "replica" | "unserve" | "listen", words) => {
+                self.act_as_server(command, words);
+            }
             ("fatten", [mib]) => {
                 // Touched, so that the kernel has it to tear down.
                 self.fat = vec![1; number::<usize>(mib) << 20];
                 say("fat");
             }
-            ("unserve", []) => self.unserve(),
             ("find", [name]) => say(&match self.node.discover(name) {
                 Ok(id) => format!("found {id}"),
                 Err(error) => format!("found {}", error.status().name()),
@@ -140,17 +140,6 @@ impl Stage {
             ("region", words) => {
                 let words: Vec<&str> = words.iter().flat_map(|it| it.split(' ')).collect();
                 self.regions.act(&self.node, &words);
-            }
-            ("listen", [path]) => {
-                let server = self.server.as_ref().expect("it serves");
-                let listening = server.listen(Path::new(path));
-                say(&match listening {
-                    Ok(listening) => {
-                        self.listening.push(listening);
-                        "listening IPC_OK".to_owned()
-                    }
-                    Err(error) => format!("listening {}", error.status().name()),
-                });
             }
             ("id", []) => say(&format!("id {}", self.node.id())),
             ("open", [name]) => {
@@ -212,23 +201,46 @@ impl Stage {
             ("trace", [name, count, size]) => {
                 trace(&self.client(name), number(count), number(size));
             }
-            ("fork", [name]) => {
-                let client = self.client(name);
-                self.pending.push(client.start(b"before the fork", LONG).expect("sent"));
-                let view = client.call_view(&pattern(50_000), LONG).expect("answered");
-                self.lent = Some((view, client.loan(50_000).expect("lent")));
-                let status = raw::in_child(|| fork::child(self, name));
-                let (view, loan) = self.lent.take().expect("it is this process's");
-                assert!(view.to_vec() == pattern(50_000) && loan.len() == 50_000);
-                client.call_loaned(loan, LONG).expect("answered");
-                say(&format!("forked {status:?}"));
-            }
+            ("fork", [name]) => self.fork(name),
             ("exec", []) => {
                 let program = std::env::current_exe().expect("this program");
                 panic!("{}", Command::new(program).arg("idle").exec());
             }
             _ => panic!("no such command: {line}"),
         }
+    }
+
+    fn act_as_server(&mut self, command: &str, words: &[&str]) {
+        match (command, words) {
+            ("serve", [name, threads]) => self.serve(name, number(threads)),
+            ("replica", [name]) => self.serve_as(name, 1, SERVICE_IDEMPOTENT),
+            ("unserve", []) => self.unserve(),
+            ("listen", [path]) => {
+                let server = self.server.as_ref().expect("it serves");
+                let listening = server.listen(Path::new(path));
+                say(&match listening {
+                    Ok(listening) => {
+                        self.listening.push(listening);
+                        "listening IPC_OK".to_owned()
+                    }
+                    Err(error) => format!("listening {}", error.status().name()),
+                });
+            }
+            _ => panic!("no such command: {command} {words:?}"),
+        }
+    }
+
+    /// Tries everything in a child, with something of each kind under way.
+    fn fork(&mut self, name: &str) {
+        let client = self.client(name);
+        self.pending.push(client.start(b"before the fork", LONG).expect("sent"));
+        let view = client.call_view(&pattern(50_000), LONG).expect("answered");
+        self.lent = Some((view, client.loan(50_000).expect("lent")));
+        let status = raw::in_child(|| fork::child(self, name));
+        let (view, loan) = self.lent.take().expect("it is this process's");
+        assert!(view.to_vec() == pattern(50_000) && loan.len() == 50_000);
+        client.call_loaned(loan, LONG).expect("answered");
+        say(&format!("forked {status:?}"));
     }
 
     fn serve(&mut self, name: &str, threads: u32) {

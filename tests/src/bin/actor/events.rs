@@ -121,7 +121,9 @@ impl Events {
                 Err(EventError::Lagged { count, .. }) => {
                     lost += count;
                     // One publisher only is told to be that fast.
-                    next.values_mut().for_each(|next| *next += count);
+                    for next in next.values_mut() {
+                        *next += count;
+                    }
                 }
                 Err(error) => return say(&format!("took {taken} {lost} {error:?}")),
             }
