@@ -49,6 +49,8 @@ pub(crate) fn run(_: &Arguments, config: &Config, output: Output) -> Result<u8, 
     let mut checks = machine::checks(&release);
     checks.extend(features::checks(ipc::features(), &release));
     checks.push(features::landlock(&kernel_services::process::sandbox_gaps()));
+    checks.push(features::seccomp(&machine::read("/proc/sys/kernel/seccomp/actions_avail")));
+    checks.push(features::cgroup(&kernel_services::cgroup::gaps()));
     checks.extend(runtime::checks(config));
     let report = Report::new(checks);
     output.show(&report)?;

@@ -12,6 +12,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nix::unistd::{AccessFlags, access};
+
 use crate::node::Limits;
 
 /// What the names of groups begin with.
@@ -33,6 +35,12 @@ struct Place {
     unified: bool,
 }
 
+/// Which limits of the node file a process started like this one could not enforce: without a
+/// controller, or a group below which it may make others.
+pub fn gaps() -> Vec<&'static str> {
+    Hierarchy::of("self").gaps()
+}
+
 /// The groups of one process.
 #[derive(Debug, Default)]
 pub(crate) struct Groups {
@@ -48,6 +56,13 @@ impl Hierarchy {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let groups = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default();
         Hierarchy::read(&mounts, &groups)
+    }
+
+    fn gaps(&self) -> Vec<&'static str> {
+        let limits = [("limits.memory", &self.memory), ("limits.cpu_percent", &self.cpu)];
+        let may_make = |place: &Place| access(&place.own, AccessFlags::W_OK).is_ok();
+        let lacking = limits.into_iter().filter(|(_, place)| !place.as_ref().is_some_and(may_make));
+        lacking.map(|(limit, _)| limit).collect()
     }
 
     fn read(mounts: &str, groups: &str) -> Hierarchy {

@@ -17,7 +17,7 @@
 pub mod audit;
 mod broker;
 #[cfg(feature = "node")]
-mod cgroup;
+pub mod cgroup;
 #[cfg(feature = "node")]
 pub mod console;
 mod desk;

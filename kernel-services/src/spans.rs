@@ -12,7 +12,7 @@ mod shown {
     use std::path::Path;
 
     use ipc::control::{Introduction, Request};
-    use tracing::{Span, debug, field::Empty, info_span};
+    use tracing::{Level, Span, debug, enabled, field::Empty, info_span};
 
     use crate::broker::{Peer, Token};
 
@@ -58,9 +58,28 @@ mod shown {
         }
     }
 
-    /// Tells of a request.
+    /// Tells of a request which it is, and nothing of its fields: tickets and tokens are secrets.
     pub(crate) fn heard(connection: Token, sequence: u32, request: &Request) {
-        debug!(connection, sequence, ?request, "asked");
+        if enabled!(Level::DEBUG) {
+            let verb = verb(request);
+            debug!(connection, sequence, verb, "asked");
+        }
+    }
+
+    fn verb(request: &Request) -> String {
+        let whole = format!("{request:?}");
+        whole.split(|it: char| !it.is_alphanumeric()).next().unwrap_or_default().to_owned()
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn of_a_request_its_verb_is_told_and_nothing_else() {
+            assert_eq!(verb(&Request::Ping), "Ping");
+            assert_eq!(verb(&Request::Discover { name: "secret".to_owned() }), "Discover");
+        }
     }
 }
 

@@ -81,6 +81,36 @@ pub(super) fn landlock(gaps: &[Unenforced]) -> Check {
     )
 }
 
+/// What the sandbox's list of system calls needs, by what the kernel says that filters may do.
+pub(super) fn seccomp(actions: &str) -> Check {
+    let has = |action: &str| actions.split_whitespace().any(|it| it == action);
+    match (has("errno"), has("user_notif")) {
+        (true, true) => Check::new("seccomp", State::Ok, "all that a sandbox asks for"),
+        (true, false) => Check::new(
+            "seccomp",
+            State::Unused,
+            "but by sandboxes, which cannot tell the first exec from others here",
+        )
+        .hint("Linux 5.5 or newer: docs/security.md, \"One exec\""),
+        (false, _) => Check::new("seccomp", State::Unused, "missing, or /proc does not tell of it")
+            .hint(
+                "a kernel with CONFIG_SECCOMP_FILTER; services start with `sandbox = false` only",
+            ),
+    }
+}
+
+/// What limits on memory and CPU need, as far as a process like this one may have it.
+pub(super) fn cgroup(gaps: &[&str]) -> Check {
+    if gaps.is_empty() {
+        return Check::new("cgroup", State::Ok, "services' memory and CPU can be limited");
+    }
+    let found = format!("not for services here: {} would not be enforced", gaps.join(" and "));
+    Check::new("cgroup", State::Unused, found).hint(
+        "start ipcd in a cgroup that it may write: as root, or with systemd's Delegate=yes; and as \
+         the user that starts ipcd, ask again",
+    )
+}
+
 fn clock(source: &str) -> Check {
     if source == "tsc" {
         return Check::new("clock", State::Ok, "invariant TSC");
@@ -228,6 +258,11 @@ mod tests {
     #[test]
     fn what_sandboxes_lack_is_said_and_hinders_nothing_else() {
         assert_eq!(landlock(&[]).state, State::Ok);
+        assert_eq!(seccomp("kill_process errno user_notif allow").state, State::Ok);
+        assert_eq!(seccomp("errno allow").state, State::Unused);
+        assert_eq!(seccomp("").state, State::Unused);
+        assert_eq!(cgroup(&[]).state, State::Ok);
+        assert!(cgroup(&["limits.memory"]).found.contains("limits.memory"));
         let check = landlock(&[Unenforced::Truncation, Unenforced::SocketFiles]);
         assert_eq!(check.state, State::Unused);
         assert!(check.found.contains("older than ABI 3") && check.found.ends_with("and 1 more"));

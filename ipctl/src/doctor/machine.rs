@@ -40,7 +40,7 @@ pub(super) fn checks(release: &Release) -> Vec<Check> {
 }
 
 /// A file of `/proc`; nothing where that is not mounted.
-fn read(path: &str) -> String {
+pub(super) fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
