@@ -193,7 +193,8 @@ fn another_program_that_keeps_the_descriptors_holds_up_nobody() {
 #[test]
 fn a_stopped_waiter_does_not_swallow_the_wake_at_a_death() {
     let Siege { world, mut server, mut client, runtime: _runtime, .. } = Siege::of(&["spin=never"]);
-    let mut villains: Vec<_> = (0..3).map(|_| world.other(env!("CARGO_BIN_EXE_hostile"))).collect();
+    let mut villains: Vec<_> =
+        (0..3).map(|_| world.other(env!("CARGO_BIN_EXE_hostile"), &[])).collect();
     for villain in &mut villains {
         villain.ask("open echo", "opened");
         let thread = villain.ask("lurk", "lurking").parse().expect("a number");

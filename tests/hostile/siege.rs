@@ -54,7 +54,7 @@ impl Siege {
 
     /// Starts an attacker.
     pub(crate) fn villain(&self) -> Actor {
-        self.world.other(HOSTILE)
+        self.world.other(HOSTILE, &[])
     }
 
     /// An attacker with a channel to the service.
