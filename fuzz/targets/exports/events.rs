@@ -8,8 +8,8 @@ use std::{
 };
 
 use super::abi::{
-    self, EACCES, ECANCELED, EEXIST, EINVAL, EMSGSIZE, ENOENT, ENORUNTIME, EQUOTA, ESYS,
-    ETIMEDOUT, Lent,
+    self, EACCES, ECANCELED, EEXIST, EINVAL, EMSGSIZE, ENOENT, ENORUNTIME, EQUOTA, ESYS, ETIMEDOUT,
+    Lent,
 };
 
 type Handler = extern "C" fn(u32, *const c_void, usize, *mut c_void);
@@ -27,8 +27,7 @@ unsafe extern "C" {
 }
 
 /// What asking the runtime may come to.
-const ASKED: [c_int; 8] =
-    [EINVAL, EACCES, EEXIST, EQUOTA, ENORUNTIME, ETIMEDOUT, ECANCELED, ESYS];
+const ASKED: [c_int; 8] = [EINVAL, EACCES, EEXIST, EQUOTA, ENORUNTIME, ETIMEDOUT, ECANCELED, ESYS];
 
 /// Looks at all that it is lent, so that a sanitizer does.
 extern "C" fn look(kind: u32, data: *const c_void, size: usize, _: *mut c_void) {
