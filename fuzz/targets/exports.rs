@@ -195,6 +195,29 @@ fn with<T>(what: impl FnOnce(&mut Play) -> T) -> T {
     PLAY.with(|play| what(&mut play.borrow_mut()))
 }
 
+/// Calls a function of what is there beside calls.
+fn beside(what: u8) {
+    match what {
+        0 => abi::free_nothing(),
+        1 => {
+            let (what, data) = with(|play| (play.input.u8(), play.lent()));
+            events::act(what, &data);
+        }
+        2 => queues::act(&with(|play| queues::Choice {
+            what: play.input.u8(),
+            number: play.input.u32(),
+            data: play.lent(),
+        })),
+        _ => rights::act(&with(|play| rights::Choice {
+            what: play.input.u8(),
+            ids: [play.dest(), play.dest()],
+            number: play.input.u32(),
+            at: play.input.u16(),
+            data: play.lent(),
+        })),
+    }
+}
+
 /// Calls a function.
 fn act(inside: bool) {
     let what = with(|play| play.input.u8());
@@ -232,23 +255,7 @@ fn act(inside: bool) {
             let capacity = (what & 32 == 0).then_some(capacity);
             abi::call_into(dest, &data, capacity, what & 64 == 0, time);
         }
-        10 if what & 192 == 64 => {
-            let (what, data) = with(|play| (play.input.u8(), play.lent()));
-            events::act(what, &data);
-        }
-        10 if what & 192 == 0 => abi::free_nothing(),
-        10 if what & 192 == 128 => queues::act(&with(|play| queues::Choice {
-            what: play.input.u8(),
-            number: play.input.u32(),
-            data: play.lent(),
-        })),
-        10 => rights::act(&with(|play| rights::Choice {
-            what: play.input.u8(),
-            ids: [play.dest(), play.dest()],
-            number: play.input.u32(),
-            at: play.input.u16(),
-            data: play.lent(),
-        })),
+        10 => beside(what >> 6),
         11 => send(what),
         12 | 13 => send_ex(what),
         14 => {

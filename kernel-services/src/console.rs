@@ -16,7 +16,7 @@ pub(crate) fn speak(json: bool) {
 /// Counts things whose plural has an s: "1 ping", "2 pings".
 ///
 /// ```
-/// assert_eq!(kernel_services::console::count(2, "ping"), "2 pings");
+/// assert_eq!(kernel_services::console::count(2_u32, "ping"), "2 pings");
 /// ```
 pub fn count(number: impl Into<u64>, thing: &str) -> String {
     let number = number.into();

@@ -109,7 +109,10 @@ impl Directory {
             }
             Err(error) => return Err(KernelError::write(path, error)),
         };
-        Ok(Epochs::new(first, Box::new(EpochFile { directory: self.path.clone() })))
+        let mut epochs = Epochs::new(first, Box::new(EpochFile { directory: self.path.clone() }));
+        // Now, while there is a place to write to.
+        epochs.reserve().map_err(|_| KernelError::Ids { path: self.path.join("epochs") })?;
+        Ok(epochs)
     }
 
     /// Removes the socket that a killed runtime left, and listens on a new one.

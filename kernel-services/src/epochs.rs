@@ -38,15 +38,24 @@ impl Epochs {
         Epochs { next: first, end: first, source }
     }
 
+    /// Reserves as many as are reserved at once.
+    ///
+    /// # Errors
+    /// As for [`block`](Epochs::block).
+    pub(crate) fn reserve(&mut self) -> Result<(), Status> {
+        let end = self.end.checked_add(RESERVE).ok_or(Status::QUOTA)?;
+        self.source.reserve(end)?;
+        self.end = end;
+        Ok(())
+    }
+
     /// Gives a block that was never given.
     ///
     /// # Errors
     /// What the source said when it cannot reserve; `QUOTA` when the counter is used up.
     pub(crate) fn block(&mut self) -> Result<Range<u64>, Status> {
         if self.next == self.end {
-            let end = self.end.checked_add(RESERVE).ok_or(Status::QUOTA)?;
-            self.source.reserve(end)?;
-            self.end = end;
+            self.reserve()?;
         }
         let first = self.next;
         self.next += BLOCK;

@@ -32,7 +32,12 @@ impl Holdings {
 
 /// Counts what a process holds.
 pub fn holdings(pid: u32) -> Holdings {
-    let descriptors = fs::read_dir(of(pid).join("fd")).expect("a process").count();
+    // A board has room for the most channels that there were at once, which is for chance to say.
+    let is_board = |fd: &fs::DirEntry| {
+        fs::read_link(fd.path()).is_ok_and(|to| to.to_string_lossy().contains("ipc-board"))
+    };
+    let fds = fs::read_dir(of(pid).join("fd")).expect("a process");
+    let descriptors = fds.filter(|fd| !fd.as_ref().is_ok_and(is_board)).count();
     let maps = fs::read_to_string(of(pid).join("maps")).expect("a process");
     let count = |name| maps.lines().filter(|line| line.contains(name)).count();
     let (lanes, arenas) = (count("ipc-lane"), count("ipc-arena"));

@@ -115,7 +115,17 @@ impl Peer {
         }
     }
 
+    /// Hears what comes next, but for news of the groups that serve names: they come by themselves.
     pub(crate) fn hear(&self) -> Heard {
+        loop {
+            match self.hear_all() {
+                Heard::Reply(0, Reply::Group(_) | Reply::Promote { .. }, _) => {}
+                heard => return heard,
+            }
+        }
+    }
+
+    fn hear_all(&self) -> Heard {
         await_readable(self.socket.as_fd());
         let mut buffer = [0; MAX_PACKET];
         let closer = Closer::new().expect("a closer");

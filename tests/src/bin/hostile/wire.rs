@@ -33,6 +33,8 @@ pub(crate) mod verb {
     pub(crate) const CONNECTED: u16 = 105;
     pub(crate) const INCOMING: u16 = 106;
     pub(crate) const REFUSED: u16 = 109;
+    /// `Group` and `Promote`, which come by themselves.
+    pub(crate) const OF_GROUPS: [u16; 2] = [150, 151];
 }
 
 /// One packet of the runtime.
@@ -106,8 +108,17 @@ impl Wire {
         self.try_receive().expect("the runtime closed the connection")
     }
 
-    /// Waits for the next packet, or the end.
+    /// Waits for the next packet, or the end. News of the groups that serve names are passed over.
     pub(crate) fn try_receive(&self) -> Option<Packet> {
+        loop {
+            let packet = self.receive_any()?;
+            if !verb::OF_GROUPS.contains(&packet.verb) {
+                return Some(packet);
+            }
+        }
+    }
+
+    fn receive_any(&self) -> Option<Packet> {
         let mut bytes = [0; MAX_PACKET];
         let mut control = cmsg_space!([RawFd; 3]);
         let mut parts = [IoSliceMut::new(&mut bytes)];
