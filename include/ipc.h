@@ -824,11 +824,10 @@ int ipc_unregister_service(service_id_t id);
  * shm://name, or unix:///path for who listens on that path. The id of a path is this process's
  * own.
  *
- * IPC_EINVAL: a NULL, or no valid name or address. IPC_ENOTSUP: a tcp:// address. IPC_ENOENT: nobody serves it now. IPC_ENORUNTIME: ipcd is
- * gone.
+ * IPC_EINVAL: a NULL, or no valid name or address. IPC_ENOTSUP: a tcp:// address. IPC_ENOENT:
+ * nobody serves it now. IPC_ENORUNTIME: ipcd is gone.
  */
-int ipc_discover_service(const char *service_name,
-                         service_id_t *id);
+int ipc_discover_service(const char *service_name, service_id_t *id);
 
 /**
  * As ipc_discover_service, but waits until somebody serves the name, at most timeout_ms
@@ -1345,8 +1344,9 @@ int ipc_get_stats(service_id_t id, struct communication_stats_t *stats);
 /**
  * Has this thread be within a trace, until ipc_trace_end: each call and message that it sends
  * meanwhile carries the trace on. traceparent is as W3C Trace Context has it, such as came by HTTP
- * or from ipc_trace_current of another thread; NULL begins a new trace. Handlers of traced requests
- * are within one by themselves. Pair the two within one function: what a callback begins, it ends.
+ * or from ipc_trace_current of another thread; NULL begins a new trace. Handlers of traced
+ * requests are within one by themselves. Pair the two within one function: what a callback begins,
+ * it ends.
  *
  * IPC_EINVAL: it is no traceparent. IPC_EQUOTA: 64 are begun on this thread.
  */
