@@ -16,19 +16,19 @@ impl Memory for Infallible {
         match *self {}
     }
 
-    fn read(&self, _: usize, _: &mut [u8]) {
+    fn read(&self, _: usize, _: &mut [u8]) -> Result<(), LogError> {
         match *self {}
     }
 
-    fn write(&self, _: usize, _: &[u8]) {
+    fn write(&self, _: usize, _: &[u8]) -> Result<(), LogError> {
         match *self {}
     }
 
-    fn load(&self, _: usize) -> u64 {
+    fn load(&self, _: usize) -> Result<u64, LogError> {
         match *self {}
     }
 
-    fn store(&self, _: usize, _: u64) {
+    fn store(&self, _: usize, _: u64) -> Result<(), LogError> {
         match *self {}
     }
 }
@@ -85,7 +85,7 @@ impl<M: Memory> Gate<M> {
         let mut log = Log::create(memory)?;
         // The next one is to find it as well, though this one dies before its first request.
         for (key, answer) in window.records() {
-            log.begin(key);
+            log.begin(key)?;
             if let Some(answer) = answer {
                 log.finish(key, answer)?;
             }
@@ -117,7 +117,8 @@ impl<M: Memory> Gate<M> {
     /// Like [`handle`](Gate::handle), for who answers by other means.
     ///
     /// # Errors
-    /// The recorded status, or that of the effect; [`Status::MAYBE`].
+    /// The recorded status, or that of the effect; [`Status::MAYBE`]; [`Status::IO`] when nothing
+    /// can be written down any more: it was not carried out.
     pub fn carry_out(&self, key: RequestKey, effect: impl FnOnce() -> Answer) -> Answer {
         if let Some(answer) = self.enter(key) {
             return answer;
@@ -140,10 +141,13 @@ impl<M: Memory> Gate<M> {
             Known::Begun | Known::Forgotten => return Some(Err(Status::MAYBE)),
             Known::New => {}
         }
-        state.window.begin(key);
-        if let Some(log) = &mut state.log {
-            log.begin(&key);
+        // What the successor would not know of is not carried out.
+        if let Some(log) = &mut state.log
+            && log.begin(&key).is_err()
+        {
+            return Some(Err(Status::IO));
         }
+        state.window.begin(key);
         None
     }
 
@@ -184,28 +188,31 @@ mod tests {
             self.0.len() * 8
         }
 
-        fn read(&self, at: usize, into: &mut [u8]) {
+        fn read(&self, at: usize, into: &mut [u8]) -> Result<(), LogError> {
             for (offset, byte) in into.iter_mut().enumerate() {
                 let word = self.0[(at + offset) / 8].load(Ordering::Relaxed);
                 *byte = word.to_le_bytes()[(at + offset) % 8];
             }
+            Ok(())
         }
 
-        fn write(&self, at: usize, bytes: &[u8]) {
+        fn write(&self, at: usize, bytes: &[u8]) -> Result<(), LogError> {
             for (offset, byte) in bytes.iter().enumerate() {
                 let word = &self.0[(at + offset) / 8];
                 let mut whole = word.load(Ordering::Relaxed).to_le_bytes();
                 whole[(at + offset) % 8] = *byte;
                 word.store(u64::from_le_bytes(whole), Ordering::Relaxed);
             }
+            Ok(())
         }
 
-        fn load(&self, at: usize) -> u64 {
-            self.0[at / 8].load(Ordering::Acquire)
+        fn load(&self, at: usize) -> Result<u64, LogError> {
+            Ok(self.0[at / 8].load(Ordering::Acquire))
         }
 
-        fn store(&self, at: usize, word: u64) {
+        fn store(&self, at: usize, word: u64) -> Result<(), LogError> {
             self.0[at / 8].store(word, Ordering::Release);
+            Ok(())
         }
     }
 

@@ -18,7 +18,7 @@
 //! instant it dies at, its successor finds every record that it finished.
 
 use super::{Answer, Limits, RequestKey, Window};
-use crate::error::Status;
+use crate::{Region, error::Status};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"iponce\0\x01");
 const VERSION: u32 = 1;
@@ -32,25 +32,59 @@ const PAD: u16 = 0;
 const BEGUN: u16 = 1;
 const DONE: u16 = 2;
 
-/// Memory that one process writes and another may read: a
-/// region that is granted to the standbys, or the process's own.
+/// Memory that one process writes and another may read: a [`Region`] that is granted to the
+/// standbys, or the process's own.
 ///
 /// Every access must be sound whatever the other process does.
 pub trait Memory {
     /// Bytes of it.
     fn size(&self) -> usize;
 
-    /// Copies bytes out. Panics where they are not inside.
-    fn read(&self, at: usize, into: &mut [u8]);
+    /// Copies bytes out.
+    ///
+    /// # Errors
+    /// [`LogError::Gone`] where there is no such memory, or no more.
+    fn read(&self, at: usize, into: &mut [u8]) -> Result<(), LogError>;
 
-    /// Copies bytes in. Panics where they are not inside.
-    fn write(&self, at: usize, bytes: &[u8]);
+    /// Copies bytes in.
+    ///
+    /// # Errors
+    /// As for [`read`](Memory::read).
+    fn write(&self, at: usize, bytes: &[u8]) -> Result<(), LogError>;
 
     /// Loads a word, at a multiple of 8, with `Acquire`.
-    fn load(&self, at: usize) -> u64;
+    ///
+    /// # Errors
+    /// As for [`read`](Memory::read).
+    fn load(&self, at: usize) -> Result<u64, LogError>;
 
-    /// Stores a word, at a multiple of 8, with `Release`.
-    fn store(&self, at: usize, word: u64);
+    /// Stores a word, at a multiple of 8, with `Release`, in one piece.
+    ///
+    /// # Errors
+    /// As for [`read`](Memory::read).
+    fn store(&self, at: usize, word: u64) -> Result<(), LogError>;
+}
+
+impl Memory for Region {
+    fn size(&self) -> usize {
+        Region::size(self)
+    }
+
+    fn read(&self, at: usize, into: &mut [u8]) -> Result<(), LogError> {
+        self.read_at(at, into).map_err(|_| LogError::Gone)
+    }
+
+    fn write(&self, at: usize, bytes: &[u8]) -> Result<(), LogError> {
+        self.write_at(at, bytes).map_err(|_| LogError::Gone)
+    }
+
+    fn load(&self, at: usize) -> Result<u64, LogError> {
+        Region::load(self, at).map_err(|_| LogError::Gone)
+    }
+
+    fn store(&self, at: usize, word: u64) -> Result<(), LogError> {
+        Region::store(self, at, word).map_err(|_| LogError::Gone)
+    }
 }
 
 /// Why a log cannot be made, written or read.
@@ -70,6 +104,9 @@ pub enum LogError {
     /// It is no log, or one of another version.
     #[error("this memory holds no log of answers of version {VERSION}")]
     Foreign,
+    /// The memory is not there any more, or not to be written.
+    #[error("the memory of this log of answers is gone, or read-only")]
+    Gone,
     /// Its words contradict each other.
     #[error("the log of answers is corrupt at position {0}")]
     Corrupt(u64),
@@ -121,13 +158,13 @@ impl<M: Memory> Log<M> {
     /// Begins an empty log in memory that only this process writes.
     ///
     /// # Errors
-    /// [`LogError::Small`].
+    /// [`LogError::Small`], [`LogError::Gone`].
     pub fn create(memory: M) -> Result<Log<M>, LogError> {
         let room = room(memory.size())?;
-        memory.write(8, &VERSION.to_le_bytes());
-        memory.store(TAIL, 0);
-        memory.store(HEAD, 0);
-        memory.store(0, MAGIC);
+        memory.write(8, &VERSION.to_le_bytes())?;
+        memory.store(TAIL, 0)?;
+        memory.store(HEAD, 0)?;
+        memory.store(0, MAGIC)?;
         Ok(Log { memory, room, tail: 0, head: 0 })
     }
 
@@ -137,14 +174,17 @@ impl<M: Memory> Log<M> {
     }
 
     /// Notes that a request is about to be carried out.
-    pub fn begin(&mut self, key: &RequestKey) {
-        self.append(&Head { length: 0, kind: BEGUN, status: 0 }, key, &[]);
+    ///
+    /// # Errors
+    /// [`LogError::Gone`].
+    pub fn begin(&mut self, key: &RequestKey) -> Result<(), LogError> {
+        self.append(&Head { length: 0, kind: BEGUN, status: 0 }, key, &[])
     }
 
     /// Notes how a request was answered. When this returns, a successor will find it.
     ///
     /// # Errors
-    /// [`LogError::TooLarge`]; nothing was noted.
+    /// [`LogError::TooLarge`], [`LogError::Gone`]; nothing was noted.
     pub fn finish(&mut self, key: &RequestKey, answer: &Answer) -> Result<(), LogError> {
         let (status, payload) = match answer {
             Ok(payload) => (Status::OK, &payload[..]),
@@ -154,8 +194,7 @@ impl<M: Memory> Log<M> {
             return Err(LogError::TooLarge { size: payload.len(), limit: self.longest() });
         }
         let length = payload.len() as u32;
-        self.append(&Head { length, kind: DONE, status: status.code() }, key, payload);
-        Ok(())
+        self.append(&Head { length, kind: DONE, status: status.code() }, key, payload)
     }
 
     /// Gives the memory.
@@ -163,47 +202,51 @@ impl<M: Memory> Log<M> {
         &self.memory
     }
 
-    fn append(&mut self, head: &Head, key: &RequestKey, payload: &[u8]) {
+    fn append(&mut self, head: &Head, key: &RequestKey, payload: &[u8]) -> Result<(), LogError> {
         let left = self.room - self.head % self.room;
         if head.span() > left {
-            self.pad(left);
+            self.pad(left)?;
         }
-        self.make_room(head.span());
+        self.make_room(head.span())?;
         let at = self.place(self.head);
-        self.memory.write(at, &head.encode());
-        self.memory.write(at + 16, &key.to_bytes());
-        self.memory.write(at + RECORD, payload);
+        self.memory.write(at, &head.encode())?;
+        self.memory.write(at + 16, &key.to_bytes())?;
+        self.memory.write(at + RECORD, payload)?;
+        self.memory.store(HEAD, self.head + head.span())?;
         self.head += head.span();
-        self.memory.store(HEAD, self.head);
+        Ok(())
     }
 
     /// Fills what is left before the end: no record lies in two pieces. Less than a record's first
     /// words fill themselves.
-    fn pad(&mut self, left: u64) {
-        self.make_room(left);
+    fn pad(&mut self, left: u64) -> Result<(), LogError> {
+        self.make_room(left)?;
         if left >= RECORD as u64 {
             let length = (left - RECORD as u64) as u32;
             let pad = Head { length, kind: PAD, status: 0 };
-            self.memory.write(self.place(self.head), &pad.encode());
+            self.memory.write(self.place(self.head), &pad.encode())?;
         }
+        self.memory.store(HEAD, self.head + left)?;
         self.head += left;
-        self.memory.store(HEAD, self.head);
+        Ok(())
     }
 
     /// Moves the tail on, record by record, until so many bytes are free.
-    fn make_room(&mut self, bytes: u64) {
-        let before = self.tail;
-        while self.head + bytes - self.tail > self.room {
-            let left = self.room - self.tail % self.room;
-            self.tail += if left < RECORD as u64 { left } else { self.head_at(self.tail).span() };
+    fn make_room(&mut self, bytes: u64) -> Result<(), LogError> {
+        let mut tail = self.tail;
+        while self.head + bytes - tail > self.room {
+            let left = self.room - tail % self.room;
+            tail += if left < RECORD as u64 {
+                left
+            } else {
+                read_head(&self.memory, self.place(tail))?.span()
+            };
         }
-        if self.tail != before {
-            self.memory.store(TAIL, self.tail);
+        if tail != self.tail {
+            self.memory.store(TAIL, tail)?;
+            self.tail = tail;
         }
-    }
-
-    fn head_at(&self, position: u64) -> Head {
-        read_head(&self.memory, self.place(position))
+        Ok(())
     }
 
     fn place(&self, position: u64) -> usize {
@@ -211,10 +254,10 @@ impl<M: Memory> Log<M> {
     }
 }
 
-fn read_head(memory: &impl Memory, at: usize) -> Head {
+fn read_head(memory: &impl Memory, at: usize) -> Result<Head, LogError> {
     let mut bytes = [0; 16];
-    memory.read(at, &mut bytes);
-    Head::decode(bytes)
+    memory.read(at, &mut bytes)?;
+    Ok(Head::decode(bytes))
 }
 
 /// Reads the records of a process that writes no more.
@@ -224,11 +267,11 @@ fn read_head(memory: &impl Memory, at: usize) -> Head {
 pub fn recover(memory: &impl Memory, limits: Limits) -> Result<Window, LogError> {
     let room = room(memory.size())?;
     let mut version = [0; 4];
-    memory.read(8, &mut version);
-    if memory.load(0) != MAGIC || version != VERSION.to_le_bytes() {
+    memory.read(8, &mut version)?;
+    if memory.load(0)? != MAGIC || version != VERSION.to_le_bytes() {
         return Err(LogError::Foreign);
     }
-    let (mut at, end) = (memory.load(TAIL), memory.load(HEAD));
+    let (mut at, end) = (memory.load(TAIL)?, memory.load(HEAD)?);
     if at % 8 != 0 || end % 8 != 0 || end.checked_sub(at).is_none_or(|bytes| bytes > room) {
         return Err(LogError::Corrupt(at));
     }
@@ -240,26 +283,34 @@ pub fn recover(memory: &impl Memory, limits: Limits) -> Result<Window, LogError>
             continue;
         }
         let place = RECORDS + (at % room) as usize;
-        let head = read_head(memory, place);
+        let head = read_head(memory, place)?;
         if head.span() > left.min(end - at) {
             return Err(LogError::Corrupt(at));
         }
-        take_in(&mut window, memory, place, &head).ok_or(LogError::Corrupt(at))?;
+        if !take_in(&mut window, memory, place, &head)? {
+            return Err(LogError::Corrupt(at));
+        }
         at += head.span();
     }
     if at == end { Ok(window) } else { Err(LogError::Corrupt(at)) }
 }
 
-fn take_in(window: &mut Window, memory: &impl Memory, place: usize, head: &Head) -> Option<()> {
+/// Takes a record in. Returns whether it is one.
+fn take_in(
+    window: &mut Window,
+    memory: &impl Memory,
+    place: usize,
+    head: &Head,
+) -> Result<bool, LogError> {
     let mut key = [0; RequestKey::BYTES];
-    memory.read(place + 16, &mut key);
+    memory.read(place + 16, &mut key)?;
     let key = RequestKey::from_bytes(&key);
     match (head.kind, Status::from_code(head.status)) {
         (PAD, _) => {}
         (BEGUN, _) => window.begin(key),
         (DONE, Status::OK) => {
             let mut payload = vec![0; head.length as usize];
-            memory.read(place + RECORD, &mut payload);
+            memory.read(place + RECORD, &mut payload)?;
             // Its beginning may have been overwritten.
             window.begin(key);
             window.finish(key, Ok(payload));
@@ -268,9 +319,9 @@ fn take_in(window: &mut Window, memory: &impl Memory, place: usize, head: &Head)
             window.begin(key);
             window.finish(key, Err(status));
         }
-        _ => return None,
+        _ => return Ok(false),
     }
-    Some(())
+    Ok(true)
 }
 
 #[cfg(test)]
@@ -312,26 +363,29 @@ mod tests {
             self.bytes.borrow().len()
         }
 
-        fn read(&self, at: usize, into: &mut [u8]) {
+        fn read(&self, at: usize, into: &mut [u8]) -> Result<(), LogError> {
             into.copy_from_slice(&self.bytes.borrow()[at..at + into.len()]);
+            Ok(())
         }
 
-        fn write(&self, at: usize, bytes: &[u8]) {
+        fn write(&self, at: usize, bytes: &[u8]) -> Result<(), LogError> {
             for (offset, byte) in bytes.iter().enumerate() {
                 self.live();
                 self.bytes.borrow_mut()[at + offset] = *byte;
             }
+            Ok(())
         }
 
-        fn load(&self, at: usize) -> u64 {
+        fn load(&self, at: usize) -> Result<u64, LogError> {
             let mut word = [0; 8];
-            self.read(at, &mut word);
-            u64::from_le_bytes(word)
+            self.read(at, &mut word)?;
+            Ok(u64::from_le_bytes(word))
         }
 
-        fn store(&self, at: usize, word: u64) {
+        fn store(&self, at: usize, word: u64) -> Result<(), LogError> {
             self.live();
             self.bytes.borrow_mut()[at..at + 8].copy_from_slice(&word.to_le_bytes());
+            Ok(())
         }
     }
 
@@ -349,7 +403,7 @@ mod tests {
         let _ = panic::catch_unwind(AssertUnwindSafe(|| {
             let mut log = Log::create(memory).expect("room");
             for (id, &length) in lengths.iter().enumerate() {
-                log.begin(&key(id as u64));
+                log.begin(&key(id as u64)).expect("there");
                 log.finish(&key(id as u64), &answer(id as u64, length)).expect("not too long");
                 finished.set(id + 1);
             }
@@ -361,9 +415,9 @@ mod tests {
     fn a_successor_knows_what_was_answered_and_what_was_begun() {
         let memory = Mortal::new(4096, usize::MAX);
         let mut log = Log::create(&memory).expect("room");
-        log.begin(&key(1));
+        log.begin(&key(1)).expect("there");
         log.finish(&key(1), &Ok(b"one".to_vec())).expect("short");
-        log.begin(&key(2));
+        log.begin(&key(2)).expect("there");
         let window = recover(log.memory(), Limits::default()).expect("whole");
         assert_eq!(window.look(&key(1)), Known::Done(&Ok(b"one".to_vec())));
         assert_eq!(window.look(&key(2)), Known::Begun);

@@ -107,7 +107,10 @@ impl Store {
     }
 
     /// Deletes a caller's records but the latest, in the transaction that adds one more.
-    fn prune(transaction: &Transaction<'_, TransactionDB>, key: &RequestKey) -> Result<(), StoreError> {
+    fn prune(
+        transaction: &Transaction<'_, TransactionDB>,
+        key: &RequestKey,
+    ) -> Result<(), StoreError> {
         let first = record_key(&RequestKey { message_id: 0, ..*key });
         let mut options = ReadOptions::default();
         options.set_iterate_lower_bound(first.to_vec());
@@ -140,7 +143,8 @@ fn record_key(key: &RequestKey) -> [u8; 1 + RequestKey::BYTES] {
 
 fn number(bytes: Option<&[u8]>) -> Result<u64, StoreError> {
     let Some(bytes) = bytes else { return Ok(0) };
-    let bytes = bytes.try_into().map_err(|_| StoreError::Corrupt("a number of other than 8 bytes"))?;
+    let bytes =
+        bytes.try_into().map_err(|_| StoreError::Corrupt("a number of other than 8 bytes"))?;
     Ok(u64::from_be_bytes(bytes))
 }
 
@@ -277,9 +281,8 @@ mod tests {
         }
         store.commit(transaction).expect("committed");
         let transaction = store.begin().expect("a transaction");
-        let is_there = |key: &RequestKey| {
-            store.recorded(&transaction, key).expect("readable").is_some()
-        };
+        let is_there =
+            |key: &RequestKey| store.recorded(&transaction, key).expect("readable").is_some();
         assert!(is_there(&other), "another caller's");
         assert!(is_there(&key(last)) && is_there(&key(last - KEPT as u64 + 1)));
         assert!(!is_there(&key(last - KEPT as u64)));
