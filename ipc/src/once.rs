@@ -7,8 +7,7 @@
 //! | where the record is | what a caller is promised |
 //! |---|---|
 //! | in a [`Window`] of one process | once, as long as that process lives |
-//! | in a window that the successor reads ([`Log`]) | once; "maybe" if the process died between the beginning of a request and its record |
-//! | in the transaction of the effect itself ([`Transactional`]) | once |
+//! | in a window that the successor reads ([`Log`]) | once; "maybe" if the process died in the middle |
 //!
 //! `docs/failover.md` has the whole table.
 
@@ -71,73 +70,3 @@ impl RequestKey {
 
 /// How a request was answered: by a payload, or by a status.
 pub type Answer = Result<Vec<u8>, Status>;
-
-/// A store that writes down what was answered in the same transaction as the effect.
-///
-/// [`carry_out`] is how it is used. An implementation must keep the records of a caller at least
-/// as long as that caller may send a request again: as many as it may have outstanding
-/// ([`Config::outstanding`](crate::Config)), and some more. `tests/store` implements it over
-/// `RocksDB`.
-pub trait Transactional {
-    /// Effects that are not visible yet.
-    type Transaction<'a>
-    where
-        Self: 'a;
-    /// Why the store failed.
-    type Error;
-
-    /// Begins a transaction. Dropped without [`commit`](Transactional::commit), it leaves nothing.
-    ///
-    /// # Errors
-    /// The store's.
-    fn begin(&self) -> Result<Self::Transaction<'_>, Self::Error>;
-
-    /// Finds what was answered to a request, if its effect is there. It must see every committed
-    /// transaction, and keep others from committing the same key until this one ends.
-    ///
-    /// # Errors
-    /// The store's.
-    fn recorded(
-        &self,
-        transaction: &Self::Transaction<'_>,
-        key: &RequestKey,
-    ) -> Result<Option<Answer>, Self::Error>;
-
-    /// Adds the record to the transaction.
-    ///
-    /// # Errors
-    /// The store's.
-    fn record(
-        &self,
-        transaction: &mut Self::Transaction<'_>,
-        key: &RequestKey,
-        answer: &Answer,
-    ) -> Result<(), Self::Error>;
-
-    /// Makes effect and record visible and durable, both or neither.
-    ///
-    /// # Errors
-    /// The store's; then neither is there.
-    fn commit(&self, transaction: Self::Transaction<'_>) -> Result<(), Self::Error>;
-}
-
-/// Carries a request out, unless that was done before; gives the answer to send, which is durable.
-///
-/// The effect's own refusal is an answer, too, and is recorded with whatever it wrote.
-///
-/// # Errors
-/// The store's: nothing was done, and the request may be sent again.
-pub fn carry_out<S: Transactional>(
-    store: &S,
-    key: &RequestKey,
-    effect: impl FnOnce(&mut S::Transaction<'_>) -> Result<Answer, S::Error>,
-) -> Result<Answer, S::Error> {
-    let mut transaction = store.begin()?;
-    if let Some(answer) = store.recorded(&transaction, key)? {
-        return Ok(answer);
-    }
-    let answer = effect(&mut transaction)?;
-    store.record(&mut transaction, key, &answer)?;
-    store.commit(transaction)?;
-    Ok(answer)
-}
