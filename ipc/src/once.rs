@@ -7,7 +7,7 @@
 //! | where the record is | what a caller is promised |
 //! |---|---|
 //! | in a [`Window`] of one process | once, as long as that process lives |
-//! | in a window that the successor reads ([`Log`]) | once; "maybe" if the process died in the middle |
+//! | in a window that the successor reads ([`Log`]) | once, or "maybe" if it died in the middle |
 //!
 //! `docs/failover.md` has the whole table.
 

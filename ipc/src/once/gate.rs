@@ -168,10 +168,11 @@ impl<M: Memory> State<M> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
-
     use super::*;
-    use crate::Priority;
+    use crate::{
+        Priority,
+        sync::{AtomicU64, Ordering},
+    };
 
     /// Memory of two that are never there at the same time.
     #[derive(Debug)]

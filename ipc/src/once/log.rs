@@ -463,7 +463,9 @@ mod tests {
 
         #[test]
         fn any_bytes_are_a_window_or_an_error(
-            mut bytes in prop::collection::vec(any::<u8>(), 400..800), tail: u8, length in 0_u64..900,
+            mut bytes in prop::collection::vec(any::<u8>(), 400..800),
+            tail: u8,
+            length in 0_u64..900,
         ) {
             bytes[..8].copy_from_slice(&MAGIC.to_le_bytes());
             bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
