@@ -187,6 +187,16 @@ mod tests {
     }
 
     #[test]
+    fn methods_named_as_what_clients_have_get_a_mark() {
+        let code = made("service S { rpc New(M) returns (M); rpc WithRetry(M) returns (M); }");
+        let code = code.expect("made");
+        for name in ["new", "with_retry"] {
+            assert_eq!(code.matches(&format!("fn {name}_(")).count(), 2, "of each client");
+            assert!(code.contains(&format!("self.0.{name}(context")), "the service's own is free");
+        }
+    }
+
+    #[test]
     fn comments_become_documentation_and_what_has_none_gets_some() {
         let code = made(
             "// Says hello <now> and `<then>`.\nservice S {\n// Up we go.\n rpc Up(M) returns (M); \

@@ -55,6 +55,9 @@ pub mod {module} {{
     )
 }
 
+/// What every client has, beside the methods of its service.
+const OWN: [&str; 2] = ["new", "with_retry"];
+
 /// For whom it is made: a service and its callers may each be of either.
 #[derive(Clone, Copy)]
 enum Flavour {
@@ -227,7 +230,8 @@ impl {prefix}{name}Client {{
     }
 
     fn call(self, service: &Service, method: &Method) -> String {
-        let Method { name, input_type, output_type, .. } = method;
+        let Method { input_type, output_type, .. } = method;
+        let name = called(&method.name);
         let comments = comments(&method.comments, "    ");
         let (asynchronous, wait) = match self {
             Flavour::Threads => ("", ""),
@@ -255,6 +259,11 @@ impl {prefix}{name}Client {{
 "
         )
     }
+}
+
+/// A client's name for a method: one like those that each client has gets a mark.
+fn called(name: &str) -> String {
+    if OWN.contains(&name) { format!("{name}_") } else { name.to_owned() }
 }
 
 fn each(service: &Service, write: impl FnMut(&Method) -> String) -> String {

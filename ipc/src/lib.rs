@@ -49,6 +49,8 @@ mod loom_models;
 #[cfg(not(loom))]
 mod node;
 #[cfg(not(loom))]
+pub mod once;
+#[cfg(not(loom))]
 pub mod queue;
 #[cfg(not(loom))]
 mod region;

@@ -50,7 +50,7 @@ use crate::{
     interrupt::Interrupter,
     link::{time_left, until},
     node::{Core, Shared},
-    sync::{AtomicBool, AtomicU32, Ordering},
+    sync::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     wait::{
         futex::{self, Word},
         spin::Spin,
@@ -331,6 +331,35 @@ impl Region {
         } else {
             Err(RegionError::Range { offset, length, size })
         }
+    }
+
+    /// Loads the word at a multiple of 8, with `Acquire`: who sees what was stored by
+    /// [`store`](Self::store) sees all that was written before. It is never half of one.
+    ///
+    /// # Errors
+    /// [`RegionError::Range`], also for other offsets; [`RegionError::Revoked`];
+    /// [`NodeError::Forked`].
+    pub fn load(&self, offset: usize) -> Result<u64, RegionError> {
+        Ok(self.word(offset)?.load(Ordering::Acquire))
+    }
+
+    /// Stores a word at a multiple of 8, with `Release`.
+    ///
+    /// # Errors
+    /// As for [`load`](Self::load); [`RegionError::ReadOnly`].
+    pub fn store(&self, offset: usize, word: u64) -> Result<(), RegionError> {
+        let place = self.word(offset)?;
+        if !self.held.is_writable() {
+            return Err(RegionError::ReadOnly);
+        }
+        place.store(word, Ordering::Release);
+        Ok(())
+    }
+
+    fn word(&self, offset: usize) -> Result<&AtomicU64, RegionError> {
+        self.held.check()?;
+        let size = self.size();
+        self.held.map.word(offset).ok_or(RegionError::Range { offset, length: 8, size })
     }
 
     /// Publishes what was written: the version grows by one, and whoever waits for it wakes. Who

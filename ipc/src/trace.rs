@@ -160,7 +160,7 @@ fn this_thread_s() -> Option<Context> {
 /// carries it. Handlers of traced requests run so by themselves.
 ///
 /// Other threads do not: see [`Context::enter`]. Nor do tasks, which move between threads: see
-/// [`task`].
+/// [`task()`].
 ///
 /// ```
 /// use ipc::trace::{self, Context};
@@ -193,7 +193,7 @@ pub fn task<F: Future>(context: Option<Context>, future: F) -> Task<F> {
     Task { context, future: Box::pin(future) }
 }
 
-/// A future within a context; see [`task`].
+/// A future within a context; see [`task()`].
 #[derive(Debug)]
 pub struct Task<F> {
     context: Option<Context>,

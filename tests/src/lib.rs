@@ -7,6 +7,7 @@ mod actor;
 pub mod duet;
 mod house;
 pub mod ipcd;
+pub mod ledger;
 pub mod post;
 pub mod proc;
 pub mod services;

@@ -1,7 +1,7 @@
 //! Segments in files: the journal. What is acknowledged is on the disk.
 //!
 //! Several queues are committed at a time: each one's records are one write and one `fdatasync`,
-//! linked, and all of these are under way together ([`super::ring`]); where the kernel gives no
+//! linked, and all of these are under way together (`log/ring.rs`); where the kernel gives no
 //! `io_uring`, or a sandbox denies it, they are made one after the other. A file has its whole
 //! length before it gets its name, so that appending needs no more room on the disk.
 

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! A large mapping of a peer's memory takes as long to be undone as there are pages that nobody
-//! else has any more: [`Closer::unmap`] leaves it to the same threads.
+//! else has any more: `Closer::unmap` leaves it to the same threads.
 //!
 //! Nothing here is without bounds. Where [`FULL`] descriptors wait, nobody who sends more than are
 //! ever due, or other than memory, keeps its connection: what it sent stays in its socket, and the

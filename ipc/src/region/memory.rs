@@ -278,6 +278,16 @@ impl Map {
         }
     }
 
+    /// A word of the data that both sides load and store whole; nothing where it is not inside, or
+    /// not at a multiple of 8.
+    pub(super) fn word(&self, offset: usize) -> Option<&AtomicU64> {
+        let is_word = offset.is_multiple_of(8) && self.has(offset, 8);
+        // SAFETY: inside the mapping, whose size is sealed, and aligned, as the data begins a page.
+        // Others may store there at any time, which atomics are for; whoever stores checks that the
+        // mapping is writable.
+        is_word.then(|| unsafe { self.data().add(offset).cast().as_ref() })
+    }
+
     /// Copies in. Panics when the span is not inside, or the mapping is not writable.
     pub(super) fn copy_in(&self, offset: usize, source: &[u8]) {
         assert!(self.writable && self.has(offset, source.len()), "callers check spans and rights");

@@ -6,7 +6,7 @@ use crate::error::{NodeError, Status};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RegionOptions {
     /// Pages of 2 MiB: from the kernel's pool where there are some, by its advice otherwise.
-    /// [`Region::pages`] says what came of it.
+    /// [`Region::pages`](super::Region::pages) says what came of it.
     pub huge_pages: bool,
     /// The NUMA node on which the memory is to lie.
     pub numa_node: Option<u32>,

@@ -12,6 +12,7 @@ use crate::{
     channel::{Peer, check_payload},
     error::{CallError, Status},
     frame::Kind,
+    once::RequestKey,
     sync::{AtomicBool, Ordering},
     trace::{self, Context},
 };
@@ -98,6 +99,11 @@ macro_rules! accessors {
         /// The message id, unique on its channel, and the same to the caller.
         pub fn message_id(&self) -> u64 {
             self.meta.message_id
+        }
+
+        /// Names it, also where it is sent again to another process.
+        pub fn key(&self) -> RequestKey {
+            RequestKey::new(self.source(), self.message_id(), self.priority())
         }
 
         /// Who sent it: an instance, or an anonymous id. Proved by the kernel.

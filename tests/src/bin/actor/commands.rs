@@ -22,7 +22,7 @@ use crate::{
     famine::Famine,
     fork,
     handler::{self, outcome},
-    raw,
+    once, raw,
     regions::Regions,
     say,
     tasks::Tasks,
@@ -121,7 +121,7 @@ impl Stage {
             return;
         }
         match (command, &words[..]) {
-            ("serve" | "replica" | "unserve" | "listen", words) => {
+            ("serve" | "replica" | "once" | "unserve" | "listen", words) => {
                 self.act_as_server(command, words);
             }
             ("fatten", [mib]) => {
@@ -214,6 +214,11 @@ impl Stage {
         match (command, words) {
             ("serve", [name, threads]) => self.serve(name, number(threads)),
             ("replica", [name]) => self.serve_as(name, 1, SERVICE_IDEMPOTENT),
+            ("once", [name, file]) => {
+                let server =
+                    self.server.get_or_insert_with(|| self.node.server().expect("a server"));
+                once::serve(&self.node, server, name, file);
+            }
             ("unserve", []) => self.unserve(),
             ("listen", [path]) => {
                 let server = self.server.as_ref().expect("it serves");

@@ -16,6 +16,7 @@ mod events;
 mod famine;
 mod fork;
 mod handler;
+mod once;
 mod raw;
 mod regions;
 mod tasks;
