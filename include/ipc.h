@@ -882,7 +882,9 @@ void ipc_free(void *p);
  * message: nobody answers it, and it fails at once when the ring is full.
  *
  * IPC_EFULL: the ring is full, or too many calls are outstanding. IPC_EINVAL, IPC_ENOENT,
- * IPC_EMSGSIZE, IPC_EPEERDIED. After an error nothing was sent, and the callback will not run.
+ * IPC_EMSGSIZE, IPC_EPEERDIED. IPC_EAUTH, IPC_ETIMEDOUT: the channel is to be encrypted, and dest
+ * did not prove itself, or not in time. After an error nothing was sent, and the callback will not
+ * run.
  */
 int ipc_send_async(service_id_t dest, const void *data, size_t size, message_callback_t callback);
 
@@ -920,7 +922,7 @@ int ipc_cancel(uint64_t message_id);
  * lent, or sent and still being read.
  *
  * IPC_EINVAL: a NULL, or size is 0. IPC_EFULL: no more can be lent now. IPC_EMSGSIZE: over
- * max_payload. IPC_ENOENT, IPC_EPEERDIED.
+ * max_payload. IPC_ENOENT, IPC_EPEERDIED. IPC_EAUTH, IPC_ETIMEDOUT: as ipc_send_async.
  */
 int ipc_loan(service_id_t dest, size_t size, void **data);
 

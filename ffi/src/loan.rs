@@ -27,7 +27,7 @@ use crate::{
 /// lent, or sent and still being read.
 ///
 /// IPC_EINVAL: a NULL, or size is 0. IPC_EFULL: no more can be lent now. IPC_EMSGSIZE: over
-/// max_payload. IPC_ENOENT, IPC_EPEERDIED.
+/// max_payload. IPC_ENOENT, IPC_EPEERDIED. IPC_EAUTH, IPC_ETIMEDOUT: as ipc_send_async.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_loan(
     dest: service_id_t,

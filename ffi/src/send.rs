@@ -30,7 +30,9 @@ use crate::{
 /// message: nobody answers it, and it fails at once when the ring is full.
 ///
 /// IPC_EFULL: the ring is full, or too many calls are outstanding. IPC_EINVAL, IPC_ENOENT,
-/// IPC_EMSGSIZE, IPC_EPEERDIED. After an error nothing was sent, and the callback will not run.
+/// IPC_EMSGSIZE, IPC_EPEERDIED. IPC_EAUTH, IPC_ETIMEDOUT: the channel is to be encrypted, and dest
+/// did not prove itself, or not in time. After an error nothing was sent, and the callback will not
+/// run.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_send_async(
     dest: service_id_t,

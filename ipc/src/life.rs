@@ -97,7 +97,7 @@ impl Roll {
     /// # Errors
     /// [`NodeError::System`] when the kernel refuses the list.
     pub(crate) fn keep(&self) -> Result<(), NodeError> {
-        // The kernel reads it when this thread ends, whenever that is: only `retire` frees it.
+        // The kernel reads it when this thread ends, whenever that is.
         let head = Box::leak(Box::new(ListHead {
             first: ptr::null_mut(),
             futex_offset: NODE_TO_LIFE as isize,
@@ -178,6 +178,28 @@ impl Roll {
     fn lock(&self) -> MutexGuard<'_, Vec<Keeper>> {
         self.keepers.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Drop for Roll {
+    /// Frees the lists of keepers that ended while lanes were entered with them. None is now: an
+    /// entry holds the roll.
+    fn drop(&mut self) {
+        for keeper in self.lock().drain(..) {
+            // A list that the kernel has yet to read stays for ever.
+            if has_ended(keeper.thread) {
+                // SAFETY: made by `keep` from a box; the kernel has read it for the last time
+                // before the thread was no more, and nobody here has it any more.
+                drop(unsafe { Box::from_raw(keeper.head.as_ptr()) });
+            }
+        }
+    }
+}
+
+/// Tells whether a thread of this process is no more.
+fn has_ended(thread: u32) -> bool {
+    // SAFETY: signal 0 is none.
+    let result = unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, 0) };
+    Errno::result(result) == Err(Errno::ESRCH)
 }
 
 impl Keeper {

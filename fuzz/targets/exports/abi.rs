@@ -280,8 +280,12 @@ pub(crate) fn send(dest: u32, data: &Lent, callback: Option<Callback>) -> c_int 
     let (data, size) = data.parts();
     // SAFETY: lent as the header asks.
     let number = unsafe { ipc_send_async(dest, data, size, callback) };
-    documented("ipc_send_async", number, &[EFULL, EINVAL, ENOENT, EMSGSIZE, EPEERDIED])
+    documented("ipc_send_async", number, &UNSENT)
 }
+
+/// What sending comes to, where nothing was sent.
+pub(crate) const UNSENT: [c_int; 7] =
+    [EFULL, EINVAL, ENOENT, EMSGSIZE, EPEERDIED, EAUTH, ETIMEDOUT];
 
 /// Sends; gives the number, and the message's id where it was asked for.
 pub(crate) fn send_ex(
@@ -300,7 +304,7 @@ pub(crate) fn send_ex(
         let id = id.pointer();
         ipc_send_async_ex(dest, data, size, priority, timeout_ms, callback, user_data, id)
     };
-    documented("ipc_send_async_ex", number, &[EFULL, EINVAL, ENOENT, EMSGSIZE, EPEERDIED]);
+    documented("ipc_send_async_ex", number, &UNSENT);
     (number, id.after(number))
 }
 

@@ -8,7 +8,9 @@ use std::{
     ptr,
 };
 
-use super::abi::{self, EALREADY, EFULL, EINVAL, EMSGSIZE, ENOENT, EPEERDIED, Message};
+use super::abi::{
+    self, EALREADY, EAUTH, EFULL, EINVAL, EMSGSIZE, ENOENT, EPEERDIED, ETIMEDOUT, Message,
+};
 
 unsafe extern "C" {
     fn ipc_loan(dest: u32, size: usize, data: *mut *mut c_void) -> c_int;
@@ -66,7 +68,7 @@ pub(crate) fn act(choice: Choice) {
                     ipc_reply_loan(message, size, &raw mut data)
                 }
             };
-            let known = [EINVAL, EFULL, EMSGSIZE, ENOENT, EPEERDIED];
+            let known = [EINVAL, EFULL, EMSGSIZE, ENOENT, EPEERDIED, EAUTH, ETIMEDOUT];
             if abi::documented("ipc_loan", number, &known) == 0 {
                 // SAFETY: lent, so many bytes of it, says the header.
                 unsafe { data.cast::<u8>().write_bytes(what, size) };
@@ -92,7 +94,7 @@ pub(crate) fn act(choice: Choice) {
         }
         4 => {
             let number = ipc_send_loaned(dest, pick(what), timeout_ms);
-            abi::documented("ipc_send_loaned", number, &[EINVAL, EFULL, ENOENT, EPEERDIED]);
+            abi::documented("ipc_send_loaned", number, &abi::UNSENT);
         }
         5 => {
             let number = ipc_reply_loaned(message, pick(what));

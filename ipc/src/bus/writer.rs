@@ -143,7 +143,7 @@ impl Writer {
             body[whole.len()].store(u64::from_le_bytes(last), Ordering::Relaxed);
         }
         self.head = at + plan.size;
-        self.sequence += 1;
+        self.sequence = self.sequence.wrapping_add(1);
         debug_assert!(self.head.is_multiple_of(ALIGN) && self.head - self.tail <= ring.capacity());
         header.head.store(self.head, Ordering::Release);
         header.last.store(at, Ordering::Release);
