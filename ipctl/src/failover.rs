@@ -61,7 +61,13 @@ struct Trigger {
 pub(crate) fn run(arguments: &Arguments, config: &Config, output: Output) -> Result<(), Failure> {
     let node = Node::connect(config)?;
     match &arguments.command {
-        Verb::Status => output.show(&Groups::new(node.list()?)),
+        Verb::Status => {
+            let groups = Groups::new(node.list()?);
+            if groups.0.is_empty() {
+                output.remark("no standbys: each name is served by one process, or by none");
+            }
+            output.show(&groups)
+        }
         Verb::Trigger(trigger) => {
             let id = node.discover(&trigger.name)?;
             node.trigger_failover(id, trigger.to.map(ServiceId::new))?;
