@@ -84,7 +84,7 @@ pub use {
     channel::Peer,
     client::{Burst, CallOptions, Client, Pending},
     features::{Features, features},
-    interrupt::Interrupter,
+    interrupt::{Interrupter, StopSignals},
     link::Queued,
     node::{AuthToken, Config, Heir, KernelState, Node, runtime_dir},
     region::{Pages, Region, RegionAccess, RegionError, RegionOptions, RegionRef},
