@@ -99,7 +99,7 @@ struct Ended {
     is_call: bool,
     placed: Placed,
     begun_ns: u64,
-    ended_ns: u64,
+    until_ns: u64,
     fields: Fields,
 }
 
@@ -252,7 +252,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Otlp {
             is_call: is_ours && span.name() == "call",
             placed,
             begun_ns,
-            ended_ns: begun_ns.saturating_add(begun.elapsed().as_nanos() as u64),
+            until_ns: begun_ns.saturating_add(begun.elapsed().as_nanos() as u64),
             fields,
         });
     }

@@ -362,15 +362,12 @@ mod tests {
                 assert!(family.ends_with(unit), "{line}");
             } else {
                 // Of the runtime itself there are counters without labels.
-                let (sample, labels, value) = match line.split_once('{') {
-                    Some((sample, rest)) => {
-                        let (labels, value) = rest.rsplit_once("} ").expect("a value");
-                        (sample, labels, value)
-                    }
-                    None => {
-                        let (sample, value) = line.split_once(' ').expect("a value");
-                        (sample, "", value)
-                    }
+                let (sample, labels, value) = if let Some((sample, rest)) = line.split_once('{') {
+                    let (labels, value) = rest.rsplit_once("} ").expect("a value");
+                    (sample, labels, value)
+                } else {
+                    let (sample, value) = line.split_once(' ').expect("a value");
+                    (sample, "", value)
                 };
                 let suffix = sample.strip_prefix(family).expect("of this family");
                 let allowed: &[&str] = match kind {

@@ -41,6 +41,7 @@ pub(super) struct Scope {
 }
 
 #[derive(Clone, PartialEq, Message)]
+#[allow(clippy::struct_field_names, reason = "as OTLP has them")]
 pub(super) struct Span {
     #[prost(bytes = "vec", tag = "1")]
     pub(super) trace_id: Vec<u8>,
@@ -136,7 +137,7 @@ fn span(it: Ended) -> Span {
             _ => INTERNAL,
         },
         start_time_unix_nano: it.begun_ns,
-        end_time_unix_nano: it.ended_ns,
+        end_time_unix_nano: it.until_ns,
         attributes: it.fields.list.into_iter().map(|(key, value)| pair(key, value)).collect(),
         dropped_attributes_count: it.fields.dropped,
         flags: context.flags.into(),

@@ -12,11 +12,12 @@ use super::*;
 use crate::trace::{Context, Contexts, within};
 use message::{ExportTraceServiceRequest, ExportTraceServiceResponse, OneOf, PartialSuccess};
 
+/// Heads and bodies of what was posted.
+type Posted = Vec<(String, Vec<u8>)>;
+
 /// Listens; answers each request with the next of these statuses and bodies, and gives what was
 /// posted.
-fn collector(
-    answers: Vec<(u16, Vec<u8>)>,
-) -> (Collector, thread::JoinHandle<Vec<(String, Vec<u8>)>>) {
+fn collector(answers: Vec<(u16, Vec<u8>)>) -> (Collector, thread::JoinHandle<Posted>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("bound");
     let thread = thread::spawn(move || {
