@@ -47,7 +47,6 @@ const UNSAFE_FILES: &[&str] = &[
     "ffi/src/call.rs",
     "ffi/src/envelope.rs",
     "ffi/src/event.rs",
-    "ffi/src/fork.rs",
     "ffi/src/info.rs",
     "ffi/src/loan.rs",
     "ffi/src/message.rs",

@@ -24,7 +24,6 @@ pub mod enums;
 pub mod envelope;
 pub mod error;
 pub mod event;
-mod fork;
 pub mod info;
 pub mod loan;
 pub mod message;

@@ -82,6 +82,7 @@ pub use {
     channel::Peer,
     client::{Burst, CallOptions, Client, Pending},
     features::{Features, features},
+    fork::Birth,
     interrupt::Interrupter,
     link::Queued,
     node::{AuthToken, Config, Heir, KernelState, Node, runtime_dir},
