@@ -195,6 +195,16 @@ pub enum Request {
         /// For so long.
         for_ms: u32,
     },
+    /// Has the beginnings of payloads be shown of traced requests to an instance, and to those
+    /// others of which it is allowed. Answer: [`Reply::Done`].
+    Payloads {
+        /// The instance.
+        instance: ServiceId,
+        /// Of each payload; 0 for no more of any.
+        bytes: u32,
+        /// For so long.
+        for_ms: u32,
+    },
     /// Hands memory over to be kept for this unit's next process; carries it. Without a descriptor:
     /// what is kept by that name is let go. Answer: [`Reply::Done`].
     Keep {
@@ -384,6 +394,15 @@ pub enum Reply {
         instance: ServiceId,
         /// At most one each so many µs.
         every_us: u32,
+        /// For so long.
+        for_ms: u32,
+    },
+    /// Sent by itself to a service: an operator asked by `Payloads`, with the same fields.
+    Payloads {
+        /// One of its instances.
+        instance: ServiceId,
+        /// Of each payload; 0 for no more of any.
+        bytes: u32,
         /// For so long.
         for_ms: u32,
     },

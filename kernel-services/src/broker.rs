@@ -18,6 +18,7 @@ mod groups;
 mod introductions;
 mod kept;
 mod manners;
+mod payloads;
 mod proofs;
 mod regions;
 mod registrations;

@@ -271,6 +271,12 @@ impl Registry {
         instances.iter().filter_map(named).collect()
     }
 
+    /// Lists all instances, with what serves them and what they are called.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (ServiceId, &Instance, &Arc<str>)> {
+        let named = |(&id, it)| Some((id, it, self.name_behind(id)?));
+        self.instances.iter().filter_map(named)
+    }
+
     /// Counts a channel introduced to an instance.
     pub(crate) fn count_channel(&mut self, instance: ServiceId) {
         if let Some(instance) = self.instances.get_mut(&instance) {

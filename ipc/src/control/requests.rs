@@ -49,6 +49,11 @@ pub fn encode_request(sequence: u32, request: &Request) -> Vec<u8> {
         Request::Boards { after } | Request::Kept { after } | Request::History { after } => {
             out.u64(*after);
         }
+        Request::Payloads { instance, bytes, for_ms } => {
+            out.u32(instance.get());
+            out.u32(*bytes);
+            out.u32(*for_ms);
+        }
         Request::Trace { instance, every_us, for_ms } => {
             out.u32(instance.get());
             out.u32(*every_us);
@@ -118,6 +123,7 @@ fn request_verb(request: &Request) -> u16 {
         Request::Topics { .. } => 44,
         Request::Keep { .. } => 60,
         Request::Kept { .. } => 61,
+        Request::Payloads { .. } => 62,
     }
 }
 
@@ -171,6 +177,9 @@ pub fn decode_request(bytes: &[u8]) -> Result<(u32, Request), Malformed> {
         40..=44 => events::decode_request(head.verb, &mut input)?,
         60 => Request::Keep { name: input.name()? },
         61 => Request::Kept { after: input.u64()? },
+        62 => {
+            Request::Payloads { instance: input.id()?, bytes: input.u32()?, for_ms: input.u32()? }
+        }
         verb => return Err(Malformed::Verb(verb)),
     };
     if head.status != 0 {

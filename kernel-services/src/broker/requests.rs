@@ -81,6 +81,9 @@ impl Broker {
                 let order = Reply::Trace { instance, every_us, for_ms };
                 self.trace(to, instance, order, turn)
             }
+            Request::Payloads { instance, bytes, for_ms } => {
+                self.show_payloads(to, instance, bytes, for_ms, turn)
+            }
             Request::Keep { name } => self.keep_memory(to, name, carried, turn),
             Request::Kept { after } => return self.next_kept(to, sequence, after, turn),
             Request::Closed { channel } => return self.close_channel(to, channel),

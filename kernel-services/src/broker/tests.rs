@@ -13,6 +13,7 @@ use super::{
 
 mod groups;
 mod kept;
+mod payloads;
 mod regions;
 mod rights;
 
@@ -535,6 +536,8 @@ fn a_supervised_service_does_not_see_the_boards_of_others() {
     assert_eq!(ask(&mut broker, 1, Request::Boards { after: 0 }), refused);
     let trace = Request::Trace { instance: ServiceId::new(1), every_us: 1, for_ms: 1 };
     assert_eq!(ask(&mut broker, 1, trace), refused);
+    let payloads = Request::Payloads { instance: ServiceId::new(1), bytes: 1, for_ms: 1 };
+    assert_eq!(ask(&mut broker, 1, payloads), refused);
     // Nor does another user's process.
     broker.step(comes(2, 9, UID + 1, None), 0);
     ask(&mut broker, 2, Request::Hello { asymmetric: true, encrypts: false, key: [0; 32] });
