@@ -236,6 +236,8 @@ struct Session {
     encrypts: bool,
     /// Its public key; zeros where it has none.
     key: [u8; 32],
+    /// Whether what it serves can be reached by shared memory.
+    shares_memory: bool,
     waits: usize,
 }
 
@@ -370,6 +372,7 @@ impl Broker {
             node: None,
             asymmetric: false,
             encrypts: false,
+            shares_memory: true,
             key: [0; 32],
             waits: 0,
         };

@@ -32,12 +32,13 @@ pub fn encode_request(sequence: u32, request: &Request) -> Vec<u8> {
             out.u32(dest.get());
             out.geometry(*geometry);
         }
+        Request::ConnectBySocket { dest } => out.u32(dest.get()),
         Request::Accept { channel, status } => {
             out.u64(*channel);
             out.i32(status.code());
         }
         Request::List { after } => out.u32(*after),
-        Request::Ping | Request::PublicKey => {}
+        Request::Ping | Request::PublicKey | Request::SharesNoMemory => {}
         Request::Topic { .. }
         | Request::Advertise { .. }
         | Request::Subscribe { .. }
@@ -118,6 +119,8 @@ fn request_verb(request: &Request) -> u16 {
         Request::Topics { .. } => 44,
         Request::Keep { .. } => 60,
         Request::Kept { .. } => 61,
+        Request::ConnectBySocket { .. } => 66,
+        Request::SharesNoMemory => 67,
     }
 }
 
@@ -171,6 +174,8 @@ pub fn decode_request(bytes: &[u8]) -> Result<(u32, Request), Malformed> {
         40..=44 => events::decode_request(head.verb, &mut input)?,
         60 => Request::Keep { name: input.name()? },
         61 => Request::Kept { after: input.u64()? },
+        66 => Request::ConnectBySocket { dest: input.id()? },
+        67 => Request::SharesNoMemory,
         verb => return Err(Malformed::Verb(verb)),
     };
     if head.status != 0 {
