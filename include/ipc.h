@@ -1425,9 +1425,9 @@ const char *ipc_version(void);
  * Serves by a socket, too, for callers that reach no runtime or cannot share memory: they connect
  * by the address unix:///path. path is absolute, of at most 107 bytes; "unix://" may stand before
  * it. What comes by it goes to the handler of ipc_receive_async like any other message; its
- * source_service_id is an id that this process alone knows, and that is never used again. Processes
- * of this user, and root's, may connect; security.service_uid says which. The socket is there
- * until ipc_unlisten or the last ipc_shutdown.
+ * source_service_id is an id that this process alone knows, and that is never used again.
+ * Processes of this user, and root's, may connect; security.service_uid says which. The socket is
+ * there until ipc_unlisten or the last ipc_shutdown.
  *
  * IPC_EINVAL: a NULL, or no such path. IPC_EEXIST: somebody listens there, this process perhaps;
  * or it is a file that is no socket. IPC_EACCES: its directory is missing, or not yours.
@@ -1448,8 +1448,8 @@ int ipc_unlisten(const char *path);
  * process or the service cannot share memory, or was told not to (IPC_NO_SHARED_MEMORY), and
  * where dest is the id of a path. After the service was restarted it may be the other.
  *
- * IPC_EINVAL: a NULL, or dest is 0. IPC_ENOENT: nobody serves it. IPC_EPEERDIED: an instance that
- * has ended. IPC_EACCES: the rules do not allow it. IPC_ENOTSUP: neither can be, since the route
+ * IPC_EINVAL: a NULL, or dest is 0. IPC_ENOENT: nobody serves it. IPC_EPEERDIED: nobody does any
+ * more. IPC_EACCES: the rules do not allow it. IPC_ENOTSUP: neither can be, since the route
  * has to be encrypted, which no socket is. IPC_ETIMEDOUT: the service does not answer.
  */
 int ipc_transport(service_id_t dest, uint32_t *transport);

@@ -1,7 +1,11 @@
 //! Processes that cannot share memory, since a filter denies it to them or since they are told not
 //! to: their channels go over sockets by themselves, and say so.
 
-use std::time::Duration;
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use ipc::{CallError, Config, Node, Spin, Status, Transport};
 use tests::{Actor, LONG, World, proc, wait_until};
@@ -9,7 +13,7 @@ use tests::{Actor, LONG, World, proc, wait_until};
 const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
 const WITHOUT: &str = env!("CARGO_BIN_EXE_without");
 /// What the kernel may deny: to make memory, to map what others made, or all of it.
-const DENIED: [&str; 3] = ["memfd", "shared_maps", "memfd,shared_maps"];
+const DENIED: [&str; 3] = ["memfd", "shared_maps", "future_write"];
 /// Around a cell, a frame, and a message of many.
 const SIZES: &str = "0,48,49,1000,20000,300000";
 
@@ -87,6 +91,36 @@ fn who_says_so_shares_no_memory_on_either_side() {
     assert_eq!(client.transport(), Transport::SharedMemory);
     assert_eq!(other.call(b"again", LONG).expect("an answer"), b"again");
     assert_eq!(other.transport(), Transport::Socket);
+}
+
+#[test]
+fn ipctl_shows_by_what_each_channel_goes() {
+    let world = World::new(ACTOR);
+    let server = world.server("echo", &[]);
+    let (_shared, _one) = world.client("echo", Spin::Learned);
+    let apart = Node::connect(&unshared(&world)).expect("a node");
+    let _two = apart.client(apart.discover("echo").expect("served")).expect("a channel");
+    let ipctl = Path::new(ACTOR).with_file_name("ipctl");
+    assert!(ipctl.exists(), "build it first: cargo build -p ipctl");
+    let show = |arguments: &[&str]| {
+        let mut command = Command::new(&ipctl);
+        command.args(arguments).arg("--runtime-dir").arg(world.directory());
+        let output = command.stdin(Stdio::null()).output().expect("ipctl");
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).expect("JSON")
+    };
+    let seen = || {
+        let rows = show(&["ls", "--channels", "--json"]);
+        let of_echo = rows.as_array().into_iter().flatten().filter(|row| {
+            row["service"] == "echo" && row["service_pid"].as_u64() == Some(server.pid().into())
+        });
+        let mut seen: Vec<_> = of_echo.map(|row| row["transport"].to_string()).collect();
+        seen.sort();
+        seen
+    };
+    // Boards are told of by the way.
+    wait_until("both are shown", || seen() == [r#""shared memory""#, r#""socket""#]);
+    assert_eq!(show(&["ping", "echo", "--json"])["transport"], "shared memory");
 }
 
 #[test]

@@ -58,9 +58,9 @@ fn path(text: &str) -> Result<PathBuf, Failure> {
 /// Serves by a socket, too, for callers that reach no runtime or cannot share memory: they connect
 /// by the address unix:///path. path is absolute, of at most 107 bytes; "unix://" may stand before
 /// it. What comes by it goes to the handler of ipc_receive_async like any other message; its
-/// source_service_id is an id that this process alone knows, and that is never used again. Processes
-/// of this user, and root's, may connect; security.service_uid says which. The socket is there
-/// until ipc_unlisten or the last ipc_shutdown.
+/// source_service_id is an id that this process alone knows, and that is never used again.
+/// Processes of this user, and root's, may connect; security.service_uid says which. The socket is
+/// there until ipc_unlisten or the last ipc_shutdown.
 ///
 /// IPC_EINVAL: a NULL, or no such path. IPC_EEXIST: somebody listens there, this process perhaps;
 /// or it is a file that is no socket. IPC_EACCES: its directory is missing, or not yours.
