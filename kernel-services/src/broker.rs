@@ -223,6 +223,7 @@ impl Turn {
 }
 
 /// One control connection.
+#[allow(clippy::struct_excessive_bools, reason = "what a node says of itself, each by itself")]
 #[derive(Debug)]
 struct Session {
     peer: Peer,
