@@ -20,6 +20,7 @@ const SMALLEST: usize = offset_of!(Config, reserved);
 const LARGEST: usize = 4096;
 
 /// A configuration as it takes effect: two that ask for the same in different words are equal.
+#[allow(clippy::struct_excessive_bools, reason = "flags of C, each by itself")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
     pub(crate) runtime_dir: PathBuf,
