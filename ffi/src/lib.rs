@@ -42,5 +42,6 @@ mod settings;
 pub mod stats;
 mod stop;
 pub mod trace;
+pub mod transport;
 pub mod types;
 mod wake;

@@ -44,6 +44,9 @@ pub const MAX_NAME: usize = 255;
 /// Longest [`Request::Command`], in bytes.
 pub const MAX_COMMAND: usize = 4000;
 
+/// The highest bit of a channel's id: it goes over a socket, not by shared memory.
+pub const BY_SOCKET: u64 = 1 << 63;
+
 /// Bytes of a [`Ticket`].
 pub const TICKET_BYTES: usize = 32;
 /// Bytes of a token: `auth_token_t`, as `docs/security.md` draws it.
@@ -150,8 +153,15 @@ pub enum Request {
         /// Of the lane that travels with it; the service makes its own alike.
         geometry: Geometry,
     },
-    /// The service's answer to [`Reply::Incoming`]; carries its lane when `status` is success.
-    /// Never answered.
+    /// Opens a channel over a socket, for who cannot share memory. Answer: [`Reply::Connected`].
+    ConnectBySocket {
+        /// Name id or instance id.
+        dest: ServiceId,
+    },
+    /// What this node serves can be reached over sockets only. Never answered.
+    SharesNoMemory,
+    /// The service's answer to [`Reply::Incoming`]; carries its lane when `status` is success, and
+    /// the channel goes by shared memory. Never answered.
     Accept {
         /// The channel offered.
         channel: u64,

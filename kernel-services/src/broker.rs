@@ -224,6 +224,7 @@ impl Turn {
 }
 
 /// One control connection.
+#[allow(clippy::struct_excessive_bools, reason = "what a node says of itself, each by itself")]
 #[derive(Debug)]
 struct Session {
     peer: Peer,
@@ -237,6 +238,8 @@ struct Session {
     encrypts: bool,
     /// Its public key; zeros where it has none.
     key: [u8; 32],
+    /// Whether what it serves can be reached by shared memory.
+    shares_memory: bool,
     waits: usize,
 }
 
@@ -371,6 +374,7 @@ impl Broker {
             node: None,
             asymmetric: false,
             encrypts: false,
+            shares_memory: true,
             key: [0; 32],
             waits: 0,
         };

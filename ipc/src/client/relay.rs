@@ -18,6 +18,7 @@ use crate::{
     link::{FOREVER, Limit, Link, Parcel},
     node::Core,
     server::Server,
+    socket::Transport,
     sync::{AtomicBool, Ordering},
     table::{Outcome, Waiter},
 };
@@ -73,6 +74,10 @@ impl ClientState {
     /// Hears of the group that serves the name. Returns whether channels are to be opened ahead.
     pub(crate) fn hear(self: &Arc<Self>, group: &Group) -> bool {
         let link = self.link.load_full();
+        if link.channel.peer().transport == Transport::Socket {
+            // What is needed to go on elsewhere stands in memory that the two would share.
+            return false;
+        }
         let known = {
             let mut ahead = self.relay.lock();
             let known = ahead.group.replace(group.clone());

@@ -32,12 +32,13 @@ pub fn encode_request(sequence: u32, request: &Request) -> Vec<u8> {
             out.u32(dest.get());
             out.geometry(*geometry);
         }
+        Request::ConnectBySocket { dest } => out.u32(dest.get()),
         Request::Accept { channel, status } => {
             out.u64(*channel);
             out.i32(status.code());
         }
         Request::List { after } => out.u32(*after),
-        Request::Ping | Request::PublicKey => {}
+        Request::Ping | Request::PublicKey | Request::SharesNoMemory => {}
         Request::Topic { .. }
         | Request::Advertise { .. }
         | Request::Subscribe { .. }
@@ -124,6 +125,8 @@ fn request_verb(request: &Request) -> u16 {
         Request::Keep { .. } => 60,
         Request::Kept { .. } => 61,
         Request::Payloads { .. } => 62,
+        Request::ConnectBySocket { .. } => 66,
+        Request::SharesNoMemory => 67,
     }
 }
 
@@ -180,6 +183,8 @@ pub fn decode_request(bytes: &[u8]) -> Result<(u32, Request), Malformed> {
         62 => {
             Request::Payloads { instance: input.id()?, bytes: input.u32()?, for_ms: input.u32()? }
         }
+        66 => Request::ConnectBySocket { dest: input.id()? },
+        67 => Request::SharesNoMemory,
         verb => return Err(Malformed::Verb(verb)),
     };
     if head.status != 0 {

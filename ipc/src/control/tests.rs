@@ -105,6 +105,8 @@ fn requests() -> impl Strategy<Value = Request> {
         any::<u32>().prop_map(|request| Request::Forget { request }),
         (any::<u32>(), geometries())
             .prop_map(|(id, geometry)| Request::Connect { dest: ServiceId::new(id), geometry }),
+        any::<u32>().prop_map(|id| Request::ConnectBySocket { dest: ServiceId::new(id) }),
+        Just(Request::SharesNoMemory),
         (any::<u64>(), any::<i32>()).prop_map(|(channel, status)| Request::Accept {
             channel,
             status: Status::from_code(status)
