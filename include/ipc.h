@@ -223,6 +223,13 @@
 #define IPC_SERVICE_EXCLUSIVE 2
 
 /**
+ * Flag of ipc_register_service_ex: a call that comes again is answered as it was the first time,
+ * and not carried out, by a record that whoever serves next has as well. Callers send what was
+ * taken and not answered to the next, once the one before can do nothing more.
+ */
+#define IPC_SERVICE_DEDUP 4
+
+/**
  * Flag of ipc_create_shared_region_ex: huge pages, where the kernel has some to give.
  */
 #define IPC_REGION_HUGE_PAGES 1
@@ -822,10 +829,12 @@ int ipc_shutdown(void);
 int ipc_register_service(const char *service_name, service_id_t *id);
 
 /**
- * As ipc_register_service, with flags IPC_SERVICE_IDEMPOTENT and IPC_SERVICE_EXCLUSIVE, or'ed
- * together. An exclusive service is refused with IPC_EEXIST while anybody serves the name.
+ * As ipc_register_service, with flags IPC_SERVICE_IDEMPOTENT, IPC_SERVICE_DEDUP and
+ * IPC_SERVICE_EXCLUSIVE, or'ed together. An exclusive service is refused with IPC_EEXIST while anybody serves the name.
  */
-int ipc_register_service_ex(const char *service_name, uint32_t flags, service_id_t *id);
+int ipc_register_service_ex(const char *service_name,
+                            uint32_t flags,
+                            service_id_t *id);
 
 /**
  * Ends an instance of this process. Its channels close: callers get IPC_EPEERDIED, or IPC_EMAYBE

@@ -245,6 +245,10 @@ pub const IPC_NO_SHARED_MEMORY: u32 = 16;
 pub const IPC_SERVICE_IDEMPOTENT: u32 = 1;
 /// Flag of ipc_register_service_ex: nobody else may serve the name at the same time.
 pub const IPC_SERVICE_EXCLUSIVE: u32 = 2;
+/// Flag of ipc_register_service_ex: a call that comes again is answered as it was the first time,
+/// and not carried out, by a record that whoever serves next has as well. Callers send what was
+/// taken and not answered to the next, once the one before can do nothing more.
+pub const IPC_SERVICE_DEDUP: u32 = 4;
 /// Flag of ipc_create_shared_region_ex: huge pages, where the kernel has some to give.
 pub const IPC_REGION_HUGE_PAGES: u32 = 1;
 /// For ipc_create_shared_region_ex: wherever the kernel puts it.
@@ -259,6 +263,7 @@ const _: () = {
     assert!(size_of::<enums::PriorityLevel>() == size_of::<PriorityLevel>());
     assert!(IPC_SERVICE_IDEMPOTENT == ipc_core::control::SERVICE_IDEMPOTENT);
     assert!(IPC_SERVICE_EXCLUSIVE == ipc_core::control::SERVICE_EXCLUSIVE);
+    assert!(IPC_SERVICE_DEDUP == ipc_core::control::SERVICE_DEDUP);
 
     assert!(size_of::<CryptoSignature>() == 64);
     assert!(align_of::<CryptoSignature>() == 1);

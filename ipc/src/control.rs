@@ -60,6 +60,10 @@ pub type Ticket = [u8; TICKET_BYTES];
 pub const SERVICE_IDEMPOTENT: u32 = 1;
 /// Flag of [`Request::Register`]: no replicas; the name is refused while somebody serves it.
 pub const SERVICE_EXCLUSIVE: u32 = 2;
+/// Flag of [`Request::Register`]: calls that come again are answered as they were the first time,
+/// and not carried out, by the record of a [`Gate`](crate::once::Gate) or of a store
+/// ([`Transactional`](crate::once::Transactional)) that whoever serves next has as well.
+pub const SERVICE_DEDUP: u32 = 4;
 
 /// Says why bytes are no message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -11,7 +11,7 @@ use std::{
 
 use ipc::{
     ServiceId, Status,
-    control::{Entry, SERVICE_EXCLUSIVE, SERVICE_IDEMPOTENT, page_fits},
+    control::{Entry, SERVICE_DEDUP, SERVICE_EXCLUSIVE, SERVICE_IDEMPOTENT, page_fits},
 };
 
 use crate::ids::Ids;
@@ -29,7 +29,7 @@ const NAMES: usize = 65_536;
 const FORMER_IDS: usize = 65_536;
 /// More entries than any page holds.
 const PAGE: usize = 160;
-const FLAGS: u32 = SERVICE_IDEMPOTENT | SERVICE_EXCLUSIVE;
+const FLAGS: u32 = SERVICE_IDEMPOTENT | SERVICE_EXCLUSIVE | SERVICE_DEDUP;
 
 /// All that is known of who serves what.
 #[derive(Debug)]
