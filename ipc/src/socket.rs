@@ -42,7 +42,7 @@ use crate::{
     ServiceId,
     channel::{Channel, Fate},
     clock,
-    control::{Introduction, closer::PeerSocket},
+    control::{Bond, Introduction, closer::PeerSocket},
     error::{NodeError, Status},
     frame::Sender,
     lane,
@@ -211,6 +211,7 @@ impl Core {
             opener: ServiceId::NONE,
             encrypted: false,
             peer_key: [0; 32],
+            bond: Bond::default(),
         };
         let peer_view = lane::map_peer(their_fd.as_fd(), geometry)?;
         let relay_view = lane::map_peer(own_fd.as_fd(), geometry)?;

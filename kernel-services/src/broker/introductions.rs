@@ -8,7 +8,7 @@ use std::{
 
 use ipc::{
     Geometry, ServiceId, Status,
-    control::{Introduction, Reply},
+    control::{Bond, Introduction, Reply, name_hash},
 };
 
 use crate::security::What;
@@ -256,6 +256,13 @@ impl Broker {
         let must = client.encrypts || self.sessions.get(&service).is_some_and(|it| it.encrypts);
         let encrypted = !client.own && (must || self.policy.encrypts(&client.who, what));
         let (peer, peer_name) = self.registry.appearance(node);
+        let peer_text = self.registry.name_behind(peer_name).map_or("", |it| it);
+        let bond = Bond {
+            epoch: self.groups.epoch(dest_name),
+            is_known: peer_name != ServiceId::NONE || client.has_made_key(),
+            opener: name_hash(peer_text),
+            dest: name_hash(&name),
+        };
         let introduction = Introduction {
             channel,
             session: self.introductions.sessions.hash_one(channel) as u32,
@@ -272,6 +279,7 @@ impl Broker {
             opener: peer,
             encrypted,
             peer_key: client.key,
+            bond,
         };
         Ok(Pending { wanted, service, instance, introduction })
     }
