@@ -13,6 +13,7 @@
 //! `sequence` is chosen by the node and repeated in the answer; it is 0 in what the runtime sends
 //! by itself. `status` is 0 except in [`Reply::Refused`].
 
+mod bond;
 pub mod closer;
 mod events;
 mod groups;
@@ -24,6 +25,7 @@ mod traced;
 mod wire;
 
 use crate::{ServiceId, error::Status, layout::Geometry};
+pub use bond::{Bond, name_hash};
 pub use events::{BusNote, BusStep, SUBSCRIBER_SLEEPS, TOPIC_RELIABLE, TopicEntry, topics_fit};
 pub use groups::{Cause, Change, Group, MOST_CHANGES, MOST_MEMBERS};
 use regions::{RegionReply, RegionRequest};
@@ -532,6 +534,8 @@ pub struct Introduction {
     pub encrypted: bool,
     /// The other end's public key, as its node told the runtime; zeros where it has none.
     pub peer_key: [u8; 32],
+    /// Whom it introduces, for the handshake.
+    pub bond: Bond,
 }
 
 /// Describes one registered instance.

@@ -1,5 +1,6 @@
 //! A process's place in the runtime: finds services, opens channels, serves names.
 
+mod acquaintances;
 mod admit;
 mod boards;
 mod bus;
@@ -233,8 +234,10 @@ impl Node {
             Address::Name(name) => name,
             Address::Unix(path) => return self.shared.core.look_at(&path),
         };
-        let request = Request::Discover { name };
-        found(&self.shared.core.request(&request, &[], Some(PATIENCE))?.0)
+        let request = Request::Discover { name: name.clone() };
+        let id = found(&self.shared.core.request(&request, &[], Some(PATIENCE))?.0)?;
+        self.shared.core.known.note_name(id, &name);
+        Ok(id)
     }
 
     /// Waits until somebody serves a name (`None`: for ever), and gives its id. An address may
@@ -252,8 +255,10 @@ impl Node {
             Address::Name(name) => name,
             Address::Unix(path) => return self.shared.core.wait_at(&path, timeout),
         };
-        let request = Request::Wait { name };
-        found(&self.shared.core.request(&request, &[], timeout)?.0)
+        let request = Request::Wait { name: name.clone() };
+        let id = found(&self.shared.core.request(&request, &[], timeout)?.0)?;
+        self.shared.core.known.note_name(id, &name);
+        Ok(id)
     }
 
     /// Lists what is registered, by instance.

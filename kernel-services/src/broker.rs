@@ -243,6 +243,13 @@ struct Session {
     waits: usize,
 }
 
+impl Session {
+    /// Whether it proves itself by the key that the supervisor has made for it.
+    fn has_made_key(&self) -> bool {
+        self.peer.unit.as_ref().and_then(|it| it.key).is_some_and(|key| key == self.key)
+    }
+}
+
 impl Broker {
     /// Starts with nobody, as the process `pid` of user `uid`, at `now_ns` on `CLOCK_MONOTONIC`.
     ///

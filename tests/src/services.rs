@@ -103,7 +103,10 @@ impl Nursery {
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
                 .expect("a pair");
         let log = self.log();
-        launch(Launch { service, replica: 0, runtime_dir: world, control, log }, record)
+        launch(
+            Launch { service, replica: 0, runtime_dir: world, control, log, key_file: None },
+            record,
+        )
     }
 
     /// Launches it, waits for its end, and gives that and what it wrote.

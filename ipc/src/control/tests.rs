@@ -31,6 +31,12 @@ fn introductions() -> impl Strategy<Value = Introduction> {
             opener: ServiceId::new(id[1]),
             encrypted: asymmetric,
             peer_key: [id[0] as u8; 32],
+            bond: Bond {
+                epoch: long[0] ^ long[1],
+                is_known: !asymmetric,
+                opener: [id[1] as u8; 32],
+                dest: [id[2] as u8; 32],
+            },
         },
     )
 }

@@ -504,7 +504,10 @@ impl Hub {
             let is_over = match member.channel().check_life() {
                 Fate::Open => false,
                 // What it sent before it went counts.
-                Fate::Died | Fate::Closed => !member.is_ready() || member.channel().is_cut(),
+                Fate::Died | Fate::Closed => {
+                    member.judge_end();
+                    !member.is_ready() || member.channel().is_cut()
+                }
                 Fate::Poisoned(_) => true,
             };
             if is_over {

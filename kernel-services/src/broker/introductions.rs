@@ -8,7 +8,7 @@ use std::{
 
 use ipc::{
     Geometry, ServiceId, Status,
-    control::{BY_SOCKET, Introduction, Reply},
+    control::{BY_SOCKET, Bond, Introduction, Reply, name_hash},
 };
 
 use crate::security::What;
@@ -286,6 +286,13 @@ impl Broker {
             return Err(Status::NOT_SUPPORTED);
         }
         let (peer, peer_name) = self.registry.appearance(node);
+        let peer_text = self.registry.name_behind(peer_name).map_or("", |it| it);
+        let bond = Bond {
+            epoch: self.groups.epoch(dest_name),
+            is_known: peer_name != ServiceId::NONE || client.has_made_key(),
+            opener: name_hash(peer_text),
+            dest: name_hash(&name),
+        };
         let introduction = Introduction {
             channel,
             session: self.introductions.sessions.hash_one(channel) as u32,
@@ -302,6 +309,7 @@ impl Broker {
             opener: peer,
             encrypted,
             peer_key: client.key,
+            bond,
         };
         Ok(Pending { wanted, service, instance, introduction })
     }

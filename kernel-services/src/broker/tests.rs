@@ -385,7 +385,7 @@ fn requests() -> impl Strategy<Value = Request> {
 fn operators_command_and_services_do_not() {
     let mut broker = broker().supervised();
     node(&mut broker, 1);
-    let unit = Unit { id: 1, service: "api".into(), pid: 2, uid: UID, start_time: 7 };
+    let unit = Unit { id: 1, service: "api".into(), pid: 2, uid: UID, start_time: 7, key: None };
     broker.step(comes(2, 2, UID, Some(unit)), 0);
     ask(&mut broker, 2, Request::Hello { asymmetric: true, encrypts: false, key: [0; 32] });
     let command = || Request::Command { text: "{}".to_owned() };
@@ -533,7 +533,7 @@ fn what_is_no_board_ends_the_connection() {
 #[test]
 fn a_supervised_service_does_not_see_the_boards_of_others() {
     let mut broker = broker();
-    let unit = Unit { id: 1, service: "a".into(), pid: 9, uid: UID, start_time: 1 };
+    let unit = Unit { id: 1, service: "a".into(), pid: 9, uid: UID, start_time: 1, key: None };
     broker.step(comes(1, 9, UID, Some(unit)), 0);
     ask(&mut broker, 1, Request::Hello { asymmetric: true, encrypts: false, key: [0; 32] });
     let refused = [refusal(1, 7, Status::ACCESS)];
