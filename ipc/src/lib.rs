@@ -80,6 +80,7 @@ pub use {
     board::{Board, BoardView, EndStats, Histogram, Role, SessionStats, Span, SpanKind, Stats},
     bulk::{Loan, View},
     channel::Peer,
+    control::{FailoverPlan, FailoverStrategy, Failure, FailureKind, HealthCheck, Standing},
     client::{Burst, CallOptions, Client, Pending},
     features::{Features, features},
     interrupt::Interrupter,
