@@ -26,8 +26,8 @@ mod wire;
 use crate::{ServiceId, error::Status, layout::Geometry};
 pub use events::{BusNote, BusStep, SUBSCRIBER_SLEEPS, TOPIC_RELIABLE, TopicEntry, topics_fit};
 pub use groups::{
-    Cause, Change, FailoverPlan, Failure, FailureKind, Group, HealthCheck, MOST_CHANGES,
-    MOST_MEMBERS, Standing, FailoverStrategy,
+    Cause, Change, FailoverPlan, FailoverStrategy, Failure, FailureKind, Group, HealthCheck,
+    MOST_CHANGES, MOST_MEMBERS, Standing,
 };
 use regions::{RegionReply, RegionRequest};
 pub use replies::{decode_reply, encode_reply};

@@ -7,6 +7,7 @@ mod core;
 mod descriptors;
 mod dial;
 mod groups;
+mod health;
 mod inherited;
 mod keep;
 mod links;
@@ -28,7 +29,7 @@ use std::{
 
 use nix::sys::prctl;
 
-pub(crate) use self::{bus::BusWord, core::Core, links::Closing};
+pub(crate) use self::{bus::BusWord, core::Core, health::Probe, links::Closing};
 pub use rights::AuthToken;
 
 use crate::{

@@ -11,9 +11,12 @@ use crate::{
     ServiceId,
     channel::Fate,
     clock,
-    control::{Group, SERVICE_IDEMPOTENT},
+    control::{Group, HealthCheck, SERVICE_IDEMPOTENT},
     error::CallError,
-    failover::rule,
+    failover::{
+        detector::{Advice, Detector},
+        rule,
+    },
     frame::Label,
     link::{FOREVER, Limit, Link, Parcel},
     node::Core,
@@ -37,6 +40,8 @@ pub(crate) struct Relay {
     /// Whether what was taken may be sent again.
     repeatable: AtomicBool,
     ahead: Mutex<Ahead>,
+    /// Watches over who serves, while somebody waits.
+    detector: Mutex<Detector>,
 }
 
 #[derive(Debug, Default)]
@@ -52,7 +57,12 @@ impl Relay {
             on: AtomicBool::new(false),
             repeatable: AtomicBool::new(false),
             ahead: Mutex::default(),
+            detector: Mutex::new(Detector::new(HealthCheck::default())),
         }
+    }
+
+    fn detector(&self) -> MutexGuard<'_, Detector> {
+        self.detector.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Ahead> {
@@ -80,8 +90,11 @@ impl ClientState {
         };
         let repeatable = group.flags & SERVICE_IDEMPOTENT != 0;
         self.relay.repeatable.store(repeatable, Ordering::Relaxed);
+        self.relay.detector().adopt(group.health);
         if group.members.len() > 1 && !self.relay.on.swap(true, Ordering::AcqRel) {
             link.begin_relay(self);
+        } else if self.relay.on.load(Ordering::Relaxed) {
+            link.set_interval(self.interval_ns());
         }
         if self.relay.on.load(Ordering::Relaxed) && supersedes(group, known, &link) {
             link.channel.end(Fate::Closed);
@@ -89,6 +102,33 @@ impl ClientState {
             link.bereaved();
         }
         self.wanted().is_some()
+    }
+
+    /// After how long who waits looks after who serves, in ns.
+    pub(crate) fn interval_ns(&self) -> u64 {
+        self.relay.detector().interval_ns()
+    }
+
+    /// Looks after who serves on a channel, at that epoch, for one who waits `(now, since)`. What
+    /// is to be done is done; returns when to look again.
+    pub(crate) fn look_after(&self, link: &Link, mark: u32, (now, since): (u64, u64)) -> u64 {
+        let advice = self.relay.detector().look(now, since, link.channel.heard());
+        match advice {
+            Advice::Wait(_) => {}
+            Advice::Ask(_) => link.ask(),
+            Advice::Suspect(_) => {
+                let instance = link.channel.introduction.dest;
+                if let Some(core) = self.relay.core.upgrade() {
+                    core.suspect(instance, mark);
+                }
+            }
+        }
+        advice.until_ns()
+    }
+
+    /// Who serves has answered such a look.
+    pub(crate) fn hear_pulse(&self, now: u64) {
+        self.relay.detector().answered(now);
     }
 
     /// The next member of the group to which a channel is to be opened ahead.
@@ -193,6 +233,7 @@ impl ClientState {
     }
 
     fn adopt(self: &Arc<Self>, current: &Link, next: Arc<Link>) -> Arc<Link> {
+        self.relay.detector().restart();
         current.hand_over(&next, self);
         self.link.store(Arc::clone(&next));
         current.wake_all();

@@ -186,11 +186,7 @@ pub fn decode_request(bytes: &[u8]) -> Result<(u32, Request), Malformed> {
         53 => Request::Suspect { instance: input.id()?, mark: input.u32()? },
         54 => Request::Detect { service: input.id()? },
         55 => Request::Configure(input.plan()?),
-        56 => Request::Pulse {
-            instance: input.id()?,
-            number: input.u32()?,
-            busy_us: input.u64()?,
-        },
+        56 => Request::Pulse { instance: input.id()?, number: input.u32()?, busy_us: input.u64()? },
         57 => Request::Standing { service: input.id()? },
         45..=49 => Request::Region(RegionRequest::read(head.verb, &mut input)?),
         40..=44 => events::decode_request(head.verb, &mut input)?,

@@ -1,8 +1,8 @@
 //! The fields of control packets, as bytes.
 
 use super::{
-    Cause, Change, Entry, FailoverPlan, Failure, FailureKind, Group, HealthCheck, Introduction, MAX_COMMAND, MOST_MEMBERS, Malformed, Standing, FailoverStrategy, VERSION,
-    check_name,
+    Cause, Change, Entry, FailoverPlan, FailoverStrategy, Failure, FailureKind, Group, HealthCheck,
+    Introduction, MAX_COMMAND, MOST_MEMBERS, Malformed, Standing, VERSION, check_name,
 };
 use crate::{ServiceId, error::Status, layout::Geometry};
 

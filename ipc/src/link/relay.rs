@@ -35,6 +35,8 @@ impl Link {
         if self.relay.set(Arc::downgrade(state)).is_ok() && !tx.retired {
             tx.kept = Some(Box::default());
         }
+        drop(tx);
+        self.set_interval(state.interval_ns());
     }
 
     /// Keeps a one-way message that was just sent.
@@ -187,6 +189,7 @@ impl Link {
         let number = self.table.number() + 1;
         next.table.set_number(number);
         let _ = next.relay.set(Arc::downgrade(state));
+        next.set_interval(state.interval_ns());
         let mut to = next.channel.tx.claim();
         let mut kept = tx.kept.take().unwrap_or_default();
         kept.sent.retain_mut(|it| {
