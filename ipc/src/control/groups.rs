@@ -234,6 +234,8 @@ pub enum Cause {
     Triggered = 3,
     /// Who served did not answer.
     Hung = 4,
+    /// One that goes before it in the order was there.
+    Preferred = 5,
 }
 
 /// One change of hands of a name.
@@ -265,7 +267,7 @@ pub struct Change {
 impl Cause {
     /// Reads its number.
     pub fn from_number(number: u32) -> Option<Cause> {
-        use Cause::{Died, First, Hung, Left, Triggered};
-        [First, Died, Left, Triggered, Hung].into_iter().find(|it| *it as u32 == number)
+        use Cause::{Died, First, Hung, Left, Preferred, Triggered};
+        [First, Died, Left, Triggered, Hung, Preferred].into_iter().find(|it| *it as u32 == number)
     }
 }

@@ -15,6 +15,7 @@ mod groups;
 mod kept;
 mod regions;
 mod rights;
+mod suspects;
 
 use crate::ids::{Ids, tests::Memory};
 
@@ -447,6 +448,9 @@ proptest! {
                     | Effect::Cut { .. }
                     | Effect::Keep(_)
                     | Effect::Examine { .. }
+                    | Effect::LookInto { .. }
+                    | Effect::Kill { .. }
+                    | Effect::Plan { .. }
                     | Effect::LetGo { .. } => {}
                     other @ (Effect::Note(_) | Effect::Issue { .. } | Effect::Check { .. }) => {
                         prop_assert!(false, "nobody asked for {other:?}");
