@@ -13,6 +13,8 @@ pub struct Group {
     pub name: ServiceId,
     /// The last epoch that was told to anybody.
     pub epoch: u64,
+    /// The epoch at which the first of the members serves; 0 while nobody is known to.
+    pub served_at: u64,
     /// Epochs below this are reserved durably: a standby may take them by itself.
     pub limit: u64,
     /// The `SERVICE_*` bits that all members have.

@@ -326,7 +326,7 @@ fn replies() -> impl Strategy<Value = Reply> {
         any::<[u8; 32]>().prop_map(|key| Reply::PublicKey { key }),
         region_replies(),
         (
-            any::<[u64; 2]>(),
+            any::<[u64; 3]>(),
             any::<[u32; 2]>(),
             any::<bool>(),
             checks(),
@@ -336,6 +336,7 @@ fn replies() -> impl Strategy<Value = Reply> {
                 name: ServiceId::new(n[0]),
                 epoch: long[0],
                 limit: long[1],
+                served_at: long[2],
                 flags: n[1],
                 ordered,
                 health,

@@ -81,6 +81,7 @@ impl Writer {
     pub(super) fn group(&mut self, it: &Group) {
         self.u32(it.name.get());
         self.u64(it.epoch);
+        self.u64(it.served_at);
         self.u64(it.limit);
         self.u32(it.flags);
         self.u32(u32::from(it.ordered));
@@ -244,14 +245,15 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn group(&mut self) -> Result<Group, Malformed> {
-        let (name, epoch, limit) = (self.id()?, self.u64()?, self.u64()?);
+        let (name, epoch, served_at) = (self.id()?, self.u64()?, self.u64()?);
+        let limit = self.u64()?;
         let (flags, ordered, health) = (self.u32()?, self.bool()?, self.health()?);
         let count = self.u32()? as usize;
         if count > MOST_MEMBERS {
             return Err(Malformed::Field);
         }
         let members = (0..count).map(|_| self.id()).collect::<Result<_, _>>()?;
-        Ok(Group { name, epoch, limit, flags, ordered, health, members })
+        Ok(Group { name, epoch, served_at, limit, flags, ordered, health, members })
     }
 
     pub(super) fn health(&mut self) -> Result<HealthCheck, Malformed> {

@@ -209,10 +209,15 @@ impl Core {
     /// The runtime has an instance let go of its name. It answers when nothing is being handled.
     pub(super) fn yield_name(self: &Arc<Self>, instance: ServiceId) {
         let Some(post) = self.post_of(instance) else { return };
+        // The runtime may change its mind before that is done.
+        let epoch = post.epoch();
+        if epoch == 0 {
+            return self.say_epoch(instance, 0);
+        }
         let core = Arc::downgrade(self);
         let leaving = std::thread::Builder::new().name("ipc-yield".into()).spawn(move || {
-            post.leave();
-            if let Some(core) = core.upgrade() {
+            let has_left = post.leave(epoch);
+            if let Some(core) = core.upgrade().filter(|_| has_left) {
                 core.say_epoch(instance, 0);
             }
         });

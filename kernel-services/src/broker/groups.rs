@@ -327,9 +327,10 @@ impl Broker {
         let flags = members.iter().filter_map(|id| self.registry.instance(*id));
         let flags = flags.map(|it| it.flags).reduce(|all, one| all & one).unwrap_or(0);
         let State { epoch, limit, .. } = *state;
+        let served_at = if state.serving.is_some() { state.served_at } else { 0 };
         let (strategy, health) = self.plan_of(name);
         let ordered = strategy.is_ordered();
-        Some(Group { name, epoch, limit, flags, ordered, health, members: told })
+        Some(Group { name, epoch, served_at, limit, flags, ordered, health, members: told })
     }
 
     /// A page of what became of names.

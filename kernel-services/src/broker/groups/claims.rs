@@ -29,6 +29,10 @@ impl Broker {
             let was_hung = state.hung.len() < before;
             if let Some(hand) = state.hand.filter(|hand| hand.from == instance) {
                 self.pass_hand(name, hand.cause, turn);
+            } else if state.serving == Some(instance) {
+                // It answers an order that is past.
+                let reply = Reply::Promote { instance, epoch: state.served_at };
+                turn.out.push(Effect::Send { to: from, sequence: 0, reply });
             } else if was_hung {
                 // One that was passed over goes on, and stands by: it may be wanted again.
                 self.regroup(name, Cause::Left, turn);
