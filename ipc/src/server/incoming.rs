@@ -166,6 +166,7 @@ impl Incoming {
     ) -> Option<usize> {
         let mut rx = self.channel.rx.try_claim()?;
         if self.is_apart(&mut rx) {
+            self.greet_apart(&mut rx);
             return Some(self.serve_queued(&mut rx, loop_, handler));
         }
         let (mut served, mut streams, mut one_ways) = (0, false, Tally::NOTHING);
@@ -279,7 +280,8 @@ impl Incoming {
     /// the receiving claim.
     #[inline]
     pub(crate) fn is_ready(&self) -> bool {
-        self.channel.is_ready() && !self.is_held() || self.queued.load(Ordering::Acquire)
+        self.channel.is_ready() && (!self.is_held() || self.channel.awaits_greeting())
+            || self.queued.load(Ordering::Acquire)
     }
 
     /// Finds what to handle next: fresh from a ring when nothing better waits, else queued.
@@ -390,6 +392,7 @@ impl Incoming {
             | Kind::OneWay
             | Kind::Response
             | Kind::Error
+            | Kind::Close
             | Kind::Continue
             | Kind::Pong
             | Kind::Hello => {}

@@ -100,7 +100,7 @@ fn main() -> ExitCode {
     let runtime_dir = arguments.runtime_dir.unwrap_or_else(ipc::runtime_dir);
     let ended = match arguments.config {
         Some(config) => supervise(&config, &runtime_dir, arguments.metrics, arguments.otlp),
-        None => run(&runtime_dir, arguments.metrics, arguments.otlp),
+        None => run(&runtime_dir, arguments.metrics, arguments.otlp.as_ref()),
     };
     journal::finish();
     match ended {
@@ -147,7 +147,7 @@ fn supervise(
 fn run(
     runtime_dir: &Path,
     metrics: Option<Listener>,
-    otlp: Option<Collector>,
+    otlp: Option<&Collector>,
 ) -> Result<(), Failure> {
     raise_descriptor_limit();
     // Before the runtime's thread starts, so that it cannot be chosen to die of them.
@@ -157,7 +157,7 @@ fn run(
     }
     mask.thread_block().map_err(Failure::Signals)?;
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC).map_err(Failure::Signals)?;
-    if let Err(error) = journal::export(otlp.as_ref()) {
+    if let Err(error) = journal::export(otlp) {
         say(&format!("spans go to no collector: {error}"));
     }
     let kernel = Kernel::recorded(runtime_dir)?;
