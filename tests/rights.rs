@@ -216,7 +216,7 @@ fn one_user_s_flood_takes_no_share_of_another_user_s() {
         + &service("store", "serve", "")
         + &rule("any", "store", "allow = [\"call\"]")
         + &open_to_all()
-        + "[limits.user]\nchannels = 10\nmessages_per_second = 2000\n";
+        + "[limits.user]\nchannels = 10\nmessages_per_second = 500\n";
     let (world, ipcd) = start(&node);
     ready(&ipcd, &["greedy", "modest", "store"]);
     let uid = |name: &str| {
@@ -244,7 +244,7 @@ fn one_user_s_flood_takes_no_share_of_another_user_s() {
         for _ in 0..5 {
             // Of its own user's ten, which has a few open here.
             assert_eq!(tell(&modest, "open store 5"), "5 IPC_OK");
-            assert_eq!(tell(&modest, "spam 100"), "0");
+            assert_eq!(tell(&modest, "spam 20"), "0");
         }
         over.store(true, std::sync::atomic::Ordering::Relaxed);
         assert!(flood.join().expect("it ended") > 0, "messages over the rate are refused");
