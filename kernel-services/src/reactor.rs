@@ -464,7 +464,7 @@ impl Reactor {
             Effect::Kill { token } => {
                 let pidfd = self.nodes.get(&token).and_then(|node| node.pidfd.as_ref());
                 // Fails where it is dead already.
-                let _ = pidfd.map(|pidfd| pidfd::kill(pidfd));
+                let _ = pidfd.map(pidfd::kill);
                 None
             }
             Effect::Plan { name, plan } => {

@@ -82,14 +82,8 @@ fn ms(reading: &mut Reading, field: Field<'_>, most: u64) -> Option<u32> {
 pub(super) fn check(reading: &mut Reading, draft: &Draft) {
     for (failover, places) in draft.node.failovers.iter().zip(&draft.failovers) {
         let name = &failover.name;
-        let provides = |service: &super::Service| service.provides.contains(name);
-        let providers: Vec<&str> = draft
-            .node
-            .services
-            .iter()
-            .filter(|it| provides(it))
-            .map(|it| it.name.as_str())
-            .collect();
+        let services = draft.node.services.iter().filter(|it| it.provides.contains(name));
+        let providers: Vec<&str> = services.map(|it| it.name.as_str()).collect();
         for (index, (service, at)) in failover.order.iter().zip(&places.order).enumerate() {
             if failover.order[..index].contains(service) {
                 let what = format!("{} is in the order twice", quoted(service));
