@@ -117,8 +117,8 @@ fn plan(
     if is_headless || replicas.len() >= MOST_MEMBERS || replicas.contains(&0) {
         return Err(Status::INVALID.into());
     }
-    let order = [config.primary].iter().chain(replicas).filter(|id| **id != 0);
-    let order = order.map(|id| ServiceId::new(*id)).collect();
+    let order = std::iter::once(config.primary).chain(replicas.iter().copied());
+    let order = order.filter(|id| *id != 0).map(ServiceId::new).collect();
     Ok(FailoverPlan { service: ServiceId::new(service), strategy, health, order })
 }
 
