@@ -471,9 +471,9 @@ impl Reactor {
                 self.ties.plans.keep(name, plan);
                 None
             }
-            Effect::Issue { to, sequence, wanted, allowed, note } => {
+            Effect::Issue { to, sequence, wanted, allowed, epoch, note } => {
                 self.note(*note);
-                let reply = tokens::issue(&self.ties.key, wanted, allowed);
+                let reply = tokens::issue(&self.ties.key, wanted, allowed, epoch);
                 self.reply(to, sequence, &reply)
             }
             Effect::Check { to, sequence, token, presenters, audience, allowed } => {

@@ -118,6 +118,9 @@ int main(void) {
     config.replicas = &ids[0];
     config.replica_count = 2;
     config.strategy = FAILOVER_PRIORITY;
+    /* Under Valgrind who is well is slow to say so. */
+    config.health_check.interval_ms = 300;
+    config.health_check.timeout_ms = 1000;
     OK(ipc_configure_failover(name, &config));
     until_serving(name, pids[2]);
 

@@ -157,6 +157,9 @@ impl Broker {
             Carried::One(facts) if facts.fit(geometry) => {}
             Carried::One(_) | Carried::Nothing | Carried::Many => return Err(Status::INVALID),
         }
+        if self.is_turned_out(client) {
+            return Err(Status::STALE);
+        }
         let connects = self.introductions.connects.get(&client).copied().unwrap_or(0);
         if connects >= CONNECTS_PER_NODE {
             return Err(Status::QUOTA);

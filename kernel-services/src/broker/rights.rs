@@ -192,7 +192,7 @@ impl Broker {
     }
 
     /// Tells both ends of a channel, as far as they are connected, that it is no more.
-    fn tell_revoked(&self, id: u64, channel: &Channel, turn: &mut Turn) {
+    pub(super) fn tell_revoked(&self, id: u64, channel: &Channel, turn: &mut Turn) {
         let ends = [channel.client, channel.service];
         let ends = if ends[0] == ends[1] { &ends[..1] } else { &ends[..] };
         for &to in ends.iter().filter(|to| self.sessions.contains_key(to)) {
