@@ -186,6 +186,11 @@ impl QueueConsumer {
         }
     }
 
+    /// Takes the next message, waiting as long as one request may.
+    pub(crate) fn receive_slice(&self) -> Result<Option<Delivery>, QueueError> {
+        self.receive(Some(SLICE))
+    }
+
     fn fetch(&self, fetched: &mut VecDeque<Delivery>, wait: Duration) -> Result<(), QueueError> {
         let mut pause = Duration::from_millis(5);
         if self.is_unsure.swap(false, Ordering::Relaxed) {

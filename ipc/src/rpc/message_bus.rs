@@ -76,7 +76,7 @@ impl MessageBus {
         }
         // Without the lock: this waits for the service's answer.
         let opened = self.node.discover(target).and_then(|id| self.node.client(id));
-        let opened = opened.map_err(CallError::Node)?;
+        let opened = opened.map_err(CallError::from)?;
         let mut clients = self.lock();
         if let Some(client) = used(&mut clients, target) {
             return Ok(client);
