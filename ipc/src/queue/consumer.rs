@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     Node,
-    sync::{AtomicBool, Ordering},
+    sync::{AtomicBool, AtomicU32, Ordering},
 };
 
 /// The longest that one request waits; a longer wait is several.
@@ -186,9 +186,19 @@ impl QueueConsumer {
         }
     }
 
-    /// Takes the next message, waiting as long as one request may.
-    pub(crate) fn receive_slice(&self) -> Result<Option<Delivery>, QueueError> {
-        self.receive(Some(SLICE))
+    /// Takes the next message, waiting as long as one request may; but leaves it for the next who
+    /// receives when the word is not 0 any more.
+    pub(crate) fn receive_unless(&self, over: &AtomicU32) -> Result<Option<Delivery>, QueueError> {
+        let mut fetched = lock(&self.fetched);
+        if fetched.is_empty() && over.load(Ordering::SeqCst) == 0 {
+            match self.fetch(&mut fetched, SLICE) {
+                Ok(()) => {}
+                // Given to us, perhaps, and never seen.
+                Err(QueueError::TimedOut) => self.is_unsure.store(true, Ordering::Relaxed),
+                Err(error) => return Err(error),
+            }
+        }
+        if over.load(Ordering::SeqCst) == 0 { Ok(fetched.pop_front()) } else { Ok(None) }
     }
 
     fn fetch(&self, fetched: &mut VecDeque<Delivery>, wait: Duration) -> Result<(), QueueError> {

@@ -219,15 +219,14 @@ impl Server {
         handler: impl FnMut(Result<Delivery, QueueError>) + Send + 'static,
     ) -> Result<WaitHandler, NodeError> {
         let consumer = Arc::downgrade(consumer);
-        let wait = move |_: &AtomicU32| {
+        let wait = move |over: &AtomicU32| {
             let Some(consumer) = consumer.upgrade() else {
                 return Next::Last(Err(QueueError::Lost));
             };
-            match consumer.receive_slice() {
+            match consumer.receive_unless(over) {
                 Ok(Some(delivery)) => Next::Some(Ok(delivery)),
-                Ok(None) => Next::Nothing,
                 // Who interrupts blocked calls ends no watch.
-                Err(QueueError::Call(CallError::Canceled)) => Next::Nothing,
+                Ok(None) | Err(QueueError::Call(CallError::Canceled)) => Next::Nothing,
                 Err(QueueError::Call(CallError::Node(error)))
                     if matches!(*error, NodeError::Closed) =>
                 {
