@@ -626,6 +626,14 @@ typedef void (*message_handler_t)(const struct ipc_message_t *msg, void *user_da
 typedef uint64_t shared_region_id_t;
 
 /**
+ * Hears of a new version of a shared region; status is not IPC_OK when no more will come.
+ */
+typedef void (*region_handler_t)(shared_region_id_t id,
+                                 int status,
+                                 uint64_t version,
+                                 void *user_data);
+
+/**
  * Names what an event is about. 0 is no type.
  */
 typedef uint32_t event_type_t;
@@ -701,6 +709,7 @@ typedef struct ipc_delivery_t {
 } ipc_delivery_t;
 
 /**
+<<<<<<< HEAD
  * When who serves a name is suspected; a member that is 0 is the default.
  */
 typedef struct health_check_config_t {
@@ -783,6 +792,18 @@ typedef struct failure_info_t {
      */
     int32_t signal;
 } failure_info_t;
+=======
+ * Handles a message of a queue: size bytes at data, until it returns; delivery is for
+ * ipc_queue_ack and the like, and may be copied. status is not IPC_OK when no more will come, and
+ * data and delivery are NULL then.
+ */
+typedef void (*delivery_handler_t)(queue_id_t queue,
+                                   int status,
+                                   const void *data,
+                                   size_t size,
+                                   const struct ipc_delivery_t *delivery,
+                                   void *user_data);
+>>>>>>> work-mech
 
 /**
  * A key of ipc_encrypt_message. Draw it from the system's random numbers.
@@ -1247,6 +1268,21 @@ int ipc_wait_shared_region(shared_region_id_t id,
                            uint32_t timeout_ms);
 
 /**
+ * Has new versions of a region handled by handler, inside ipc_poll and ipc_run, beginning with the
+ * one that is there if it is another than seen. They make ipc_fd readable. Versions that come
+ * while one is handled are one. A handler replaces the one before; NULL ends that. When the owner
+ * is gone, or the grant was taken back, the handler is told so by its status, and not called
+ * again. A thread waits on behalf of each region; at most 64 are watched.
+ *
+ * IPC_ENOENT: this process has not mapped it. IPC_EQUOTA: 64 are watched. IPC_ESYS: there is no
+ * thread to be had.
+ */
+int ipc_watch_shared_region(shared_region_id_t id,
+                            uint64_t seen,
+                            region_handler_t handler,
+                            void *user_data);
+
+/**
  * Lets a service map a region of this process: an instance, or whoever serves a name. The first
  * grant decides for good: with writable, everybody to whom it is granted may write it, and what
  * stands in it is arbitrary bytes; without, the kernel lets nobody but this process write.
@@ -1425,6 +1461,20 @@ int ipc_queue_nack(queue_id_t queue, const struct ipc_delivery_t *delivery, uint
  * As ipc_queue_ack.
  */
 int ipc_queue_extend(queue_id_t queue, const struct ipc_delivery_t *delivery, uint32_t lease_ms);
+
+/**
+ * Has the messages of a queue handled by handler, one after another, inside ipc_poll and ipc_run:
+ * as if ipc_queue_receive were called for each. They make ipc_fd readable. The handler, or who it
+ * tells, acknowledges each; it may do so at once, within the handler. A handler replaces the one
+ * before; NULL ends that, and a message that has come and is not handled yet is given to others
+ * when the queue is closed, or its lease ends. When messages cannot be received any more the
+ * handler is told so by its status, and not called again. A restart of ipc-queue is waited for. A
+ * thread waits on behalf of each queue; at most 64 are handled so.
+ *
+ * IPC_ENOENT: no such open queue. IPC_EACCES. IPC_EQUOTA: 64 are handled. IPC_ESYS: there is no
+ * thread to be had.
+ */
+int ipc_queue_handle(queue_id_t queue, delivery_handler_t handler, void *user_data);
 
 /**
  * Closes a queue. What was received and not acknowledged is given to others at once.

@@ -294,6 +294,16 @@ pub struct Config {
 /// IPC_ENOREPLY. (Nobody waits for the answer to a one-way message, type MSG_EVENT.)
 pub type MessageHandler = Option<unsafe extern "C" fn(msg: *const Message, user_data: *mut c_void)>;
 
+/// Hears of a new version of a shared region; status is not IPC_OK when no more will come.
+pub type RegionHandler = Option<
+    unsafe extern "C" fn(
+        id: shared_region_id_t,
+        status: c_int,
+        version: u64,
+        user_data: *mut c_void,
+    ),
+>;
+
 /// Handles an event: size bytes at data, until it returns.
 pub type EventHandlerFunction = Option<
     unsafe extern "C" fn(
