@@ -16,7 +16,7 @@ use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
 
 use crate::{
     ServiceId,
-    board::{Place, Sampler, Seat, Span, Stats},
+    board::{Payload, Place, Sampler, Seat, Span, Stats},
     bulk::{Borrower, Lender, Loan},
     claim::Claim,
     control::{
@@ -231,6 +231,14 @@ impl Channel {
     pub(crate) fn write_down(&self, span: Span) {
         if let Some(seat) = &self.seat {
             seat.write_down(&span);
+        }
+    }
+
+    /// Writes down what an operator may see of a payload.
+    #[cold]
+    pub(crate) fn show(&self, payload: &Payload) {
+        if let Some(seat) = &self.seat {
+            seat.show(payload);
         }
     }
 

@@ -46,6 +46,9 @@ pub const MAX_NAME: usize = 255;
 /// Longest [`Request::Command`], in bytes.
 pub const MAX_COMMAND: usize = 4000;
 
+/// The highest bit of a channel's id: it goes over a socket, not by shared memory.
+pub const BY_SOCKET: u64 = 1 << 63;
+
 /// Bytes of a [`Ticket`].
 pub const TICKET_BYTES: usize = 32;
 /// Bytes of a token: `auth_token_t`, as `docs/security.md` draws it.
@@ -59,6 +62,10 @@ pub type Ticket = [u8; TICKET_BYTES];
 pub const SERVICE_IDEMPOTENT: u32 = 1;
 /// Flag of [`Request::Register`]: no replicas; the name is refused while somebody serves it.
 pub const SERVICE_EXCLUSIVE: u32 = 2;
+/// Flag of [`Request::Register`]: calls that come again are answered as they were the first time,
+/// and not carried out, by the record of a [`Gate`](crate::once::Gate) or of a store
+/// ([`Transactional`](crate::once::Transactional)) that whoever serves next has as well.
+pub const SERVICE_DEDUP: u32 = 4;
 
 /// Says why bytes are no message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -152,8 +159,15 @@ pub enum Request {
         /// Of the lane that travels with it; the service makes its own alike.
         geometry: Geometry,
     },
-    /// The service's answer to [`Reply::Incoming`]; carries its lane when `status` is success.
-    /// Never answered.
+    /// Opens a channel over a socket, for who cannot share memory. Answer: [`Reply::Connected`].
+    ConnectBySocket {
+        /// Name id or instance id.
+        dest: ServiceId,
+    },
+    /// What this node serves can be reached over sockets only. Never answered.
+    SharesNoMemory,
+    /// The service's answer to [`Reply::Incoming`]; carries its lane when `status` is success, and
+    /// the channel goes by shared memory. Never answered.
     Accept {
         /// The channel offered.
         channel: u64,
@@ -194,6 +208,16 @@ pub enum Request {
         instance: ServiceId,
         /// At most one each so many µs.
         every_us: u32,
+        /// For so long.
+        for_ms: u32,
+    },
+    /// Has the beginnings of payloads be shown of traced requests to an instance, and to those
+    /// others of which it is allowed. Answer: [`Reply::Done`].
+    Payloads {
+        /// The instance.
+        instance: ServiceId,
+        /// Of each payload; 0 for no more of any.
+        bytes: u32,
         /// For so long.
         for_ms: u32,
     },
@@ -386,6 +410,15 @@ pub enum Reply {
         instance: ServiceId,
         /// At most one each so many µs.
         every_us: u32,
+        /// For so long.
+        for_ms: u32,
+    },
+    /// Sent by itself to a service: an operator asked by `Payloads`, with the same fields.
+    Payloads {
+        /// One of its instances.
+        instance: ServiceId,
+        /// Of each payload; 0 for no more of any.
+        bytes: u32,
         /// For so long.
         for_ms: u32,
     },

@@ -430,7 +430,8 @@ pub enum CallError {
     /// The peer broke the protocol; the channel is cut. The request may have been carried out.
     #[error("the peer broke the protocol ({0}); the channel is cut")]
     PeerCorrupt(#[from] PeerCorrupt),
-    /// The ring, or the table of outstanding calls, is full. Nothing was sent.
+    /// The ring, the table of outstanding calls, or the memory for what may have to be sent to a
+    /// standby is full. Nothing was sent.
     #[error("full: the receiver does not keep up; nothing was sent")]
     Full,
     /// The payload is over the limit agreed on (nothing was sent), or the response is larger than

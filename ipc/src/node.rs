@@ -67,6 +67,9 @@ pub struct Config {
     /// routes of the node file say. Default: they decide. What `ipcd` itself opens, to ping, is
     /// plain in any case.
     pub encrypt: bool,
+    /// Whether this node may share memory with others. Default: true; where the kernel then denies
+    /// it, channels go over sockets by themselves. Where it is false, all of them do.
+    pub share_memory: bool,
     /// Starts the runtime in this process when nobody else runs it any more. By default nobody:
     /// the node waits for the runtime to come back.
     pub heir: Option<Heir>,
@@ -100,6 +103,7 @@ impl Default for Config {
             outstanding: 256,
             key_file: None,
             encrypt: false,
+            share_memory: true,
             heir: None,
         }
     }

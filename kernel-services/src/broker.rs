@@ -18,6 +18,7 @@ mod groups;
 mod introductions;
 mod kept;
 mod manners;
+mod payloads;
 mod proofs;
 mod regions;
 mod registrations;
@@ -223,6 +224,7 @@ impl Turn {
 }
 
 /// One control connection.
+#[allow(clippy::struct_excessive_bools, reason = "what a node says of itself, each by itself")]
 #[derive(Debug)]
 struct Session {
     peer: Peer,
@@ -236,6 +238,8 @@ struct Session {
     encrypts: bool,
     /// Its public key; zeros where it has none.
     key: [u8; 32],
+    /// Whether what it serves can be reached by shared memory.
+    shares_memory: bool,
     waits: usize,
 }
 
@@ -377,6 +381,7 @@ impl Broker {
             node: None,
             asymmetric: false,
             encrypts: false,
+            shares_memory: true,
             key: [0; 32],
             waits: 0,
         };

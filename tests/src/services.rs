@@ -126,7 +126,8 @@ impl Nursery {
         text
     }
 
-    fn log(&self) -> OwnedFd {
+    /// Where a service of this nursery writes.
+    pub fn log(&self) -> OwnedFd {
         let mut options = OpenOptions::new();
         let options = options.append(true).create(true).mode(0o600);
         options.open(self.path().join("log")).expect("a log").into()

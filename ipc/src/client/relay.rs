@@ -11,14 +11,15 @@ use crate::{
     ServiceId,
     channel::Fate,
     clock,
-    control::{Group, SERVICE_IDEMPOTENT},
+    control::Group,
     error::CallError,
-    failover::rule,
+    failover::{replay::Repeat, rule},
     frame::Label,
     link::{FOREVER, Limit, Link, Parcel},
     node::Core,
     server::Server,
-    sync::{AtomicBool, Ordering},
+    socket::Transport,
+    sync::{AtomicBool, AtomicU32, Ordering},
     table::{Outcome, Waiter},
 };
 
@@ -34,8 +35,8 @@ pub(crate) struct Relay {
     core: Weak<Core>,
     /// Whether the name has, or had, standbys.
     on: AtomicBool,
-    /// Whether what was taken may be sent again.
-    repeatable: AtomicBool,
+    /// What all members of the group registered with: whether what was taken may be sent again.
+    flags: AtomicU32,
     ahead: Mutex<Ahead>,
 }
 
@@ -50,7 +51,7 @@ impl Relay {
         Relay {
             core: Arc::downgrade(core),
             on: AtomicBool::new(false),
-            repeatable: AtomicBool::new(false),
+            flags: AtomicU32::new(0),
             ahead: Mutex::default(),
         }
     }
@@ -66,20 +67,23 @@ impl ClientState {
     }
 
     /// Whether what the service had taken may be sent to the next.
-    pub(crate) fn is_repeatable(&self) -> bool {
-        self.relay.repeatable.load(Ordering::Relaxed)
+    pub(crate) fn repeat(&self) -> Repeat {
+        Repeat::of(self.relay.flags.load(Ordering::Relaxed))
     }
 
     /// Hears of the group that serves the name. Returns whether channels are to be opened ahead.
     pub(crate) fn hear(self: &Arc<Self>, group: &Group) -> bool {
         let link = self.link.load_full();
+        if link.channel.peer().transport == Transport::Socket {
+            // What is needed to go on elsewhere stands in memory that the two would share.
+            return false;
+        }
         let known = {
             let mut ahead = self.relay.lock();
             let known = ahead.group.replace(group.clone());
             known.map_or(0, |known| known.epoch)
         };
-        let repeatable = group.flags & SERVICE_IDEMPOTENT != 0;
-        self.relay.repeatable.store(repeatable, Ordering::Relaxed);
+        self.relay.flags.store(group.flags, Ordering::Relaxed);
         if group.members.len() > 1 && !self.relay.on.swap(true, Ordering::AcqRel) {
             link.begin_relay(self);
         }

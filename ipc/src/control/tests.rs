@@ -111,6 +111,8 @@ fn requests() -> impl Strategy<Value = Request> {
         any::<u32>().prop_map(|request| Request::Forget { request }),
         (any::<u32>(), geometries())
             .prop_map(|(id, geometry)| Request::Connect { dest: ServiceId::new(id), geometry }),
+        any::<u32>().prop_map(|id| Request::ConnectBySocket { dest: ServiceId::new(id) }),
+        Just(Request::SharesNoMemory),
         (any::<u64>(), any::<i32>()).prop_map(|(channel, status)| Request::Accept {
             channel,
             status: Status::from_code(status)
@@ -128,6 +130,11 @@ fn requests() -> impl Strategy<Value = Request> {
         any::<u64>().prop_map(|after| Request::History { after }),
         any::<u32>().prop_map(|segment| Request::Board { segment }),
         any::<u64>().prop_map(|after| Request::Boards { after }),
+        any::<[u32; 3]>().prop_map(|[instance, bytes, for_ms]| Request::Payloads {
+            instance: ServiceId::new(instance),
+            bytes,
+            for_ms
+        }),
         any::<[u32; 3]>().prop_map(|[instance, every_us, for_ms]| Request::Trace {
             instance: ServiceId::new(instance),
             every_us,
@@ -262,6 +269,11 @@ fn replies() -> impl Strategy<Value = Reply> {
             pid: n[1],
             segment: n[2],
             next
+        }),
+        any::<[u32; 3]>().prop_map(|[instance, bytes, for_ms]| Reply::Payloads {
+            instance: ServiceId::new(instance),
+            bytes,
+            for_ms
         }),
         any::<[u32; 3]>().prop_map(|[instance, every_us, for_ms]| Reply::Trace {
             instance: ServiceId::new(instance),

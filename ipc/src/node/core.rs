@@ -47,6 +47,7 @@ use crate::{
     region::Held,
     server::{Hub, Incoming, Registration},
     session::{KeyError, StaticKey},
+    socket::Relays,
     sync::{AtomicBool, AtomicU32, Ordering},
     trace,
     wait::futex,
@@ -90,6 +91,7 @@ pub(crate) struct Core {
     pub(super) addresses: Mutex<Vec<PathBuf>>,
     /// What was let go of, and is not yet told to the runtime.
     farewells: Mutex<Vec<Request>>,
+    pub(crate) relays: Relays,
     /// Clients whose handshakes are awaited, and when they were introduced, in that order.
     pub(super) greeting: Mutex<VecDeque<(u64, Weak<Incoming>)>>,
     pub(crate) board: Arc<OwnBoard>,
@@ -188,6 +190,7 @@ impl Core {
             regions: Mutex::default(),
             addresses: Mutex::default(),
             farewells: Mutex::default(),
+            relays: Relays::default(),
             bus: Bus::default(),
             kept: Mutex::default(),
             greeting: Mutex::default(),
@@ -224,6 +227,12 @@ impl Core {
         connection: Connection,
     ) -> Result<(), NodeError> {
         let Connection { socket, node } = connection;
+        if !self.config.share_memory {
+            // A fresh socket has room.
+            let told = encode_request(0, &Request::SharesNoMemory);
+            packet::send(socket.as_fd(), &told, &[])
+                .map_err(NodeError::system("send to the runtime"))?;
+        }
         let level = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
         self.epoll
             .add(&socket, EpollEvent::new(level, TOKEN_SOCKET))
@@ -437,7 +446,10 @@ impl Core {
             // The answer came in this very moment.
             return ticket.take();
         }
-        if matches!(request, Request::Wait { .. } | Request::Connect { .. }) {
+        if matches!(
+            request,
+            Request::Wait { .. } | Request::Connect { .. } | Request::ConnectBySocket { .. }
+        ) {
             let _ = self.post(0, &Request::Forget { request: sequence }, &[]);
         }
         Err(given_up)

@@ -117,6 +117,9 @@ impl Warden<'_> {
                     let until = clock::now_ns() + u64::from(for_ms) * 1_000_000;
                     trace::order(instance, u64::from(every_us) * 1000, until);
                 }
+                Ok((0, Reply::Payloads { instance, bytes, for_ms })) => {
+                    self.core.let_show(instance, bytes, for_ms);
+                }
                 Ok((0, reply @ Reply::Ring { .. })) => self.core.take_ring(&reply, &fds),
                 Ok((0, Reply::Bus(note))) => self.core.hear_of_bus(note, &fds),
                 Ok((sequence, reply)) => self.core.settle(sequence, (reply, fds)),

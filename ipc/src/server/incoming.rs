@@ -12,6 +12,7 @@ use std::{
 
 use self::order::{Next, goes_first, pop};
 use self::outbox::{Answer, Outbox};
+use self::traced::Sent;
 use super::{
     hub::Hub,
     request::{Bulk, Meta, Request},
@@ -421,8 +422,9 @@ impl Incoming {
         handler: &mut Handler<'_>,
     ) -> usize {
         let payload = &rx.buffer[..length];
-        let served =
-            self.maybe_traced(meta, length, || self.dispatch(meta, now, payload, None, handler));
+        let served = self.maybe_traced(meta, Sent::Bytes(payload), || {
+            self.dispatch(meta, now, payload, None, handler)
+        });
         rx.time(begun);
         served
     }
@@ -436,19 +438,23 @@ impl Incoming {
         handler: &mut Handler<'_>,
     ) -> usize {
         match body {
-            Body::Bytes(payload) => self.maybe_traced(meta, payload.len(), || {
+            Body::Bytes(payload) => self.maybe_traced(meta, Sent::Bytes(&payload), || {
                 self.dispatch(meta, now, &payload, None, handler)
             }),
-            Body::Bulk(view) => self.maybe_traced(meta, view.len(), || {
-                self.dispatch(meta, now, &[], Some(&Arc::new(Bulk::new(view))), handler)
-            }),
+            Body::Bulk(view) => {
+                let bulk = Arc::new(Bulk::new(view));
+                self.maybe_traced(meta, Sent::Lent(bulk.view()), || {
+                    self.dispatch(meta, now, &[], Some(&bulk), handler)
+                })
+            }
             Body::TracedBulk(context, view) => {
-                self.traced(context.child(), context.span, meta, view.len(), || {
-                    self.dispatch(meta, now, &[], Some(&Arc::new(Bulk::new(view))), handler)
+                let bulk = Arc::new(Bulk::new(view));
+                self.traced(context.child(), context.span, meta, Sent::Lent(bulk.view()), || {
+                    self.dispatch(meta, now, &[], Some(&bulk), handler)
                 })
             }
             Body::Traced(context, payload) => {
-                self.traced(context.child(), context.span, meta, payload.len(), || {
+                self.traced(context.child(), context.span, meta, Sent::Bytes(&payload), || {
                     self.dispatch(meta, now, &payload, None, handler)
                 })
             }
@@ -493,10 +499,11 @@ impl Incoming {
     pub(crate) fn answer(&self, meta: &Meta, payload: &[u8]) -> Result<(), CallError> {
         check_payload(payload.len(), self.channel.max_payload)?;
         self.check(meta)?;
+        self.maybe_show(meta, || Sent::Bytes(payload));
         if payload.len() >= bulk::FROM
             && let Some(loan) = self.channel.lend_copy(payload)
         {
-            return self.answer_loaned(meta, loan);
+            return self.hand_over(meta, loan);
         }
         self.post(response(meta), payload);
         Ok(())
@@ -505,6 +512,11 @@ impl Incoming {
     /// Sends a response that was lent.
     pub(crate) fn answer_loaned(&self, meta: &Meta, loan: Loan) -> Result<(), CallError> {
         self.check(meta)?;
+        self.maybe_show(meta, || Sent::of(&loan));
+        self.hand_over(meta, loan)
+    }
+
+    fn hand_over(&self, meta: &Meta, loan: Loan) -> Result<(), CallError> {
         self.channel.check_loan(&loan)?;
         if let Some(bytes) = loan.private_bytes() {
             self.post(response(meta), bytes);

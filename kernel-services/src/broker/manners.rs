@@ -20,6 +20,7 @@ pub(super) fn is_answered(request: &Request) -> bool {
             | Request::Closed { .. }
             | Request::Promoted { .. }
             | Request::Bus(_)
+            | Request::SharesNoMemory
     )
 }
 

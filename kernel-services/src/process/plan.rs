@@ -128,7 +128,7 @@ impl Plan {
             null: lifted(null.map_err(failed)?)?,
             log: lifted(log)?,
             control: lifted(control)?,
-            reports,
+            reports: lifted(reports)?,
             report: Some(lifted(report)?),
             groups: Groups::default(),
             doors: Vec::new(),
