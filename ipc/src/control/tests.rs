@@ -249,7 +249,7 @@ fn replies() -> impl Strategy<Value = Reply> {
         }),
         Just(Reply::Done),
         any::<u32>().prop_map(|id| Reply::Found { name: ServiceId::new(id) }),
-        introductions().prop_map(Reply::Connected),
+        introductions().prop_map(|it| Reply::Connected(Box::new(it))),
         (any::<u64>(), names()).prop_map(|(next, name)| Reply::Kept { next, name }),
         introductions().prop_map(Reply::Incoming),
         (prop::collection::vec(entries(), 0..12), any::<u32>())
