@@ -102,7 +102,8 @@ fn launch_where_low_numbers_are_free() {
         drop(filled.drain(..free));
         let control = control.into();
         let runtime_dir = nursery.path();
-        let launch = Launch { service: &service, replica: 0, runtime_dir, control, log };
+        let key_file = None;
+        let launch = Launch { service: &service, replica: 0, runtime_dir, key_file, control, log };
         let mut process =
             kernel_services::process::launch(launch, |_, _| Ok(())).expect("launched");
         assert_eq!(end_of(&mut process), Exit::Code(0));

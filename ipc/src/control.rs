@@ -27,7 +27,10 @@ mod wire;
 use crate::{ServiceId, error::Status, layout::Geometry};
 pub use bond::{Bond, name_hash};
 pub use events::{BusNote, BusStep, SUBSCRIBER_SLEEPS, TOPIC_RELIABLE, TopicEntry, topics_fit};
-pub use groups::{Cause, Change, Group, MOST_CHANGES, MOST_MEMBERS};
+pub use groups::{
+    Cause, Change, FailoverPlan, FailoverStrategy, Failure, FailureKind, Group, HealthCheck,
+    MOST_CHANGES, MOST_MEMBERS, Standing,
+};
 use regions::{RegionReply, RegionRequest};
 pub use replies::{decode_reply, encode_reply};
 pub use requests::{decode_request, encode_request};
@@ -287,6 +290,35 @@ pub enum Request {
         /// 0, or the `next` of the page before.
         after: u64,
     },
+    /// A caller hears nothing of who serves a name. Never answered: the runtime finds out by itself.
+    Suspect {
+        /// Who serves on the caller's channel.
+        instance: ServiceId,
+        /// The low half of the epoch at which it says that it does.
+        mark: u32,
+    },
+    /// Asks whether somebody has failed. Answer: [`Reply::Failure`], when it is found out.
+    Detect {
+        /// The name, or an instance that serves it, stands by for it, or did.
+        service: ServiceId,
+    },
+    /// Says who is to serve a name, and when. Answer: [`Reply::Done`].
+    Configure(FailoverPlan),
+    /// Answers [`Reply::Probe`]: the instance's loop has come round, or its handlers run. Never
+    /// answered.
+    Pulse {
+        /// The instance.
+        instance: ServiceId,
+        /// Of the probe.
+        number: u32,
+        /// How long its handlers have run, in µs, by the warden's word; 0 of the loop itself.
+        busy_us: u64,
+    },
+    /// Asks how a name is configured, and how it stands. Answer: [`Reply::Standing`].
+    Standing {
+        /// The name, or an instance of it.
+        service: ServiceId,
+    },
     /// Something about shared regions.
     Region(RegionRequest),
     /// Asks about a topic of events. Answer: [`Reply::Topic`].
@@ -464,6 +496,17 @@ pub enum Reply {
         /// By ascending number.
         changes: Vec<Change>,
     },
+    /// Answer to `Detect`.
+    Failure(Failure),
+    /// Sent by itself: somebody hears nothing of this instance. Answer with `Pulse`.
+    Probe {
+        /// The instance.
+        instance: ServiceId,
+        /// Comes back in the answer.
+        number: u32,
+    },
+    /// Answer to `Standing`.
+    Standing(Standing),
     /// Something about shared regions.
     Region(RegionReply),
     /// Answer to `Topic`.

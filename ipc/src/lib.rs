@@ -83,6 +83,7 @@ pub use {
     bulk::{Loan, View},
     channel::Peer,
     client::{Burst, CallOptions, Client, Pending},
+    control::{FailoverPlan, FailoverStrategy, Failure, FailureKind, HealthCheck, Standing},
     features::{Features, features},
     fork::Birth,
     interrupt::Interrupter,

@@ -8,6 +8,7 @@ mod core;
 mod descriptors;
 mod dial;
 mod groups;
+mod health;
 mod inherited;
 mod keep;
 mod links;
@@ -29,7 +30,7 @@ use std::{
 
 use nix::sys::prctl;
 
-pub(crate) use self::{bus::BusWord, core::Core, links::Closing};
+pub(crate) use self::{bus::BusWord, core::Core, health::Probe, links::Closing};
 pub use rights::AuthToken;
 
 use crate::{

@@ -110,6 +110,7 @@ impl Warden<'_> {
                 Ok((0, Reply::Group(group))) => self.core.hear_group(&group),
                 Ok((0, Reply::Promote { instance, epoch })) => self.core.promote(instance, epoch),
                 Ok((0, Reply::Yield { instance })) => self.core.yield_name(instance),
+                Ok((0, Reply::Probe { instance, number })) => self.core.probed(instance, number),
                 Ok((0, Reply::Region(RegionReply::Ended { region, revoked }))) => {
                     self.core.region_ended(region, revoked);
                 }

@@ -37,6 +37,19 @@ impl Broker {
                 }
             }
             Request::History { after } => self.history(after),
+            Request::Suspect { instance, mark } => return self.suspect(to, instance, mark, turn),
+            Request::Pulse { instance, number, busy_us } => {
+                return self.pulse(to, instance, number, busy_us, turn);
+            }
+            Request::Detect { service } => match self.detect((to, sequence), service, turn) {
+                Ok(None) => return,
+                Ok(Some(reply)) => reply,
+                Err(status) => Reply::Refused(status),
+            },
+            Request::Configure(plan) => {
+                self.configure(to, plan, turn).unwrap_or_else(Reply::Refused)
+            }
+            Request::Standing { service } => self.standing(service).unwrap_or_else(Reply::Refused),
             Request::Discover { name } => match self.registry.discover(&name) {
                 Some(name) => Reply::Found { name },
                 None => Reply::Refused(Status::NOT_FOUND),

@@ -17,6 +17,7 @@ mod payloads;
 mod regions;
 mod rights;
 mod sockets;
+mod suspects;
 
 use crate::ids::{Ids, tests::Memory};
 
@@ -452,6 +453,9 @@ proptest! {
                     | Effect::Cut { .. }
                     | Effect::Keep(_)
                     | Effect::Examine { .. }
+                    | Effect::LookInto { .. }
+                    | Effect::Kill { .. }
+                    | Effect::Plan { .. }
                     | Effect::LetGo { .. } => {}
                     other @ (Effect::Note(_) | Effect::Issue { .. } | Effect::Check { .. }) => {
                         prop_assert!(false, "nobody asked for {other:?}");
