@@ -292,7 +292,7 @@ pub enum Request {
         /// 0, or the `next` of the page before.
         after: u64,
     },
-    /// A caller hears nothing of who serves a name. Never answered: the runtime finds out by itself.
+    /// A caller hears nothing of who serves a name. Never answered: the runtime looks for itself.
     Suspect {
         /// Who serves on the caller's channel.
         instance: ServiceId,
@@ -389,10 +389,10 @@ pub enum Reply {
     },
     /// Answer to `Connect`; carries the service's lane, the doorbell and, where the kernel has
     /// them, a pidfd of the service.
-    Connected(Introduction),
+    Connected(Box<Introduction>),
     /// Sent by itself to a service; carries the client's lane, the doorbell and, where the kernel
     /// has them, a pidfd of the client. Answer with `Accept`.
-    Incoming(Introduction),
+    Incoming(Box<Introduction>),
     /// Answer to `List`.
     Page {
         /// The entries, by ascending instance.

@@ -110,6 +110,8 @@ impl ClientState {
             ahead.group.as_ref().is_some_and(|group| supersedes(group, ahead.chosen_at, link))
         };
         if is_over && self.relay.on.load(Ordering::Relaxed) {
+            // Who died is known by that: the next in order need not have said that it serves.
+            link.channel.check_life();
             link.channel.end(Fate::Closed);
             link.wake_all();
             link.bereaved();
