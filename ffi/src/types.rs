@@ -187,7 +187,8 @@ pub struct Message {
 pub struct Config {
     /// sizeof(ipc_config_t): tells versions of this struct apart.
     pub size: u32,
-    /// IPC_EMBEDDED, IPC_NO_SPIN, IPC_BULK_VIEWS, IPC_ENCRYPT_ALWAYS, or'ed together.
+    /// IPC_EMBEDDED, IPC_NO_SPIN, IPC_BULK_VIEWS, IPC_ENCRYPT_ALWAYS,
+    /// IPC_NO_SHARED_MEMORY, or'ed together.
     pub flags: u32,
     /// Directory of the runtime. NULL: $IPC_RUNTIME_DIR, else $XDG_RUNTIME_DIR/ipc, else /run/ipc.
     pub runtime_dir: *const c_char,
@@ -236,6 +237,9 @@ pub const IPC_NO_SPIN: u32 = 2;
 pub const IPC_BULK_VIEWS: u32 = 8;
 /// Flag of ipc_config_t: refuse channels that are not encrypted. Not supported yet: IPC_ENOTSUP.
 pub const IPC_ENCRYPT_ALWAYS: u32 = 4;
+/// Flag of ipc_config_t: share no memory with other processes. All calls from and to this process
+/// go over sockets then, at a socket's cost. By default they do only where the kernel denies it.
+pub const IPC_NO_SHARED_MEMORY: u32 = 16;
 
 /// Flag of ipc_register_service_ex: repeating a call does no harm.
 pub const IPC_SERVICE_IDEMPOTENT: u32 = 1;

@@ -35,6 +35,8 @@ impl Link {
         if self.relay.set(Arc::downgrade(state)).is_ok() && !tx.retired {
             tx.kept = Some(Box::default());
         }
+        drop(tx);
+        self.set_interval(state.interval_ns());
     }
 
     /// Finds room to keep a message of so many bytes.
@@ -197,6 +199,7 @@ impl Link {
         let number = self.table.number() + 1;
         next.table.set_number(number);
         let _ = next.relay.set(Arc::downgrade(state));
+        next.set_interval(state.interval_ns());
         let mut to = next.channel.tx.claim();
         let mut kept = tx.kept.take().unwrap_or_default();
         kept.retain(|it| {
