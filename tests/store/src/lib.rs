@@ -1,5 +1,5 @@
-//! Accounts in `RocksDB`: each deposit and the record that it was made commit in one transaction, so
-//! that a deposit sent again, to this process or to its successor, is made once.
+//! Accounts in `RocksDB`: each deposit and the record that it was made commit in one transaction,
+//! so that a deposit sent again, to this process or to its successor, is made once.
 #![deny(missing_docs)]
 
 mod records;
