@@ -151,6 +151,15 @@ impl ClientState {
         advice.until_ns()
     }
 
+    /// Whether that instance is the one that serves, by the runtime's word.
+    pub(crate) fn is_told(&self, instance: ServiceId) -> bool {
+        let ahead = self.relay.lock();
+        ahead
+            .group
+            .as_ref()
+            .is_some_and(|group| group.served_at > 0 && group.members.first() == Some(&instance))
+    }
+
     /// Who serves has answered such a look.
     pub(crate) fn hear_pulse(&self, now: u64) {
         self.relay.detector().answered(now);
@@ -233,7 +242,8 @@ impl ClientState {
         }
     }
 
-    /// One of those opened ahead: who serves, or, where the one before died, the first in order.
+    /// One of those opened ahead: who serves, by its own word or else by the runtime's; or, where
+    /// the one before died, the first in order.
     fn pick(&self, current: &Link) -> Option<Arc<Link>> {
         let mut ahead = self.relay.lock();
         ahead.links.retain(|link| link.channel.check_life() == Fate::Open);
@@ -242,7 +252,10 @@ impl ClientState {
         // One that was passed over may not have heard of it.
         let serves = |mark: u32| mark != 0 && rule::whole(mark, known) >= known;
         let serves = links.iter().position(|link| serves(link.channel.peer_mark()));
-        let died = current.channel.fate() == Fate::Died;
+        let told = ahead.group.as_ref().filter(|group| group.served_at > 0);
+        let told = told.and_then(|group| group.members.first());
+        let told = || links.iter().position(|link| Some(&link.channel.introduction.dest) == told);
+        let died = current.channel.peer_life() == Life::Died;
         let place = |link: &Link| {
             let dest = link.channel.introduction.dest;
             let members = ahead.group.as_ref().map(|group| &group.members);
@@ -250,7 +263,7 @@ impl ClientState {
         };
         let rank = |index: &usize| place(&links[*index]).unwrap_or(usize::MAX);
         let first = || (0..links.len()).min_by_key(rank);
-        let chosen = serves.or_else(|| died.then(first).flatten())?;
+        let chosen = serves.or_else(told).or_else(|| died.then(first).flatten())?;
         Some(ahead.links.swap_remove(chosen))
     }
 
