@@ -13,10 +13,10 @@
 //! `sequence` is chosen by the node and repeated in the answer; it is 0 in what the runtime sends
 //! by itself. `status` is 0 except in [`Reply::Refused`].
 
-mod bond;
 pub mod closer;
 mod events;
 mod groups;
+mod introduction;
 pub mod packet;
 pub mod regions;
 mod replies;
@@ -25,12 +25,12 @@ mod traced;
 mod wire;
 
 use crate::{ServiceId, error::Status, layout::Geometry};
-pub use bond::{Bond, name_hash};
 pub use events::{BusNote, BusStep, SUBSCRIBER_SLEEPS, TOPIC_RELIABLE, TopicEntry, topics_fit};
 pub use groups::{
     Cause, Change, FailoverPlan, FailoverStrategy, Failure, FailureKind, Group, HealthCheck,
     MOST_CHANGES, MOST_MEMBERS, Standing,
 };
+pub use introduction::{Bond, Introduction, name_hash};
 use regions::{RegionReply, RegionRequest};
 pub use replies::{decode_reply, encode_reply};
 pub use requests::{decode_request, encode_request};
@@ -542,43 +542,6 @@ pub enum Reply {
         /// Pass it as `after` for the next page; 0 at the end.
         next: u32,
     },
-}
-
-/// Introduces one end of a channel to the other. The kernel proved every word of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Introduction {
-    /// Of the channel; never reused.
-    pub channel: u64,
-    /// High half of the first message id on it.
-    pub session: u32,
-    /// Zero of its deadlines: `CLOCK_MONOTONIC` in ns.
-    pub start_ns: u64,
-    /// Whether both ends use the asymmetric fence.
-    pub asymmetric: bool,
-    /// The other end: its instance, or its anonymous id.
-    pub peer: ServiceId,
-    /// The other end: the id of the name it serves, or 0.
-    pub peer_name: ServiceId,
-    /// The other end's process.
-    pub peer_pid: u32,
-    /// The other end's user.
-    pub peer_uid: u32,
-    /// The instance that serves on this channel.
-    pub dest: ServiceId,
-    /// The name of that instance.
-    pub dest_name: ServiceId,
-    /// Geometry of both lanes.
-    pub geometry: Geometry,
-    /// What the client may do: bits `1 << operation_type_t`.
-    pub permissions: u64,
-    /// Who opened it: its instance, or its anonymous id.
-    pub opener: ServiceId,
-    /// Whether a handshake comes first, and every frame after it is sealed.
-    pub encrypted: bool,
-    /// The other end's public key, as its node told the runtime; zeros where it has none.
-    pub peer_key: [u8; 32],
-    /// Whom it introduces, for the handshake.
-    pub bond: Bond,
 }
 
 /// Describes one registered instance.
