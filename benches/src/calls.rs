@@ -297,15 +297,17 @@ fn connects(setting: &Setting, bed: &Bed, ruler: &mut Ruler<'_>) -> io::Result<(
             latency_after(&setting.clock, setting.plan, before, once)
         })
     };
-    let ours = || Ok(bed.node.clone());
-    row("connect, plain", SERVICE, &ours)?;
-    row("connect, encrypted, IK", &name, &ours)?;
     let fresh = || {
         let config = config(bed.directory(), Spin::Always, Geometry::default());
         Node::connect(&config).map_err(io::Error::other)
     };
+    // One that has no channel open, which it would share.
+    let own = fresh()?;
+    let ours = || Ok(own.clone());
+    row("connect, plain", SERVICE, &ours)?;
+    row("connect, encrypted, IK", &name, &ours)?;
     row("connect, encrypted, XX", &name, &fresh)?;
-    let server = bed.node.server().map_err(io::Error::other)?;
+    let server = own.server().map_err(io::Error::other)?;
     server.register("known", 0).map_err(io::Error::other)?;
     row("connect, encrypted, KK", &name, &ours)
 }

@@ -13,10 +13,11 @@
 //! `sequence` is chosen by the node and repeated in the answer; it is 0 in what the runtime sends
 //! by itself. `status` is 0 except in [`Reply::Refused`].
 
+mod bond;
 pub mod closer;
+mod entry;
 mod events;
 mod groups;
-mod introduction;
 pub mod packet;
 pub mod regions;
 mod replies;
@@ -25,12 +26,13 @@ mod traced;
 mod wire;
 
 use crate::{ServiceId, error::Status, layout::Geometry};
+pub use bond::{Bond, name_hash};
+pub use entry::{Entry, page_fits};
 pub use events::{BusNote, BusStep, SUBSCRIBER_SLEEPS, TOPIC_RELIABLE, TopicEntry, topics_fit};
 pub use groups::{
     Cause, Change, FailoverPlan, FailoverStrategy, Failure, FailureKind, Group, HealthCheck,
     MOST_CHANGES, MOST_MEMBERS, Standing,
 };
-pub use introduction::{Bond, Introduction, name_hash};
 use regions::{RegionReply, RegionRequest};
 pub use replies::{decode_reply, encode_reply};
 pub use requests::{decode_request, encode_request};
@@ -290,7 +292,7 @@ pub enum Request {
         /// 0, or the `next` of the page before.
         after: u64,
     },
-    /// A caller hears nothing of who serves a name. Never answered: the runtime finds out by itself.
+    /// A caller hears nothing of who serves a name. Never answered: the runtime looks for itself.
     Suspect {
         /// Who serves on the caller's channel.
         instance: ServiceId,
@@ -544,47 +546,44 @@ pub enum Reply {
     },
 }
 
-/// Describes one registered instance.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Of the instance.
-    pub instance: ServiceId,
-    /// Of its name.
-    pub name_id: ServiceId,
-    /// Its process.
-    pub pid: u32,
-    /// Its user.
-    pub uid: u32,
-    /// Place among the replicas of the name: 0 serves, the others stand by.
-    pub rank: u32,
-    /// `SERVICE_*` bits.
-    pub flags: u32,
-    /// Channels introduced to it since it registered.
-    pub channels: u32,
-    /// Its name.
-    pub name: String,
-}
-
-/// Tells how many of the entries, from the first, fit into one packet.
-pub fn page_fits(entries: &[Entry]) -> usize {
-    let mut room = MAX_PACKET - HEAD - 8;
-    entries
-        .iter()
-        .take_while(|entry| {
-            let size = Entry::FIXED + entry.name.len();
-            let fits = size <= room;
-            room = room.saturating_sub(size);
-            fits
-        })
-        .count()
+/// Introduces one end of a channel to the other. The kernel proved every word of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Introduction {
+    /// Of the channel; never reused.
+    pub channel: u64,
+    /// High half of the first message id on it.
+    pub session: u32,
+    /// Zero of its deadlines: `CLOCK_MONOTONIC` in ns.
+    pub start_ns: u64,
+    /// Whether both ends use the asymmetric fence.
+    pub asymmetric: bool,
+    /// The other end: its instance, or its anonymous id.
+    pub peer: ServiceId,
+    /// The other end: the id of the name it serves, or 0.
+    pub peer_name: ServiceId,
+    /// The other end's process.
+    pub peer_pid: u32,
+    /// The other end's user.
+    pub peer_uid: u32,
+    /// The instance that serves on this channel.
+    pub dest: ServiceId,
+    /// The name of that instance.
+    pub dest_name: ServiceId,
+    /// Geometry of both lanes.
+    pub geometry: Geometry,
+    /// What the client may do: bits `1 << operation_type_t`.
+    pub permissions: u64,
+    /// Who opened it: its instance, or its anonymous id.
+    pub opener: ServiceId,
+    /// Whether a handshake comes first, and every frame after it is sealed.
+    pub encrypted: bool,
+    /// The other end's public key, as its node told the runtime; zeros where it has none.
+    pub peer_key: [u8; 32],
+    /// Whom it introduces, for the handshake.
+    pub bond: Bond,
 }
 
 const HEAD: usize = 12;
-
-impl Entry {
-    /// Bytes of an entry without those of its name.
-    const FIXED: usize = 7 * 4 + 2;
-}
 
 #[cfg(test)]
 mod tests;

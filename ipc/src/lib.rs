@@ -86,11 +86,11 @@ pub use {
     control::{FailoverPlan, FailoverStrategy, Failure, FailureKind, HealthCheck, Standing},
     features::{Features, features},
     fork::Birth,
-    interrupt::Interrupter,
+    interrupt::{Interrupter, StopSignals},
     link::Queued,
     node::{AuthToken, Config, Heir, KernelState, Node, runtime_dir},
     region::{Pages, Region, RegionAccess, RegionError, RegionOptions, RegionRef},
-    server::{Loop, Registration, Request, Retained, Server, in_handler},
+    server::{Loop, Registration, Request, Retained, Server, WaitHandler, in_handler},
     socket::{Listening, Transport},
     wait::spin::Spin,
 };

@@ -19,6 +19,7 @@ use crate::{
         rule,
     },
     frame::Label,
+    life::Life,
     link::{FOREVER, Limit, Link, Parcel},
     node::Core,
     server::Server,
@@ -32,6 +33,8 @@ const MOST_AHEAD: usize = 2;
 /// Attempts to find out who serves, when none that was opened ahead is of use, and between them.
 const ATTEMPTS: u32 = 40;
 const PAUSE: Duration = Duration::from_millis(5);
+/// How long the kernel may take to mark all lanes of one who died, while others use the processor.
+const MARKING: Duration = Duration::from_millis(20);
 
 /// What a client knows of those who serve its name.
 #[derive(Debug)]
@@ -105,11 +108,21 @@ impl ClientState {
 
     /// Leaves a channel to one in whose place another serves by now.
     fn review(&self, link: &Link) {
-        let is_over = {
+        let (is_over, is_gone) = {
             let ahead = self.relay.lock();
-            ahead.group.as_ref().is_some_and(|group| supersedes(group, ahead.chosen_at, link))
+            let group = ahead.group.as_ref();
+            let instance = link.channel.introduction.dest;
+            (
+                group.is_some_and(|group| supersedes(group, ahead.chosen_at, link)),
+                group.is_some_and(|group| !group.members.contains(&instance)),
+            )
         };
         if is_over && self.relay.on.load(Ordering::Relaxed) {
+            if is_gone {
+                await_mark(link);
+            }
+            // Who died is known by that: the next in order need not have said that it serves.
+            link.channel.check_life();
             link.channel.end(Fate::Closed);
             link.wake_all();
             link.bereaved();
@@ -136,6 +149,15 @@ impl ClientState {
             }
         }
         advice.until_ns()
+    }
+
+    /// Whether that instance is the one that serves, by the runtime's word.
+    pub(crate) fn is_told(&self, instance: ServiceId) -> bool {
+        let ahead = self.relay.lock();
+        ahead
+            .group
+            .as_ref()
+            .is_some_and(|group| group.served_at > 0 && group.members.first() == Some(&instance))
     }
 
     /// Who serves has answered such a look.
@@ -220,7 +242,8 @@ impl ClientState {
         }
     }
 
-    /// One of those opened ahead: who serves, or, where the one before died, the first in order.
+    /// One of those opened ahead: who serves, by its own word or else by the runtime's; or, where
+    /// the one before died, the first in order.
     fn pick(&self, current: &Link) -> Option<Arc<Link>> {
         let mut ahead = self.relay.lock();
         ahead.links.retain(|link| link.channel.check_life() == Fate::Open);
@@ -229,7 +252,10 @@ impl ClientState {
         // One that was passed over may not have heard of it.
         let serves = |mark: u32| mark != 0 && rule::whole(mark, known) >= known;
         let serves = links.iter().position(|link| serves(link.channel.peer_mark()));
-        let died = current.channel.fate() == Fate::Died;
+        let told = ahead.group.as_ref().filter(|group| group.served_at > 0);
+        let told = told.and_then(|group| group.members.first());
+        let told = || links.iter().position(|link| Some(&link.channel.introduction.dest) == told);
+        let died = current.channel.peer_life() == Life::Died;
         let place = |link: &Link| {
             let dest = link.channel.introduction.dest;
             let members = ahead.group.as_ref().map(|group| &group.members);
@@ -237,7 +263,7 @@ impl ClientState {
         };
         let rank = |index: &usize| place(&links[*index]).unwrap_or(usize::MAX);
         let first = || (0..links.len()).min_by_key(rank);
-        let chosen = serves.or_else(|| died.then(first).flatten())?;
+        let chosen = serves.or_else(told).or_else(|| died.then(first).flatten())?;
         Some(ahead.links.swap_remove(chosen))
     }
 
@@ -266,6 +292,16 @@ impl ClientState {
         // What was heard while it was opened was said of the one before.
         self.review(&next);
         next
+    }
+}
+
+/// Waits for the kernel to mark the end of one that is in its group no more. It marks lanes one
+/// after another, and wakes who watches each: the next may serve, and the runtime tell of it, before
+/// the last is marked. Until then it looks as if it lived, and might act on what it took.
+fn await_mark(link: &Link) {
+    let until = clock::now_ns() + MARKING.as_nanos() as u64;
+    while link.channel.peer_life() == Life::Alive && clock::now_ns() < until {
+        std::thread::sleep(MARKING / 100);
     }
 }
 

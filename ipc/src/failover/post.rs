@@ -59,12 +59,15 @@ impl Post {
                 return false;
             }
             self.epoch.store(0, Ordering::Release);
-            channels.iter().filter_map(Weak::upgrade).collect()
+            channels.iter().filter_map(Weak::upgrade).inspect(|it| it.hold()).collect()
         };
-        for it in channels {
-            it.withdraw();
+        channels.iter().for_each(|it| it.finish());
+        let _channels = self.lock();
+        let has_left = self.epoch() == 0;
+        if has_left {
+            channels.iter().for_each(|it| it.withdraw());
         }
-        true
+        has_left
     }
 
     /// Hears of the group in which it has this rank.

@@ -41,12 +41,17 @@ impl Incoming {
         }
     }
 
-    /// The instance serves no more. Returns when what was taken is handled.
-    pub(crate) fn withdraw(&self) {
+    /// The instance serves no more: nothing is taken from here on.
+    pub(crate) fn hold(&self) {
         self.epoch.store(0, Ordering::Relaxed);
         self.held.store(true, Ordering::Release);
+    }
+
+    /// Returns when what was taken is handled, or when the instance serves again.
+    pub(crate) fn finish(&self) {
         let until = clock::now_ns() + PATIENCE_NS;
         while self.channel.peer_mark() != 0
+            && self.held.load(Ordering::Acquire)
             && self.channel.fate() == Fate::Open
             && clock::now_ns() < until
         {
@@ -56,7 +61,10 @@ impl Incoming {
             self.summon();
             std::thread::sleep(Duration::from_micros(100));
         }
-        // From here on the client relies on it that nothing more is taken.
+    }
+
+    /// From here on the client relies on it that nothing more is taken.
+    pub(crate) fn withdraw(&self) {
         self.channel.set_mark(0);
     }
 
