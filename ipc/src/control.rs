@@ -24,7 +24,10 @@ mod traced;
 mod wire;
 
 use crate::{ServiceId, error::Status, layout::Geometry};
-pub use events::{BusNote, BusStep, SUBSCRIBER_SLEEPS, TOPIC_RELIABLE, TopicEntry, topics_fit};
+pub use events::{
+    BusNote, BusStep, Listener, MOST_LISTENERS, SUBSCRIBER_SLEEPS, TOPIC_RELIABLE, TopicEntry,
+    topics_fit,
+};
 pub use groups::{Cause, Change, Group, MOST_CHANGES, MOST_MEMBERS};
 use regions::{RegionReply, RegionRequest};
 pub use replies::{decode_reply, encode_reply};
@@ -309,6 +312,13 @@ pub enum Request {
         /// 0, or the `next` of the page before.
         after: u32,
     },
+    /// Lists who subscribes to a topic, a page at a time. Answer: [`Reply::Listeners`].
+    Listeners {
+        /// The topic.
+        topic: u32,
+        /// 0, or the `next` of the page before.
+        after: u32,
+    },
 }
 
 /// What the runtime answers, and what it says by itself.
@@ -471,6 +481,13 @@ pub enum Reply {
     Topics {
         /// The entries, by ascending number.
         entries: Vec<TopicEntry>,
+        /// Pass it as `after` for the next page; 0 at the end.
+        next: u32,
+    },
+    /// Answer to `Listeners`.
+    Listeners {
+        /// The nodes, by ascending id.
+        entries: Vec<Listener>,
         /// Pass it as `after` for the next page; 0 at the end.
         next: u32,
     },

@@ -43,7 +43,8 @@ pub fn encode_request(sequence: u32, request: &Request) -> Vec<u8> {
         | Request::Advertise { .. }
         | Request::Subscribe { .. }
         | Request::Bus(_)
-        | Request::Topics { .. } => events::encode_request(&mut out, request),
+        | Request::Topics { .. }
+        | Request::Listeners { .. } => events::encode_request(&mut out, request),
         Request::Command { text } => out.text(text),
         Request::Closed { channel } => out.u64(*channel),
         Request::Board { segment } => out.u32(*segment),
@@ -121,6 +122,7 @@ fn request_verb(request: &Request) -> u16 {
         Request::Kept { .. } => 61,
         Request::ConnectBySocket { .. } => 66,
         Request::SharesNoMemory => 67,
+        Request::Listeners { .. } => 68,
     }
 }
 
@@ -171,7 +173,7 @@ pub fn decode_request(bytes: &[u8]) -> Result<(u32, Request), Malformed> {
         51 => Request::Trigger { failed: input.id()?, backup: input.id()? },
         52 => Request::History { after: input.u64()? },
         45..=49 => Request::Region(RegionRequest::read(head.verb, &mut input)?),
-        40..=44 => events::decode_request(head.verb, &mut input)?,
+        40..=44 | 68 => events::decode_request(head.verb, &mut input)?,
         60 => Request::Keep { name: input.name()? },
         61 => Request::Kept { after: input.u64()? },
         66 => Request::ConnectBySocket { dest: input.id()? },
