@@ -223,6 +223,13 @@
 #define IPC_SERVICE_EXCLUSIVE 2
 
 /**
+ * Flag of ipc_register_service_ex: a call that comes again is answered as it was the first time,
+ * and not carried out, by a record that whoever serves next has as well. Callers send what was
+ * taken and not answered to the next, once the one before can do nothing more.
+ */
+#define IPC_SERVICE_DEDUP 4
+
+/**
  * Flag of ipc_create_shared_region_ex: huge pages, where the kernel has some to give.
  */
 #define IPC_REGION_HUGE_PAGES 1
@@ -368,6 +375,58 @@ typedef enum operation_type_t {
      */
     OP_ADMIN = 5,
 } operation_type_t;
+
+/**
+ * Who serves a name when who did does not any more.
+ */
+typedef enum failover_strategy_t {
+    /**
+     * The next in the order, by itself, the moment it sees all before it dead.
+     */
+    FAILOVER_HOT_STANDBY = 0,
+    /**
+     * The same, and the first of the order takes the name back when it is there again.
+     */
+    FAILOVER_PRIORITY = 1,
+    /**
+     * The next behind who served last, all round.
+     */
+    FAILOVER_ROUND_ROBIN = 2,
+    /**
+     * The one whose process serves the fewest channels.
+     */
+    FAILOVER_LEAST_LOADED = 3,
+    /**
+     * Nobody, until ipc_trigger_failover.
+     */
+    FAILOVER_MANUAL = 4,
+} failover_strategy_t;
+
+/**
+ * What ended an instance, or does not let it serve.
+ */
+typedef enum failure_kind_t {
+    /**
+     * Nothing: it serves, or stands by.
+     */
+    FAILURE_NONE = 0,
+    /**
+     * Its process died.
+     */
+    FAILURE_CRASHED = 1,
+    /**
+     * Its process lives, and does not answer.
+     */
+    FAILURE_HUNG = 2,
+    /**
+     * Its connection to ipcd was lost.
+     */
+    FAILURE_UNREACHABLE = 3,
+    /**
+     * It let go of the name in order.
+     */
+    FAILURE_STOPPED = 4,
+} failure_kind_t;
 
 /**
  * Configures ipc_init. Start from IPC_CONFIG_INIT, then set what shall differ; 0 and NULL mean
@@ -662,6 +721,90 @@ typedef void (*delivery_handler_t)(queue_id_t queue,
                                    void *user_data);
 
 /**
+ * When who serves a name is suspected; a member that is 0 is the default.
+ */
+typedef struct health_check_config_t {
+    /**
+     * A caller that has heard nothing for so long asks whether anybody is there: up to 60000.
+     * Default 10.
+     */
+    uint32_t interval_ms;
+    /**
+     * How long an answer to that may take: up to 60000. Default 5.
+     */
+    uint32_t timeout_ms;
+    /**
+     * So many answers missed one after another are a suspicion: up to 100. Default 3. One whose
+     * loop runs, and does not answer ipcd for timeout_ms times that, is passed over, too.
+     */
+    uint32_t failure_threshold;
+} health_check_config_t;
+
+/**
+ * Who is to serve a name, in which order, and when who does is passed over.
+ */
+typedef struct failover_config_t {
+    /**
+     * The instance that goes before the others; 0 for the order in which they came.
+     */
+    service_id_t primary;
+    /**
+     * Those that come behind it, in their order; NULL for none.
+     */
+    service_id_t *replicas;
+    /**
+     * How many these are: at most 63.
+     */
+    uint32_t replica_count;
+    /**
+     * Who is next.
+     */
+    enum failover_strategy_t strategy;
+    /**
+     * When who serves is suspected.
+     */
+    struct health_check_config_t health_check;
+} failover_config_t;
+
+/**
+ * What is known of an instance's failure.
+ */
+typedef struct failure_info_t {
+    /**
+     * Whether it has failed.
+     */
+    bool failed;
+    /**
+     * How.
+     */
+    enum failure_kind_t kind;
+    /**
+     * Which instance it is.
+     */
+    service_id_t instance;
+    /**
+     * The last epoch at which it served its name; 0 where it never did.
+     */
+    uint64_t epoch;
+    /**
+     * When ipcd knew of it: CLOCK_MONOTONIC in ns; 0 where it is well.
+     */
+    uint64_t detected_at_ns;
+    /**
+     * When ipcd last knew it to be well, in the same time.
+     */
+    uint64_t last_seen_ns;
+    /**
+     * With what its process ended; -1 where that is not known.
+     */
+    int32_t exit_status;
+    /**
+     * The signal that ended its process; 0 for none, or where that is not known.
+     */
+    int32_t signal;
+} failure_info_t;
+
+/**
  * A key of ipc_encrypt_message. Draw it from the system's random numbers.
  */
 typedef struct encryption_key_t {
@@ -842,10 +985,12 @@ int ipc_shutdown(void);
 int ipc_register_service(const char *service_name, service_id_t *id);
 
 /**
- * As ipc_register_service, with flags IPC_SERVICE_IDEMPOTENT and IPC_SERVICE_EXCLUSIVE, or'ed
- * together. An exclusive service is refused with IPC_EEXIST while anybody serves the name.
+ * As ipc_register_service, with flags IPC_SERVICE_IDEMPOTENT, IPC_SERVICE_DEDUP and
+ * IPC_SERVICE_EXCLUSIVE, or'ed together. An exclusive service is refused with IPC_EEXIST while anybody serves the name.
  */
-int ipc_register_service_ex(const char *service_name, uint32_t flags, service_id_t *id);
+int ipc_register_service_ex(const char *service_name,
+                            uint32_t flags,
+                            service_id_t *id);
 
 /**
  * Ends an instance of this process. Its channels close: callers get IPC_EPEERDIED, or IPC_EMAYBE
@@ -1336,6 +1481,47 @@ int ipc_queue_handle(queue_id_t queue, delivery_handler_t handler, void *user_da
  * IPC_ENOENT: no such open queue.
  */
 int ipc_queue_close(queue_id_t queue);
+
+/**
+ * Says who is to serve a name, in which order, and when who does is passed over. service is the
+ * name's id, or an instance's; config->primary and config->replicas are instances of it in their
+ * order, or 0 and NULL for the order in which they came; those that are not named come behind. A
+ * member of config->health_check that is 0 is the default: 10 ms, 5 ms, 3. It holds until it is
+ * said otherwise, beyond restarts of ipcd. If another one is the primary now the name changes hands,
+ * in order and without an error at any caller; this does not wait for it. Nothing is kept of
+ * config.
+ *
+ * IPC_EINVAL: a NULL, no such strategy, an interval or timeout over 60000, a threshold over 100,
+ * more than 63 replicas, or one twice. IPC_ENOENT: nobody serves the name, or an instance is not of
+ * it. IPC_EACCES: this process is no member of the group, and may give no orders. IPC_EEXIST: the
+ * node file says it. IPC_EQUOTA: too many names are configured. IPC_ENORUNTIME: ipcd is gone.
+ */
+int ipc_configure_failover(service_id_t service,
+                           struct failover_config_t *config);
+
+/**
+ * Finds out whether an instance has failed: ipcd looks at its process, and has its loop answer.
+ * service is a name's id, which stands for who serves it, or an instance's; one that is gone is
+ * remembered for a while. It is no failure to be busy in a handler, unless the node file says for
+ * how long that may last. Returns when it is known: for one that is silent, when its health check
+ * says so, or after a second where there is none.
+ *
+ * IPC_EINVAL: a NULL. IPC_ENOENT: nothing is known of it. IPC_EFULL: too many ask at a time.
+ * IPC_ENORUNTIME: ipcd is gone.
+ */
+int ipc_detect_service_failure(service_id_t service, struct failure_info_t *info);
+
+/**
+ * Has another instance serve a name, and returns when it does. failed_service is the name's id, or
+ * that of the instance which serves it; backup the instance that is to serve, 0 for the next in the
+ * order. Who serves finishes what it has taken, and stands by; no caller hears of it. One that does
+ * not let go within two seconds is passed over.
+ *
+ * IPC_ENOENT: nobody serves the name, or nobody stands by. IPC_EALREADY: that instance does not
+ * serve. IPC_EEXIST: it changes hands already. IPC_EACCES: this process is no member of the group,
+ * and may give no orders. IPC_EPEERDIED: the backup ended meanwhile. IPC_ENORUNTIME: ipcd is gone.
+ */
+int ipc_trigger_failover(service_id_t failed_service, service_id_t backup);
 
 /**
  * Puts msg->payload into an envelope that who has the key can open, anywhere and at any time:

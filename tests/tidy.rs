@@ -29,6 +29,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("benches", &["ipc", "ipc-build", "kernel-services"]),
     ("examples", &["ipc", "ipc-build"]),
     ("tests", &["ipc", "ipc-build", "ipc-queue", "kernel-services"]),
+    ("store", &["ipc", "tests"]),
 ];
 
 /// Services meet in messages only.
@@ -47,7 +48,7 @@ const UNSAFE_FILES: &[&str] = &[
     "ffi/src/call.rs",
     "ffi/src/envelope.rs",
     "ffi/src/event.rs",
-    "ffi/src/fork.rs",
+    "ffi/src/failover.rs",
     "ffi/src/info.rs",
     "ffi/src/loan.rs",
     "ffi/src/message.rs",
@@ -71,6 +72,7 @@ const UNSAFE_FILES: &[&str] = &[
     "ffi/src/types.rs",
     "fuzz/targets/exports/abi.rs",
     "fuzz/targets/exports/events.rs",
+    "fuzz/targets/exports/failover.rs",
     "fuzz/targets/exports/loans.rs",
     "fuzz/targets/exports/queues.rs",
     "fuzz/targets/exports/regions.rs",

@@ -13,9 +13,12 @@
 //! `sequence` is chosen by the node and repeated in the answer; it is 0 in what the runtime sends
 //! by itself. `status` is 0 except in [`Reply::Refused`].
 
+mod bond;
 pub mod closer;
+mod entry;
 mod events;
 mod groups;
+mod introduction;
 pub mod packet;
 pub mod regions;
 mod replies;
@@ -24,11 +27,17 @@ mod traced;
 mod wire;
 
 use crate::{ServiceId, error::Status, layout::Geometry};
+pub use bond::{Bond, name_hash};
+pub use entry::{Entry, page_fits};
 pub use events::{
     BusNote, BusStep, Listener, MOST_LISTENERS, SUBSCRIBER_SLEEPS, TOPIC_RELIABLE, TopicEntry,
     topics_fit,
 };
-pub use groups::{Cause, Change, Group, MOST_CHANGES, MOST_MEMBERS};
+pub use groups::{
+    Cause, Change, FailoverPlan, FailoverStrategy, Failure, FailureKind, Group, HealthCheck,
+    MOST_CHANGES, MOST_MEMBERS, Standing,
+};
+pub use introduction::Introduction;
 use regions::{RegionReply, RegionRequest};
 pub use replies::{decode_reply, encode_reply};
 pub use requests::{decode_request, encode_request};
@@ -63,6 +72,10 @@ pub type Ticket = [u8; TICKET_BYTES];
 pub const SERVICE_IDEMPOTENT: u32 = 1;
 /// Flag of [`Request::Register`]: no replicas; the name is refused while somebody serves it.
 pub const SERVICE_EXCLUSIVE: u32 = 2;
+/// Flag of [`Request::Register`]: calls that come again are answered as they were the first time,
+/// and not carried out, by the record of a [`Gate`](crate::once::Gate) or of a store
+/// ([`Transactional`](crate::once::Transactional)) that whoever serves next has as well.
+pub const SERVICE_DEDUP: u32 = 4;
 
 /// Says why bytes are no message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -208,6 +221,16 @@ pub enum Request {
         /// For so long.
         for_ms: u32,
     },
+    /// Has the beginnings of payloads be shown of traced requests to an instance, and to those
+    /// others of which it is allowed. Answer: [`Reply::Done`].
+    Payloads {
+        /// The instance.
+        instance: ServiceId,
+        /// Of each payload; 0 for no more of any.
+        bytes: u32,
+        /// For so long.
+        for_ms: u32,
+    },
     /// Hands memory over to be kept for this unit's next process; carries it. Without a descriptor:
     /// what is kept by that name is let go. Answer: [`Reply::Done`].
     Keep {
@@ -273,6 +296,35 @@ pub enum Request {
     History {
         /// 0, or the `next` of the page before.
         after: u64,
+    },
+    /// A caller hears nothing of who serves a name. Never answered: the runtime looks for itself.
+    Suspect {
+        /// Who serves on the caller's channel.
+        instance: ServiceId,
+        /// The low half of the epoch at which it says that it does.
+        mark: u32,
+    },
+    /// Asks whether somebody has failed. Answer: [`Reply::Failure`], when it is found out.
+    Detect {
+        /// The name, or an instance that serves it, stands by for it, or did.
+        service: ServiceId,
+    },
+    /// Says who is to serve a name, and when. Answer: [`Reply::Done`].
+    Configure(FailoverPlan),
+    /// Answers [`Reply::Probe`]: the instance's loop has come round, or its handlers run. Never
+    /// answered.
+    Pulse {
+        /// The instance.
+        instance: ServiceId,
+        /// Of the probe.
+        number: u32,
+        /// How long its handlers have run, in µs, by the warden's word; 0 of the loop itself.
+        busy_us: u64,
+    },
+    /// Asks how a name is configured, and how it stands. Answer: [`Reply::Standing`].
+    Standing {
+        /// The name, or an instance of it.
+        service: ServiceId,
     },
     /// Something about shared regions.
     Region(RegionRequest),
@@ -349,10 +401,10 @@ pub enum Reply {
     },
     /// Answer to `Connect`; carries the service's lane, the doorbell and, where the kernel has
     /// them, a pidfd of the service.
-    Connected(Introduction),
+    Connected(Box<Introduction>),
     /// Sent by itself to a service; carries the client's lane, the doorbell and, where the kernel
     /// has them, a pidfd of the client. Answer with `Accept`.
-    Incoming(Introduction),
+    Incoming(Box<Introduction>),
     /// Answer to `List`.
     Page {
         /// The entries, by ascending instance.
@@ -407,6 +459,15 @@ pub enum Reply {
         /// For so long.
         for_ms: u32,
     },
+    /// Sent by itself to a service: an operator asked by `Payloads`, with the same fields.
+    Payloads {
+        /// One of its instances.
+        instance: ServiceId,
+        /// Of each payload; 0 for no more of any.
+        bytes: u32,
+        /// For so long.
+        for_ms: u32,
+    },
     /// Sent by itself to both ends of a channel that is not allowed any more: they close it.
     Revoked {
         /// The channel.
@@ -449,6 +510,17 @@ pub enum Reply {
         /// By ascending number.
         changes: Vec<Change>,
     },
+    /// Answer to `Detect`.
+    Failure(Failure),
+    /// Sent by itself: somebody hears nothing of this instance. Answer with `Pulse`.
+    Probe {
+        /// The instance.
+        instance: ServiceId,
+        /// Comes back in the answer.
+        number: u32,
+    },
+    /// Answer to `Standing`.
+    Standing(Standing),
     /// Something about shared regions.
     Region(RegionReply),
     /// Answer to `Topic`.
@@ -493,82 +565,7 @@ pub enum Reply {
     },
 }
 
-/// Introduces one end of a channel to the other. The kernel proved every word of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Introduction {
-    /// Of the channel; never reused.
-    pub channel: u64,
-    /// High half of the first message id on it.
-    pub session: u32,
-    /// Zero of its deadlines: `CLOCK_MONOTONIC` in ns.
-    pub start_ns: u64,
-    /// Whether both ends use the asymmetric fence.
-    pub asymmetric: bool,
-    /// The other end: its instance, or its anonymous id.
-    pub peer: ServiceId,
-    /// The other end: the id of the name it serves, or 0.
-    pub peer_name: ServiceId,
-    /// The other end's process.
-    pub peer_pid: u32,
-    /// The other end's user.
-    pub peer_uid: u32,
-    /// The instance that serves on this channel.
-    pub dest: ServiceId,
-    /// The name of that instance.
-    pub dest_name: ServiceId,
-    /// Geometry of both lanes.
-    pub geometry: Geometry,
-    /// What the client may do: bits `1 << operation_type_t`.
-    pub permissions: u64,
-    /// Who opened it: its instance, or its anonymous id.
-    pub opener: ServiceId,
-    /// Whether a handshake comes first, and every frame after it is sealed.
-    pub encrypted: bool,
-    /// The other end's public key, as its node told the runtime; zeros where it has none.
-    pub peer_key: [u8; 32],
-}
-
-/// Describes one registered instance.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Of the instance.
-    pub instance: ServiceId,
-    /// Of its name.
-    pub name_id: ServiceId,
-    /// Its process.
-    pub pid: u32,
-    /// Its user.
-    pub uid: u32,
-    /// Place among the replicas of the name: 0 serves, the others stand by.
-    pub rank: u32,
-    /// `SERVICE_*` bits.
-    pub flags: u32,
-    /// Channels introduced to it since it registered.
-    pub channels: u32,
-    /// Its name.
-    pub name: String,
-}
-
-/// Tells how many of the entries, from the first, fit into one packet.
-pub fn page_fits(entries: &[Entry]) -> usize {
-    let mut room = MAX_PACKET - HEAD - 8;
-    entries
-        .iter()
-        .take_while(|entry| {
-            let size = Entry::FIXED + entry.name.len();
-            let fits = size <= room;
-            room = room.saturating_sub(size);
-            fits
-        })
-        .count()
-}
-
 const HEAD: usize = 12;
-
-impl Entry {
-    /// Bytes of an entry without those of its name.
-    const FIXED: usize = 7 * 4 + 2;
-}
 
 #[cfg(test)]
 mod tests;

@@ -38,7 +38,7 @@ use crate::{
     ServiceId,
     channel::{Channel, Fate},
     clock,
-    control::{self, Introduction, closer::PeerSocket},
+    control::{self, Bond, Introduction, closer::PeerSocket},
     error::{NodeError, Status},
     frame::Sender,
     lane,
@@ -267,6 +267,7 @@ fn by_path(
         // Nobody here tells the ends each other's keys.
         encrypted: false,
         peer_key: [0; 32],
+        bond: Bond::default(),
     }
 }
 

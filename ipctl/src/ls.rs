@@ -7,7 +7,7 @@ use std::fmt;
 use clap::Args;
 use ipc::{
     Config, Node,
-    control::{Entry, SERVICE_EXCLUSIVE, SERVICE_IDEMPOTENT},
+    control::{Entry, SERVICE_DEDUP, SERVICE_EXCLUSIVE, SERVICE_IDEMPOTENT},
 };
 use serde::Serialize;
 
@@ -100,7 +100,11 @@ impl Row {
 
 /// Names the bits; a bit that this version does not know is shown by its value.
 fn flags(bits: u32) -> Vec<String> {
-    let named = [(SERVICE_IDEMPOTENT, "idempotent"), (SERVICE_EXCLUSIVE, "exclusive")];
+    let named = [
+        (SERVICE_IDEMPOTENT, "idempotent"),
+        (SERVICE_EXCLUSIVE, "exclusive"),
+        (SERVICE_DEDUP, "dedup"),
+    ];
     let unknown = bits & !named.iter().fold(0, |all, (bit, _)| all | bit);
     let known = named.into_iter().filter(|(bit, _)| bits & bit != 0);
     let mut flags: Vec<String> = known.map(|(_, name)| name.to_owned()).collect();

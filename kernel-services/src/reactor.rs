@@ -42,6 +42,7 @@ use crate::{
     holders::Holders,
     notes::{Note, Notes},
     pidfd::{self, process_started},
+    plans::Plans,
     spans::{Open, heard},
     token::TokenKey,
 };
@@ -96,6 +97,8 @@ pub(crate) struct Ties {
     pub(crate) key: Arc<TokenKey>,
     /// Remembers who serves what.
     pub(crate) holders: Holders,
+    /// Remembers how names are configured.
+    pub(crate) plans: Plans,
 }
 
 #[derive(Debug)]
@@ -439,9 +442,22 @@ impl Reactor {
             Effect::Examine { instance, epoch, processes } => {
                 Some(Event::Examined { instance, epoch, dead: peer::ending(processes) })
             }
-            Effect::Issue { to, sequence, wanted, allowed, note } => {
+            Effect::LookInto { instance, processes } => {
+                Some(Event::LookedInto { instance, found: peer::sights(processes) })
+            }
+            Effect::Kill { token } => {
+                let pidfd = self.nodes.get(&token).and_then(|node| node.pidfd.as_ref());
+                // Fails where it is dead already.
+                let _ = pidfd.map(pidfd::kill);
+                None
+            }
+            Effect::Plan { name, plan } => {
+                self.ties.plans.keep(name, plan);
+                None
+            }
+            Effect::Issue { to, sequence, wanted, allowed, epoch, note } => {
                 self.note(*note);
-                let reply = tokens::issue(&self.ties.key, wanted, allowed);
+                let reply = tokens::issue(&self.ties.key, wanted, allowed, epoch);
                 self.reply(to, sequence, &reply)
             }
             Effect::Check { to, sequence, token, presenters, audience, allowed } => {

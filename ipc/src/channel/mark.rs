@@ -1,7 +1,7 @@
 //! What the ends of a channel say of themselves: where they stand, and whether they live.
 
 use super::Channel;
-use crate::{life::Life, sync::Ordering, wait::futex};
+use crate::{layout::Ring, life::Life, sync::Ordering, wait::futex};
 
 impl Channel {
     /// The word by which the peer says where it stands: see `Identity::mark`.
@@ -12,6 +12,20 @@ impl Channel {
     /// Says where this end stands.
     pub(crate) fn set_mark(&self, mark: u32) {
         self.own.header().identity.mark.store(mark, Ordering::Release);
+    }
+
+    /// Counts what was heard of the peer: frames that came of it, and those of ours that it took.
+    pub(crate) fn heard(&self) -> u64 {
+        let counts = [Ring::Urgent, Ring::Ordinary].map(|ring| {
+            let ours = self.own.header().taken(ring).load(Ordering::Relaxed);
+            ours.wrapping_add(self.taken_by_peer(ring))
+        });
+        counts[0].wrapping_add(counts[1])
+    }
+
+    /// Since when the frames that this end was sent are handled, in ns; 0 for not now.
+    pub(crate) fn busy_since(&self) -> u64 {
+        self.own.header().busy_since.load(Ordering::Relaxed)
     }
 
     /// How the peer's life word stands.

@@ -11,15 +11,20 @@ use crate::{
     ServiceId,
     channel::Fate,
     clock,
-    control::{Group, SERVICE_IDEMPOTENT},
+    control::{Group, HealthCheck},
     error::CallError,
-    failover::rule,
+    failover::{
+        detector::{Advice, Detector},
+        replay::Repeat,
+        rule,
+    },
     frame::Label,
+    life::Life,
     link::{FOREVER, Limit, Link, Parcel},
     node::Core,
     server::Server,
     socket::Transport,
-    sync::{AtomicBool, Ordering},
+    sync::{AtomicBool, AtomicU32, Ordering},
     table::{Outcome, Waiter},
 };
 
@@ -28,6 +33,8 @@ const MOST_AHEAD: usize = 2;
 /// Attempts to find out who serves, when none that was opened ahead is of use, and between them.
 const ATTEMPTS: u32 = 40;
 const PAUSE: Duration = Duration::from_millis(5);
+/// How long the kernel may take to mark all lanes of one who died, while others use the processor.
+const MARKING: Duration = Duration::from_millis(20);
 
 /// What a client knows of those who serve its name.
 #[derive(Debug)]
@@ -35,14 +42,18 @@ pub(crate) struct Relay {
     core: Weak<Core>,
     /// Whether the name has, or had, standbys.
     on: AtomicBool,
-    /// Whether what was taken may be sent again.
-    repeatable: AtomicBool,
+    /// What all members of the group registered with: whether what was taken may be sent again.
+    flags: AtomicU32,
     ahead: Mutex<Ahead>,
+    /// Watches over who serves, while somebody waits.
+    detector: Mutex<Detector>,
 }
 
 #[derive(Debug, Default)]
 struct Ahead {
     group: Option<Group>,
+    /// The epoch that was known to be served when the channel now was chosen.
+    chosen_at: u64,
     links: Vec<Arc<Link>>,
 }
 
@@ -51,9 +62,14 @@ impl Relay {
         Relay {
             core: Arc::downgrade(core),
             on: AtomicBool::new(false),
-            repeatable: AtomicBool::new(false),
+            flags: AtomicU32::new(0),
             ahead: Mutex::default(),
+            detector: Mutex::new(Detector::new(HealthCheck::default())),
         }
+    }
+
+    fn detector(&self) -> MutexGuard<'_, Detector> {
+        self.detector.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Ahead> {
@@ -67,8 +83,8 @@ impl ClientState {
     }
 
     /// Whether what the service had taken may be sent to the next.
-    pub(crate) fn is_repeatable(&self) -> bool {
-        self.relay.repeatable.load(Ordering::Relaxed)
+    pub(crate) fn repeat(&self) -> Repeat {
+        Repeat::of(self.relay.flags.load(Ordering::Relaxed))
     }
 
     /// Hears of the group that serves the name. Returns whether channels are to be opened ahead.
@@ -78,22 +94,75 @@ impl ClientState {
             // What is needed to go on elsewhere stands in memory that the two would share.
             return false;
         }
-        let known = {
-            let mut ahead = self.relay.lock();
-            let known = ahead.group.replace(group.clone());
-            known.map_or(0, |known| known.epoch)
-        };
-        let repeatable = group.flags & SERVICE_IDEMPOTENT != 0;
-        self.relay.repeatable.store(repeatable, Ordering::Relaxed);
+        self.relay.lock().group = Some(group.clone());
+        self.relay.flags.store(group.flags, Ordering::Relaxed);
+        self.relay.detector().adopt(group.health);
         if group.members.len() > 1 && !self.relay.on.swap(true, Ordering::AcqRel) {
             link.begin_relay(self);
+        } else if self.relay.on.load(Ordering::Relaxed) {
+            link.set_interval(self.interval_ns());
         }
-        if self.relay.on.load(Ordering::Relaxed) && supersedes(group, known, &link) {
+        self.review(&link);
+        self.wanted().is_some()
+    }
+
+    /// Leaves a channel to one in whose place another serves by now.
+    fn review(&self, link: &Link) {
+        let (is_over, is_gone) = {
+            let ahead = self.relay.lock();
+            let group = ahead.group.as_ref();
+            let instance = link.channel.introduction.dest;
+            (
+                group.is_some_and(|group| supersedes(group, ahead.chosen_at, link)),
+                group.is_some_and(|group| !group.members.contains(&instance)),
+            )
+        };
+        if is_over && self.relay.on.load(Ordering::Relaxed) {
+            if is_gone {
+                await_mark(link);
+            }
+            // Who died is known by that: the next in order need not have said that it serves.
+            link.channel.check_life();
             link.channel.end(Fate::Closed);
             link.wake_all();
             link.bereaved();
         }
-        self.wanted().is_some()
+    }
+
+    /// After how long who waits looks after who serves, in ns.
+    pub(crate) fn interval_ns(&self) -> u64 {
+        self.relay.detector().interval_ns()
+    }
+
+    /// Looks after who serves on a channel, at that epoch, for one who waits `(now, since)`. What
+    /// is to be done is done; returns when to look again.
+    pub(crate) fn look_after(&self, link: &Link, mark: u32, (now, since): (u64, u64)) -> u64 {
+        let advice = self.relay.detector().look(now, since, link.channel.heard());
+        match advice {
+            Advice::Wait(_) => {}
+            Advice::Ask(_) => link.ask(),
+            Advice::Suspect(_) => {
+                let instance = link.channel.introduction.dest;
+                if let Some(core) = self.relay.core.upgrade() {
+                    core.suspect(instance, mark);
+                }
+            }
+        }
+        advice.until_ns()
+    }
+
+    /// Whether that instance is the one that serves, by the runtime's word.
+    pub(crate) fn is_told(&self, instance: ServiceId) -> bool {
+        let ahead = self.relay.lock();
+        ahead
+            .group
+            .as_ref()
+            .is_some_and(|group| group.served_at > 0 && group.members.first() == Some(&instance))
+    }
+
+    /// Who serves has answered such a look.
+    pub(crate) fn hear_pulse(&self, now: u64) {
+        self.relay.detector().answered(now);
     }
 
     /// The next member of the group to which a channel is to be opened ahead.
@@ -104,7 +173,7 @@ impl ClientState {
         let current = self.link.load().channel.introduction.dest;
         let mut ahead = self.relay.lock();
         ahead.links.retain(|link| link.channel.check_life() == Fate::Open);
-        let Ahead { group, links } = &*ahead;
+        let Ahead { group, links, .. } = &*ahead;
         let standbys = group.iter().flat_map(|group| &group.members);
         let mut standbys = standbys.copied().filter(|id| *id != current).take(MOST_AHEAD);
         let is_open =
@@ -130,8 +199,14 @@ impl ClientState {
         if current.channel.check_life() == Fate::Open {
             return Some(current);
         }
+        let known = self.known();
         let next = self.pick(&current).or_else(|| self.open_named(&current, until))?;
-        Some(self.adopt(&current, next))
+        Some(self.adopt(&current, next, known))
+    }
+
+    /// The epoch that is known to be served.
+    fn known(&self) -> u64 {
+        self.relay.lock().group.as_ref().map_or(0, |group| group.served_at)
     }
 
     /// The same, where there is one already.
@@ -144,8 +219,9 @@ impl ClientState {
         if current.channel.check_life() == Fate::Open {
             return Some(current);
         }
+        let known = self.known();
         let next = self.pick(&current)?;
-        Some(self.adopt(&current, next))
+        Some(self.adopt(&current, next, known))
     }
 
     /// Has what went by a channel that ended go on elsewhere, and waits for nothing.
@@ -166,13 +242,20 @@ impl ClientState {
         }
     }
 
-    /// One of those opened ahead: who serves, or, where the one before died, the first in order.
+    /// One of those opened ahead: who serves, by its own word or else by the runtime's; or, where
+    /// the one before died, the first in order.
     fn pick(&self, current: &Link) -> Option<Arc<Link>> {
         let mut ahead = self.relay.lock();
         ahead.links.retain(|link| link.channel.check_life() == Fate::Open);
         let links = &ahead.links;
-        let serves = links.iter().position(|link| link.channel.peer_mark() != 0);
-        let died = current.channel.fate() == Fate::Died;
+        let known = ahead.group.as_ref().map_or(0, |group| group.served_at);
+        // One that was passed over may not have heard of it.
+        let serves = |mark: u32| mark != 0 && rule::whole(mark, known) >= known;
+        let serves = links.iter().position(|link| serves(link.channel.peer_mark()));
+        let told = ahead.group.as_ref().filter(|group| group.served_at > 0);
+        let told = told.and_then(|group| group.members.first());
+        let told = || links.iter().position(|link| Some(&link.channel.introduction.dest) == told);
+        let died = current.channel.peer_life() == Life::Died;
         let place = |link: &Link| {
             let dest = link.channel.introduction.dest;
             let members = ahead.group.as_ref().map(|group| &group.members);
@@ -180,7 +263,7 @@ impl ClientState {
         };
         let rank = |index: &usize| place(&links[*index]).unwrap_or(usize::MAX);
         let first = || (0..links.len()).min_by_key(rank);
-        let chosen = serves.or_else(|| died.then(first).flatten())?;
+        let chosen = serves.or_else(told).or_else(|| died.then(first).flatten())?;
         Some(ahead.links.swap_remove(chosen))
     }
 
@@ -197,26 +280,40 @@ impl ClientState {
         None
     }
 
-    fn adopt(self: &Arc<Self>, current: &Link, next: Arc<Link>) -> Arc<Link> {
+    fn adopt(self: &Arc<Self>, current: &Link, next: Arc<Link>, known: u64) -> Arc<Link> {
+        self.relay.detector().restart();
         current.hand_over(&next, self);
+        self.relay.lock().chosen_at = known;
         self.link.store(Arc::clone(&next));
         current.wake_all();
         if let Some(core) = self.relay.core.upgrade() {
             core.send_for(self);
         }
+        // What was heard while it was opened was said of the one before.
+        self.review(&next);
         next
     }
 }
 
-/// Whether another than who serves on this channel serves now. Only a change that is news counts:
-/// a standby that this client went to may be about to serve.
+/// Waits for the kernel to mark the end of one that is in its group no more. It marks lanes one
+/// after another, and wakes who watches each: the next may serve, and the runtime tell of it, before
+/// the last is marked. Until then it looks as if it lived, and might act on what it took.
+fn await_mark(link: &Link) {
+    let until = clock::now_ns() + MARKING.as_nanos() as u64;
+    while link.channel.peer_life() == Life::Alive && clock::now_ns() < until {
+        std::thread::sleep(MARKING / 100);
+    }
+}
+
+/// Whether another than who serves on this channel serves now. Only what was not known when it was
+/// chosen counts: a standby that this client went to may be about to serve.
 fn supersedes(group: &Group, known: u64, link: &Link) -> bool {
     let Some(first) = group.members.first() else { return false };
-    if *first == link.channel.introduction.dest || group.epoch <= known {
+    if *first == link.channel.introduction.dest || group.served_at <= known {
         return false;
     }
     let mark = link.channel.peer_mark();
-    mark == 0 || group.epoch > rule::whole(mark, group.epoch)
+    mark == 0 || group.served_at > rule::whole(mark, group.served_at)
 }
 
 impl Client {

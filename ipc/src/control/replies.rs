@@ -51,6 +51,11 @@ pub fn encode_reply(sequence: u32, reply: &Reply) -> Vec<u8> {
             out.u32(*segment);
             out.u64(*next);
         }
+        Reply::Payloads { instance, bytes, for_ms } => {
+            out.u32(instance.get());
+            out.u32(*bytes);
+            out.u32(*for_ms);
+        }
         Reply::Trace { instance, every_us, for_ms } => {
             out.u32(instance.get());
             out.u32(*every_us);
@@ -72,6 +77,12 @@ pub fn encode_reply(sequence: u32, reply: &Reply) -> Vec<u8> {
                 out.change(change);
             }
         }
+        Reply::Failure(failure) => out.failure(failure),
+        Reply::Probe { instance, number } => {
+            out.u32(instance.get());
+            out.u32(*number);
+        }
+        Reply::Standing(standing) => out.standing(standing),
         Reply::Region(reply) => reply.write(&mut out),
         Reply::Topic { .. }
         | Reply::Ring { .. }
@@ -110,6 +121,9 @@ fn reply_verb(reply: &Reply) -> u16 {
         Reply::Promote { .. } => 151,
         Reply::Yield { .. } => 152,
         Reply::Changes { .. } => 153,
+        Reply::Failure(_) => 154,
+        Reply::Probe { .. } => 155,
+        Reply::Standing(_) => 156,
         Reply::Region(reply) => reply.verb(),
         Reply::Topic { .. } => 140,
         Reply::Ring { .. } => 142,
@@ -117,6 +131,7 @@ fn reply_verb(reply: &Reply) -> u16 {
         Reply::Topics { .. } => 144,
         Reply::Listeners { .. } => 168,
         Reply::Kept { .. } => 160,
+        Reply::Payloads { .. } => 162,
     }
 }
 
@@ -133,8 +148,8 @@ pub fn decode_reply(bytes: &[u8]) -> Result<(u32, Reply), Malformed> {
         }
         103 => Reply::Done,
         104 => Reply::Found { name: input.id()? },
-        105 => Reply::Connected(input.introduction()?),
-        106 => Reply::Incoming(input.introduction()?),
+        105 => Reply::Connected(Box::new(input.introduction()?)),
+        106 => Reply::Incoming(Box::new(input.introduction()?)),
         107 => {
             let next = input.u32()?;
             let count = input.u32()? as usize;
@@ -176,9 +191,13 @@ pub fn decode_reply(bytes: &[u8]) -> Result<(u32, Reply), Malformed> {
             let changes = (0..count).map(|_| input.change()).collect::<Result<_, _>>()?;
             Reply::Changes { next, changes }
         }
+        154 => Reply::Failure(input.failure()?),
+        155 => Reply::Probe { instance: input.id()?, number: input.u32()? },
+        156 => Reply::Standing(input.standing()?),
         145..=148 => Reply::Region(RegionReply::read(head.verb, &mut input)?),
         140..=144 | 168 => events::decode_reply(head.verb, &mut input)?,
         160 => Reply::Kept { next: input.u64()?, name: input.name()? },
+        162 => Reply::Payloads { instance: input.id()?, bytes: input.u32()?, for_ms: input.u32()? },
         verb => return Err(Malformed::Verb(verb)),
     };
     if head.status != 0 && !matches!(reply, Reply::Refused(_)) {

@@ -56,6 +56,7 @@ impl Core {
         fds: Vec<Stranger>,
     ) -> Result<OwnedFd, NodeError> {
         let Descriptors { lane: peer, bell, pidfd } = Descriptors::of(fds, &self.closer)?;
+        self.check_introduction(&introduction, Sender::Server, None)?;
         if self.closer.is_crowded() {
             return Err(NodeError::Refused(Status::QUOTA));
         }
@@ -136,7 +137,9 @@ impl Core {
         entry: Entry,
         bell: PeerSocket,
     ) -> Result<Channel, NodeError> {
-        let greeting = greeting(&introduction, role, &self.key)?;
+        let has_met = self.known.has_met(&introduction);
+        let greeting =
+            greeting(&introduction, role, &self.key, has_met, self.config.rekey_records)?;
         Ok(Channel::new(Parts {
             introduction,
             role,

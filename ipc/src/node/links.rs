@@ -80,7 +80,7 @@ impl Core {
             error => error,
         })?;
         match reply {
-            Reply::Connected(introduction) => Ok((introduction, fds)),
+            Reply::Connected(introduction) => Ok((*introduction, fds)),
             reply => Err(refused(&reply)),
         }
     }
@@ -122,6 +122,7 @@ impl Core {
         if introduction.geometry != geometry {
             return Err(NodeError::Lane("its geometry is not the one asked for"));
         }
+        self.check_introduction(&introduction, Sender::Client, Some(dest))?;
         let Descriptors { lane: peer, bell, pidfd } = Descriptors::of(fds, &self.closer)?;
         let peer = lane::map_peer(peer.as_fd(), geometry)?;
         let channel = self.channel(introduction, Sender::Client, [own, peer], entry, bell)?;
@@ -130,6 +131,9 @@ impl Core {
         let end = End::Link(Arc::downgrade(&link));
         self.peers.watch(&self.epoll, introduction.peer_pid, pidfd, end);
         link.channel.greet()?;
+        if introduction.encrypted {
+            self.known.note_met(&introduction);
+        }
         Ok(link)
     }
 }

@@ -40,6 +40,7 @@ use crate::{
     fork::Birth,
     interrupt::Interrupter,
     link::{FOREVER, Link},
+    node::Probe,
     sync::{AtomicBool, AtomicU32, Ordering, pause},
     table::{Callback, Outcome},
     wait::{
@@ -57,6 +58,8 @@ const EAGER_POLLS: u32 = 1000;
 const LOOK_NS: u64 = 20_000;
 /// Between two searches for idle channels, in ns: arming them costs as much as 10 µs.
 const TEND_NS: u64 = 1_000_000;
+/// Questions of the runtime that wait to be answered.
+const PROBES: usize = 16;
 /// Events taken from epoll at a time.
 const EVENTS: usize = 64;
 
@@ -139,6 +142,8 @@ struct News {
     members: Vec<Member>,
     summoned: Vec<u32>,
     completions: VecDeque<Completion>,
+    /// Of the runtime, which the loop answers.
+    probes: Vec<Probe>,
 }
 
 struct Completion(Callback, Outcome);
@@ -201,6 +206,17 @@ impl Hub {
     /// Has the leader look at a channel.
     pub(crate) fn summon(&self, token: u32) {
         self.tell(|news| news.summoned.push(token));
+    }
+
+    /// Has the leader answer, when it comes round, a question whether it does.
+    pub(crate) fn probe(&self, probe: Probe) {
+        self.tell(|news| {
+            // Those before are not waited for any more.
+            if news.probes.len() >= PROBES {
+                news.probes.remove(0);
+            }
+            news.probes.push(probe);
+        });
     }
 
     /// Has a completion run.
@@ -428,11 +444,13 @@ impl Hub {
         if !self.has_news.load(Ordering::Acquire) {
             return false;
         }
-        let (members, summoned) = {
+        let News { members, summoned, probes, .. } = {
             let mut news = self.news();
             self.has_news.store(false, Ordering::SeqCst);
-            (std::mem::take(&mut news.members), std::mem::take(&mut news.summoned))
+            let completions = std::mem::take(&mut news.completions);
+            std::mem::replace(&mut *news, News { completions, ..News::default() })
         };
+        probes.into_iter().for_each(Probe::answer);
         for member in members {
             self.admit(lead, member);
         }
@@ -504,7 +522,10 @@ impl Hub {
             let is_over = match member.channel().check_life() {
                 Fate::Open => false,
                 // What it sent before it went counts.
-                Fate::Died | Fate::Closed => !member.is_ready() || member.channel().is_cut(),
+                Fate::Died | Fate::Closed => {
+                    member.judge_end();
+                    !member.is_ready() || member.channel().is_cut()
+                }
                 Fate::Poisoned(_) => true,
             };
             if is_over {

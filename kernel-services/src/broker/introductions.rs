@@ -8,7 +8,7 @@ use std::{
 
 use ipc::{
     Geometry, ServiceId, Status,
-    control::{BY_SOCKET, Introduction, Reply},
+    control::{BY_SOCKET, Bond, Introduction, Reply, name_hash},
 };
 
 use crate::security::What;
@@ -174,6 +174,9 @@ impl Broker {
             Way::Memory(..) => return Err(Status::INVALID),
             Way::Socket => (Geometry::of_sockets(), true),
         };
+        if self.is_turned_out(client) {
+            return Err(Status::STALE);
+        }
         let connects = self.introductions.connects.get(&client).copied().unwrap_or(0);
         if connects >= CONNECTS_PER_NODE {
             return Err(Status::QUOTA);
@@ -286,6 +289,13 @@ impl Broker {
             return Err(Status::NOT_SUPPORTED);
         }
         let (peer, peer_name) = self.registry.appearance(node);
+        let peer_text = self.registry.name_behind(peer_name).map_or("", |it| it);
+        let bond = Bond {
+            epoch: self.groups.epoch(dest_name),
+            is_known: peer_name != ServiceId::NONE || client.has_made_key(),
+            opener: name_hash(peer_text),
+            dest: name_hash(&name),
+        };
         let introduction = Introduction {
             channel,
             session: self.introductions.sessions.hash_one(channel) as u32,
@@ -302,6 +312,7 @@ impl Broker {
             opener: peer,
             encrypted,
             peer_key: client.key,
+            bond,
         };
         Ok(Pending { wanted, service, instance, introduction })
     }

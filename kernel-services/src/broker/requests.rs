@@ -27,16 +27,18 @@ impl Broker {
             Request::Unregister { instance } => {
                 return self.unregistration(to, node, sequence, instance, turn);
             }
-            Request::Promoted { instance, epoch } => {
-                return self.promoted(to, instance, epoch, turn);
-            }
-            Request::Trigger { failed, backup } => {
-                match self.trigger((to, sequence), failed, backup, turn) {
-                    Ok(()) => return,
-                    Err(status) => Reply::Refused(status),
-                }
-            }
-            Request::History { after } => self.history(after),
+            request @ (Request::Promoted { .. }
+            | Request::Trigger { .. }
+            | Request::History { .. }
+            | Request::Suspect { .. }
+            | Request::Pulse { .. }
+            | Request::Detect { .. }
+            | Request::Configure(_)
+            | Request::Standing { .. }) => match self.of_groups((to, sequence), request, turn) {
+                Ok(None) => return,
+                Ok(Some(reply)) => reply,
+                Err(status) => Reply::Refused(status),
+            },
             Request::Discover { name } => match self.registry.discover(&name) {
                 Some(name) => Reply::Found { name },
                 None => Reply::Refused(Status::NOT_FOUND),
@@ -77,7 +79,9 @@ impl Broker {
             }
             Request::Command { text } => {
                 let by = self.sessions.get(&to).map(|it| it.who.to_string()).unwrap_or_default();
-                let notice = Notice::Command { from: to, sequence, by, text };
+                // The reactor's thread is within it while the request is carried out.
+                let trace = ipc::trace::current();
+                let notice = Notice::Command { from: to, sequence, by, text, trace };
                 return turn.out.push(Effect::Tell(notice));
             }
             Request::Board { segment } => {
@@ -87,6 +91,9 @@ impl Broker {
             Request::Trace { instance, every_us, for_ms } => {
                 let order = Reply::Trace { instance, every_us, for_ms };
                 self.trace(to, instance, order, turn)
+            }
+            Request::Payloads { instance, bytes, for_ms } => {
+                self.show_payloads(to, instance, bytes, for_ms, turn)
             }
             Request::Keep { name } => self.keep_memory(to, name, carried, turn),
             Request::Kept { after } => return self.next_kept(to, sequence, after, turn),

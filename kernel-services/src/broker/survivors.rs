@@ -58,7 +58,7 @@ impl Survivors {
         let (client, server) = (ends.client?, ends.server?);
         let common = |it: &Introduction| {
             let Introduction { session, start_ns, dest, dest_name, geometry, .. } = *it;
-            let rest = (it.permissions, it.opener, it.encrypted);
+            let rest = (it.permissions, it.opener, it.encrypted, it.bond);
             (session, start_ns, dest, dest_name, geometry, rest)
         };
         let agree = common(&client.introduction) == common(&server.introduction);
@@ -150,7 +150,7 @@ impl Broker {
 mod tests {
     use ipc::{
         Geometry, ServiceId,
-        control::{Reply, Request},
+        control::{Bond, Reply, Request},
     };
 
     use super::*;
@@ -194,6 +194,7 @@ mod tests {
             opener: ServiceId::new(3),
             encrypted: false,
             peer_key: [0; 32],
+            bond: Bond::default(),
         };
         (broker, told)
     }

@@ -14,9 +14,11 @@ use super::{
 mod events;
 mod groups;
 mod kept;
+mod payloads;
 mod regions;
 mod rights;
 mod sockets;
+mod suspects;
 
 use crate::ids::{Ids, tests::Memory};
 
@@ -385,7 +387,7 @@ fn requests() -> impl Strategy<Value = Request> {
 fn operators_command_and_services_do_not() {
     let mut broker = broker().supervised();
     node(&mut broker, 1);
-    let unit = Unit { id: 1, service: "api".into(), pid: 2, uid: UID, start_time: 7 };
+    let unit = Unit { id: 1, service: "api".into(), pid: 2, uid: UID, start_time: 7, key: None };
     broker.step(comes(2, 2, UID, Some(unit)), 0);
     ask(&mut broker, 2, Request::Hello { asymmetric: true, encrypts: false, key: [0; 32] });
     let command = || Request::Command { text: "{}".to_owned() };
@@ -394,6 +396,7 @@ fn operators_command_and_services_do_not() {
         sequence: 7,
         by: "user 1000 (pid 1, executable unknown)".to_owned(),
         text: "{}".to_owned(),
+        trace: None,
     };
     assert_eq!(ask(&mut broker, 1, command()), [Effect::Tell(told)]);
     let reply = Reply::Refused(Status::ACCESS);
@@ -452,6 +455,9 @@ proptest! {
                     | Effect::Cut { .. }
                     | Effect::Keep(_)
                     | Effect::Examine { .. }
+                    | Effect::LookInto { .. }
+                    | Effect::Kill { .. }
+                    | Effect::Plan { .. }
                     | Effect::LetGo { .. } => {}
                     other @ (Effect::Note(_) | Effect::Issue { .. } | Effect::Check { .. }) => {
                         prop_assert!(false, "nobody asked for {other:?}");
@@ -533,13 +539,15 @@ fn what_is_no_board_ends_the_connection() {
 #[test]
 fn a_supervised_service_does_not_see_the_boards_of_others() {
     let mut broker = broker();
-    let unit = Unit { id: 1, service: "a".into(), pid: 9, uid: UID, start_time: 1 };
+    let unit = Unit { id: 1, service: "a".into(), pid: 9, uid: UID, start_time: 1, key: None };
     broker.step(comes(1, 9, UID, Some(unit)), 0);
     ask(&mut broker, 1, Request::Hello { asymmetric: true, encrypts: false, key: [0; 32] });
     let refused = [refusal(1, 7, Status::ACCESS)];
     assert_eq!(ask(&mut broker, 1, Request::Boards { after: 0 }), refused);
     let trace = Request::Trace { instance: ServiceId::new(1), every_us: 1, for_ms: 1 };
     assert_eq!(ask(&mut broker, 1, trace), refused);
+    let payloads = Request::Payloads { instance: ServiceId::new(1), bytes: 1, for_ms: 1 };
+    assert_eq!(ask(&mut broker, 1, payloads), refused);
     // Nor does another user's process.
     broker.step(comes(2, 9, UID + 1, None), 0);
     ask(&mut broker, 2, Request::Hello { asymmetric: true, encrypts: false, key: [0; 32] });

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
+use ipc::trace::Collector;
+
 use super::Fault;
 // A runtime without a node file has rights and quotas, too: they stand with what enforces them.
 pub use crate::{
@@ -26,6 +28,8 @@ pub struct Node {
     pub routes: Vec<Route>,
     /// Topics of events, in the order of the file.
     pub topics: Vec<Topic>,
+    /// Names that fail over otherwise than by default, in the order of the file.
+    pub failovers: Vec<Failover>,
     /// What a user's processes may hold together, beside what each service may.
     pub user_limits: Quota,
     /// Where logs stand. Relative, as the default `logs` is, it lies in the runtime directory; what
@@ -33,8 +37,19 @@ pub struct Node {
     pub log_directory: PathBuf,
     /// Where metrics are served; nowhere by default.
     pub metrics: Option<Listener>,
+    /// What may be seen of it beyond counts and times, and where it goes.
+    pub monitor: Monitor,
     /// What was allowed and yet looks wrong, to be shown to whoever wrote the file.
     pub warnings: Vec<Fault>,
+}
+
+/// What may be seen of a running node beyond counts and times.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Monitor {
+    /// Names whose traced requests may be shown with their payloads; none by default.
+    pub payloads: Vec<Object>,
+    /// Where ipcd sends spans of what it does; nowhere by default.
+    pub otlp: Option<Collector>,
 }
 
 /// Where ipcd listens for who reads metrics.
@@ -150,6 +165,19 @@ pub struct Watchdog {
     pub timeout: Duration,
     /// In a row.
     pub failures: u32,
+}
+
+/// Who serves a name in place of one that does not any more, and when one that does is passed over.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Failover {
+    /// The name.
+    pub name: String,
+    /// Services that provide it, the primary first; others that do come behind.
+    pub order: Vec<String>,
+    /// Who is next.
+    pub strategy: ipc::FailoverStrategy,
+    /// When who serves is suspected.
+    pub health: ipc::HealthCheck,
 }
 
 /// Services that share a fate.

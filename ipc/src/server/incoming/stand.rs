@@ -7,9 +7,10 @@ use std::{
 
 use super::{Handler, Incoming, Next, Yield, pop};
 use crate::{
-    channel::{Fate, Receive},
+    channel::{Fate, Receive, Taken},
     clock,
     failover::post::Post,
+    layout::Ring,
     sync::Ordering,
 };
 
@@ -40,12 +41,17 @@ impl Incoming {
         }
     }
 
-    /// The instance serves no more. Returns when what was taken is handled.
-    pub(crate) fn withdraw(&self) {
+    /// The instance serves no more: nothing is taken from here on.
+    pub(crate) fn hold(&self) {
         self.epoch.store(0, Ordering::Relaxed);
         self.held.store(true, Ordering::Release);
+    }
+
+    /// Returns when what was taken is handled, or when the instance serves again.
+    pub(crate) fn finish(&self) {
         let until = clock::now_ns() + PATIENCE_NS;
         while self.channel.peer_mark() != 0
+            && self.held.load(Ordering::Acquire)
             && self.channel.fate() == Fate::Open
             && clock::now_ns() < until
         {
@@ -55,7 +61,10 @@ impl Incoming {
             self.summon();
             std::thread::sleep(Duration::from_micros(100));
         }
-        // From here on the client relies on it that nothing more is taken.
+    }
+
+    /// From here on the client relies on it that nothing more is taken.
+    pub(crate) fn withdraw(&self) {
         self.channel.set_mark(0);
     }
 
@@ -87,6 +96,26 @@ impl Incoming {
             rx.is_new = false;
             if let Some(high) = self.channel.first_high() {
                 rx.begin_ids(high);
+            }
+        }
+    }
+
+    /// Makes the handshake of an encrypted channel that is opened ahead, and takes nothing else.
+    #[cold]
+    pub(super) fn greet_apart(&self, rx: &mut Receive) {
+        // No pattern has more messages of the client.
+        for _ in 0..2 {
+            if !rx.is_ready() || !self.channel.awaits_greeting() {
+                return;
+            }
+            let ring = if rx.urgent.is_ready() { Ring::Urgent } else { Ring::Ordinary };
+            let taken = rx.take(ring, self.channel.max_payload);
+            let greeted = match taken {
+                Ok(Some(Taken::Hello(message))) => self.channel.greeted(rx, &message),
+                other => other.map(drop),
+            };
+            if let Err(lie) = greeted {
+                self.channel.end(Fate::Poisoned(lie));
             }
         }
     }

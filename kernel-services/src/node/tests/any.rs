@@ -17,8 +17,9 @@ pub(super) fn node() -> impl Strategy<Value = Node> {
         (1..=u16::MAX).prop_map(Listener::Loopback),
         path().prop_map(Listener::Unix),
     ]);
-    let parts = (services, groups, vec(rule(), 0..4), topics(), quota(), path(), metrics);
-    parts.prop_map(|(drawn, group, rules, topics, user_limits, log_directory, metrics)| {
+    let seen = (metrics, monitor());
+    let parts = (services, groups, vec(rule(), 0..4), topics(), quota(), path(), seen);
+    parts.prop_map(|(drawn, group, rules, topics, user_limits, log_directory, seen)| {
         let mut services: Vec<Service> = Vec::new();
         for (index, (service, wanted)) in drawn.into_iter().enumerate() {
             let Some(mut service) = service else { continue };
@@ -37,7 +38,8 @@ pub(super) fn node() -> impl Strategy<Value = Node> {
             intensity: Intensity { restarts: restarts.into(), within },
         });
         let groups = groups.collect();
-        let (metrics, warnings) = (metrics, Vec::new());
+        let failovers = failovers(&services);
+        let ((metrics, monitor), warnings) = (seen, Vec::new());
         Node {
             services,
             groups,
@@ -45,12 +47,38 @@ pub(super) fn node() -> impl Strategy<Value = Node> {
             rule_lines: Vec::new(),
             routes: Vec::new(),
             topics,
+            failovers,
             user_limits,
             log_directory,
             metrics,
+            monitor,
             warnings,
         }
     })
+}
+
+fn monitor() -> impl Strategy<Value = Monitor> {
+    let names = select(vec!["api", "api*", "*"]).prop_map(|name| match name {
+        "*" => Object::Any,
+        name => Object::Name(name.to_owned()),
+    });
+    let otlp = option::of(select(vec!["http://127.0.0.1:4318", "http://[::1]:9/x"]));
+    (vec(names, 0..3), otlp).prop_map(|(payloads, otlp)| {
+        let otlp = otlp.map(|it| it.parse().expect("a collector"));
+        Monitor { payloads, otlp }
+    })
+}
+
+/// A failover for each second name that is provided.
+fn failovers(services: &[Service]) -> Vec<Failover> {
+    let provided = services.iter().flat_map(|it| it.provides.iter().map(move |name| (it, name)));
+    let each = provided.enumerate().step_by(2).map(|(index, (service, name))| Failover {
+        name: name.clone(),
+        order: vec![service.name.clone()],
+        strategy: ipc::FailoverStrategy::ALL[index % 5],
+        health: ipc::HealthCheck { busy_ms: index as u32, ..ipc::HealthCheck::default() },
+    });
+    each.collect()
 }
 
 fn topics() -> impl Strategy<Value = Vec<Topic>> {
@@ -220,6 +248,15 @@ pub(super) fn written(node: &Node) -> String {
         }
         None => {}
     }
+    let name = |object: &Object| match object {
+        Object::Name(name) => format!("name:{name}"),
+        _ => "any".to_owned(),
+    };
+    let payloads: Vec<String> = node.monitor.payloads.iter().map(name).collect();
+    put(&mut out, "monitor.payloads", &list(&payloads));
+    if let Some(collector) = &node.monitor.otlp {
+        put(&mut out, "monitor.otlp", &quoted(&collector.to_string()));
+    }
     for service in &node.services {
         write_service(&mut out, service);
     }
@@ -230,6 +267,18 @@ pub(super) fn written(node: &Node) -> String {
         let Intensity { restarts, within } = group.intensity;
         let within = time(within);
         put(&mut out, "intensity", &format!("{{ restarts = {restarts}, within = {within} }}"));
+    }
+    for failover in &node.failovers {
+        writeln!(out, "[failover.{}]", quoted(&failover.name)).expect(INTO_TEXT);
+        put(&mut out, "order", &list(&failover.order));
+        put(&mut out, "strategy", &quoted(failover.strategy.word()));
+        let ipc::HealthCheck { interval_ms, timeout_ms, threshold, busy_ms } = failover.health;
+        let busy = if busy_ms == 0 { String::new() } else { format!(", busy = '{busy_ms}ms'") };
+        let health = format!(
+            "{{ interval = '{interval_ms}ms', timeout = '{timeout_ms}ms', \
+             threshold = {threshold}{busy} }}"
+        );
+        put(&mut out, "health_check", &health);
     }
     for rule in &node.rules {
         write_rule(&mut out, rule);

@@ -82,9 +82,9 @@ fn tables_and_names() {
         ("servce.a = 1", &["1:1: unknown key \"servce\"; did you mean \"service\"?"]),
         (
             "zz = 1",
-            &["1:1: unknown key \"zz\"; a node file takes log_directory, metrics, service, \
-                 group, \
-             rule, route, topic, limits"],
+            &["1:1: unknown key \"zz\"; a node file takes log_directory, metrics, monitor, \
+                 service, group, \
+             failover, rule, route, topic, limits"],
         ),
         (
             "service = 1",
@@ -125,6 +125,30 @@ fn tables_and_names() {
             &["1:10: \"\" cannot name a service; names consist of a-z A-Z 0-9 - _ . and begin \
                  with \
              a letter or digit"],
+        ),
+        (
+            "[monitor]\npayloads = 'name:api'",
+            &["2:12: payloads takes a list, not a string; write payloads = [\"name:NAME\"]"],
+        ),
+        (
+            "[monitor]\npayloads = ['runtime', 'api']\npayload = []",
+            &[
+                "2:13: the runtime itself has no payloads; write \"name:NAME\", \
+                 \"name:PREFIX*\" or \"any\"",
+                "2:24: \"api\" is nothing to have rights on; write \"any\", \"name:NAME\", \
+                 \"name:PREFIX*\" or \"runtime\"",
+                "3:1: unknown key \"payload\"; did you mean \"payloads\"?",
+            ],
+        ),
+        (
+            "[monitor]\notlp = '127.0.0.1:4318'",
+            &["2:8: spans cannot be sent to \"127.0.0.1:4318\"; write \"http://HOST:PORT\", such \
+                 as \"http://127.0.0.1:4318\""],
+        ),
+        (
+            "[monitor]\notlp = 'https://a'",
+            &["2:8: libipc does not encrypt what it sends to collectors: run one on this \
+                 machine; write \"http://HOST:PORT\", such as \"http://127.0.0.1:4318\""],
         ),
         (
             "metrics = 'here'",
@@ -508,6 +532,41 @@ fn what_is_allowed_and_yet_looks_wrong_is_a_warning() {
 #[test]
 fn the_name_of_the_file_is_as_it_was_given() {
     assert_eq!(wrong("x = 1")[0].file, FILE);
+}
+
+#[test]
+fn a_failover_is_of_a_name_and_its_order_of_those_who_provide_it() {
+    expect(&[
+        (
+            "[failover.x]\nstrategy = 'hot'\nhealth_check = { interval = '2min', tries = 1 }",
+            &[
+                "2:12: strategy cannot be \"hot\"; it can be hot_standby, priority, round_robin, \
+                 least_loaded, manual",
+                "3:29: interval is 120000ms; it takes 1ms to 60000ms",
+                "3:37: unknown key \"tries\"; health_check takes interval, timeout, threshold, busy",
+            ],
+        ),
+        (
+            "[service.a]\nexecutable = 'a'\nprovides = ['x']\n[service.b]\nexecutable = 'b'\n\
+             [failover.x]\norder = ['b', 'a', 'a']",
+            &[
+                "7:10: \"b\" does not provide \"x\"; services that do are a",
+                "7:20: \"a\" is in the order twice; leave one of them out",
+            ],
+        ),
+        (
+            "[failover.x]\norder = ['b']",
+            &["2:10: \"b\" does not provide \"x\"; no service does: processes that are not \
+               supervised stand behind each other as they come"],
+        ),
+        (
+            "[failover.\"\"]",
+            &[
+                "1:11: \"\" cannot be served: it is empty; give 1 to 255 bytes; write the name of a \
+               service as its callers know it",
+            ],
+        ),
+    ]);
 }
 
 #[test]
