@@ -60,8 +60,8 @@ Columns:
   RING         bytes of each publisher's ring
   RETAINED     whether the last events stay when their publisher is gone
 
-What each subscriber has missed it knows itself, since publishers do not know of their subscribers. It
-tells the runtime, ten times a second at most: see ipctl events subscribers.
+What each subscriber has missed it knows itself, since publishers do not know of their subscribers.
+It tells the runtime, ten times a second at most: see ipctl events subscribers.
 
 Examples:
   ipctl events
