@@ -217,12 +217,7 @@ impl Core {
         connection: Connection,
     ) -> Result<(), NodeError> {
         let Connection { socket, node } = connection;
-        if !self.config.share_memory {
-            // A fresh socket has room.
-            let told = encode_request(0, &Request::SharesNoMemory);
-            packet::send(socket.as_fd(), &told, &[])
-                .map_err(NodeError::system("send to the runtime"))?;
-        }
+        self.tell_what_it_shares(&socket)?;
         let level = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
         self.epoll
             .add(&socket, EpollEvent::new(level, TOKEN_SOCKET))
@@ -436,10 +431,7 @@ impl Core {
             // The answer came in this very moment.
             return ticket.take();
         }
-        if matches!(
-            request,
-            Request::Wait { .. } | Request::Connect { .. } | Request::ConnectBySocket { .. }
-        ) {
+        if request.may_be_forgotten() {
             let _ = self.post(0, &Request::Forget { request: sequence }, &[]);
         }
         Err(given_up)
