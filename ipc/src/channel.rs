@@ -1,6 +1,7 @@
 //! A channel: two lanes, one each way, and everything that both of its ends do alike.
 
 mod mark;
+pub(crate) use mark::GONE;
 mod receive;
 mod sealed;
 mod transmit;

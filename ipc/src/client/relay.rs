@@ -13,8 +13,9 @@ use crate::{
     clock,
     control::{Group, SERVICE_IDEMPOTENT},
     error::CallError,
-    failover::rule,
+    failover::course,
     frame::Label,
+    life::Life,
     link::{FOREVER, Limit, Link, Parcel},
     node::Core,
     server::Server,
@@ -43,6 +44,29 @@ pub(crate) struct Relay {
 struct Ahead {
     group: Option<Group>,
     links: Vec<Arc<Link>>,
+    /// Members of the group that the kernel says are dead.
+    dead: Vec<ServiceId>,
+}
+
+impl Ahead {
+    /// Lets go of the channels that have ended.
+    fn sort_out(&mut self) {
+        for link in std::mem::take(&mut self.links) {
+            if link.channel.check_life() == Fate::Open {
+                self.links.push(link);
+            } else {
+                self.bury(&link);
+            }
+        }
+    }
+
+    /// Notes whose lane it is that the kernel marked, if it did.
+    fn bury(&mut self, link: &Link) {
+        let instance = link.channel.introduction.dest;
+        if link.channel.peer_life() == Life::Died && !self.dead.contains(&instance) {
+            self.dead.push(instance);
+        }
+    }
 }
 
 impl Relay {
@@ -61,8 +85,15 @@ impl Relay {
 }
 
 impl ClientState {
-    pub(crate) fn dest(&self) -> ServiceId {
-        self.dest
+    /// Whether this group serves what the client calls.
+    pub(crate) fn is_of(&self, group: &Group) -> bool {
+        let link = self.link.load();
+        let introduction = &link.channel.introduction;
+        // Who is called by its own id is called wherever it stands.
+        self.dest == group.name
+            || introduction.dest != self.dest
+                && (introduction.dest_name == group.name
+                    || group.members.contains(&introduction.dest))
     }
 
     /// Whether what the service had taken may be sent to the next.
@@ -73,22 +104,33 @@ impl ClientState {
     /// Hears of the group that serves the name. Returns whether channels are to be opened ahead.
     pub(crate) fn hear(self: &Arc<Self>, group: &Group) -> bool {
         let link = self.link.load_full();
-        let known = {
+        let dead = {
             let mut ahead = self.relay.lock();
-            let known = ahead.group.replace(group.clone());
-            known.map_or(0, |known| known.epoch)
+            ahead.dead.retain(|id| group.members.contains(id));
+            ahead.group = Some(group.clone());
+            ahead.dead.clone()
         };
         let repeatable = group.flags & SERVICE_IDEMPOTENT != 0;
         self.relay.repeatable.store(repeatable, Ordering::Relaxed);
         if group.members.len() > 1 && !self.relay.on.swap(true, Ordering::AcqRel) {
             link.begin_relay(self);
         }
-        if self.relay.on.load(Ordering::Relaxed) && supersedes(group, known, &link) {
-            link.channel.end(Fate::Closed);
-            link.wake_all();
-            link.bereaved();
+        if self.relay.on.load(Ordering::Relaxed)
+            && course::supersedes(
+                group,
+                |id| dead.contains(&id),
+                link.channel.introduction.dest,
+                link.channel.peer_mark(),
+            )
+        {
+            link.supersede();
         }
         self.wanted().is_some()
+    }
+
+    /// What was told of the group may not be so any more.
+    pub(crate) fn forget_group(&self) {
+        self.relay.lock().group = None;
     }
 
     /// The next member of the group to which a channel is to be opened ahead.
@@ -98,8 +140,8 @@ impl ClientState {
         }
         let current = self.link.load().channel.introduction.dest;
         let mut ahead = self.relay.lock();
-        ahead.links.retain(|link| link.channel.check_life() == Fate::Open);
-        let Ahead { group, links } = &*ahead;
+        ahead.sort_out();
+        let Ahead { group, links, .. } = &*ahead;
         let standbys = group.iter().flat_map(|group| &group.members);
         let mut standbys = standbys.copied().filter(|id| *id != current).take(MOST_AHEAD);
         let is_open =
@@ -161,21 +203,14 @@ impl ClientState {
         }
     }
 
-    /// One of those opened ahead: who serves, or, where the one before died, the first in order.
+    /// One of those opened ahead: who serves, or who is next to.
     fn pick(&self, current: &Link) -> Option<Arc<Link>> {
         let mut ahead = self.relay.lock();
-        ahead.links.retain(|link| link.channel.check_life() == Fate::Open);
-        let links = &ahead.links;
-        let serves = links.iter().position(|link| link.channel.peer_mark() != 0);
-        let died = current.channel.fate() == Fate::Died;
-        let place = |link: &Link| {
-            let dest = link.channel.introduction.dest;
-            let members = ahead.group.as_ref().map(|group| &group.members);
-            members.and_then(|members| members.iter().position(|id| *id == dest))
-        };
-        let rank = |index: &usize| place(&links[*index]).unwrap_or(usize::MAX);
-        let first = || (0..links.len()).min_by_key(rank);
-        let chosen = serves.or_else(|| died.then(first).flatten())?;
+        ahead.bury(current);
+        ahead.sort_out();
+        let open = ahead.links.iter().map(|link| &link.channel);
+        let open = open.map(|channel| (channel.introduction.dest, channel.peer_mark()));
+        let chosen = course::next(ahead.group.as_ref()?, |id| ahead.dead.contains(&id), open)?;
         Some(ahead.links.swap_remove(chosen))
     }
 
@@ -184,7 +219,15 @@ impl ClientState {
         let core = self.relay.core.upgrade()?;
         for _ in 0..ATTEMPTS {
             match core.open_beside(self.dest, current) {
-                Ok(link) => return Some(link),
+                Ok(link) => {
+                    let introduction = &link.channel.introduction;
+                    core.outdate_groups(introduction.dest, introduction.dest_name);
+                    let mut ahead = self.relay.lock();
+                    ahead.group =
+                        ahead.group.take().filter(|it| it.members.contains(&introduction.dest));
+                    drop(ahead);
+                    return Some(link);
+                }
                 Err(_) if clock::now_ns() < until => std::thread::sleep(PAUSE),
                 Err(_) => return None,
             }
@@ -197,21 +240,12 @@ impl ClientState {
         self.link.store(Arc::clone(&next));
         current.wake_all();
         if let Some(core) = self.relay.core.upgrade() {
+            // The name may have another id since the runtime began once more.
+            core.introduce(self);
             core.send_for(self);
         }
         next
     }
-}
-
-/// Whether another than who serves on this channel serves now. Only a change that is news counts:
-/// a standby that this client went to may be about to serve.
-fn supersedes(group: &Group, known: u64, link: &Link) -> bool {
-    let Some(first) = group.members.first() else { return false };
-    if *first == link.channel.introduction.dest || group.epoch <= known {
-        return false;
-    }
-    let mark = link.channel.peer_mark();
-    mark == 0 || group.epoch > rule::whole(mark, group.epoch)
 }
 
 impl Client {

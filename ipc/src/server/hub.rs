@@ -503,8 +503,11 @@ impl Hub {
             let Some(member) = lead.member(token) else { continue };
             let is_over = match member.channel().check_life() {
                 Fate::Open => false,
-                // What it sent before it went counts.
-                Fate::Died | Fate::Closed => !member.is_ready() || member.channel().is_cut(),
+                // What it sent before it went counts, unless it went to another.
+                Fate::Died | Fate::Closed => {
+                    let has_left = matches!(member, Member::Incoming(it) if it.has_left());
+                    has_left || !member.is_ready() || member.channel().is_cut()
+                }
                 Fate::Poisoned(_) => true,
             };
             if is_over {

@@ -154,6 +154,10 @@ impl Broker {
             }
             state.hand = None;
         }
+        if let Some(serving) = before {
+            // One that returns is put where it was by age, which may be before who serves now.
+            self.registry.put_first(serving);
+        }
         let Some(first) = members.first().copied() else { return };
         if before.is_none() && turn.now_ns >= self.unsettled_until_ns(name) {
             self.give_name(name, left, first, (cause, 0), turn);
@@ -223,7 +227,10 @@ impl Broker {
         let instances = group.members.iter().filter_map(|id| self.registry.instance(*id));
         let mut to: BTreeSet<Token> =
             instances.filter_map(|it| self.tokens.get(&it.node)).copied().collect();
-        if let Some(text) = self.registry.name_behind(name) {
+        // While nobody is known to serve, the first may be anybody: callers stay where they are.
+        if state.serving.is_some()
+            && let Some(text) = self.registry.name_behind(name)
+        {
             let callers = self.channels.all().filter(|(_, it)| it.name == *text);
             to.extend(callers.map(|(_, it)| it.client));
         }
@@ -239,6 +246,7 @@ impl Broker {
         let name = self.registry.instance(instance).map(|it| it.name);
         if let Some(group) = name.and_then(|name| self.group(name))
             && group.members.len() > 1
+            && self.is_served(group.name)
         {
             turn.out.push(Effect::Send { to, sequence: 0, reply: Reply::Group(group) });
         }
@@ -271,6 +279,10 @@ impl Broker {
         if epoch == 0 {
             if state.hand.as_ref().is_some_and(|hand| hand.from == instance) {
                 self.pass_hand(name, Cause::Triggered, turn);
+            } else if state.serving == Some(instance) {
+                // It let go for one that is gone by now: it takes the name up again.
+                self.give_name(name, Some(instance), instance, (Cause::Triggered, 0), turn);
+                self.tell_group(name, turn);
             }
         } else if state.serving == Some(instance) {
             state.epoch = state.epoch.max(epoch);
