@@ -100,6 +100,11 @@ impl Member {
         format!("{process}: {life:?} {instance} epoch {epoch} leaves {is_leaving} {standing:?}")
     }
 
+    /// The epoch at which it took what it works on.
+    pub(super) fn works_at(&self) -> u64 {
+        self.at_work.as_ref().map_or(self.epoch, |work| work.epoch)
+    }
+
     pub(super) fn is_registered(&self) -> bool {
         self.instance != ServiceId::NONE
     }

@@ -109,7 +109,7 @@ impl World {
     fn have_member_act(&mut self) {
         let index = self.chance.below(self.members.len());
         // The log of who served before, at whatever epoch that was.
-        let epoch = self.members[index].epoch;
+        let epoch = self.members[index].works_at();
         let before = self.members.iter().filter_map(|it| it.log.as_ref());
         let before = before.filter(|log| log.epoch < epoch).max_by_key(|log| log.epoch);
         let predecessor = before.map(|log| log.words.clone());
