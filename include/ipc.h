@@ -207,6 +207,12 @@
 #define IPC_ENCRYPT_ALWAYS 4
 
 /**
+ * Flag of ipc_config_t: share no memory with other processes. All calls from and to this process
+ * go over sockets then, at a socket's cost. By default they do only where the kernel denies it.
+ */
+#define IPC_NO_SHARED_MEMORY 16
+
+/**
  * Flag of ipc_register_service_ex: repeating a call does no harm.
  */
 #define IPC_SERVICE_IDEMPOTENT 1
@@ -215,6 +221,13 @@
  * Flag of ipc_register_service_ex: nobody else may serve the name at the same time.
  */
 #define IPC_SERVICE_EXCLUSIVE 2
+
+/**
+ * Flag of ipc_register_service_ex: a call that comes again is answered as it was the first time,
+ * and not carried out, by a record that whoever serves next has as well. Callers send what was
+ * taken and not answered to the next, once the one before can do nothing more.
+ */
+#define IPC_SERVICE_DEDUP 4
 
 /**
  * Flag of ipc_create_shared_region_ex: huge pages, where the kernel has some to give.
@@ -270,6 +283,16 @@
  * Third part: changes with corrections.
  */
 #define IPC_VERSION_PATCH 0
+
+/**
+ * In routing_info_t and ipc_transport: memory that both ends share.
+ */
+#define IPC_TRANSPORT_SHARED_MEMORY 0
+
+/**
+ * The same: a Unix socket.
+ */
+#define IPC_TRANSPORT_SOCKET 1
 
 /**
  * Says what a message is.
@@ -363,7 +386,8 @@ typedef struct ipc_config_t {
      */
     uint32_t size;
     /**
-     * IPC_EMBEDDED, IPC_NO_SPIN, IPC_BULK_VIEWS, IPC_ENCRYPT_ALWAYS, or'ed together.
+     * IPC_EMBEDDED, IPC_NO_SPIN, IPC_BULK_VIEWS, IPC_ENCRYPT_ALWAYS,
+     * IPC_NO_SHARED_MEMORY, or'ed together.
      */
     uint32_t flags;
     /**
@@ -805,10 +829,12 @@ int ipc_shutdown(void);
 int ipc_register_service(const char *service_name, service_id_t *id);
 
 /**
- * As ipc_register_service, with flags IPC_SERVICE_IDEMPOTENT and IPC_SERVICE_EXCLUSIVE, or'ed
- * together. An exclusive service is refused with IPC_EEXIST while anybody serves the name.
+ * As ipc_register_service, with flags IPC_SERVICE_IDEMPOTENT, IPC_SERVICE_DEDUP and
+ * IPC_SERVICE_EXCLUSIVE, or'ed together. An exclusive service is refused with IPC_EEXIST while anybody serves the name.
  */
-int ipc_register_service_ex(const char *service_name, uint32_t flags, service_id_t *id);
+int ipc_register_service_ex(const char *service_name,
+                            uint32_t flags,
+                            service_id_t *id);
 
 /**
  * Ends an instance of this process. Its channels close: callers get IPC_EPEERDIED, or IPC_EMAYBE
@@ -1403,6 +1429,39 @@ int ipc_last_os_error(void);
  * and stays.
  */
 const char *ipc_version(void);
+
+/**
+ * Serves by a socket, too, for callers that reach no runtime or cannot share memory: they connect
+ * by the address unix:///path. path is absolute, of at most 107 bytes; "unix://" may stand before
+ * it. What comes by it goes to the handler of ipc_receive_async like any other message; its
+ * source_service_id is an id that this process alone knows, and that is never used again.
+ * Processes of this user, and root's, may connect; security.service_uid says which. The socket is
+ * there until ipc_unlisten or the last ipc_shutdown.
+ *
+ * IPC_EINVAL: a NULL, or no such path. IPC_EEXIST: somebody listens there, this process perhaps;
+ * or it is a file that is no socket. IPC_EACCES: its directory is missing, or not yours.
+ * IPC_EQUOTA: 64 paths already, or no descriptors are left. IPC_ESYS.
+ */
+int ipc_listen(const char *path);
+
+/**
+ * Listens on a path no more, and removes it. The channels that came by it close.
+ *
+ * IPC_EINVAL: as for ipc_listen. IPC_ENOENT: this process does not listen there.
+ */
+int ipc_unlisten(const char *path);
+
+/**
+ * Says by what calls to a service go: sets *transport to IPC_TRANSPORT_SHARED_MEMORY or
+ * IPC_TRANSPORT_SOCKET. Opens a channel to it where there is none. It is a socket where this
+ * process or the service cannot share memory, or was told not to (IPC_NO_SHARED_MEMORY), and
+ * where dest is the id of a path. After the service was restarted it may be the other.
+ *
+ * IPC_EINVAL: a NULL, or dest is 0. IPC_ENOENT: nobody serves it. IPC_EPEERDIED: nobody does any
+ * more. IPC_EACCES: the rules do not allow it. IPC_ENOTSUP: neither can be, since the route
+ * has to be encrypted, which no socket is. IPC_ETIMEDOUT: the service does not answer.
+ */
+int ipc_transport(service_id_t dest, uint32_t *transport);
 
 #ifdef __cplusplus
 }  // extern "C"

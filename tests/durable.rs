@@ -75,7 +75,9 @@ fn a_service_of_another_user_comes_back() {
         let mode = entry.metadata().expect("it is there").mode();
         let of_others = mode & (libc::S_IRWXG | libc::S_IRWXO);
         let ours = entry.file_name() == "node.toml";
-        assert!(ours || of_others == 0, "{entry:?} is open to others: {mode:o}");
+        // Its user finds its key in there, and sees no other.
+        let passable = entry.file_name() == "keys" && of_others == 0o11;
+        assert!(ours || passable || of_others == 0, "{entry:?} is open to others: {mode:o}");
     }
     // Who was not started here is turned away.
     let stranger = Command::new("setpriv")
@@ -89,4 +91,6 @@ fn a_service_of_another_user_comes_back() {
     assert!(!stranger.status.success() && said.contains("a node: "), "{said}");
     assert_eq!(ipcd.stop().0.code(), Some(0));
     assert!(!door.exists());
+    let key = fs::metadata(world.directory().join("keys/echo#1.key")).expect("it was made");
+    assert_eq!((key.uid(), key.mode() & 0o7777), (nobody, 0o600), "its user's alone");
 }

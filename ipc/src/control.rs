@@ -13,6 +13,7 @@
 //! `sequence` is chosen by the node and repeated in the answer; it is 0 in what the runtime sends
 //! by itself. `status` is 0 except in [`Reply::Refused`].
 
+mod bond;
 pub mod closer;
 mod events;
 mod groups;
@@ -24,8 +25,12 @@ mod traced;
 mod wire;
 
 use crate::{ServiceId, error::Status, layout::Geometry};
+pub use bond::{Bond, name_hash};
 pub use events::{BusNote, BusStep, SUBSCRIBER_SLEEPS, TOPIC_RELIABLE, TopicEntry, topics_fit};
-pub use groups::{Cause, Change, Group, MOST_CHANGES, MOST_MEMBERS};
+pub use groups::{
+    Cause, Change, FailoverPlan, FailoverStrategy, Failure, FailureKind, Group, HealthCheck,
+    MOST_CHANGES, MOST_MEMBERS, Standing,
+};
 use regions::{RegionReply, RegionRequest};
 pub use replies::{decode_reply, encode_reply};
 pub use requests::{decode_request, encode_request};
@@ -44,6 +49,9 @@ pub const MAX_NAME: usize = 255;
 /// Longest [`Request::Command`], in bytes.
 pub const MAX_COMMAND: usize = 4000;
 
+/// The highest bit of a channel's id: it goes over a socket, not by shared memory.
+pub const BY_SOCKET: u64 = 1 << 63;
+
 /// Bytes of a [`Ticket`].
 pub const TICKET_BYTES: usize = 32;
 /// Bytes of a token: `auth_token_t`, as `docs/security.md` draws it.
@@ -57,6 +65,10 @@ pub type Ticket = [u8; TICKET_BYTES];
 pub const SERVICE_IDEMPOTENT: u32 = 1;
 /// Flag of [`Request::Register`]: no replicas; the name is refused while somebody serves it.
 pub const SERVICE_EXCLUSIVE: u32 = 2;
+/// Flag of [`Request::Register`]: calls that come again are answered as they were the first time,
+/// and not carried out, by the record of a [`Gate`](crate::once::Gate) or of a store
+/// ([`Transactional`](crate::once::Transactional)) that whoever serves next has as well.
+pub const SERVICE_DEDUP: u32 = 4;
 
 /// Says why bytes are no message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -150,8 +162,15 @@ pub enum Request {
         /// Of the lane that travels with it; the service makes its own alike.
         geometry: Geometry,
     },
-    /// The service's answer to [`Reply::Incoming`]; carries its lane when `status` is success.
-    /// Never answered.
+    /// Opens a channel over a socket, for who cannot share memory. Answer: [`Reply::Connected`].
+    ConnectBySocket {
+        /// Name id or instance id.
+        dest: ServiceId,
+    },
+    /// What this node serves can be reached over sockets only. Never answered.
+    SharesNoMemory,
+    /// The service's answer to [`Reply::Incoming`]; carries its lane when `status` is success, and
+    /// the channel goes by shared memory. Never answered.
     Accept {
         /// The channel offered.
         channel: u64,
@@ -192,6 +211,16 @@ pub enum Request {
         instance: ServiceId,
         /// At most one each so many µs.
         every_us: u32,
+        /// For so long.
+        for_ms: u32,
+    },
+    /// Has the beginnings of payloads be shown of traced requests to an instance, and to those
+    /// others of which it is allowed. Answer: [`Reply::Done`].
+    Payloads {
+        /// The instance.
+        instance: ServiceId,
+        /// Of each payload; 0 for no more of any.
+        bytes: u32,
         /// For so long.
         for_ms: u32,
     },
@@ -260,6 +289,35 @@ pub enum Request {
     History {
         /// 0, or the `next` of the page before.
         after: u64,
+    },
+    /// A caller hears nothing of who serves a name. Never answered: the runtime finds out by itself.
+    Suspect {
+        /// Who serves on the caller's channel.
+        instance: ServiceId,
+        /// The low half of the epoch at which it says that it does.
+        mark: u32,
+    },
+    /// Asks whether somebody has failed. Answer: [`Reply::Failure`], when it is found out.
+    Detect {
+        /// The name, or an instance that serves it, stands by for it, or did.
+        service: ServiceId,
+    },
+    /// Says who is to serve a name, and when. Answer: [`Reply::Done`].
+    Configure(FailoverPlan),
+    /// Answers [`Reply::Probe`]: the instance's loop has come round, or its handlers run. Never
+    /// answered.
+    Pulse {
+        /// The instance.
+        instance: ServiceId,
+        /// Of the probe.
+        number: u32,
+        /// How long its handlers have run, in µs, by the warden's word; 0 of the loop itself.
+        busy_us: u64,
+    },
+    /// Asks how a name is configured, and how it stands. Answer: [`Reply::Standing`].
+    Standing {
+        /// The name, or an instance of it.
+        service: ServiceId,
     },
     /// Something about shared regions.
     Region(RegionRequest),
@@ -387,6 +445,15 @@ pub enum Reply {
         /// For so long.
         for_ms: u32,
     },
+    /// Sent by itself to a service: an operator asked by `Payloads`, with the same fields.
+    Payloads {
+        /// One of its instances.
+        instance: ServiceId,
+        /// Of each payload; 0 for no more of any.
+        bytes: u32,
+        /// For so long.
+        for_ms: u32,
+    },
     /// Sent by itself to both ends of a channel that is not allowed any more: they close it.
     Revoked {
         /// The channel.
@@ -429,6 +496,17 @@ pub enum Reply {
         /// By ascending number.
         changes: Vec<Change>,
     },
+    /// Answer to `Detect`.
+    Failure(Failure),
+    /// Sent by itself: somebody hears nothing of this instance. Answer with `Pulse`.
+    Probe {
+        /// The instance.
+        instance: ServiceId,
+        /// Comes back in the answer.
+        number: u32,
+    },
+    /// Answer to `Standing`.
+    Standing(Standing),
     /// Something about shared regions.
     Region(RegionReply),
     /// Answer to `Topic`.
@@ -499,6 +577,8 @@ pub struct Introduction {
     pub encrypted: bool,
     /// The other end's public key, as its node told the runtime; zeros where it has none.
     pub peer_key: [u8; 32],
+    /// Whom it introduces, for the handshake.
+    pub bond: Bond,
 }
 
 /// Describes one registered instance.

@@ -2,6 +2,7 @@
 //! what was sent to the one before.
 
 pub(crate) mod course;
+pub(crate) mod detector;
 pub(crate) mod kept;
 pub(crate) mod post;
 pub(crate) mod replay;

@@ -79,11 +79,15 @@ pub use lane::LaneFacts;
 pub use layout::Geometry;
 #[cfg(not(loom))]
 pub use {
-    board::{Board, BoardView, EndStats, Histogram, Role, SessionStats, Span, SpanKind, Stats},
+    board::{
+        Board, BoardView, EndStats, Histogram, Payload, Role, SessionStats, Span, SpanKind, Stats,
+    },
     bulk::{Loan, View},
     channel::Peer,
     client::{Burst, CallOptions, Client, Pending},
+    control::{FailoverPlan, FailoverStrategy, Failure, FailureKind, HealthCheck, Standing},
     features::{Features, features},
+    fork::Birth,
     interrupt::Interrupter,
     link::Queued,
     node::{AuthToken, Config, Heir, KernelState, Node, runtime_dir},

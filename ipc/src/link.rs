@@ -6,6 +6,7 @@
 
 mod callbacks;
 mod line;
+mod pulse;
 mod relay;
 mod traced;
 mod wait;
@@ -151,6 +152,8 @@ pub(crate) struct Link {
     relay: OnceLock<Weak<ClientState>>,
     /// Whether another one has.
     retired: AtomicBool,
+    /// After how long who waits looks after who serves, in ns; `FOREVER` where it does not.
+    interval_ns: AtomicU64,
     _closing: Closing,
 }
 
@@ -165,6 +168,8 @@ struct Calls {
     callbacks: AtomicU32,
     /// The earliest time at which one of those expires; may be too early, never too late.
     next_expiry: AtomicU64,
+    /// When the loop looks after who serves, for those.
+    look_at: AtomicU64,
     /// Calls that wait for a slot or for room, and whether there are any.
     lines: Mutex<Lines>,
     is_lined: AtomicBool,
@@ -184,6 +189,7 @@ impl Link {
             issued: AtomicU64::new(0),
             callbacks: AtomicU32::new(0),
             next_expiry: AtomicU64::new(FOREVER),
+            look_at: AtomicU64::new(FOREVER),
             lines: Mutex::default(),
             is_lined: AtomicBool::new(false),
             hub: OnceLock::new(),
@@ -207,6 +213,7 @@ impl Link {
             token: AtomicU32::new(u32::MAX),
             relay: OnceLock::new(),
             retired: AtomicBool::new(false),
+            interval_ns: AtomicU64::new(FOREVER),
             _closing: closing,
         }
     }
@@ -308,6 +315,9 @@ impl Link {
         let is_callback = matches!(waiter, Waiter::Callback(_));
         let is_kept = !matches!(waiter, Waiter::Thread);
         let mut tx = self.channel.tx.claim();
+        if is_kept && tx.kept.is_some() {
+            self.reserve(&mut tx, payload.len())?;
+        }
         let id =
             self.take_slot(&mut tx, waiter, limit).map_err(|_| self.dropped(CallError::Full))?;
         let slot = self.table.slot(id as u32);
@@ -321,6 +331,9 @@ impl Link {
                 tx.count(label, payload);
                 if is_kept && tx.kept.is_some() {
                     tx.keep(&self.table, (label.with_id(id as u32), id), limit, payload);
+                    if is_callback {
+                        self.have_looked_after();
+                    }
                 }
                 drop(tx);
                 self.channel.after_push();
@@ -379,6 +392,9 @@ impl Link {
     #[inline(always)]
     fn send_one_way(&self, label: Label, payload: &[u8], limit: Limit) -> Result<u64, CallError> {
         let mut tx = self.channel.tx.claim();
+        if tx.kept.is_some() {
+            self.reserve(&mut tx, payload.len())?;
+        }
         let id = tx.one_way_id();
         let labelled = label.with_id(id as u32);
         self.send_frames(&mut tx, labelled, payload, limit)?;

@@ -1,5 +1,6 @@
 //! A process's place in the runtime: finds services, opens channels, serves names.
 
+mod acquaintances;
 mod admit;
 mod boards;
 mod bus;
@@ -7,6 +8,7 @@ mod core;
 mod descriptors;
 mod dial;
 mod groups;
+mod health;
 mod inherited;
 mod keep;
 mod links;
@@ -28,7 +30,7 @@ use std::{
 
 use nix::sys::prctl;
 
-pub(crate) use self::{bus::BusWord, core::Core, links::Closing};
+pub(crate) use self::{bus::BusWord, core::Core, health::Probe, links::Closing};
 pub use rights::AuthToken;
 
 use crate::{
@@ -66,6 +68,9 @@ pub struct Config {
     /// routes of the node file say. Default: they decide. What `ipcd` itself opens, to ping, is
     /// plain in any case.
     pub encrypt: bool,
+    /// Whether this node may share memory with others. Default: true; where the kernel then denies
+    /// it, channels go over sockets by themselves. Where it is false, all of them do.
+    pub share_memory: bool,
     /// Starts the runtime in this process when nobody else runs it any more. By default nobody:
     /// the node waits for the runtime to come back.
     pub heir: Option<Heir>,
@@ -99,6 +104,7 @@ impl Default for Config {
             outstanding: 256,
             key_file: None,
             encrypt: false,
+            share_memory: true,
             heir: None,
         }
     }
@@ -229,8 +235,10 @@ impl Node {
             Address::Name(name) => name,
             Address::Unix(path) => return self.shared.core.look_at(&path),
         };
-        let request = Request::Discover { name };
-        found(&self.shared.core.request(&request, &[], Some(PATIENCE))?.0)
+        let request = Request::Discover { name: name.clone() };
+        let id = found(&self.shared.core.request(&request, &[], Some(PATIENCE))?.0)?;
+        self.shared.core.known.note_name(id, &name);
+        Ok(id)
     }
 
     /// Waits until somebody serves a name (`None`: for ever), and gives its id. An address may
@@ -248,8 +256,10 @@ impl Node {
             Address::Name(name) => name,
             Address::Unix(path) => return self.shared.core.wait_at(&path, timeout),
         };
-        let request = Request::Wait { name };
-        found(&self.shared.core.request(&request, &[], timeout)?.0)
+        let request = Request::Wait { name: name.clone() };
+        let id = found(&self.shared.core.request(&request, &[], timeout)?.0)?;
+        self.shared.core.known.note_name(id, &name);
+        Ok(id)
     }
 
     /// Lists what is registered, by instance.

@@ -14,7 +14,7 @@ use crate::{
     failover::{
         course,
         kept::{Kept, Left, Payload, Sent},
-        replay::{self, Before, Reached, Verdict},
+        replay::{self, Before, Reached, Repeat, Verdict},
         standing::{Standing, Watched},
     },
     frame::{Kind, Label},
@@ -97,8 +97,8 @@ pub struct Ended {
     pub taken: [u64; 2],
     /// Whether the service may take more of them.
     pub lives: bool,
-    /// Whether the service may be asked twice.
-    pub repeatable: bool,
+    /// What the service registered with: whether it may be asked twice.
+    pub flags: u32,
 }
 
 impl Ended {
@@ -121,7 +121,7 @@ pub enum Fortune {
 /// Decides about a request whose last frame has this position in its ring, if all of it was sent.
 pub fn judge(urgent: bool, position: Option<u64>, ended: Ended) -> Fortune {
     let reached = replay::reached(position, ended.taken[usize::from(!urgent)]);
-    match replay::request(reached, ended.before(), ended.repeatable) {
+    match replay::request(reached, ended.before(), Repeat::of(ended.flags)) {
         Verdict::Send => Fortune::Sent,
         Verdict::Maybe => Fortune::Maybe,
         Verdict::Done => Fortune::Done,
@@ -174,8 +174,8 @@ impl Keeper {
         is_waiting: impl Fn(u64) -> bool,
         doubtful: impl FnMut(u64),
     ) {
-        let Ended { taken, repeatable, .. } = ended;
-        let left = Left { taken, before: ended.before(), repeatable };
+        let Ended { taken, flags, .. } = ended;
+        let left = Left { taken, before: ended.before(), repeat: Repeat::of(flags) };
         self.0.reconsider(&left, is_waiting, doubtful, |_| {});
     }
 

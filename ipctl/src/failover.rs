@@ -178,6 +178,7 @@ fn cause(cause: Cause) -> &'static str {
         Cause::Left => "left",
         Cause::Triggered => "triggered",
         Cause::Hung => "hung",
+        Cause::Preferred => "preferred",
     }
 }
 
@@ -246,6 +247,8 @@ mod tests {
             cause,
             at_ns: 1,
             took_us,
+            detected_us: 0,
+            promoted_us: 0,
         };
         let changes = vec![change(0, Cause::First, 0), change(5, Cause::Triggered, 120)];
         let history = History::new(changes, vec![entry("echo", 9, 0)]);

@@ -18,6 +18,7 @@ mod groups;
 mod introductions;
 mod kept;
 mod manners;
+mod payloads;
 mod proofs;
 mod regions;
 mod registrations;
@@ -53,6 +54,7 @@ use boards::Boards;
 use channels::Channels;
 pub(crate) use events::RingEffect;
 use groups::Groups;
+pub(crate) use groups::{Place, Plan, Sight};
 use introductions::Introductions;
 use kept::Kept;
 pub(crate) use kept::Stow;
@@ -83,6 +85,8 @@ pub(crate) enum Event {
     Failed { ticket: u64, status: Status },
     /// What came of an [`Effect::Examine`]: the connections of those that are dead or dying.
     Examined { instance: ServiceId, epoch: u64, dead: Vec<Token> },
+    /// What came of an [`Effect::LookInto`].
+    LookedInto { instance: ServiceId, found: Vec<(ServiceId, Sight)> },
     /// Other rules and quotas hold from now on.
     Law(Box<Law>),
     /// Time passed.
@@ -160,6 +164,12 @@ pub(crate) enum Effect {
     LetGo { instance: ServiceId },
     /// Looks which of these processes are dead or dying.
     Examine { instance: ServiceId, epoch: u64, processes: Vec<(Token, u32)> },
+    /// Looks how the processes of these instances are: their ids, and when they started.
+    LookInto { instance: ServiceId, processes: Vec<(ServiceId, u32, u64)> },
+    /// Kills a supervised process.
+    Kill { token: Token },
+    /// Remembers how a name is configured, for the next run.
+    Plan { name: String, plan: Plan },
     /// Signs a token for what of it is allowed, and sends it; notes that.
     Issue { to: Token, sequence: u32, wanted: Wanted, allowed: u64, note: Box<Note> },
     /// Verifies a token, and sends what it is worth.
@@ -223,6 +233,7 @@ impl Turn {
 }
 
 /// One control connection.
+#[allow(clippy::struct_excessive_bools, reason = "what a node says of itself, each by itself")]
 #[derive(Debug)]
 struct Session {
     peer: Peer,
@@ -236,7 +247,16 @@ struct Session {
     encrypts: bool,
     /// Its public key; zeros where it has none.
     key: [u8; 32],
+    /// Whether what it serves can be reached by shared memory.
+    shares_memory: bool,
     waits: usize,
+}
+
+impl Session {
+    /// Whether it proves itself by the key that the supervisor has made for it.
+    fn has_made_key(&self) -> bool {
+        self.peer.unit.as_ref().and_then(|it| it.key).is_some_and(|key| key == self.key)
+    }
 }
 
 impl Broker {
@@ -311,12 +331,17 @@ impl Broker {
             Event::Examined { instance, epoch, dead } => {
                 self.examined(instance, epoch, &dead, &mut turn);
             }
+            Event::LookedInto { instance, found } => {
+                self.looked_into(instance, &found, &mut turn);
+            }
             Event::Law(law) => self.enact(*law, &mut turn),
             Event::Tick => self.tick(&mut turn),
         }
         turn.out.retain(|effect| match effect {
             Effect::Note(_) => self.recorded,
-            Effect::Keep(_) | Effect::LetGo { .. } => self.returning.is_remembered,
+            Effect::Keep(_) | Effect::LetGo { .. } | Effect::Plan { .. } => {
+                self.returning.is_remembered
+            }
             _ => true,
         });
         turn.out
@@ -370,6 +395,7 @@ impl Broker {
             node: None,
             asymmetric: false,
             encrypts: false,
+            shares_memory: true,
             key: [0; 32],
             waits: 0,
         };
@@ -399,6 +425,8 @@ impl Broker {
                 let reply = Reply::Refused(Status::QUOTA);
                 turn.out.push(Effect::Send { to: token, sequence, reply });
             }
+            // What it costs to look is not for whoever says too much.
+            (Some(_), Request::Suspect { .. }) if !in_time => {}
             (Some(node), request) if !matches!(request, Request::Hello { .. }) => {
                 self.request(token, node, sequence, request, carried, turn);
             }
@@ -486,6 +514,7 @@ impl Broker {
         self.settle_names(turn);
         self.look_at_claims(turn);
         self.end_hands(turn);
+        self.look_at_suspects(turn);
         while let Some(ticket) = self.introductions.overdue(turn.now_ns) {
             self.refuse(ticket, Status::TIMED_OUT, turn);
         }
@@ -511,7 +540,9 @@ impl Broker {
                 turn.out.push(Effect::LetGo { instance });
             }
             self.lose_boards(node, turn);
-            for (_, name) in left {
+            let process = (session.peer.pid, session.peer.start_time);
+            for (instance, name) in left {
+                self.note_gone(instance, name, process, turn);
                 self.regroup(name, Cause::Died, turn);
             }
         }

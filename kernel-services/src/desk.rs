@@ -33,6 +33,8 @@ pub(crate) struct Unit {
     pub(crate) uid: u32,
     /// When the process started, as `/proc` says: no other process has both.
     pub(crate) start_time: u64,
+    /// The public half of the key that was made for it.
+    pub(crate) key: Option<[u8; 32]>,
 }
 
 /// What the supervisor has the runtime do.

@@ -5,6 +5,7 @@
 //!   ipcd.sock   where nodes connect; gone after an orderly end
 //!   ipcd.N.sock where services of user N come back, if they run as others than we
 //!   epochs      the first epoch that is not reserved yet; likewise
+//!   failover    how names are configured; see `plans`
 //!   ids         the first id that is not reserved yet; it must outlive the services
 //! ```
 

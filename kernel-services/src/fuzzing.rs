@@ -269,7 +269,12 @@ impl Ground {
             }
             Effect::Tell(notice) => panic!("nobody supervises, but was told {notice:?}"),
             Effect::Stow(stow) => panic!("nobody is supervised, but {stow:?}"),
-            Effect::Keep(_) | Effect::LetGo { .. } | Effect::Examine { .. } => {}
+            Effect::Keep(_)
+            | Effect::LetGo { .. }
+            | Effect::Examine { .. }
+            | Effect::LookInto { .. }
+            | Effect::Kill { .. }
+            | Effect::Plan { .. } => {}
             Effect::Note(note) => panic!("nobody records, but was told {note:?}"),
             Effect::Issue { to, .. } | Effect::Check { to, .. } => {
                 assert!(self.connected.contains(&to), "a token for nobody");

@@ -21,6 +21,7 @@ use crate::{
     error::KernelError,
     holders::Holders,
     notes::Notes,
+    plans::Plans,
     reactor::{Reactor, Ties, monotonic_ns},
     registry::Registry,
     security::Route,
@@ -128,13 +129,15 @@ impl Kernel {
             .map_err(|status| no_ids(directory.path(), status))?;
         let (holders, living) = Holders::open(directory.path());
         let broker = broker.expecting(living, monotonic_ns()).routed(routes);
+        let (plans, planned) = Plans::open(directory.path());
+        let broker = broker.planned(planned);
         let broker = broker.numbering(directory.epochs()?);
         let broker = if desk.is_some() { broker.supervised() } else { broker };
         let broker = if notes.is_some() { broker.recorded() } else { broker };
         let (leash, collar) = UnixStream::pair()
             .map_err(|error| KernelError::system("cannot make a socket pair", error))?;
         let (door, listener) = directory.listen()?;
-        let ties = Ties { desk, notes: notes.clone(), key, holders };
+        let ties = Ties { desk, notes: notes.clone(), key, holders, plans };
         let mut reactor = Reactor::new(broker, listener, collar, ties)
             .map_err(|error| KernelError::system("cannot set up epoll", error))?;
         let thread = Builder::new()

@@ -43,6 +43,7 @@ mod notes;
 #[cfg(feature = "node")]
 mod numa;
 mod pidfd;
+mod plans;
 #[cfg(feature = "node")]
 pub mod process;
 pub mod quota;

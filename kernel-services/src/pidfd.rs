@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)] // adopts the descriptor that pidfd_open returns
 
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use nix::{
     errno::Errno,
@@ -55,6 +55,41 @@ pub(crate) fn is_ending(pid: u32) -> bool {
     is_zombie || flags & PF_EXITING != 0 || is_killed(pid)
 }
 
+/// What a process does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// It runs, sleeps, or cannot be seen.
+    Runs,
+    /// It was stopped by a signal, or by a debugger.
+    Stopped,
+    /// It has ended, or is being torn down.
+    Dead,
+}
+
+/// Says what the process does that had this number, and started then (0: not known).
+pub(crate) fn state(pid: u32, started: u64) -> State {
+    if pid == 0 {
+        return State::Runs;
+    }
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return State::Dead;
+    };
+    let is_it = start_time_in(&stat).is_some_and(|now| started == 0 || now == started);
+    if !is_it || is_ending(pid) {
+        return State::Dead;
+    }
+    let state = stat.rsplit_once(") ").and_then(|(_, fields)| fields.chars().next());
+    if matches!(state, Some('T' | 't')) { State::Stopped } else { State::Runs }
+}
+
+/// Kills the process that a pidfd stands for.
+pub(crate) fn kill(pidfd: &impl AsFd) -> Result<(), Errno> {
+    let (fd, none) = (pidfd.as_fd().as_raw_fd(), std::ptr::null::<libc::siginfo_t>());
+    // SAFETY: takes integers, and NULL for what there is none of.
+    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, libc::SIGKILL, none, 0) };
+    Errno::result(sent).map(drop)
+}
+
 /// Whether SIGKILL is on its way to a process: it may be on a processor still, but not for long.
 fn is_killed(pid: u32) -> bool {
     const KILL: u64 = 1 << (libc::SIGKILL - 1);
@@ -102,6 +137,27 @@ mod tests {
         assert_eq!(open(std::process::id()).is_some(), ipc::features().pidfd);
         assert!(open(0).is_none());
         assert!(open(u32::MAX).is_none());
+    }
+
+    #[test]
+    fn a_stopped_process_is_told_from_one_that_runs_and_from_one_that_died() {
+        use nix::sys::{
+            signal::{Signal, kill as send},
+            wait::{WaitPidFlag, waitpid},
+        };
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().expect("a child");
+        let pid = nix::unistd::Pid::from_raw(child.id() as libc::pid_t);
+        let started = process_started(child.id()).expect("it lives");
+        assert_eq!(state(child.id(), started), State::Runs);
+        assert_eq!(state(child.id(), started + 1), State::Dead);
+        send(pid, Signal::SIGSTOP).expect("sent");
+        waitpid(pid, Some(WaitPidFlag::WUNTRACED)).expect("stopped");
+        assert_eq!(state(child.id(), started), State::Stopped);
+        let pidfd = open(child.id()).expect("a pidfd");
+        kill(&pidfd).expect("sent");
+        child.wait().expect("ended");
+        assert_eq!(state(child.id(), started), State::Dead);
+        assert!(kill(&pidfd).is_err());
     }
 
     #[test]

@@ -59,6 +59,8 @@ pub struct Launch<'a> {
     pub control: OwnedFd,
     /// Its stdout and stderr: a file open for appending.
     pub log: OwnedFd,
+    /// The file of its key, which it may read; it becomes `IPC_KEY_FILE`.
+    pub key_file: Option<&'a Path>,
 }
 
 /// Says when a process started, in clock ticks since boot: with its number this names it for good.

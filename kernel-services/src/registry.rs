@@ -11,7 +11,7 @@ use std::{
 
 use ipc::{
     ServiceId, Status,
-    control::{Entry, SERVICE_EXCLUSIVE, SERVICE_IDEMPOTENT, page_fits},
+    control::{Entry, SERVICE_DEDUP, SERVICE_EXCLUSIVE, SERVICE_IDEMPOTENT, page_fits},
 };
 
 use crate::ids::Ids;
@@ -29,7 +29,7 @@ const NAMES: usize = 65_536;
 const FORMER_IDS: usize = 65_536;
 /// More entries than any page holds.
 const PAGE: usize = 160;
-const FLAGS: u32 = SERVICE_IDEMPOTENT | SERVICE_EXCLUSIVE;
+const FLAGS: u32 = SERVICE_IDEMPOTENT | SERVICE_EXCLUSIVE | SERVICE_DEDUP;
 
 /// All that is known of who serves what.
 #[derive(Debug)]
@@ -140,6 +140,26 @@ impl Registry {
             && let Some(rank) = name.group.iter().position(|&it| it == instance)
         {
             name.group[..=rank].rotate_right(1);
+        }
+    }
+
+    /// Has an instance be the last of its group.
+    pub(crate) fn put_last(&mut self, instance: ServiceId) {
+        let name = self.instances.get(&instance).map(|it| it.name);
+        if let Some(name) = name.and_then(|name| self.names.get_mut(&name))
+            && let Some(rank) = name.group.iter().position(|&it| it == instance)
+        {
+            name.group[rank..].rotate_left(1);
+        }
+    }
+
+    /// Brings the group of a name into the order of these ranks; those alike stay as they were.
+    pub(crate) fn sort(&mut self, name: ServiceId, ranks: &[(usize, ServiceId)]) {
+        let rank = |instance: &ServiceId| {
+            ranks.iter().find(|(_, it)| it == instance).map_or(usize::MAX, |(rank, _)| *rank)
+        };
+        if let Some(name) = self.names.get_mut(&name) {
+            name.group.sort_by_key(rank);
         }
     }
 
@@ -269,6 +289,12 @@ impl Registry {
         let instances = self.nodes.get(&node).map_or(&[][..], |it| &it.instances);
         let named = |&id: &ServiceId| Some((id, Arc::clone(self.name_behind(id)?)));
         instances.iter().filter_map(named).collect()
+    }
+
+    /// Lists all instances, with what serves them and what they are called.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (ServiceId, &Instance, &Arc<str>)> {
+        let named = |(&id, it)| Some((id, it, self.name_behind(id)?));
+        self.instances.iter().filter_map(named)
     }
 
     /// Counts a channel introduced to an instance.

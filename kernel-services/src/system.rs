@@ -10,6 +10,7 @@
 mod adopt;
 mod children;
 mod growth;
+mod keys;
 mod law;
 mod metrics;
 mod probe;
@@ -46,6 +47,7 @@ use crate::{
     supervisor::{Command, Effect, Event, Refusal, Supervisor, UnitId, UnitState},
 };
 use adopt::{Found, find};
+use keys::Keys;
 use law::settle_paths;
 use probe::{Outcome, Probes};
 use store::Store;
@@ -116,6 +118,7 @@ pub struct System {
     next_request: u64,
     probes: Probes,
     store: Store,
+    keys: Keys,
     /// What this machine does not enforce, as far as that was said.
     gaps: HashSet<String>,
     logs: Logs,
@@ -163,7 +166,8 @@ impl System {
         let mut store = Store::open(runtime_dir)?;
         desk.say(Order::Enact(Box::new(law::law(&node))));
         // They come back to the runtime as soon as it is there, and are to be known then.
-        let found = find(&mut store, &supervisor, &desk);
+        let keys = Keys::of(runtime_dir);
+        let found = find(&mut store, &supervisor, &desk, &keys);
         let kernel = Kernel::start(directory, Some(other))?;
         let logs = Logs::open(&node.log_directory)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
@@ -193,6 +197,7 @@ impl System {
             next_request: 1,
             probes,
             store,
+            keys,
             gaps: HashSet::new(),
             logs,
             log_events,

@@ -5,7 +5,7 @@ use std::{env, error::Error, path::Path, process::ExitCode};
 use cbindgen::{Builder, Config};
 
 /// In the order in which the header shows them.
-const SOURCES: [&str; 21] = [
+const SOURCES: [&str; 22] = [
     "error.rs",
     "enums.rs",
     "types.rs",
@@ -27,6 +27,7 @@ const SOURCES: [&str; 21] = [
     "trace.rs",
     "session.rs",
     "info.rs",
+    "transport.rs",
 ];
 
 fn main() -> ExitCode {

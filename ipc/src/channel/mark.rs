@@ -2,6 +2,7 @@
 
 use super::Channel;
 use crate::{
+    layout::Ring,
     life::Life,
     sync::{Ordering, fence},
     wait::futex,
@@ -41,6 +42,20 @@ impl Channel {
         self.set_mark(GONE);
         fence(Ordering::SeqCst);
         self.peer_mark()
+    }
+
+    /// Counts what was heard of the peer: frames that came of it, and those of ours that it took.
+    pub(crate) fn heard(&self) -> u64 {
+        let counts = [Ring::Urgent, Ring::Ordinary].map(|ring| {
+            let ours = self.own.header().taken(ring).load(Ordering::Relaxed);
+            ours.wrapping_add(self.taken_by_peer(ring))
+        });
+        counts[0].wrapping_add(counts[1])
+    }
+
+    /// Since when the frames that this end was sent are handled, in ns; 0 for not now.
+    pub(crate) fn busy_since(&self) -> u64 {
+        self.own.header().busy_since.load(Ordering::Relaxed)
     }
 
     /// How the peer's life word stands.

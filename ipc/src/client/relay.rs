@@ -11,15 +11,20 @@ use crate::{
     ServiceId,
     channel::Fate,
     clock,
-    control::{Group, SERVICE_IDEMPOTENT},
+    control::{Group, HealthCheck},
     error::CallError,
-    failover::course,
+    failover::{
+        course,
+        detector::{Advice, Detector},
+        replay::Repeat,
+    },
     frame::Label,
     life::Life,
     link::{FOREVER, Limit, Link, Parcel},
     node::Core,
     server::Server,
-    sync::{AtomicBool, Ordering},
+    socket::Transport,
+    sync::{AtomicBool, AtomicU32, Ordering},
     table::{Outcome, Waiter},
 };
 
@@ -35,9 +40,11 @@ pub(crate) struct Relay {
     core: Weak<Core>,
     /// Whether the name has, or had, standbys.
     on: AtomicBool,
-    /// Whether what was taken may be sent again.
-    repeatable: AtomicBool,
+    /// What all members of the group registered with: whether what was taken may be sent again.
+    flags: AtomicU32,
     ahead: Mutex<Ahead>,
+    /// Watches over who serves, while somebody waits.
+    detector: Mutex<Detector>,
 }
 
 #[derive(Debug, Default)]
@@ -74,9 +81,14 @@ impl Relay {
         Relay {
             core: Arc::downgrade(core),
             on: AtomicBool::new(false),
-            repeatable: AtomicBool::new(false),
+            flags: AtomicU32::new(0),
             ahead: Mutex::default(),
+            detector: Mutex::new(Detector::new(HealthCheck::default())),
         }
+    }
+
+    fn detector(&self) -> MutexGuard<'_, Detector> {
+        self.detector.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Ahead> {
@@ -97,35 +109,74 @@ impl ClientState {
     }
 
     /// Whether what the service had taken may be sent to the next.
-    pub(crate) fn is_repeatable(&self) -> bool {
-        self.relay.repeatable.load(Ordering::Relaxed)
+    pub(crate) fn repeat(&self) -> Repeat {
+        Repeat::of(self.relay.flags.load(Ordering::Relaxed))
     }
 
     /// Hears of the group that serves the name. Returns whether channels are to be opened ahead.
     pub(crate) fn hear(self: &Arc<Self>, group: &Group) -> bool {
         let link = self.link.load_full();
-        let dead = {
+        if link.channel.peer().transport == Transport::Socket {
+            // What is needed to go on elsewhere stands in memory that the two would share.
+            return false;
+        }
+        {
             let mut ahead = self.relay.lock();
             ahead.dead.retain(|id| group.members.contains(id));
             ahead.group = Some(group.clone());
-            ahead.dead.clone()
-        };
-        let repeatable = group.flags & SERVICE_IDEMPOTENT != 0;
-        self.relay.repeatable.store(repeatable, Ordering::Relaxed);
+        }
+        self.relay.flags.store(group.flags, Ordering::Relaxed);
+        self.relay.detector().adopt(group.health);
         if group.members.len() > 1 && !self.relay.on.swap(true, Ordering::AcqRel) {
             link.begin_relay(self);
+        } else if self.relay.on.load(Ordering::Relaxed) {
+            link.set_interval(self.interval_ns());
         }
-        if self.relay.on.load(Ordering::Relaxed)
-            && course::supersedes(
-                group,
-                |id| dead.contains(&id),
-                link.channel.introduction.dest,
-                link.channel.peer_mark(),
-            )
-        {
+        self.review(&link);
+        self.wanted().is_some()
+    }
+
+    /// Leaves a channel to one in whose place another serves by now.
+    fn review(&self, link: &Link) {
+        let (instance, mark) = (link.channel.introduction.dest, link.channel.peer_mark());
+        let is_over = {
+            let ahead = self.relay.lock();
+            let is_dead = |id| ahead.dead.contains(&id);
+            let group = ahead.group.as_ref();
+            group.is_some_and(|group| course::supersedes(group, is_dead, instance, mark))
+        };
+        if is_over && self.relay.on.load(Ordering::Relaxed) {
+            // Who died is known by that: the next in order need not have said that it serves.
+            link.channel.check_life();
             link.supersede();
         }
-        self.wanted().is_some()
+    }
+
+    /// After how long who waits looks after who serves, in ns.
+    pub(crate) fn interval_ns(&self) -> u64 {
+        self.relay.detector().interval_ns()
+    }
+
+    /// Looks after who serves on a channel, at that epoch, for one who waits `(now, since)`. What
+    /// is to be done is done; returns when to look again.
+    pub(crate) fn look_after(&self, link: &Link, mark: u32, (now, since): (u64, u64)) -> u64 {
+        let advice = self.relay.detector().look(now, since, link.channel.heard());
+        match advice {
+            Advice::Wait(_) => {}
+            Advice::Ask(_) => link.ask(),
+            Advice::Suspect(_) => {
+                let instance = link.channel.introduction.dest;
+                if let Some(core) = self.relay.core.upgrade() {
+                    core.suspect(instance, mark);
+                }
+            }
+        }
+        advice.until_ns()
+    }
+
+    /// Who serves has answered such a look.
+    pub(crate) fn hear_pulse(&self, now: u64) {
+        self.relay.detector().answered(now);
     }
 
     /// What was told of the group may not be so any more.
@@ -236,6 +287,7 @@ impl ClientState {
     }
 
     fn adopt(self: &Arc<Self>, current: &Link, next: Arc<Link>) -> Arc<Link> {
+        self.relay.detector().restart();
         current.hand_over(&next, self);
         self.link.store(Arc::clone(&next));
         current.wake_all();
@@ -244,6 +296,8 @@ impl ClientState {
             core.introduce(self);
             core.send_for(self);
         }
+        // What was heard while it was opened was said of the one before.
+        self.review(&next);
         next
     }
 }

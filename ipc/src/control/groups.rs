@@ -13,15 +13,205 @@ pub struct Group {
     pub name: ServiceId,
     /// The last epoch that was told to anybody.
     pub epoch: u64,
+    /// The epoch at which the first of the members serves; 0 while nobody is known to.
+    pub served_at: u64,
     /// Epochs below this are reserved durably: a standby may take them by itself.
     pub limit: u64,
     /// The `SERVICE_*` bits that all members have.
     pub flags: u32,
     /// Whether a standby may take the name by itself; else the runtime says who.
     pub ordered: bool,
+    /// When a caller that waits suspects who serves.
+    pub health: HealthCheck,
     /// Instances in their order: the first serves, the others stand by. At most
     /// [`MOST_MEMBERS`].
     pub members: Vec<ServiceId>,
+}
+
+/// How it is found out that who serves a name hangs. All times in milliseconds.
+///
+/// ```
+/// use ipc::HealthCheck;
+///
+/// let check = HealthCheck { busy_ms: 500, ..HealthCheck::default() };
+/// assert_eq!(check.silence_ms(), 15);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// A caller that has heard nothing for so long asks whether anybody is there: 1 to 60,000.
+    pub interval_ms: u32,
+    /// How long an answer to that may take: 1 to 60,000.
+    pub timeout_ms: u32,
+    /// So many answers missed one after another are a suspicion: 1 to 100.
+    pub threshold: u32,
+    /// How long who serves may be in handlers without coming round: up to 3,600,000; 0 for any time.
+    pub busy_ms: u32,
+}
+
+impl Default for HealthCheck {
+    /// 10 ms, 5 ms, 3, and no limit for handlers.
+    fn default() -> HealthCheck {
+        HealthCheck { interval_ms: 10, timeout_ms: 5, threshold: 3, busy_ms: 0 }
+    }
+}
+
+impl HealthCheck {
+    /// The longest interval and timeout.
+    const LONGEST_MS: u32 = 60_000;
+    /// The highest threshold.
+    const MOST_MISSED: u32 = 100;
+    /// The longest limit for handlers.
+    const LONGEST_BUSY_MS: u32 = 3_600_000;
+
+    /// Whether all of it lies in its ranges.
+    pub fn is_valid(&self) -> bool {
+        let times = [self.interval_ms, self.timeout_ms];
+        times.iter().all(|ms| (1..=Self::LONGEST_MS).contains(ms))
+            && (1..=Self::MOST_MISSED).contains(&self.threshold)
+            && self.busy_ms <= Self::LONGEST_BUSY_MS
+    }
+
+    /// How long who is asked may be silent before it is suspected.
+    pub fn silence_ms(&self) -> u32 {
+        self.timeout_ms.saturating_mul(self.threshold)
+    }
+}
+
+/// Who serves a name when who did does not any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u32)]
+pub enum FailoverStrategy {
+    /// The next in the order, by itself, the moment it sees all before it dead. Who comes back
+    /// stands by as the last.
+    #[default]
+    HotStandby = 0,
+    /// The same, and the first of the order takes the name back when it is there again.
+    Priority = 1,
+    /// The next behind who served last, all round. The runtime says who.
+    RoundRobin = 2,
+    /// The one whose process serves the fewest channels. The runtime says who.
+    LeastLoaded = 3,
+    /// Nobody, until somebody [triggers](crate::Node::trigger_failover) it.
+    Manual = 4,
+}
+
+impl FailoverStrategy {
+    /// All of them, by their numbers.
+    pub const ALL: [FailoverStrategy; 5] = [
+        FailoverStrategy::HotStandby,
+        FailoverStrategy::Priority,
+        FailoverStrategy::RoundRobin,
+        FailoverStrategy::LeastLoaded,
+        FailoverStrategy::Manual,
+    ];
+
+    /// Reads its number: a `failover_strategy_t`.
+    pub fn from_number(number: u32) -> Option<FailoverStrategy> {
+        FailoverStrategy::ALL.get(number as usize).copied()
+    }
+
+    /// Whether a standby may take the name by itself.
+    pub fn is_ordered(self) -> bool {
+        matches!(self, FailoverStrategy::HotStandby | FailoverStrategy::Priority)
+    }
+
+    /// Its name, as node files and `ipctl` have it.
+    pub fn word(self) -> &'static str {
+        match self {
+            FailoverStrategy::HotStandby => "hot-standby",
+            FailoverStrategy::Priority => "priority",
+            FailoverStrategy::RoundRobin => "round-robin",
+            FailoverStrategy::LeastLoaded => "least-loaded",
+            FailoverStrategy::Manual => "manual",
+        }
+    }
+}
+
+/// Who is to serve a name, in which order, and when who does is passed over.
+///
+/// ```
+/// use ipc::{FailoverPlan, HealthCheck, ServiceId, FailoverStrategy};
+///
+/// let plan = FailoverPlan {
+///     service: ServiceId::new(7),
+///     strategy: FailoverStrategy::Priority,
+///     health: HealthCheck::default(),
+///     order: vec![ServiceId::new(9), ServiceId::new(8)],
+/// };
+/// # let _ = plan;
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailoverPlan {
+    /// The name, or an instance of it.
+    pub service: ServiceId,
+    /// Who is next.
+    pub strategy: FailoverStrategy,
+    /// When who serves is suspected.
+    pub health: HealthCheck,
+    /// Instances of the name in their order, the primary first; those that are not named come
+    /// behind, in the order in which they registered. At most [`MOST_MEMBERS`](crate::control).
+    pub order: Vec<ServiceId>,
+}
+
+/// What ended an instance, or does not let it serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum FailureKind {
+    /// Nothing: it serves, or stands by.
+    None = 0,
+    /// Its process died.
+    Crashed = 1,
+    /// Its process lives, and does not answer.
+    Hung = 2,
+    /// Its connection to the runtime was lost.
+    Unreachable = 3,
+    /// It let go of the name in order.
+    Stopped = 4,
+}
+
+impl FailureKind {
+    /// Reads its number: a `failure_kind_t`.
+    pub fn from_number(number: u32) -> Option<FailureKind> {
+        use FailureKind::{Crashed, Hung, None as Nothing, Stopped, Unreachable};
+        let all = [Nothing, Crashed, Hung, Unreachable, Stopped];
+        all.get(number as usize).copied()
+    }
+}
+
+/// What is known of an instance's failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What it was; none where the instance is well.
+    pub kind: FailureKind,
+    /// Whose it was.
+    pub instance: ServiceId,
+    /// The last epoch at which it served; 0 where it never did.
+    pub epoch: u64,
+    /// When the runtime knew of it: `CLOCK_MONOTONIC` in ns; 0 where it is well.
+    pub detected_at_ns: u64,
+    /// When the runtime last knew it to be well, in the same time.
+    pub last_seen_ns: u64,
+}
+
+/// How a name is configured, and how it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Id of the name.
+    pub name: ServiceId,
+    /// Who serves it, or 0.
+    pub serves: ServiceId,
+    /// The last epoch that was told.
+    pub epoch: u64,
+    /// Who is next.
+    pub strategy: FailoverStrategy,
+    /// When who serves is suspected.
+    pub health: HealthCheck,
+    /// Whether that was configured.
+    pub configured: bool,
+    /// Whether who serves is suspected now.
+    pub suspected: bool,
+    /// Suspicions that callers had in this run, those that were none included.
+    pub suspicions: u64,
 }
 
 /// Changes that fit one packet.
@@ -29,7 +219,7 @@ pub const MOST_CHANGES: usize = (MAX_PACKET - HEAD - 12) / Change::BYTES;
 
 impl Change {
     /// Bytes of one in a packet.
-    const BYTES: usize = 8 + 3 * 4 + 8 + 4 + 8 + 4;
+    const BYTES: usize = 8 + 3 * 4 + 8 + 4 + 8 + 3 * 4;
 }
 
 /// Why a name changed hands.
@@ -46,6 +236,8 @@ pub enum Cause {
     Triggered = 3,
     /// Who served did not answer.
     Hung = 4,
+    /// One that goes before it in the order was there.
+    Preferred = 5,
 }
 
 /// One change of hands of a name.
@@ -67,12 +259,17 @@ pub struct Change {
     pub at_ns: u64,
     /// From the order to the word that it is done, in µs; 0 where a standby went first.
     pub took_us: u32,
+    /// From the first word of a suspicion to the runtime's own finding, in µs; 0 without one.
+    pub detected_us: u32,
+    /// From the runtime's word to that of who serves now that it does, in µs; 0 where a standby
+    /// went first, or has not said it yet.
+    pub promoted_us: u32,
 }
 
 impl Cause {
     /// Reads its number.
     pub fn from_number(number: u32) -> Option<Cause> {
-        use Cause::{Died, First, Hung, Left, Triggered};
-        [First, Died, Left, Triggered, Hung].into_iter().find(|it| *it as u32 == number)
+        use Cause::{Died, First, Hung, Left, Preferred, Triggered};
+        [First, Died, Left, Triggered, Hung, Preferred].into_iter().find(|it| *it as u32 == number)
     }
 }

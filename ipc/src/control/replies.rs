@@ -51,6 +51,11 @@ pub fn encode_reply(sequence: u32, reply: &Reply) -> Vec<u8> {
             out.u32(*segment);
             out.u64(*next);
         }
+        Reply::Payloads { instance, bytes, for_ms } => {
+            out.u32(instance.get());
+            out.u32(*bytes);
+            out.u32(*for_ms);
+        }
         Reply::Trace { instance, every_us, for_ms } => {
             out.u32(instance.get());
             out.u32(*every_us);
@@ -72,6 +77,12 @@ pub fn encode_reply(sequence: u32, reply: &Reply) -> Vec<u8> {
                 out.change(change);
             }
         }
+        Reply::Failure(failure) => out.failure(failure),
+        Reply::Probe { instance, number } => {
+            out.u32(instance.get());
+            out.u32(*number);
+        }
+        Reply::Standing(standing) => out.standing(standing),
         Reply::Region(reply) => reply.write(&mut out),
         Reply::Topic { .. } | Reply::Ring { .. } | Reply::Bus(_) | Reply::Topics { .. } => {
             events::encode_reply(&mut out, reply);
@@ -106,12 +117,16 @@ fn reply_verb(reply: &Reply) -> u16 {
         Reply::Promote { .. } => 151,
         Reply::Yield { .. } => 152,
         Reply::Changes { .. } => 153,
+        Reply::Failure(_) => 154,
+        Reply::Probe { .. } => 155,
+        Reply::Standing(_) => 156,
         Reply::Region(reply) => reply.verb(),
         Reply::Topic { .. } => 140,
         Reply::Ring { .. } => 142,
         Reply::Bus(_) => 143,
         Reply::Topics { .. } => 144,
         Reply::Kept { .. } => 160,
+        Reply::Payloads { .. } => 162,
     }
 }
 
@@ -171,9 +186,13 @@ pub fn decode_reply(bytes: &[u8]) -> Result<(u32, Reply), Malformed> {
             let changes = (0..count).map(|_| input.change()).collect::<Result<_, _>>()?;
             Reply::Changes { next, changes }
         }
+        154 => Reply::Failure(input.failure()?),
+        155 => Reply::Probe { instance: input.id()?, number: input.u32()? },
+        156 => Reply::Standing(input.standing()?),
         145..=148 => Reply::Region(RegionReply::read(head.verb, &mut input)?),
         140..=144 => events::decode_reply(head.verb, &mut input)?,
         160 => Reply::Kept { next: input.u64()?, name: input.name()? },
+        162 => Reply::Payloads { instance: input.id()?, bytes: input.u32()?, for_ms: input.u32()? },
         verb => return Err(Malformed::Verb(verb)),
     };
     if head.status != 0 && !matches!(reply, Reply::Refused(_)) {

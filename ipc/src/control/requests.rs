@@ -32,12 +32,13 @@ pub fn encode_request(sequence: u32, request: &Request) -> Vec<u8> {
             out.u32(dest.get());
             out.geometry(*geometry);
         }
+        Request::ConnectBySocket { dest } => out.u32(dest.get()),
         Request::Accept { channel, status } => {
             out.u64(*channel);
             out.i32(status.code());
         }
         Request::List { after } => out.u32(*after),
-        Request::Ping | Request::PublicKey => {}
+        Request::Ping | Request::PublicKey | Request::SharesNoMemory => {}
         Request::Topic { .. }
         | Request::Advertise { .. }
         | Request::Subscribe { .. }
@@ -48,6 +49,11 @@ pub fn encode_request(sequence: u32, request: &Request) -> Vec<u8> {
         Request::Board { segment } => out.u32(*segment),
         Request::Boards { after } | Request::Kept { after } | Request::History { after } => {
             out.u64(*after);
+        }
+        Request::Payloads { instance, bytes, for_ms } => {
+            out.u32(instance.get());
+            out.u32(*bytes);
+            out.u32(*for_ms);
         }
         Request::Trace { instance, every_us, for_ms } => {
             out.u32(instance.get());
@@ -80,6 +86,17 @@ pub fn encode_request(sequence: u32, request: &Request) -> Vec<u8> {
             out.u32(failed.get());
             out.u32(backup.get());
         }
+        Request::Suspect { instance, mark } => {
+            out.u32(instance.get());
+            out.u32(*mark);
+        }
+        Request::Detect { service } | Request::Standing { service } => out.u32(service.get()),
+        Request::Configure(plan) => out.plan(plan),
+        Request::Pulse { instance, number, busy_us } => {
+            out.u32(instance.get());
+            out.u32(*number);
+            out.u64(*busy_us);
+        }
         Request::Region(request) => request.write(&mut out),
     }
     out.bytes
@@ -110,6 +127,11 @@ fn request_verb(request: &Request) -> u16 {
         Request::Promoted { .. } => 50,
         Request::Trigger { .. } => 51,
         Request::History { .. } => 52,
+        Request::Suspect { .. } => 53,
+        Request::Detect { .. } => 54,
+        Request::Configure(_) => 55,
+        Request::Pulse { .. } => 56,
+        Request::Standing { .. } => 57,
         Request::Region(request) => request.verb(),
         Request::Topic { .. } => 40,
         Request::Advertise { .. } => 41,
@@ -118,6 +140,9 @@ fn request_verb(request: &Request) -> u16 {
         Request::Topics { .. } => 44,
         Request::Keep { .. } => 60,
         Request::Kept { .. } => 61,
+        Request::Payloads { .. } => 62,
+        Request::ConnectBySocket { .. } => 66,
+        Request::SharesNoMemory => 67,
     }
 }
 
@@ -167,10 +192,20 @@ pub fn decode_request(bytes: &[u8]) -> Result<(u32, Request), Malformed> {
         50 => Request::Promoted { instance: input.id()?, epoch: input.u64()? },
         51 => Request::Trigger { failed: input.id()?, backup: input.id()? },
         52 => Request::History { after: input.u64()? },
+        53 => Request::Suspect { instance: input.id()?, mark: input.u32()? },
+        54 => Request::Detect { service: input.id()? },
+        55 => Request::Configure(input.plan()?),
+        56 => Request::Pulse { instance: input.id()?, number: input.u32()?, busy_us: input.u64()? },
+        57 => Request::Standing { service: input.id()? },
         45..=49 => Request::Region(RegionRequest::read(head.verb, &mut input)?),
         40..=44 => events::decode_request(head.verb, &mut input)?,
         60 => Request::Keep { name: input.name()? },
         61 => Request::Kept { after: input.u64()? },
+        62 => {
+            Request::Payloads { instance: input.id()?, bytes: input.u32()?, for_ms: input.u32()? }
+        }
+        66 => Request::ConnectBySocket { dest: input.id()? },
+        67 => Request::SharesNoMemory,
         verb => return Err(Malformed::Verb(verb)),
     };
     if head.status != 0 {

@@ -31,6 +31,12 @@ fn introductions() -> impl Strategy<Value = Introduction> {
             opener: ServiceId::new(id[1]),
             encrypted: asymmetric,
             peer_key: [id[0] as u8; 32],
+            bond: Bond {
+                epoch: long[0] ^ long[1],
+                is_known: !asymmetric,
+                opener: [id[1] as u8; 32],
+                dest: [id[2] as u8; 32],
+            },
         },
     )
 }
@@ -105,6 +111,8 @@ fn requests() -> impl Strategy<Value = Request> {
         any::<u32>().prop_map(|request| Request::Forget { request }),
         (any::<u32>(), geometries())
             .prop_map(|(id, geometry)| Request::Connect { dest: ServiceId::new(id), geometry }),
+        any::<u32>().prop_map(|id| Request::ConnectBySocket { dest: ServiceId::new(id) }),
+        Just(Request::SharesNoMemory),
         (any::<u64>(), any::<i32>()).prop_map(|(channel, status)| Request::Accept {
             channel,
             status: Status::from_code(status)
@@ -120,8 +128,23 @@ fn requests() -> impl Strategy<Value = Request> {
             backup: ServiceId::new(backup)
         }),
         any::<u64>().prop_map(|after| Request::History { after }),
+        any::<[u32; 2]>()
+            .prop_map(|[id, mark]| Request::Suspect { instance: ServiceId::new(id), mark }),
+        any::<u32>().prop_map(|id| Request::Detect { service: ServiceId::new(id) }),
+        any::<u32>().prop_map(|id| Request::Standing { service: ServiceId::new(id) }),
+        plans().prop_map(Request::Configure),
+        (any::<[u32; 2]>(), any::<u64>()).prop_map(|([id, number], busy_us)| Request::Pulse {
+            instance: ServiceId::new(id),
+            number,
+            busy_us
+        }),
         any::<u32>().prop_map(|segment| Request::Board { segment }),
         any::<u64>().prop_map(|after| Request::Boards { after }),
+        any::<[u32; 3]>().prop_map(|[instance, bytes, for_ms]| Request::Payloads {
+            instance: ServiceId::new(instance),
+            bytes,
+            for_ms
+        }),
         any::<[u32; 3]>().prop_map(|[instance, every_us, for_ms]| Request::Trace {
             instance: ServiceId::new(instance),
             every_us,
@@ -199,7 +222,7 @@ fn entries() -> impl Strategy<Value = Entry> {
 }
 
 fn changes() -> impl Strategy<Value = Change> {
-    (any::<[u64; 3]>(), any::<[u32; 4]>(), 0_u32..5).prop_map(|(long, n, cause)| Change {
+    (any::<[u64; 3]>(), any::<[u32; 6]>(), 0_u32..5).prop_map(|(long, n, cause)| Change {
         number: long[0],
         name: ServiceId::new(n[0]),
         from: ServiceId::new(n[1]),
@@ -208,7 +231,56 @@ fn changes() -> impl Strategy<Value = Change> {
         cause: Cause::from_number(cause).expect("in range"),
         at_ns: long[2],
         took_us: n[3],
+        detected_us: n[4],
+        promoted_us: n[5],
     })
+}
+
+fn checks() -> impl Strategy<Value = HealthCheck> {
+    (1..=60_000_u32, 1..=60_000_u32, 1..=100_u32, 0..=3_600_000_u32).prop_map(
+        |(interval_ms, timeout_ms, threshold, busy_ms)| HealthCheck {
+            interval_ms,
+            timeout_ms,
+            threshold,
+            busy_ms,
+        },
+    )
+}
+
+fn plans() -> impl Strategy<Value = FailoverPlan> {
+    (any::<u32>(), 0..5_u32, checks(), prop::collection::vec(any::<u32>(), 0..9)).prop_map(
+        |(service, strategy, health, order)| FailoverPlan {
+            service: ServiceId::new(service),
+            strategy: FailoverStrategy::from_number(strategy).expect("in range"),
+            health,
+            order: order.into_iter().map(ServiceId::new).collect(),
+        },
+    )
+}
+
+fn failures() -> impl Strategy<Value = Failure> {
+    (0..5_u32, any::<u32>(), any::<[u64; 3]>()).prop_map(|(kind, id, long)| Failure {
+        kind: FailureKind::from_number(kind).expect("in range"),
+        instance: ServiceId::new(id),
+        epoch: long[0],
+        detected_at_ns: long[1],
+        last_seen_ns: long[2],
+    })
+}
+
+fn standings() -> impl Strategy<Value = Standing> {
+    (any::<[u32; 2]>(), any::<[u64; 2]>(), 0..5_u32, checks(), any::<[bool; 2]>()).prop_map(
+        |(n, long, strategy, health, [configured, suspected])| Standing {
+            name: ServiceId::new(n[0]),
+            serves: ServiceId::new(n[1]),
+            epoch: long[0],
+            strategy: FailoverStrategy::from_number(strategy).expect("in range"),
+            health,
+            configured,
+            suspected,
+            suspicions: long[1],
+        },
+    )
 }
 
 fn replies() -> impl Strategy<Value = Reply> {
@@ -257,6 +329,11 @@ fn replies() -> impl Strategy<Value = Reply> {
             segment: n[2],
             next
         }),
+        any::<[u32; 3]>().prop_map(|[instance, bytes, for_ms]| Reply::Payloads {
+            instance: ServiceId::new(instance),
+            bytes,
+            for_ms
+        }),
         any::<[u32; 3]>().prop_map(|[instance, every_us, for_ms]| Reply::Trace {
             instance: ServiceId::new(instance),
             every_us,
@@ -267,17 +344,20 @@ fn replies() -> impl Strategy<Value = Reply> {
         any::<[u8; 32]>().prop_map(|key| Reply::PublicKey { key }),
         region_replies(),
         (
-            any::<[u64; 2]>(),
+            any::<[u64; 3]>(),
             any::<[u32; 2]>(),
             any::<bool>(),
+            checks(),
             prop::collection::vec(any::<u32>(), 0..9)
         )
-            .prop_map(|(long, n, ordered, ids)| Reply::Group(Group {
+            .prop_map(|(long, n, ordered, health, ids)| Reply::Group(Group {
                 name: ServiceId::new(n[0]),
                 epoch: long[0],
                 limit: long[1],
+                served_at: long[2],
                 flags: n[1],
                 ordered,
+                health,
                 members: ids.into_iter().map(ServiceId::new).collect(),
             })),
         any::<(u32, u64)>()
@@ -285,6 +365,10 @@ fn replies() -> impl Strategy<Value = Reply> {
         any::<u32>().prop_map(|id| Reply::Yield { instance: ServiceId::new(id) }),
         (prop::collection::vec(changes(), 0..9), any::<u64>())
             .prop_map(|(changes, next)| Reply::Changes { next, changes }),
+        failures().prop_map(Reply::Failure),
+        standings().prop_map(Reply::Standing),
+        any::<[u32; 2]>()
+            .prop_map(|[id, number]| Reply::Probe { instance: ServiceId::new(id), number }),
     ]
 }
 

@@ -1,8 +1,8 @@
 //! The fields of control packets, as bytes.
 
 use super::{
-    Cause, Change, Entry, Group, Introduction, MAX_COMMAND, MOST_MEMBERS, Malformed, VERSION,
-    check_name,
+    Cause, Change, Entry, FailoverPlan, FailoverStrategy, Failure, FailureKind, Group, HealthCheck,
+    Introduction, MAX_COMMAND, MOST_MEMBERS, Malformed, Standing, VERSION, check_name,
 };
 use crate::{ServiceId, error::Status, layout::Geometry};
 
@@ -76,16 +76,52 @@ impl Writer {
         self.u32(it.opener.get());
         self.u32(u32::from(it.encrypted));
         self.raw(&it.peer_key);
+        self.bond(&it.bond);
     }
 
     pub(super) fn group(&mut self, it: &Group) {
         self.u32(it.name.get());
         self.u64(it.epoch);
+        self.u64(it.served_at);
         self.u64(it.limit);
         self.u32(it.flags);
         self.u32(u32::from(it.ordered));
+        self.health(&it.health);
         self.u32(it.members.len() as u32);
         it.members.iter().for_each(|member| self.u32(member.get()));
+    }
+
+    pub(super) fn health(&mut self, it: &HealthCheck) {
+        [it.interval_ms, it.timeout_ms, it.threshold, it.busy_ms]
+            .into_iter()
+            .for_each(|number| self.u32(number));
+    }
+
+    pub(super) fn plan(&mut self, it: &FailoverPlan) {
+        self.u32(it.service.get());
+        self.u32(it.strategy as u32);
+        self.health(&it.health);
+        self.u32(it.order.len() as u32);
+        it.order.iter().for_each(|member| self.u32(member.get()));
+    }
+
+    pub(super) fn failure(&mut self, it: &Failure) {
+        self.u32(it.kind as u32);
+        self.u32(it.instance.get());
+        self.u64(it.epoch);
+        self.u64(it.detected_at_ns);
+        self.u64(it.last_seen_ns);
+    }
+
+    pub(super) fn standing(&mut self, it: &Standing) {
+        self.u32(it.name.get());
+        self.u32(it.serves.get());
+        self.u64(it.epoch);
+        self.u32(it.strategy as u32);
+        self.health(&it.health);
+        self.u32(u32::from(it.configured));
+        self.u32(u32::from(it.suspected));
+        self.u64(it.suspicions);
     }
 
     pub(super) fn change(&mut self, it: &Change) {
@@ -97,6 +133,8 @@ impl Writer {
         self.u32(it.cause as u32);
         self.u64(it.at_ns);
         self.u32(it.took_us);
+        self.u32(it.detected_us);
+        self.u32(it.promoted_us);
     }
 
     pub(super) fn entry(&mut self, entry: &Entry) {
@@ -204,17 +242,64 @@ impl<'a> Reader<'a> {
             opener: self.id()?,
             encrypted: self.bool()?,
             peer_key: self.take()?,
+            bond: self.bond()?,
         })
     }
 
     pub(super) fn group(&mut self) -> Result<Group, Malformed> {
-        let (name, epoch, limit) = (self.id()?, self.u64()?, self.u64()?);
-        let (flags, ordered, count) = (self.u32()?, self.bool()?, self.u32()? as usize);
+        let (name, epoch, served_at) = (self.id()?, self.u64()?, self.u64()?);
+        let limit = self.u64()?;
+        let (flags, ordered, health) = (self.u32()?, self.bool()?, self.health()?);
+        let count = self.u32()? as usize;
         if count > MOST_MEMBERS {
             return Err(Malformed::Field);
         }
         let members = (0..count).map(|_| self.id()).collect::<Result<_, _>>()?;
-        Ok(Group { name, epoch, limit, flags, ordered, members })
+        Ok(Group { name, epoch, served_at, limit, flags, ordered, health, members })
+    }
+
+    pub(super) fn health(&mut self) -> Result<HealthCheck, Malformed> {
+        let (interval_ms, timeout_ms) = (self.u32()?, self.u32()?);
+        let (threshold, busy_ms) = (self.u32()?, self.u32()?);
+        let health = HealthCheck { interval_ms, timeout_ms, threshold, busy_ms };
+        if health.is_valid() { Ok(health) } else { Err(Malformed::Field) }
+    }
+
+    pub(super) fn strategy(&mut self) -> Result<FailoverStrategy, Malformed> {
+        FailoverStrategy::from_number(self.u32()?).ok_or(Malformed::Field)
+    }
+
+    pub(super) fn plan(&mut self) -> Result<FailoverPlan, Malformed> {
+        let (service, strategy, health) = (self.id()?, self.strategy()?, self.health()?);
+        let count = self.u32()? as usize;
+        if count > MOST_MEMBERS {
+            return Err(Malformed::Field);
+        }
+        let order = (0..count).map(|_| self.id()).collect::<Result<_, _>>()?;
+        Ok(FailoverPlan { service, strategy, health, order })
+    }
+
+    pub(super) fn failure(&mut self) -> Result<Failure, Malformed> {
+        Ok(Failure {
+            kind: FailureKind::from_number(self.u32()?).ok_or(Malformed::Field)?,
+            instance: self.id()?,
+            epoch: self.u64()?,
+            detected_at_ns: self.u64()?,
+            last_seen_ns: self.u64()?,
+        })
+    }
+
+    pub(super) fn standing(&mut self) -> Result<Standing, Malformed> {
+        Ok(Standing {
+            name: self.id()?,
+            serves: self.id()?,
+            epoch: self.u64()?,
+            strategy: self.strategy()?,
+            health: self.health()?,
+            configured: self.bool()?,
+            suspected: self.bool()?,
+            suspicions: self.u64()?,
+        })
     }
 
     pub(super) fn change(&mut self) -> Result<Change, Malformed> {
@@ -227,6 +312,8 @@ impl<'a> Reader<'a> {
             cause: Cause::from_number(self.u32()?).ok_or(Malformed::Field)?,
             at_ns: self.u64()?,
             took_us: self.u32()?,
+            detected_us: self.u32()?,
+            promoted_us: self.u32()?,
         })
     }
 

@@ -13,10 +13,10 @@ pub(crate) fn next(
     is_dead: impl Fn(ServiceId) -> bool,
     open: impl Iterator<Item = (ServiceId, u32)> + Clone,
 ) -> Option<usize> {
-    let epoch = |mark| rule::whole(mark, group.epoch);
+    let epoch = |mark| rule::whole(mark, group.served_at);
     let first = group.members.first().copied();
     let serves = |(_, (id, mark)): &(usize, (ServiceId, u32))| {
-        *mark != 0 && (Some(*id) == first || epoch(*mark) >= group.epoch)
+        *mark != 0 && (Some(*id) == first || epoch(*mark) >= group.served_at)
     };
     let serving = open.clone().enumerate().filter(serves);
     if let Some((index, _)) = serving.max_by_key(|(_, (_, mark))| epoch(*mark)) {
@@ -41,7 +41,7 @@ pub(crate) fn supersedes(
     if heir.is_none_or(|heir| *heir == current) {
         return false;
     }
-    mark == 0 || group.epoch > rule::whole(mark, group.epoch)
+    mark == 0 || group.served_at > rule::whole(mark, group.served_at)
 }
 
 #[cfg(test)]

@@ -50,14 +50,15 @@ impl Post {
         true
     }
 
-    /// Stands by from now on: takes nothing more, and returns when what was taken is handled.
-    /// Returns whether it served.
-    pub(crate) fn leave(&self) -> bool {
+    /// Stands by from now on, if it serves at that epoch: takes nothing more, and returns when what
+    /// was taken is handled. Returns whether it did; it may serve at a later one by now.
+    pub(crate) fn leave(&self, epoch: u64) -> bool {
         let channels: Vec<_> = {
             let channels = self.lock();
-            if self.epoch.swap(0, Ordering::AcqRel) == 0 {
+            if epoch == 0 || self.epoch() != epoch {
                 return false;
             }
+            self.epoch.store(0, Ordering::Release);
             channels.iter().filter_map(Weak::upgrade).collect()
         };
         for it in channels {

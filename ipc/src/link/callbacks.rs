@@ -35,6 +35,9 @@ impl Link {
         let leads = claimed.is_some();
         if let Some(mut rx) = claimed {
             let drained = self.drain(&mut rx, None);
+            if fate != Fate::Open && !rx.is_ready() {
+                self.channel.judge_end(&rx);
+            }
             drop(rx);
             if let Err(lie) = drained {
                 self.poison(lie);
@@ -51,12 +54,16 @@ impl Link {
         if now >= self.calls.next_expiry.load(Ordering::Relaxed) {
             self.expire_callbacks(now);
         }
+        if now >= self.calls.look_at.load(Ordering::Relaxed) {
+            self.look_for_callbacks(now);
+        }
         self.serve_lines(now);
     }
 
     /// The earliest time at which [`Link::serve_callbacks`] must be called again.
     pub(crate) fn next_expiry(&self) -> u64 {
-        self.calls.next_expiry.load(Ordering::Relaxed)
+        let looks = self.calls.look_at.load(Ordering::Relaxed);
+        self.calls.next_expiry.load(Ordering::Relaxed).min(looks)
     }
 
     /// Ends every call that a callback waits for: the peer is gone.

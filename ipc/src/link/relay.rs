@@ -9,7 +9,7 @@ use crate::{
     error::CallError,
     failover::{
         kept::Left,
-        replay::{self, Before, Verdict},
+        replay::{self, Before, Repeat, Verdict},
     },
     frame::Label,
     layout::{Geometry, Ring},
@@ -35,6 +35,17 @@ impl Link {
         if self.relay.set(Arc::downgrade(state)).is_ok() && !tx.retired {
             tx.kept = Some(Box::default());
         }
+        drop(tx);
+        self.set_interval(state.interval_ns());
+    }
+
+    /// Finds room to keep a message of so many bytes.
+    ///
+    /// # Errors
+    /// [`CallError::Full`]: it is not to be sent.
+    #[cold]
+    pub(crate) fn reserve(&self, tx: &mut Transmit, length: usize) -> Result<(), CallError> {
+        tx.reserve(&self.table, length).map_err(|full| self.dropped(full))
     }
 
     /// Keeps a one-way message that was just sent.
@@ -163,7 +174,7 @@ impl Link {
         let place = self.table.slot(id).position();
         let taken = place.map_or(0, |(ring, _)| self.channel.taken_by_peer(ring));
         let reached = replay::reached(place.map(|(_, position)| position), taken);
-        replay::request(reached, before, self.is_repeatable())
+        replay::request(reached, before, self.repeat())
     }
 
     /// What is known of the service, for whom this end has nothing more. To be asked before what
@@ -175,14 +186,15 @@ impl Link {
         if lives && mark != 0 { Before::Alive } else { Before::Final }
     }
 
-    fn is_repeatable(&self) -> bool {
-        self.relay.get().and_then(Weak::upgrade).is_some_and(|state| state.is_repeatable())
+    fn repeat(&self) -> Repeat {
+        let state = self.relay.get().and_then(Weak::upgrade);
+        state.map_or(Repeat::Never, |state| state.repeat())
     }
 
     /// Gives all that is under way by this channel, which has ended, to another that nothing went
     /// by yet. Whoever waits here is to be woken.
     pub(crate) fn hand_over(&self, next: &Arc<Link>, state: &Arc<ClientState>) {
-        let repeatable = state.is_repeatable();
+        let repeat = state.repeat();
         let mut lines = self.lines();
         let mut tx = self.channel.tx.claim();
         let mut rx = self.channel.rx.claim();
@@ -198,10 +210,11 @@ impl Link {
         let number = self.table.number() + 1;
         next.table.set_number(number);
         let _ = next.relay.set(Arc::downgrade(state));
+        next.set_interval(state.interval_ns());
         let mut to = next.channel.tx.claim();
         let mut kept = tx.kept.take().unwrap_or_default();
         kept.reconsider(
-            &Left { taken, before, repeatable },
+            &Left { taken, before, repeat },
             |id| self.table.slot(id as u32).is_waiting(id as u32),
             |id| self.finish(id as u32, Err(CallError::PeerDied { taken: true })),
             |it| {

@@ -45,6 +45,8 @@ impl Link {
         turn: u32,
     ) -> Result<(), CallError> {
         let mut polls = 0_u32;
+        // Since when it sleeps now and then, and when it is to look after who serves.
+        let (mut since, mut look_at) = (0, FOREVER);
         loop {
             if self.channel.taken_by_peer(ring) >= wake_at {
                 return Ok(());
@@ -59,6 +61,12 @@ impl Link {
             if polls < 1000 {
                 (0..8).for_each(|_| pause());
                 continue;
+            }
+            let now = clock::now_ns();
+            if since == 0 {
+                (since, look_at) = (now, self.first_look(now));
+            } else if now >= look_at {
+                look_at = self.look_after(now, since);
             }
             let event = self.channel.event();
             self.channel.want(ring, wake_at, Sleep::Futex);
@@ -191,6 +199,8 @@ impl Link {
         self.goes_slow(rx, id);
         rx.board.receiver.spins.add(1);
         let mut spin = Some(Spell::begin(&mut rx.spin, clock::now_ns));
+        let since = clock::now_ns();
+        let mut look_at = self.first_look(since);
         loop {
             if rx.is_ready() {
                 if let Some(spell) = spin.take() {
@@ -205,6 +215,9 @@ impl Link {
             let now = clock::now_ns();
             if let Some(ended) = self.look_up(rx, id, until, turn, now, sink) {
                 return ended;
+            }
+            if now >= look_at {
+                look_at = self.look_after(now, since);
             }
             if spin.as_ref().is_some_and(|spell| spell.goes_on(now)) {
                 for _ in 0..POLLS_PER_LOOK {
@@ -225,8 +238,9 @@ impl Link {
             self.channel.park(Sleep::Futex);
             self.channel.barrier();
             if !rx.is_ready() && !slot.is_done(id) && self.channel.check_life() == Fate::Open {
+                let soonest = until.min(look_at);
                 let left =
-                    (until != FOREVER).then(|| Duration::from_nanos(until.saturating_sub(now)));
+                    (soonest != FOREVER).then(|| Duration::from_nanos(soonest.saturating_sub(now)));
                 let called = futex::Word { at: &slot.bed, value: bed::ASLEEP, shared: false };
                 self.channel.sleep(event, [Some(self.interrupter.word(turn)), Some(called)], left);
             }
@@ -274,6 +288,7 @@ impl Link {
                     Ok(None) | Err(_) => break,
                 }
             }
+            self.channel.judge_end(rx);
             let taken = slot
                 .position()
                 .is_some_and(|(ring, position)| self.channel.taken_by_peer(ring) > position);
@@ -442,6 +457,8 @@ impl Link {
         let slot = self.table.slot(id);
         if slot.is_waiting(id) {
             rx.time(slot.begun());
+        } else if self.is_pulse(frame) {
+            return Ok(());
         } else if !self.was_issued(id) {
             return Err(PeerCorrupt::Answer);
         }

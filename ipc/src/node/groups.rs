@@ -13,8 +13,8 @@ use super::{
 use crate::{
     ServiceId,
     client::ClientState,
-    control::{Change, Group, Reply, Request},
-    error::NodeError,
+    control::{Change, FailoverPlan, Failure, Group, Reply, Request, Standing},
+    error::{NodeError, Status},
 };
 
 /// How long a change of hands may take: who serves has two seconds to let go.
@@ -53,6 +53,74 @@ impl Node {
         let request = Request::Trigger { failed: service, backup };
         match self.shared.core.request(&request, &[], Some(HANDS))?.0 {
             Reply::Done => Ok(()),
+            reply => Err(refused(&reply)),
+        }
+    }
+
+    /// Says who is to serve a name, in which order, and when who serves is passed over. It holds
+    /// until it is said otherwise, beyond restarts of the runtime. Where it says that another one
+    /// is the primary, the name changes hands, in order; this does not wait for it.
+    ///
+    /// ```no_run
+    /// # fn of(node: &ipc::Node) -> Result<(), ipc::NodeError> {
+    /// use ipc::{FailoverPlan, FailoverStrategy, HealthCheck};
+    ///
+    /// node.configure_failover(&FailoverPlan {
+    ///     service: node.discover("store")?,
+    ///     strategy: FailoverStrategy::RoundRobin,
+    ///     health: HealthCheck { busy_ms: 2000, ..HealthCheck::default() },
+    ///     order: Vec::new(),
+    /// })?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`NodeError::Refused`] with `NOT_FOUND` when nobody serves the name, or an instance in the
+    /// order is not of it; `INVALID` when a number is out of its range, the order has more than
+    /// [`MOST_MEMBERS`](crate::control::MOST_MEMBERS), or one twice; `ACCESS` to who is no member
+    /// of the group, and may give no orders; `EXISTS` when the node file configures the name.
+    pub fn configure_failover(&self, plan: &FailoverPlan) -> Result<(), NodeError> {
+        if !plan.health.is_valid() || plan.order.len() > crate::control::MOST_MEMBERS {
+            return Err(NodeError::Refused(Status::INVALID));
+        }
+        let request = Request::Configure(plan.clone());
+        match self.shared.core.request(&request, &[], Some(PATIENCE))?.0 {
+            Reply::Done => Ok(()),
+            reply => Err(refused(&reply)),
+        }
+    }
+
+    /// Finds out whether an instance has failed: the runtime looks at its process, and has its
+    /// loop answer. `service` is a name, which stands for who serves it, or an instance; one that
+    /// is gone is remembered, for a while. Returns when it is known, which for one that is silent
+    /// takes as long as its health check allows.
+    ///
+    /// ```no_run
+    /// # fn of(node: &ipc::Node) -> Result<(), ipc::NodeError> {
+    /// let failure = node.detect_failure(node.discover("store")?)?;
+    /// println!("{:?} {}", failure.kind, failure.instance);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`NodeError::Refused`] with `NOT_FOUND` when nothing is known of it; `FULL` when too many
+    /// ask at a time.
+    pub fn detect_failure(&self, service: ServiceId) -> Result<Failure, NodeError> {
+        match self.shared.core.request(&Request::Detect { service }, &[], Some(HANDS))?.0 {
+            Reply::Failure(failure) => Ok(failure),
+            reply => Err(refused(&reply)),
+        }
+    }
+
+    /// Tells how a name is configured, and how it stands.
+    ///
+    /// # Errors
+    /// [`NodeError::Refused`] with `NOT_FOUND` when nobody serves it.
+    pub fn failover_standing(&self, service: ServiceId) -> Result<Standing, NodeError> {
+        match self.shared.core.request(&Request::Standing { service }, &[], Some(PATIENCE))?.0 {
+            Reply::Standing(standing) => Ok(standing),
             reply => Err(refused(&reply)),
         }
     }
@@ -161,10 +229,15 @@ impl Core {
     /// The runtime has an instance let go of its name. It answers when nothing is being handled.
     pub(super) fn yield_name(self: &Arc<Self>, instance: ServiceId) {
         let Some(post) = self.post_of(instance) else { return };
+        // The runtime may change its mind before that is done.
+        let epoch = post.epoch();
+        if epoch == 0 {
+            return self.say_epoch(instance, 0);
+        }
         let core = Arc::downgrade(self);
         let leaving = std::thread::Builder::new().name("ipc-yield".into()).spawn(move || {
-            post.leave();
-            if let Some(core) = core.upgrade() {
+            let has_left = post.leave(epoch);
+            if let Some(core) = core.upgrade().filter(|_| has_left) {
                 core.say_epoch(instance, 0);
             }
         });

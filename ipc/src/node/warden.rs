@@ -110,12 +110,16 @@ impl Warden<'_> {
                 Ok((0, Reply::Group(group))) => self.core.hear_group(&group),
                 Ok((0, Reply::Promote { instance, epoch })) => self.core.promote(instance, epoch),
                 Ok((0, Reply::Yield { instance })) => self.core.yield_name(instance),
+                Ok((0, Reply::Probe { instance, number })) => self.core.probed(instance, number),
                 Ok((0, Reply::Region(RegionReply::Ended { region, revoked }))) => {
                     self.core.region_ended(region, revoked);
                 }
                 Ok((0, Reply::Trace { instance, every_us, for_ms })) => {
                     let until = clock::now_ns() + u64::from(for_ms) * 1_000_000;
                     trace::order(instance, u64::from(every_us) * 1000, until);
+                }
+                Ok((0, Reply::Payloads { instance, bytes, for_ms })) => {
+                    self.core.let_show(instance, bytes, for_ms);
                 }
                 Ok((0, reply @ Reply::Ring { .. })) => self.core.take_ring(&reply, &fds),
                 Ok((0, Reply::Bus(note))) => self.core.hear_of_bus(note, &fds),

@@ -40,6 +40,7 @@ use crate::{
     fork::Birth,
     interrupt::Interrupter,
     link::{FOREVER, Link},
+    node::Probe,
     sync::{AtomicBool, AtomicU32, Ordering, pause},
     table::{Callback, Outcome},
     wait::{
@@ -57,6 +58,8 @@ const EAGER_POLLS: u32 = 1000;
 const LOOK_NS: u64 = 20_000;
 /// Between two searches for idle channels, in ns: arming them costs as much as 10 µs.
 const TEND_NS: u64 = 1_000_000;
+/// Questions of the runtime that wait to be answered.
+const PROBES: usize = 16;
 /// Events taken from epoll at a time.
 const EVENTS: usize = 64;
 
@@ -139,6 +142,8 @@ struct News {
     members: Vec<Member>,
     summoned: Vec<u32>,
     completions: VecDeque<Completion>,
+    /// Of the runtime, which the loop answers.
+    probes: Vec<Probe>,
 }
 
 struct Completion(Callback, Outcome);
@@ -201,6 +206,17 @@ impl Hub {
     /// Has the leader look at a channel.
     pub(crate) fn summon(&self, token: u32) {
         self.tell(|news| news.summoned.push(token));
+    }
+
+    /// Has the leader answer, when it comes round, a question whether it does.
+    pub(crate) fn probe(&self, probe: Probe) {
+        self.tell(|news| {
+            // Those before are not waited for any more.
+            if news.probes.len() >= PROBES {
+                news.probes.remove(0);
+            }
+            news.probes.push(probe);
+        });
     }
 
     /// Has a completion run.
@@ -428,11 +444,13 @@ impl Hub {
         if !self.has_news.load(Ordering::Acquire) {
             return false;
         }
-        let (members, summoned) = {
+        let News { members, summoned, probes, .. } = {
             let mut news = self.news();
             self.has_news.store(false, Ordering::SeqCst);
-            (std::mem::take(&mut news.members), std::mem::take(&mut news.summoned))
+            let completions = std::mem::take(&mut news.completions);
+            std::mem::replace(&mut *news, News { completions, ..News::default() })
         };
+        probes.into_iter().for_each(Probe::answer);
         for member in members {
             self.admit(lead, member);
         }
@@ -505,6 +523,7 @@ impl Hub {
                 Fate::Open => false,
                 // What it sent before it went counts, unless it went to another.
                 Fate::Died | Fate::Closed => {
+                    member.judge_end();
                     let has_left = matches!(member, Member::Incoming(it) if it.has_left());
                     has_left || !member.is_ready() || member.channel().is_cut()
                 }

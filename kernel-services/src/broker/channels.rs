@@ -77,6 +77,19 @@ impl Channels {
         ended
     }
 
+    /// Whether one of these has a channel that the other serves.
+    pub(super) fn is_between(&self, client: Token, service: Token) -> bool {
+        let ids = self.by_end.get(&client).into_iter().flatten();
+        let mut channels = ids.filter_map(|id| self.open.get(id));
+        channels.any(|it| it.client == client && it.service == service)
+    }
+
+    /// How many channels are served there.
+    pub(super) fn served_by(&self, service: Token) -> usize {
+        let ids = self.by_end.get(&service).into_iter().flatten();
+        ids.filter_map(|id| self.open.get(id)).filter(|it| it.service == service).count()
+    }
+
     pub(super) fn all(&self) -> impl Iterator<Item = (u64, &Channel)> {
         self.open.iter().map(|(&id, channel)| (id, channel))
     }

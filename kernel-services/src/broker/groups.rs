@@ -3,6 +3,11 @@
 //! In an ordered group nobody waits for this: a standby that sees all before it dead serves at once
 //! and tells it here. It is believed when the runtime finds the same by itself.
 
+mod claims;
+mod hands;
+mod plans;
+mod suspects;
+
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use ipc::{
@@ -10,6 +15,9 @@ use ipc::{
     control::{Cause, Change, Group, MOST_CHANGES, MOST_MEMBERS, Reply},
 };
 
+pub(crate) use self::plans::{Place, Plan};
+pub(crate) use self::suspects::Sight;
+use self::suspects::Suspects;
 use super::{Broker, Effect, Token, Turn};
 use crate::epochs::{Epochs, Forgetful};
 
@@ -33,6 +41,9 @@ pub(super) struct Groups {
     claims: Vec<Claim>,
     changes: VecDeque<Change>,
     number: u64,
+    /// How names are configured, those that nobody serves included.
+    plans: HashMap<String, Plan>,
+    suspects: Suspects,
 }
 
 /// How a name stands.
@@ -41,19 +52,34 @@ struct State {
     epoch: u64,
     limit: u64,
     serving: Option<ServiceId>,
+    /// The epoch at which that one serves.
+    served_at: u64,
+    /// Who served last, whatever became of it.
+    last: Option<ServiceId>,
+    /// Members that were passed over, and have not been heard of since.
+    hung: Vec<ServiceId>,
+    /// Until when nobody is suspected: who serves was just found well, or there is nobody else.
+    quiet_until_ns: u64,
+    suspicions: u64,
     /// Whether anybody was told of standbys.
     is_plural: bool,
     hand: Option<Hand>,
 }
 
 /// A change of hands under way: who serves was asked to let go.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Hand {
     from: ServiceId,
     to: ServiceId,
     begun_ns: u64,
-    /// Who asked for it.
-    asked: (Token, u32),
+    /// When it is passed over.
+    until_ns: u64,
+    /// Why, if it lets go in time.
+    cause: Cause,
+    /// How long a suspicion took to be confirmed.
+    detected_us: u32,
+    /// Who asked for it, if anybody did.
+    asked: Option<(Token, u32)>,
 }
 
 /// What a standby says that the runtime has not found yet.
@@ -74,6 +100,8 @@ impl Default for Groups {
             claims: Vec::new(),
             changes: VecDeque::new(),
             number: 0,
+            plans: HashMap::new(),
+            suspects: Suspects::default(),
         }
     }
 }
@@ -82,12 +110,13 @@ impl Groups {
     pub(super) fn deadline_ns(&self) -> Option<u64> {
         let hands = self.names.values().filter_map(|it| it.hand.as_ref());
         let claims = self.claims.iter().map(|it| it.next_ns);
-        claims.chain(hands.map(|it| it.begun_ns + YIELD_NS)).min()
+        let all = claims.chain(hands.map(|it| it.until_ns));
+        all.chain(self.suspects.deadline_ns()).min()
     }
 
-    #[cfg(test)]
+    /// The epoch of a name; 0 before its first.
     pub(super) fn epoch(&self, name: ServiceId) -> u64 {
-        self.names[&name].epoch
+        self.names.get(&name).map_or(0, |it| it.epoch)
     }
 
     /// Makes room for a name's epochs.
@@ -100,7 +129,18 @@ impl Groups {
         }
         let block = self.epochs.block()?;
         let (epoch, limit) = (block.start, block.end);
-        let state = State { epoch, limit, serving: None, is_plural: false, hand: None };
+        let state = State {
+            epoch,
+            limit,
+            serving: None,
+            served_at: 0,
+            last: None,
+            hung: Vec::new(),
+            quiet_until_ns: 0,
+            suspicions: 0,
+            is_plural: false,
+            hand: None,
+        };
         self.names.insert(name, state);
         Ok(())
     }
@@ -116,6 +156,16 @@ impl Groups {
         }
         state.epoch += 1;
         Ok(state.epoch)
+    }
+
+    /// Who was told to serve says that it does.
+    fn note_promoted(&mut self, instance: ServiceId, epoch: u64, now_ns: u64) {
+        let mut changes = self.changes.iter_mut().rev();
+        let change = changes.find(|it| it.to == instance && it.epoch == epoch);
+        if let Some(change) = change.filter(|it| it.promoted_us == 0) {
+            let took = now_ns.saturating_sub(change.at_ns) / 1000;
+            change.promoted_us = u32::try_from(took).unwrap_or(u32::MAX).max(1);
+        }
     }
 
     fn note(&mut self, change: Change) {
@@ -142,27 +192,39 @@ impl Broker {
         let before = state.serving.filter(|it| members.contains(it));
         let left = state.serving.filter(|_| before.is_none());
         state.serving = before;
-        if let Some(hand) = &state.hand
-            && (!members.contains(&hand.to) || !members.contains(&hand.from))
-        {
+        state.hung.retain(|it| members.contains(it));
+        let is_over = |hand: &Hand| [hand.from, hand.to].iter().any(|it| !members.contains(it));
+        let mut heir = None;
+        let mut why = (cause, 0, 0);
+        if let Some(hand) = state.hand.take_if(|hand| is_over(hand)) {
             // Who was to let go is gone, or who was to come: the one is as well, the other is not.
             let has_gone = !members.contains(&hand.from);
             let reply = if has_gone { Reply::Done } else { Reply::Refused(Status::PEER_DIED) };
-            let (to, sequence) = hand.asked;
-            if self.sessions.contains_key(&to) {
-                turn.out.push(Effect::Send { to, sequence, reply });
+            if has_gone {
+                heir = Some(hand.to).filter(|to| members.contains(to));
             }
-            state.hand = None;
+            if hand.cause == Cause::Hung {
+                // It was killed for that.
+                why = (Cause::Hung, 0, hand.detected_us);
+            }
+            self.answer_hand(hand.asked, reply, turn);
+        }
+        if members.is_empty() {
+            return;
         }
         if let Some(serving) = before {
             // One that returns is put where it was by age, which may be before who serves now.
             self.registry.put_first(serving);
         }
-        let Some(first) = members.first().copied() else { return };
+        self.arrange(name);
         if before.is_none() && turn.now_ns >= self.unsettled_until_ns(name) {
-            self.give_name(name, left, first, (cause, 0), turn);
+            let heir = heir.or_else(|| self.choose(name, left, &[]));
+            if let Some(heir) = heir {
+                self.give_name(name, left, heir, why, turn);
+            }
         }
         self.tell_group(name, turn);
+        self.prefer(name, turn);
     }
 
     /// Whether somebody is known to serve a name.
@@ -190,7 +252,7 @@ impl Broker {
         name: ServiceId,
         from: Option<ServiceId>,
         to: ServiceId,
-        (cause, took_us): (Cause, u32),
+        (cause, took_us, detected_us): (Cause, u32, u32),
         turn: &mut Turn,
     ) {
         // Without an epoch nobody serves; the next who comes or goes is another chance.
@@ -198,7 +260,18 @@ impl Broker {
         self.serves(name, to, epoch);
         let from = from.unwrap_or(ServiceId::NONE);
         let at_ns = turn.now_ns;
-        self.groups.note(Change { number: 0, name, from, to, epoch, cause, at_ns, took_us });
+        self.groups.note(Change {
+            number: 0,
+            name,
+            from,
+            to,
+            epoch,
+            cause,
+            at_ns,
+            took_us,
+            detected_us,
+            promoted_us: 0,
+        });
         let node = self.registry.instance(to).map(|it| it.node);
         if let Some(&token) = node.and_then(|node| self.tokens.get(&node)) {
             let reply = Reply::Promote { instance: to, epoch };
@@ -209,6 +282,9 @@ impl Broker {
     fn serves(&mut self, name: ServiceId, instance: ServiceId, epoch: u64) {
         if let Some(state) = self.groups.names.get_mut(&name) {
             state.serving = Some(instance);
+            state.last = Some(instance);
+            state.served_at = epoch;
+            state.hung.retain(|it| *it != instance);
             state.epoch = state.epoch.max(epoch);
         }
         self.unsettled.remove(&name);
@@ -259,192 +335,10 @@ impl Broker {
         let flags = members.iter().filter_map(|id| self.registry.instance(*id));
         let flags = flags.map(|it| it.flags).reduce(|all, one| all & one).unwrap_or(0);
         let State { epoch, limit, .. } = *state;
-        Some(Group { name, epoch, limit, flags, ordered: true, members: told })
-    }
-
-    /// Hears that an instance serves, or has let go.
-    pub(super) fn promoted(
-        &mut self,
-        from: Token,
-        instance: ServiceId,
-        epoch: u64,
-        turn: &mut Turn,
-    ) {
-        let node = self.sessions.get(&from).and_then(|it| it.node);
-        let Some(it) = self.registry.instance(instance).filter(|it| Some(it.node) == node) else {
-            return;
-        };
-        let name = it.name;
-        let Some(state) = self.groups.names.get_mut(&name) else { return };
-        if epoch == 0 {
-            if state.hand.as_ref().is_some_and(|hand| hand.from == instance) {
-                self.pass_hand(name, Cause::Triggered, turn);
-            } else if state.serving == Some(instance) {
-                // It let go for one that is gone by now: it takes the name up again.
-                self.give_name(name, Some(instance), instance, (Cause::Triggered, 0), turn);
-                self.tell_group(name, turn);
-            }
-        } else if state.serving == Some(instance) {
-            state.epoch = state.epoch.max(epoch);
-        } else if state.serving.is_none() {
-            // One that served under an earlier run, and comes back.
-            self.serves(name, instance, epoch);
-            self.tell_group(name, turn);
-        } else if epoch > state.epoch && epoch < state.limit {
-            let (until_ns, next_ns) = (turn.now_ns + RATIFY_NS, turn.now_ns);
-            self.groups.claims.retain(|it| it.instance != instance);
-            self.groups.claims.push(Claim { name, instance, epoch, until_ns, next_ns });
-            self.look_at_claims(turn);
-        }
-    }
-
-    /// Those before an instance in its group.
-    fn before(&self, claim: &Claim) -> Vec<(Token, u32)> {
-        let members = self.registry.group(claim.name);
-        let before = members.iter().take_while(|id| **id != claim.instance);
-        let tokens = before.filter_map(|id| {
-            let node = self.registry.instance(*id)?.node;
-            let token = *self.tokens.get(&node)?;
-            Some((token, self.sessions.get(&token)?.peer.pid))
-        });
-        tokens.collect()
-    }
-
-    /// Looks whether those are dead whom a standby says to have outlived.
-    pub(super) fn look_at_claims(&mut self, turn: &mut Turn) {
-        let mut overdue = Vec::new();
-        let mut claims = std::mem::take(&mut self.groups.claims);
-        for claim in &mut claims {
-            if claim.next_ns > turn.now_ns {
-                continue;
-            }
-            claim.next_ns = turn.now_ns + LOOK_NS;
-            if turn.now_ns >= claim.until_ns {
-                overdue.push(claim.instance);
-                continue;
-            }
-            let (instance, epoch) = (claim.instance, claim.epoch);
-            let processes = self.before(claim);
-            turn.out.push(Effect::Examine { instance, epoch, processes });
-        }
-        claims.retain(|it| !overdue.contains(&it.instance));
-        self.groups.claims = claims;
-        for instance in overdue {
-            self.disown(instance, turn);
-        }
-    }
-
-    /// A standby said that one before it is dead, which lives: it serves nobody any more.
-    fn disown(&mut self, instance: ServiceId, turn: &mut Turn) {
-        let node = self.registry.instance(instance).map(|it| it.node);
-        if let Some(&token) = node.and_then(|node| self.tokens.get(&node)) {
-            self.cut(token, 0, Status::STALE, turn);
-        }
-    }
-
-    /// What came of such a look: the connections of those that are dead or dying.
-    pub(super) fn examined(
-        &mut self,
-        instance: ServiceId,
-        epoch: u64,
-        dead: &[Token],
-        turn: &mut Turn,
-    ) {
-        let is_meant = |it: &&Claim| it.instance == instance && it.epoch == epoch;
-        let Some(claim) = self.groups.claims.iter().find(is_meant).copied() else { return };
-        let before = self.before(&claim);
-        if !before.iter().all(|(token, _)| dead.contains(token)) {
-            return;
-        }
-        let from = self.groups.names.get(&claim.name).and_then(|it| it.serving);
-        self.serves(claim.name, instance, epoch);
-        let (from, at_ns) = (from.unwrap_or(ServiceId::NONE), turn.now_ns);
-        let (name, cause) = (claim.name, Cause::Died);
-        let change =
-            Change { number: 0, name, from, to: instance, epoch, cause, at_ns, took_us: 0 };
-        self.groups.note(change);
-        for (token, _) in before {
-            if self.sessions.contains_key(&token) {
-                turn.out.push(Effect::Cut { token, last: None });
-                self.gone(token, turn);
-            }
-        }
-        self.tell_group(claim.name, turn);
-    }
-
-    /// Begins a change of hands that somebody asks for.
-    pub(super) fn trigger(
-        &mut self,
-        asked: (Token, u32),
-        failed: ServiceId,
-        backup: ServiceId,
-        turn: &mut Turn,
-    ) -> Result<(), Status> {
-        let instance = self.registry.resolve(failed).ok_or(Status::NOT_FOUND)?;
-        let name = self.registry.instance(instance).ok_or(Status::NOT_FOUND)?.name;
-        if !self.may_trigger(asked.0, name, turn) {
-            return Err(Status::ACCESS);
-        }
-        let members = self.registry.group(name);
-        let state = self.groups.names.get_mut(&name).ok_or(Status::NOT_FOUND)?;
-        let from = state.serving.ok_or(Status::NOT_FOUND)?;
-        let next = members.iter().copied().find(|it| *it != from);
-        let to = if backup == ServiceId::NONE { next } else { Some(backup) };
-        let to = to.filter(|it| *it != from && members.contains(it)).ok_or(Status::NOT_FOUND)?;
-        if state.hand.is_some() {
-            return Err(Status::EXISTS);
-        }
-        if instance != from && instance == failed {
-            // It does not serve: there is nothing to hand over.
-            return Err(Status::ALREADY);
-        }
-        state.hand = Some(Hand { from, to, begun_ns: turn.now_ns, asked });
-        let node = self.registry.instance(from).map(|it| it.node);
-        if let Some(&token) = node.and_then(|node| self.tokens.get(&node)) {
-            let reply = Reply::Yield { instance: from };
-            turn.out.push(Effect::Send { to: token, sequence: 0, reply });
-        }
-        Ok(())
-    }
-
-    /// Whether a node serves or stands by for a name itself.
-    pub(super) fn stands_beside(&self, token: Token, name: ServiceId) -> bool {
-        let node = self.sessions.get(&token).and_then(|it| it.node);
-        let mut members = self.registry.group(name).iter();
-        members.any(|id| self.registry.instance(*id).is_some_and(|it| Some(it.node) == node))
-    }
-
-    /// Members of a group may, and whoever may give orders.
-    fn may_trigger(&self, token: Token, name: ServiceId, turn: &mut Turn) -> bool {
-        self.stands_beside(token, name) || self.may_command(token, "failover", turn)
-    }
-
-    /// Who served has let go, or has had its time.
-    fn pass_hand(&mut self, name: ServiceId, cause: Cause, turn: &mut Turn) {
-        let state = self.groups.names.get_mut(&name);
-        let Some(Hand { from, to, begun_ns, asked }) = state.and_then(|it| it.hand.take()) else {
-            return;
-        };
-        let took = turn.now_ns.saturating_sub(begun_ns) / 1000;
-        let took_us = u32::try_from(took).unwrap_or(u32::MAX).max(1);
-        self.give_name(name, Some(from), to, (cause, took_us), turn);
-        self.tell_group(name, turn);
-        let (to, sequence) = asked;
-        if self.sessions.contains_key(&to) {
-            turn.out.push(Effect::Send { to, sequence, reply: Reply::Done });
-        }
-    }
-
-    /// Who does not let go in time hangs: it is passed over, and its epoch is past.
-    pub(super) fn end_hands(&mut self, turn: &mut Turn) {
-        let is_late = |it: &State| {
-            it.hand.as_ref().is_some_and(|hand| hand.begun_ns + YIELD_NS <= turn.now_ns)
-        };
-        let late: Vec<_> =
-            self.groups.names.iter().filter(|(_, it)| is_late(it)).map(|(&name, _)| name).collect();
-        for name in late {
-            self.pass_hand(name, Cause::Hung, turn);
-        }
+        let served_at = if state.serving.is_some() { state.served_at } else { 0 };
+        let (strategy, health) = self.plan_of(name);
+        let ordered = strategy.is_ordered();
+        Some(Group { name, epoch, served_at, limit, flags, ordered, health, members: told })
     }
 
     /// A page of what became of names.

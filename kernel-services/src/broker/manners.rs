@@ -19,7 +19,10 @@ pub(super) fn is_answered(request: &Request) -> bool {
             | Request::Accept { .. }
             | Request::Closed { .. }
             | Request::Promoted { .. }
+            | Request::Suspect { .. }
+            | Request::Pulse { .. }
             | Request::Bus(_)
+            | Request::SharesNoMemory
     )
 }
 

@@ -31,6 +31,7 @@ impl Broker {
         turn.out.push(Effect::LetGo { instance });
         self.tell(to, turn, |unit| Notice::Unregistered { unit, instance });
         if let Some(name) = name {
+            self.note_left(instance, name, turn);
             self.regroup(name, Cause::Left, turn);
         }
         self.move_on(|pending| pending.instance == instance, turn);

@@ -5,7 +5,7 @@ use ipc::{
     control::{Reply, Request},
 };
 
-use super::{Broker, Carried, Effect, Token, Turn};
+use super::{Broker, Carried, Effect, Token, Turn, introductions::Way};
 use crate::desk::Notice;
 
 impl Broker {
@@ -37,6 +37,19 @@ impl Broker {
                 }
             }
             Request::History { after } => self.history(after),
+            Request::Suspect { instance, mark } => return self.suspect(to, instance, mark, turn),
+            Request::Pulse { instance, number, busy_us } => {
+                return self.pulse(to, instance, number, busy_us, turn);
+            }
+            Request::Detect { service } => match self.detect((to, sequence), service, turn) {
+                Ok(None) => return,
+                Ok(Some(reply)) => reply,
+                Err(status) => Reply::Refused(status),
+            },
+            Request::Configure(plan) => {
+                self.configure(to, plan, turn).unwrap_or_else(Reply::Refused)
+            }
+            Request::Standing { service } => self.standing(service).unwrap_or_else(Reply::Refused),
             Request::Discover { name } => match self.registry.discover(&name) {
                 Some(name) => Reply::Found { name },
                 None => Reply::Refused(Status::NOT_FOUND),
@@ -50,11 +63,18 @@ impl Broker {
             },
             Request::Forget { request } => return self.forget(to, request, turn),
             Request::Connect { dest, geometry } => {
-                match self.connect(to, sequence, dest, geometry, carried, turn) {
+                match self.connect(to, sequence, dest, Way::Memory(geometry, carried), turn) {
                     Ok(()) => return,
                     Err(status) => Reply::Refused(status),
                 }
             }
+            Request::ConnectBySocket { dest } => {
+                match self.connect(to, sequence, dest, Way::Socket, turn) {
+                    Ok(()) => return,
+                    Err(status) => Reply::Refused(status),
+                }
+            }
+            Request::SharesNoMemory => return self.shares_no_memory(to),
             Request::Accept { channel, status } => {
                 return self.accept(to, channel, status, carried, turn);
             }
@@ -80,6 +100,9 @@ impl Broker {
             Request::Trace { instance, every_us, for_ms } => {
                 let order = Reply::Trace { instance, every_us, for_ms };
                 self.trace(to, instance, order, turn)
+            }
+            Request::Payloads { instance, bytes, for_ms } => {
+                self.show_payloads(to, instance, bytes, for_ms, turn)
             }
             Request::Keep { name } => self.keep_memory(to, name, carried, turn),
             Request::Kept { after } => return self.next_kept(to, sequence, after, turn),

@@ -7,10 +7,11 @@ use std::{
     sync::Arc,
 };
 
+use ipc::ServiceId;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::{
-    broker::{Peer, Token},
+    broker::{Peer, Sight, Token},
     desk::Unit,
     pidfd::{self, process_started},
 };
@@ -50,4 +51,17 @@ fn lives(pidfd: &OwnedFd) -> bool {
 pub(super) fn ending(processes: Vec<(Token, u32)>) -> Vec<Token> {
     let ending = processes.into_iter().filter(|(_, pid)| pidfd::is_ending(*pid));
     ending.map(|(token, _)| token).collect()
+}
+
+/// Says how the processes of these instances are, by their ids and when they started.
+pub(super) fn sights(processes: Vec<(ServiceId, u32, u64)>) -> Vec<(ServiceId, Sight)> {
+    let sight = |(instance, pid, started)| {
+        let sight = match pidfd::state(pid, started) {
+            pidfd::State::Runs => Sight::Runs,
+            pidfd::State::Stopped => Sight::Stopped,
+            pidfd::State::Dead => Sight::Dead,
+        };
+        (instance, sight)
+    };
+    processes.into_iter().map(sight).collect()
 }

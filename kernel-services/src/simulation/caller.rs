@@ -63,7 +63,7 @@ pub(super) struct Caller {
     dead: HashSet<ServiceId>,
     /// All that it heard of, by name.
     groups: HashMap<ServiceId, Group>,
-    repeatable: bool,
+    flags: u32,
     keeper: Keeper,
     calls: BTreeMap<u64, Call>,
     sending: Option<Sending>,
@@ -86,7 +86,7 @@ impl Caller {
             group: None,
             dead: HashSet::new(),
             groups: HashMap::new(),
-            repeatable: false,
+            flags: 0,
             keeper: Keeper::default(),
             calls: BTreeMap::new(),
             sending: None,
@@ -202,7 +202,7 @@ impl Caller {
     }
 
     fn hear_group(&mut self, group: Group) {
-        self.repeatable = group.flags & SERVICE_IDEMPOTENT != 0;
+        self.flags = group.flags;
         if let Some(lane) = self.current.as_ref().filter(|it| it.is_open())
             && let Some(told) = lane.told_opener.get()
             && simulation::supersedes(
@@ -287,7 +287,7 @@ impl Caller {
         record.tally.handovers += 1;
         while self.take_one(&current, record) {}
         let ended = self.ended(&current);
-        if ended.lives && !ended.repeatable {
+        if ended.lives && ended.flags & SERVICE_IDEMPOTENT == 0 {
             // What lies in its rings it may take, or never take.
             let rings = current.rings.borrow();
             rings.iter().flat_map(Ring::waiting).for_each(|message| record.left_open(message));
@@ -310,7 +310,7 @@ impl Caller {
     fn ended(&self, lane: &Lane) -> Ended {
         lane.wish.set(wish::NOTHING);
         let lives = !lane.died.get() && lane.mark.get() != 0;
-        Ended { taken: lane.taken(), lives, repeatable: self.repeatable }
+        Ended { taken: lane.taken(), lives, flags: self.flags }
     }
 
     /// A thread whose request went by a channel that is no more sends it again, if it may.

@@ -8,7 +8,7 @@ use std::{
 
 use ipc::{
     Priority, ServiceId, Status,
-    control::{Introduction, Reply, Request, SERVICE_IDEMPOTENT, Ticket},
+    control::{Introduction, Reply, Request, SERVICE_DEDUP, SERVICE_IDEMPOTENT, Ticket},
     once::{Gate, Limits, RequestKey},
     simulation::Standby,
 };
@@ -165,7 +165,11 @@ impl Member {
                 // Offers and answers of the connection before never come.
                 self.opening.clear();
                 let register = Request::Register {
-                    flags: if record.kind == Kind::Plain { 0 } else { SERVICE_IDEMPOTENT },
+                    flags: match record.kind {
+                        Kind::Plain => 0,
+                        Kind::Idempotent => SERVICE_IDEMPOTENT,
+                        Kind::Gated => SERVICE_DEDUP,
+                    },
                     claim_instance: self.instance.get(),
                     claim_name: self.name.get(),
                     ticket: self.ticket,
@@ -195,10 +199,13 @@ impl Member {
             }
             Reply::Yield { instance } if instance == self.instance => {
                 record.say(|| format!("{} is to let go", self.process));
-                if std::mem::take(&mut self.epoch) != 0 {
-                    self.lanes.iter().for_each(|lane| lane.held.set(true));
+                match std::mem::take(&mut self.epoch) {
+                    0 => self.say_epoch(net, 0),
+                    _ => {
+                        self.lanes.iter().for_each(|lane| lane.held.set(true));
+                        self.is_leaving = true;
+                    }
                 }
-                self.is_leaving = true;
             }
             Reply::Incoming(introduction) => self.join(net, introduction, down.lane),
             Reply::Connected(introduction) => {

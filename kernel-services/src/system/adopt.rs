@@ -4,6 +4,7 @@ use nix::unistd::geteuid;
 
 use super::{
     Running, System,
+    keys::Keys,
     store::{Record, Store},
 };
 use crate::{
@@ -49,6 +50,7 @@ pub(super) fn find(
     store: &mut Store,
     supervisor: &Supervisor,
     desk: &SupervisorDesk,
+    keys: &Keys,
 ) -> Vec<Found> {
     let mut found = Vec::new();
     for record in store.records() {
@@ -58,7 +60,8 @@ pub(super) fn find(
             let uid = uid_of_process(record.pid).unwrap_or_else(|| geteuid().as_raw());
             let service = record.service.as_str().into();
             let (pid, start_time) = (record.pid, record.start_time);
-            desk.say(Order::Expect { unit: Unit { id, service, pid, uid, start_time } });
+            let key = keys.public(&record.service, record.replica).map(|it| *it.as_bytes());
+            desk.say(Order::Expect { unit: Unit { id, service, pid, uid, start_time, key } });
         }
         found.push(Found { unit, process, service: record.service.clone() });
     }

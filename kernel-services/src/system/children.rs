@@ -32,8 +32,14 @@ impl System {
         let log = self.logs.append(&service.name).map_err(|error| error.to_string())?;
         let uid = user_of(service.user.as_deref())?;
         let (name, replica): (Arc<str>, u32) = (service.name.as_str().into(), replica);
-        let runtime_dir = &self.runtime_dir;
-        let order = Launch { service, replica: replica - 1, runtime_dir, control, log };
+        let (key_file, key) = self.keys.make(&name, replica, uid)?;
+        // Before it runs: only then may its user look for the key.
+        self.open_door(uid);
+        let Some((service, _)) = self.supervisor.service(unit) else {
+            return Err("it is gone from the node file".to_owned());
+        };
+        let (runtime_dir, key_file) = (&*self.runtime_dir, Some(&*key_file));
+        let order = Launch { service, replica: replica - 1, runtime_dir, control, log, key_file };
         let (mut recorded, store) = (None, &mut self.store);
         failpoint::reach(At::SpawnBegun);
         let span = Open::launch(&name, replica);
@@ -54,10 +60,10 @@ impl System {
                 say(&format!("not enforced on this machine: {gap}"));
             }
         }
-        self.open_door(uid);
         let (pid, start_time) = (process.pid(), process.start_time());
         self.watch(unit, &process);
-        let known = Unit { id: unit.0, service: name, pid, uid, start_time };
+        let key = Some(*key.as_bytes());
+        let known = Unit { id: unit.0, service: name, pid, uid, start_time, key };
         self.desk.say(Order::Admit { unit: known, socket });
         failpoint::reach(At::SpawnSaid);
         self.running.insert(unit, Running::new(process));

@@ -4,19 +4,24 @@ use super::*;
 
 /// A broker with two nodes that serve a name in this order, and one that calls; the instances, and
 /// the name.
-fn pair() -> (Broker, [ServiceId; 2], ServiceId) {
+pub(super) fn pair() -> (Broker, [ServiceId; 2], ServiceId) {
     let mut broker = with_nodes(1..=3);
     let (first, name) = register(&mut broker, 1, "echo");
     let (second, _) = register(&mut broker, 2, "echo");
     (broker, [first, second], name)
 }
 
-fn promoted(broker: &mut Broker, token: Token, instance: ServiceId, epoch: u64) -> Vec<Effect> {
+pub(super) fn promoted(
+    broker: &mut Broker,
+    token: Token,
+    instance: ServiceId,
+    epoch: u64,
+) -> Vec<Effect> {
     ask(broker, token, Request::Promoted { instance, epoch })
 }
 
 /// The epoch at which an instance is told to serve.
-fn told(effects: &[Effect], of: ServiceId) -> Option<u64> {
+pub(super) fn told(effects: &[Effect], of: ServiceId) -> Option<u64> {
     effects.iter().find_map(|it| match it {
         Effect::Send { sequence: 0, reply: Reply::Promote { instance, epoch }, .. } => {
             (*instance == of).then_some(*epoch)
@@ -26,7 +31,7 @@ fn told(effects: &[Effect], of: ServiceId) -> Option<u64> {
 }
 
 /// The members of a group, as somebody is told of them.
-fn group(effects: &[Effect], who: Token) -> Option<Vec<ServiceId>> {
+pub(super) fn group(effects: &[Effect], who: Token) -> Option<Vec<ServiceId>> {
     effects.iter().rev().find_map(|it| match it {
         Effect::Send { to, reply: Reply::Group(group), .. } if *to == who => {
             Some(group.members.clone())
@@ -118,10 +123,11 @@ fn what_callers_and_strangers_say_counts_for_nothing() {
     for (token, instance) in [(3, second), (3, first), (1, second), (2, first)] {
         assert_eq!(promoted(&mut broker, token, instance, epoch), []);
     }
-    // Neither does an epoch that is past, or one that nobody reserved.
-    for epoch in [1, u64::MAX] {
-        assert_eq!(promoted(&mut broker, 2, second, epoch), []);
-    }
+    // Neither does an epoch that nobody reserved. Who comes with one that is past was passed over,
+    // and is told so.
+    assert_eq!(promoted(&mut broker, 2, second, u64::MAX), []);
+    let told = Effect::Send { to: 2, sequence: 0, reply: Reply::Yield { instance: second } };
+    assert_eq!(promoted(&mut broker, 2, second, 1), [told]);
     assert_eq!(broker.registry.resolve(name), Some(first));
 }
 

@@ -17,8 +17,9 @@ pub(super) fn node() -> impl Strategy<Value = Node> {
         (1..=u16::MAX).prop_map(Listener::Loopback),
         path().prop_map(Listener::Unix),
     ]);
-    let parts = (services, groups, vec(rule(), 0..4), topics(), quota(), path(), metrics);
-    parts.prop_map(|(drawn, group, rules, topics, user_limits, log_directory, metrics)| {
+    let seen = (metrics, monitor());
+    let parts = (services, groups, vec(rule(), 0..4), topics(), quota(), path(), seen);
+    parts.prop_map(|(drawn, group, rules, topics, user_limits, log_directory, seen)| {
         let mut services: Vec<Service> = Vec::new();
         for (index, (service, wanted)) in drawn.into_iter().enumerate() {
             let Some(mut service) = service else { continue };
@@ -37,7 +38,7 @@ pub(super) fn node() -> impl Strategy<Value = Node> {
             intensity: Intensity { restarts: restarts.into(), within },
         });
         let groups = groups.collect();
-        let (metrics, warnings) = (metrics, Vec::new());
+        let ((metrics, monitor), warnings) = (seen, Vec::new());
         Node {
             services,
             groups,
@@ -48,9 +49,18 @@ pub(super) fn node() -> impl Strategy<Value = Node> {
             user_limits,
             log_directory,
             metrics,
+            monitor,
             warnings,
         }
     })
+}
+
+fn monitor() -> impl Strategy<Value = Monitor> {
+    let names = select(vec!["api", "api*", "*"]).prop_map(|name| match name {
+        "*" => Object::Any,
+        name => Object::Name(name.to_owned()),
+    });
+    vec(names, 0..3).prop_map(|payloads| Monitor { payloads })
 }
 
 fn topics() -> impl Strategy<Value = Vec<Topic>> {
@@ -220,6 +230,12 @@ pub(super) fn written(node: &Node) -> String {
         }
         None => {}
     }
+    let name = |object: &Object| match object {
+        Object::Name(name) => format!("name:{name}"),
+        _ => "any".to_owned(),
+    };
+    let payloads: Vec<String> = node.monitor.payloads.iter().map(name).collect();
+    put(&mut out, "monitor.payloads", &list(&payloads));
     for service in &node.services {
         write_service(&mut out, service);
     }

@@ -163,7 +163,8 @@ fn the_example_and_the_documentation_show_every_key() {
     let example = tree("examples/node.toml");
     let chapter = tree("docs/supervision.md");
     let tables = [
-        ("", "", 8),
+        ("", "", 9),
+        ("[monitor]", "monitor.", 1),
         ("[limits]", "limits.", 1),
         ("[limits.user]", "", 6),
         ("[service.a]", "", 19),

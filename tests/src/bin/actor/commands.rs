@@ -91,6 +91,7 @@ impl Stage {
     /// - `fatten MIB`: takes up that much memory
     /// - `find NAME`, `await NAME`: ask the runtime
     /// - `open NAME`: waits for the name, opens a channel, says the peer's instance and process
+    /// - `by NAME`: the same, and says by what the channel goes
     /// - `leave NAME`: drops the channel
     /// - `ask NAME TIMEOUT_MS TEXT`: calls, and says what came of it
     /// - `calls NAME THREADS COUNT SIZE,SIZE..`: calls that must come back as they were
@@ -145,6 +146,13 @@ impl Stage {
             ("open", [name]) => {
                 let peer = self.client(name).peer();
                 say(&format!("opened {} {}", peer.id, peer.pid));
+            }
+            ("by", [name]) => {
+                let transport = self.try_client(name).map(|it| it.transport());
+                say(&match transport {
+                    Ok(transport) => format!("goes by {transport}"),
+                    Err(error) => format!("goes not: {}", error.status().name()),
+                });
             }
             ("leave", [name]) => {
                 self.clients.remove(*name);

@@ -93,6 +93,11 @@ pub(crate) fn handle(node: &Node, request: Request<'_>) {
             if is_same { b"steady".to_vec() } else { b"torn".to_vec() }
         }
         "!serving" => format!("{} {}", std::process::id(), request.epoch()).into_bytes(),
+        "!work" => {
+            let ms = word().parse().expect("a time in ms");
+            std::thread::sleep(std::time::Duration::from_millis(ms));
+            b"worked".to_vec()
+        }
         "!thread" => nix::unistd::gettid().to_string().into_bytes(),
         "!relay" => {
             let (name, timeout) = (word(), timeout(word()));

@@ -1,0 +1,253 @@
+//! Who serves a name hangs, or is said to: who is passed over for that, and who is not.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use ipc::{
+    CallError, Client, FailoverPlan, FailoverStrategy, FailureKind, HealthCheck, Node, ServiceId,
+    Spin, control::Cause,
+};
+use tests::{Actor, LONG, World, wait_until};
+
+const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
+
+/// Starts so many processes that serve a name, in this order.
+fn replicas(world: &World, name: &str, count: usize) -> Vec<Actor> {
+    let replica = |_| {
+        let mut replica = world.actor(&["spin=never"]);
+        replica.ask(&format!("replica {name}"), "serving");
+        replica
+    };
+    (0..count).map(replica).collect()
+}
+
+/// Who answers now, and at which epoch.
+fn serving(client: &Client) -> (u32, u64) {
+    let answer = client.call(b"!serving", LONG).expect("answered");
+    let text = String::from_utf8(answer).expect("text");
+    let (pid, epoch) = text.split_once(' ').expect("two numbers");
+    (pid.parse().expect("a number"), epoch.parse().expect("a number"))
+}
+
+/// Waits until each of so many members is watched by those behind it, and one client of the first
+/// has its channels to the two behind that.
+fn settled(node: &Node, members: u32) {
+    wait_until("all have found each other", || {
+        let entries = node.list().expect("a list");
+        let is_found =
+            |rank: u32, channels: u32| channels >= members - 1 - rank + u32::from(rank < 3);
+        entries.len() as u32 == members && entries.iter().all(|it| is_found(it.rank, it.channels))
+    });
+}
+
+/// The runtime's last change of hands.
+fn last(node: &Node) -> ipc::control::Change {
+    *node.failovers().expect("a history").last().expect("one")
+}
+
+fn configured(node: &Node, service: ServiceId, health: HealthCheck) {
+    let strategy = FailoverStrategy::HotStandby;
+    let plan = FailoverPlan { service, strategy, health, order: Vec::new() };
+    node.configure_failover(&plan).expect("configured");
+}
+
+#[test]
+fn one_that_is_stopped_is_passed_over_though_nobody_asks_for_it() {
+    for spin in [Spin::Never, Spin::Learned] {
+        let world = World::new(ACTOR);
+        let servers = replicas(&world, "echo", 2);
+        let (node, client) = world.client("echo", spin);
+        settled(&node, 2);
+        let before = serving(&client);
+        servers[0].stop();
+        let (pid, epoch) = serving(&client);
+        assert_eq!(pid, servers[1].pid());
+        assert!(epoch > before.1);
+        let change = last(&node);
+        assert_eq!(change.cause, Cause::Hung);
+        assert!(change.detected_us > 0);
+        // It goes on, and nothing comes of that; it stands by, and may be wanted again.
+        servers[0].go_on();
+        for _ in 0..100 {
+            assert_eq!(serving(&client), (servers[1].pid(), epoch));
+        }
+        wait_until("it stands by again", || node.trigger_failover(client.dest(), None).is_ok());
+        let (pid, later) = serving(&client);
+        assert_eq!(pid, servers[0].pid());
+        assert!(later > epoch);
+    }
+}
+
+#[test]
+fn calls_of_every_kind_go_on_when_who_serves_is_stopped() {
+    let world = World::new(ACTOR);
+    let servers = replicas(&world, "echo", 2);
+    let (node, client) = world.client("echo", Spin::Never);
+    settled(&node, 2);
+    serving(&client);
+    servers[0].stop();
+    let started = client.start(b"started", LONG).expect("sent");
+    let port = node.server().expect("a loop");
+    let done = std::sync::Arc::new(AtomicBool::new(false));
+    let tell = std::sync::Arc::clone(&done);
+    let check = move |outcome: Result<Vec<u8>, CallError>| {
+        assert_eq!(outcome.expect("answered"), b"called back");
+        tell.store(true, Ordering::SeqCst);
+    };
+    client.call_async(&port, b"called back", LONG, check).expect("sent");
+    // Only the loop waits, and so only the loop can find out.
+    let nobody = &mut |_: ipc::Request<'_>| unreachable!("this process serves nobody");
+    wait_until("the callback runs", || {
+        port.poll(Some(Duration::from_millis(100)), nobody).expect("polled");
+        done.load(Ordering::SeqCst)
+    });
+    assert_eq!(started.wait().expect("answered"), b"started");
+    assert_eq!(last(&node).cause, Cause::Hung);
+}
+
+#[test]
+fn what_a_stopped_service_may_have_taken_is_doubtful() {
+    let world = World::new(ACTOR);
+    let mut first = world.server("echo", &["spin=never"]);
+    let second = world.server("echo", &["spin=never"]);
+    let (node, client) = world.client("echo", Spin::Never);
+    settled(&node, 2);
+    let held = client.start(b"!hold", LONG).expect("sent");
+    first.hear("held");
+    first.stop();
+    let ended = held.wait();
+    assert!(matches!(ended, Err(CallError::PeerDied { taken: true })), "{ended:?}");
+    assert_eq!(serving(&client).0, second.pid());
+}
+
+#[test]
+fn a_handler_that_runs_for_long_is_left_alone() {
+    let world = World::new(ACTOR);
+    let servers = replicas(&world, "echo", 2);
+    let (node, client) = world.client("echo", Spin::Never);
+    settled(&node, 2);
+    let before = serving(&client);
+    let suspicions = || {
+        let standing = node.failover_standing(client.dest()).expect("it stands");
+        standing.suspicions
+    };
+    let seen = suspicions();
+    assert_eq!(client.call(b"!work 300", LONG).expect("answered"), b"worked");
+    // It was looked into, and found well.
+    assert!(suspicions() > seen);
+    assert_eq!(serving(&client), before);
+    assert_eq!(before.0, servers[0].pid());
+    assert_eq!(last(&node).cause, Cause::First);
+    // Not so where that was configured. The handler is repeated, and takes as long there.
+    configured(&node, client.dest(), HealthCheck { busy_ms: 100, ..HealthCheck::default() });
+    let (_, epoch) = before;
+    assert_eq!(client.call(b"!work 300", LONG).expect("answered"), b"worked");
+    assert_eq!(last(&node).cause, Cause::Hung);
+    let (_, later) = serving(&client);
+    assert!(later > epoch);
+}
+
+#[test]
+fn a_stop_in_the_middle_of_a_handler_is_found_out() {
+    let world = World::new(ACTOR);
+    let servers = replicas(&world, "echo", 2);
+    let (node, client) = world.client("echo", Spin::Never);
+    settled(&node, 2);
+    std::thread::scope(|scope| {
+        let call = scope.spawn(|| client.call(b"!work 200", LONG));
+        let standing = || node.failover_standing(client.dest()).expect("it stands");
+        wait_until("it is suspected", || standing().suspicions > 0);
+        servers[0].stop();
+        assert_eq!(call.join().expect("no panic").expect("answered"), b"worked");
+    });
+    assert_eq!(serving(&client).0, servers[1].pid());
+}
+
+#[test]
+fn a_loop_that_does_not_come_round_is_passed_over() {
+    let world = World::new(ACTOR);
+    // In this process, whose loop runs when it is polled, and not otherwise.
+    let silent = world.node(Spin::Never);
+    let server = silent.server().expect("a loop");
+    let registration = server.register("echo", ipc::control::SERVICE_IDEMPOTENT).expect("served");
+    let servers = replicas(&world, "echo", 1);
+    let (node, client) = world.client("echo", Spin::Never);
+    configured(&node, client.dest(), HealthCheck::default());
+    wait_until("the standby is there", || node.list().expect("a list").len() == 2);
+    let (pid, _) = serving(&client);
+    assert_eq!(pid, servers[0].pid());
+    let change = last(&node);
+    assert_eq!((change.cause, change.from), (Cause::Hung, registration.instance));
+}
+
+#[test]
+fn two_that_see_different_things_go_where_the_runtime_says() {
+    let world = World::new(ACTOR);
+    let servers = replicas(&world, "echo", 3);
+    let (node, one) = world.client("echo", Spin::Never);
+    let (_other, two) = world.client("echo", Spin::Never);
+    settled(&node, 3);
+    let before = serving(&one);
+    assert_eq!(serving(&two), before);
+    // Only one of them waits while it is stopped; the other has seen nothing.
+    servers[0].stop();
+    let after = serving(&one);
+    servers[0].go_on();
+    assert_ne!(after.0, before.0);
+    assert_eq!(serving(&two), after);
+    assert_eq!(serving(&one), after);
+}
+
+#[test]
+fn stops_that_end_in_time_are_harmless_and_so_are_those_that_do_not() {
+    let world = World::new(ACTOR);
+    let servers = replicas(&world, "echo", 2);
+    let (node, client) = world.client("echo", Spin::Learned);
+    settled(&node, 2);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let calls = scope.spawn(|| {
+            let (mut made, mut last) = (0_u64, 0);
+            while !done.load(Ordering::Relaxed) {
+                let (_, epoch) = serving(&client);
+                assert!(epoch >= last, "{epoch} after {last}");
+                last = epoch;
+                made += 1;
+            }
+            made
+        });
+        for round in 0..24_u64 {
+            let server = &servers[round as usize % 2];
+            server.stop();
+            std::thread::sleep(Duration::from_millis(round * 3));
+            server.go_on();
+        }
+        done.store(true, Ordering::Relaxed);
+        assert!(calls.join().expect("every call was answered, at ascending epochs") > 0);
+    });
+}
+
+#[test]
+fn who_asks_hears_of_what_failed() {
+    let world = World::new(ACTOR);
+    let mut servers = replicas(&world, "echo", 3);
+    let (node, client) = world.client("echo", Spin::Never);
+    settled(&node, 3);
+    let entries = node.list().expect("a list");
+    let instance = |pid| entries.iter().find(|it| it.pid == pid).expect("listed").instance;
+    let ids: Vec<_> = servers.iter().map(|it| instance(it.pid())).collect();
+    let detect = |service| node.detect_failure(service).expect("known");
+    let well = detect(client.dest());
+    assert_eq!((well.kind, well.instance), (FailureKind::None, ids[0]));
+    assert!(well.epoch > 0 && well.last_seen_ns > 0);
+    servers[2].stop();
+    assert_eq!(detect(ids[2]).kind, FailureKind::Hung);
+    assert_eq!(detect(ids[1]).kind, FailureKind::None);
+    servers.remove(0).kill();
+    wait_until("it is forgotten", || node.list().expect("a list").len() == 2);
+    let dead = detect(ids[0]);
+    assert_eq!((dead.kind, dead.instance), (FailureKind::Crashed, ids[0]));
+    assert!(node.detect_failure(ServiceId::new(u32::MAX)).is_err());
+}
