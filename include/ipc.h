@@ -377,6 +377,58 @@ typedef enum operation_type_t {
 } operation_type_t;
 
 /**
+ * Who serves a name when who did does not any more.
+ */
+typedef enum failover_strategy_t {
+    /**
+     * The next in the order, by itself, the moment it sees all before it dead.
+     */
+    FAILOVER_HOT_STANDBY = 0,
+    /**
+     * The same, and the first of the order takes the name back when it is there again.
+     */
+    FAILOVER_PRIORITY = 1,
+    /**
+     * The next behind who served last, all round.
+     */
+    FAILOVER_ROUND_ROBIN = 2,
+    /**
+     * The one whose process serves the fewest channels.
+     */
+    FAILOVER_LEAST_LOADED = 3,
+    /**
+     * Nobody, until ipc_trigger_failover.
+     */
+    FAILOVER_MANUAL = 4,
+} failover_strategy_t;
+
+/**
+ * What ended an instance, or does not let it serve.
+ */
+typedef enum failure_kind_t {
+    /**
+     * Nothing: it serves, or stands by.
+     */
+    FAILURE_NONE = 0,
+    /**
+     * Its process died.
+     */
+    FAILURE_CRASHED = 1,
+    /**
+     * Its process lives, and does not answer.
+     */
+    FAILURE_HUNG = 2,
+    /**
+     * Its connection to ipcd was lost.
+     */
+    FAILURE_UNREACHABLE = 3,
+    /**
+     * It let go of the name in order.
+     */
+    FAILURE_STOPPED = 4,
+} failure_kind_t;
+
+/**
  * Configures ipc_init. Start from IPC_CONFIG_INIT, then set what shall differ; 0 and NULL mean
  * the default.
  */
@@ -574,6 +626,14 @@ typedef void (*message_handler_t)(const struct ipc_message_t *msg, void *user_da
 typedef uint64_t shared_region_id_t;
 
 /**
+ * Hears of a new version of a shared region; status is not IPC_OK when no more will come.
+ */
+typedef void (*region_handler_t)(shared_region_id_t id,
+                                 int status,
+                                 uint64_t version,
+                                 void *user_data);
+
+/**
  * Names what an event is about. 0 is no type.
  */
 typedef uint32_t event_type_t;
@@ -647,6 +707,103 @@ typedef struct ipc_delivery_t {
      */
     uint32_t priority;
 } ipc_delivery_t;
+
+/**
+<<<<<<< HEAD
+ * When who serves a name is suspected; a member that is 0 is the default.
+ */
+typedef struct health_check_config_t {
+    /**
+     * A caller that has heard nothing for so long asks whether anybody is there: up to 60000.
+     * Default 10.
+     */
+    uint32_t interval_ms;
+    /**
+     * How long an answer to that may take: up to 60000. Default 5.
+     */
+    uint32_t timeout_ms;
+    /**
+     * So many answers missed one after another are a suspicion: up to 100. Default 3. One whose
+     * loop runs, and does not answer ipcd for timeout_ms times that, is passed over, too.
+     */
+    uint32_t failure_threshold;
+} health_check_config_t;
+
+/**
+ * Who is to serve a name, in which order, and when who does is passed over.
+ */
+typedef struct failover_config_t {
+    /**
+     * The instance that goes before the others; 0 for the order in which they came.
+     */
+    service_id_t primary;
+    /**
+     * Those that come behind it, in their order; NULL for none.
+     */
+    service_id_t *replicas;
+    /**
+     * How many these are: at most 63.
+     */
+    uint32_t replica_count;
+    /**
+     * Who is next.
+     */
+    enum failover_strategy_t strategy;
+    /**
+     * When who serves is suspected.
+     */
+    struct health_check_config_t health_check;
+} failover_config_t;
+
+/**
+ * What is known of an instance's failure.
+ */
+typedef struct failure_info_t {
+    /**
+     * Whether it has failed.
+     */
+    bool failed;
+    /**
+     * How.
+     */
+    enum failure_kind_t kind;
+    /**
+     * Which instance it is.
+     */
+    service_id_t instance;
+    /**
+     * The last epoch at which it served its name; 0 where it never did.
+     */
+    uint64_t epoch;
+    /**
+     * When ipcd knew of it: CLOCK_MONOTONIC in ns; 0 where it is well.
+     */
+    uint64_t detected_at_ns;
+    /**
+     * When ipcd last knew it to be well, in the same time.
+     */
+    uint64_t last_seen_ns;
+    /**
+     * With what its process ended; -1 where that is not known.
+     */
+    int32_t exit_status;
+    /**
+     * The signal that ended its process; 0 for none, or where that is not known.
+     */
+    int32_t signal;
+} failure_info_t;
+=======
+ * Handles a message of a queue: size bytes at data, until it returns; delivery is for
+ * ipc_queue_ack and the like, and may be copied. status is not IPC_OK when no more will come, and
+ * data and delivery are NULL then.
+ */
+typedef void (*delivery_handler_t)(queue_id_t queue,
+                                   int status,
+                                   const void *data,
+                                   size_t size,
+                                   const struct ipc_delivery_t *delivery,
+                                   void *user_data);
+>>>>>>> work-mech
 
 /**
  * A key of ipc_encrypt_message. Draw it from the system's random numbers.
@@ -1111,6 +1268,21 @@ int ipc_wait_shared_region(shared_region_id_t id,
                            uint32_t timeout_ms);
 
 /**
+ * Has new versions of a region handled by handler, inside ipc_poll and ipc_run, beginning with the
+ * one that is there if it is another than seen. They make ipc_fd readable. Versions that come
+ * while one is handled are one. A handler replaces the one before; NULL ends that. When the owner
+ * is gone, or the grant was taken back, the handler is told so by its status, and not called
+ * again. A thread waits on behalf of each region; at most 64 are watched.
+ *
+ * IPC_ENOENT: this process has not mapped it. IPC_EQUOTA: 64 are watched. IPC_ESYS: there is no
+ * thread to be had.
+ */
+int ipc_watch_shared_region(shared_region_id_t id,
+                            uint64_t seen,
+                            region_handler_t handler,
+                            void *user_data);
+
+/**
  * Lets a service map a region of this process: an instance, or whoever serves a name. The first
  * grant decides for good: with writable, everybody to whom it is granted may write it, and what
  * stands in it is arbitrary bytes; without, the kernel lets nobody but this process write.
@@ -1291,11 +1463,66 @@ int ipc_queue_nack(queue_id_t queue, const struct ipc_delivery_t *delivery, uint
 int ipc_queue_extend(queue_id_t queue, const struct ipc_delivery_t *delivery, uint32_t lease_ms);
 
 /**
+ * Has the messages of a queue handled by handler, one after another, inside ipc_poll and ipc_run:
+ * as if ipc_queue_receive were called for each. They make ipc_fd readable. The handler, or who it
+ * tells, acknowledges each; it may do so at once, within the handler. A handler replaces the one
+ * before; NULL ends that, and a message that has come and is not handled yet is given to others
+ * when the queue is closed, or its lease ends. When messages cannot be received any more the
+ * handler is told so by its status, and not called again. A restart of ipc-queue is waited for. A
+ * thread waits on behalf of each queue; at most 64 are handled so.
+ *
+ * IPC_ENOENT: no such open queue. IPC_EACCES. IPC_EQUOTA: 64 are handled. IPC_ESYS: there is no
+ * thread to be had.
+ */
+int ipc_queue_handle(queue_id_t queue, delivery_handler_t handler, void *user_data);
+
+/**
  * Closes a queue. What was received and not acknowledged is given to others at once.
  *
  * IPC_ENOENT: no such open queue.
  */
 int ipc_queue_close(queue_id_t queue);
+
+/**
+ * Says who is to serve a name, in which order, and when who does is passed over. service is the
+ * name's id, or an instance's; config->primary and config->replicas are instances of it in their
+ * order, or 0 and NULL for the order in which they came; those that are not named come behind. A
+ * member of config->health_check that is 0 is the default: 10 ms, 5 ms, 3. It holds until it is
+ * said otherwise, beyond restarts of ipcd. If another one is the primary now the name changes hands,
+ * in order and without an error at any caller; this does not wait for it. Nothing is kept of
+ * config.
+ *
+ * IPC_EINVAL: a NULL, no such strategy, an interval or timeout over 60000, a threshold over 100,
+ * more than 63 replicas, or one twice. IPC_ENOENT: nobody serves the name, or an instance is not of
+ * it. IPC_EACCES: this process is no member of the group, and may give no orders. IPC_EEXIST: the
+ * node file says it. IPC_EQUOTA: too many names are configured. IPC_ENORUNTIME: ipcd is gone.
+ */
+int ipc_configure_failover(service_id_t service,
+                           struct failover_config_t *config);
+
+/**
+ * Finds out whether an instance has failed: ipcd looks at its process, and has its loop answer.
+ * service is a name's id, which stands for who serves it, or an instance's; one that is gone is
+ * remembered for a while. It is no failure to be busy in a handler, unless the node file says for
+ * how long that may last. Returns when it is known: for one that is silent, when its health check
+ * says so, or after a second where there is none.
+ *
+ * IPC_EINVAL: a NULL. IPC_ENOENT: nothing is known of it. IPC_EFULL: too many ask at a time.
+ * IPC_ENORUNTIME: ipcd is gone.
+ */
+int ipc_detect_service_failure(service_id_t service, struct failure_info_t *info);
+
+/**
+ * Has another instance serve a name, and returns when it does. failed_service is the name's id, or
+ * that of the instance which serves it; backup the instance that is to serve, 0 for the next in the
+ * order. Who serves finishes what it has taken, and stands by; no caller hears of it. One that does
+ * not let go within two seconds is passed over.
+ *
+ * IPC_ENOENT: nobody serves the name, or nobody stands by. IPC_EALREADY: that instance does not
+ * serve. IPC_EEXIST: it changes hands already. IPC_EACCES: this process is no member of the group,
+ * and may give no orders. IPC_EPEERDIED: the backup ended meanwhile. IPC_ENORUNTIME: ipcd is gone.
+ */
+int ipc_trigger_failover(service_id_t failed_service, service_id_t backup);
 
 /**
  * Puts msg->payload into an envelope that who has the key can open, anywhere and at any time:

@@ -38,6 +38,38 @@ pub enum PriorityLevel {
     PRIORITY_BACKGROUND = 4,
 }
 
+/// Who serves a name when who did does not any more.
+#[repr(C)]
+#[derive(Debug)]
+pub enum FailoverStrategy {
+    /// The next in the order, by itself, the moment it sees all before it dead.
+    FAILOVER_HOT_STANDBY = 0,
+    /// The same, and the first of the order takes the name back when it is there again.
+    FAILOVER_PRIORITY = 1,
+    /// The next behind who served last, all round.
+    FAILOVER_ROUND_ROBIN = 2,
+    /// The one whose process serves the fewest channels.
+    FAILOVER_LEAST_LOADED = 3,
+    /// Nobody, until ipc_trigger_failover.
+    FAILOVER_MANUAL = 4,
+}
+
+/// What ended an instance, or does not let it serve.
+#[repr(C)]
+#[derive(Debug)]
+pub enum FailureKind {
+    /// Nothing: it serves, or stands by.
+    FAILURE_NONE = 0,
+    /// Its process died.
+    FAILURE_CRASHED = 1,
+    /// Its process lives, and does not answer.
+    FAILURE_HUNG = 2,
+    /// Its connection to ipcd was lost.
+    FAILURE_UNREACHABLE = 3,
+    /// It let go of the name in order.
+    FAILURE_STOPPED = 4,
+}
+
 /// Something that one may do with another; a right is the bit `1 << operation`.
 #[repr(C)]
 #[derive(Debug)]

@@ -24,6 +24,7 @@ pub mod enums;
 pub mod envelope;
 pub mod error;
 pub mod event;
+pub mod failover;
 pub mod info;
 pub mod loan;
 pub mod message;

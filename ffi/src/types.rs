@@ -69,6 +69,88 @@ impl OperationType {
     }
 }
 
+/// A [`FailoverStrategy`](enums::FailoverStrategy) as it crosses the boundary: any number.
+/// cbindgen:ignore
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FailoverStrategy(u32);
+
+impl FailoverStrategy {
+    #[cfg(test)]
+    pub(crate) fn from_number(number: u32) -> FailoverStrategy {
+        FailoverStrategy(number)
+    }
+
+    /// Gives the number, which is to be checked.
+    pub(crate) fn number(self) -> u32 {
+        self.0
+    }
+}
+
+/// A [`FailureKind`](enums::FailureKind) as it crosses the boundary.
+/// cbindgen:ignore
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FailureKind(u32);
+
+impl From<ipc_core::FailureKind> for FailureKind {
+    fn from(kind: ipc_core::FailureKind) -> FailureKind {
+        FailureKind(kind as u32)
+    }
+}
+
+/// When who serves a name is suspected; a member that is 0 is the default.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct HealthCheckConfig {
+    /// A caller that has heard nothing for so long asks whether anybody is there: up to 60000.
+    /// Default 10.
+    pub interval_ms: u32,
+    /// How long an answer to that may take: up to 60000. Default 5.
+    pub timeout_ms: u32,
+    /// So many answers missed one after another are a suspicion: up to 100. Default 3. One whose
+    /// loop runs, and does not answer ipcd for timeout_ms times that, is passed over, too.
+    pub failure_threshold: u32,
+}
+
+/// Who is to serve a name, in which order, and when who does is passed over.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct FailoverConfig {
+    /// The instance that goes before the others; 0 for the order in which they came.
+    pub primary: service_id_t,
+    /// Those that come behind it, in their order; NULL for none.
+    pub replicas: *mut service_id_t,
+    /// How many these are: at most 63.
+    pub replica_count: u32,
+    /// Who is next.
+    pub strategy: FailoverStrategy,
+    /// When who serves is suspected.
+    pub health_check: HealthCheckConfig,
+}
+
+/// What is known of an instance's failure.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct FailureInfo {
+    /// Whether it has failed.
+    pub failed: bool,
+    /// How.
+    pub kind: FailureKind,
+    /// Which instance it is.
+    pub instance: service_id_t,
+    /// The last epoch at which it served its name; 0 where it never did.
+    pub epoch: u64,
+    /// When ipcd knew of it: CLOCK_MONOTONIC in ns; 0 where it is well.
+    pub detected_at_ns: u64,
+    /// When ipcd last knew it to be well, in the same time.
+    pub last_seen_ns: u64,
+    /// With what its process ended; -1 where that is not known.
+    pub exit_status: i32,
+    /// The signal that ended its process; 0 for none, or where that is not known.
+    pub signal: i32,
+}
+
 /// An Ed25519 signature.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -212,6 +294,16 @@ pub struct Config {
 /// IPC_ENOREPLY. (Nobody waits for the answer to a one-way message, type MSG_EVENT.)
 pub type MessageHandler = Option<unsafe extern "C" fn(msg: *const Message, user_data: *mut c_void)>;
 
+/// Hears of a new version of a shared region; status is not IPC_OK when no more will come.
+pub type RegionHandler = Option<
+    unsafe extern "C" fn(
+        id: shared_region_id_t,
+        status: c_int,
+        version: u64,
+        user_data: *mut c_void,
+    ),
+>;
+
 /// Handles an event: size bytes at data, until it returns.
 pub type EventHandlerFunction = Option<
     unsafe extern "C" fn(
@@ -283,6 +375,18 @@ const _: () = {
     assert!(offset_of!(AuthToken, nonce) == 32);
     assert!(offset_of!(AuthToken, signature) == 48);
 
+    assert!(size_of::<enums::FailoverStrategy>() == size_of::<FailoverStrategy>());
+    assert!(size_of::<enums::FailureKind>() == size_of::<FailureKind>());
+    assert!(size_of::<HealthCheckConfig>() == 12);
+    assert!(size_of::<FailureInfo>() == 48);
+    assert!(offset_of!(FailureInfo, kind) == 4);
+    assert!(offset_of!(FailureInfo, instance) == 8);
+    assert!(offset_of!(FailureInfo, epoch) == 16);
+    assert!(offset_of!(FailureInfo, detected_at_ns) == 24);
+    assert!(offset_of!(FailureInfo, last_seen_ns) == 32);
+    assert!(offset_of!(FailureInfo, exit_status) == 40);
+    assert!(offset_of!(FailureInfo, signal) == 44);
+
     assert!(size_of::<RoutingInfo>() == 56);
     assert!(offset_of!(RoutingInfo, epoch) == 8);
     assert!(offset_of!(RoutingInfo, deadline_ns) == 16);
@@ -305,6 +409,12 @@ const _: () = {
     assert!(offset_of!(Message, payload) == 40);
     assert!(offset_of!(Message, security) == 48);
     assert!(offset_of!(Message, routing) == 168);
+
+    assert!(size_of::<FailoverConfig>() == 40);
+    assert!(offset_of!(FailoverConfig, replicas) == 8);
+    assert!(offset_of!(FailoverConfig, replica_count) == 16);
+    assert!(offset_of!(FailoverConfig, strategy) == 20);
+    assert!(offset_of!(FailoverConfig, health_check) == 24);
 
     assert!(size_of::<Config>() == 72);
     assert!(offset_of!(Config, flags) == 4);

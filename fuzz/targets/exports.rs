@@ -17,6 +17,8 @@ mod loans;
 mod queues;
 #[path = "exports/regions.rs"]
 mod regions;
+#[path = "exports/failover.rs"]
+mod failover;
 #[path = "exports/rights.rs"]
 mod rights;
 #[path = "exports/transports.rs"]
@@ -213,13 +215,20 @@ fn beside(what: u8) {
             number: play.input.u32(),
             data: play.lent(),
         })),
-        _ => rights::act(&with(|play| rights::Choice {
-            what: play.input.u8(),
-            ids: [play.dest(), play.dest()],
-            number: play.input.u32(),
-            at: play.input.u16(),
-            data: play.lent(),
-        })),
+        _ => match with(|play| play.input.u8()) {
+            what @ 192.. => failover::act(&with(|play| failover::Choice {
+                what,
+                ids: [play.dest(), play.dest()],
+                bytes: play.input.bytes(17),
+            })),
+            what => rights::act(&with(|play| rights::Choice {
+                what,
+                ids: [play.dest(), play.dest()],
+                number: play.input.u32(),
+                at: play.input.u16(),
+                data: play.lent(),
+            })),
+        },
     }
 }
 

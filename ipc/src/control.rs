@@ -387,10 +387,10 @@ pub enum Reply {
     },
     /// Answer to `Connect`; carries the service's lane, the doorbell and, where the kernel has
     /// them, a pidfd of the service.
-    Connected(Introduction),
+    Connected(Box<Introduction>),
     /// Sent by itself to a service; carries the client's lane, the doorbell and, where the kernel
     /// has them, a pidfd of the client. Answer with `Accept`.
-    Incoming(Introduction),
+    Incoming(Box<Introduction>),
     /// Answer to `List`.
     Page {
         /// The entries, by ascending instance.

@@ -92,7 +92,7 @@ pub use {
     link::Queued,
     node::{AuthToken, Config, Heir, KernelState, Node, runtime_dir},
     region::{Pages, Region, RegionAccess, RegionError, RegionOptions, RegionRef},
-    server::{Loop, Registration, Request, Retained, Server, in_handler},
+    server::{Loop, Registration, Request, Retained, Server, WaitHandler, in_handler},
     socket::{Listening, Transport},
     wait::spin::Spin,
 };

@@ -45,6 +45,9 @@ use crate::{
 /// How long a request to the runtime may take when it waits for nobody else.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Records that one key may seal.
+const MOST_REKEY_RECORDS: u32 = 1 << 24;
+
 /// Configures a [`Node`]. The default suits most.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -71,6 +74,9 @@ pub struct Config {
     /// Whether this node may share memory with others. Default: true; where the kernel then denies
     /// it, channels go over sockets by themselves. Where it is false, all of them do.
     pub share_memory: bool,
+    /// Records of an encrypted channel after which this node changes the key that it seals with,
+    /// in each ring: 1 to 2^24, the default. Two minutes change it in any case.
+    pub rekey_records: u32,
     /// Starts the runtime in this process when nobody else runs it any more. By default nobody:
     /// the node waits for the runtime to come back.
     pub heir: Option<Heir>,
@@ -104,6 +110,7 @@ impl Default for Config {
             outstanding: 256,
             key_file: None,
             encrypt: false,
+            rekey_records: MOST_REKEY_RECORDS,
             share_memory: true,
             heir: None,
         }
@@ -121,6 +128,9 @@ impl Config {
         }
         if self.max_bulk > bulk::MOST_BYTES {
             return Err(NodeError::Config("max_bulk must be at most 1073741824".into()));
+        }
+        if self.rekey_records == 0 || self.rekey_records > MOST_REKEY_RECORDS {
+            return Err(NodeError::Config("rekey_records must be from 1 to 16777216".into()));
         }
         if self.outstanding == 0 || self.outstanding > 65_536 {
             return Err(NodeError::Config("outstanding must be from 1 to 65536".into()));

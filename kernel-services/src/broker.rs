@@ -171,7 +171,7 @@ pub(crate) enum Effect {
     /// Remembers how a name is configured, for the next run.
     Plan { name: String, plan: Plan },
     /// Signs a token for what of it is allowed, and sends it; notes that.
-    Issue { to: Token, sequence: u32, wanted: Wanted, allowed: u64, note: Box<Note> },
+    Issue { to: Token, sequence: u32, wanted: Wanted, allowed: u64, epoch: u64, note: Box<Note> },
     /// Verifies a token, and sends what it is worth.
     Check {
         to: Token,
@@ -250,6 +250,8 @@ struct Session {
     /// Whether what it serves can be reached by shared memory.
     shares_memory: bool,
     waits: usize,
+    /// The last epoch at which it served a name, and was passed over; 0 where it never was.
+    past: u64,
 }
 
 impl Session {
@@ -398,6 +400,7 @@ impl Broker {
             shares_memory: true,
             key: [0; 32],
             waits: 0,
+            past: 0,
         };
         self.sessions.insert(token, session);
         self.greetings.insert(token, turn.now_ns.saturating_add(GREETING_NS));

@@ -448,16 +448,16 @@ impl Reactor {
             Effect::Kill { token } => {
                 let pidfd = self.nodes.get(&token).and_then(|node| node.pidfd.as_ref());
                 // Fails where it is dead already.
-                let _ = pidfd.map(|pidfd| pidfd::kill(pidfd));
+                let _ = pidfd.map(pidfd::kill);
                 None
             }
             Effect::Plan { name, plan } => {
                 self.ties.plans.keep(name, plan);
                 None
             }
-            Effect::Issue { to, sequence, wanted, allowed, note } => {
+            Effect::Issue { to, sequence, wanted, allowed, epoch, note } => {
                 self.note(*note);
-                let reply = tokens::issue(&self.ties.key, wanted, allowed);
+                let reply = tokens::issue(&self.ties.key, wanted, allowed, epoch);
                 self.reply(to, sequence, &reply)
             }
             Effect::Check { to, sequence, token, presenters, audience, allowed } => {

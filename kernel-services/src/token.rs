@@ -14,6 +14,9 @@
 //! order without the zero, 44 bytes: no other statement under the same key begins alike.
 //!
 //! # Rules
+//! - The first half of the nonce is the epoch at which the subject serves a name, or 0. A token of
+//!   one that was passed over since is refused by the runtime; who verifies without asking it does
+//!   not know.
 //! - Granted is what was asked for *and* the policy allows, never more; nothing left is a refusal.
 //! - A lifetime is 1 s to [`MOST_LIFETIME_S`], in whole seconds, rounded up, cut at the most.
 //! - Issuer and verifier read one machine's clock, so an expired token has no grace: it ends when
@@ -204,6 +207,25 @@ pub fn random_nonce() -> Result<[u8; 16], ipc::Status> {
     let mut nonce = [0; 16];
     getrandom::fill(&mut nonce).map_err(|_| ipc::Status::IO)?;
     Ok(nonce)
+}
+
+/// Makes a nonce that says at which epoch the subject of a token serves, if it serves a name: eight
+/// bytes of that, and eight that are random.
+///
+/// # Errors
+/// As [`random_nonce`].
+pub fn nonce_at(epoch: u64) -> Result<[u8; 16], ipc::Status> {
+    let mut nonce = random_nonce()?;
+    nonce[..8].copy_from_slice(&epoch.to_le_bytes());
+    Ok(nonce)
+}
+
+/// Gives the epoch at which the subject of a token served a name when it was issued, if it did. Not
+/// believed before the token is verified.
+pub fn epoch_of(token: &AuthToken) -> Option<u64> {
+    let mut epoch = [0; 8];
+    epoch.copy_from_slice(&token.nonce[..8]);
+    Some(u64::from_le_bytes(epoch)).filter(|epoch| *epoch != 0)
 }
 
 /// Why a token does not count. In an answer all are `IPC_EAUTH`: a forger learns nothing.

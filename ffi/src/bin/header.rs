@@ -21,6 +21,7 @@ const SOURCES: [&str; 22] = [
     "event.rs",
     "rights.rs",
     "queue.rs",
+    "failover.rs",
     "envelope.rs",
     "poll.rs",
     "stats.rs",

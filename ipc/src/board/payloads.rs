@@ -60,7 +60,7 @@ impl Payloads {
         fence(Ordering::Release);
         let bytes = &payload.bytes[..payload.bytes.len().min(MOST_SHOWN)];
         let kind = u64::from(payload.is_answer) * ANSWER;
-        let kind = kind | u64::from(payload.is_encrypted) * ENCRYPTED;
+        let kind = kind | (u64::from(payload.is_encrypted) * ENCRYPTED);
         let head = [
             (payload.trace >> 64) as u64,
             payload.trace as u64,

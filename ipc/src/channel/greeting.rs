@@ -36,10 +36,13 @@ pub(crate) struct Greeting {
     role: Sender,
     /// Of the client: which it begins. Of the server: which it takes.
     patterns: &'static [Pattern],
+    /// Records after which a key is changed.
+    rekey_records: u32,
 }
 
 /// Prepares the handshake of an end, if its channel is to be encrypted. `has_met` is whether this
-/// end has proved itself to that service before, and that to it.
+/// end has proved itself to that service before, and that to it; `rekey_records` is the
+/// configuration's.
 ///
 /// # Errors
 /// `AUTH` when the other end has no key.
@@ -48,6 +51,7 @@ pub(crate) fn greeting(
     role: Sender,
     key: &Arc<StaticKey>,
     has_met: bool,
+    rekey_records: u32,
 ) -> Result<Option<Greeting>, NodeError> {
     if !it.encrypted {
         return Ok(None);
@@ -67,7 +71,7 @@ pub(crate) fn greeting(
         (Sender::Server, false, _) => &[Pattern::Xx, Pattern::Ik],
     };
     let expected = PublicKey::from_bytes(it.peer_key);
-    Ok(Some(Greeting { key: Arc::clone(key), expected, bound, role, patterns }))
+    Ok(Some(Greeting { key: Arc::clone(key), expected, bound, role, patterns, rekey_records }))
 }
 
 impl Greeting {
@@ -91,7 +95,9 @@ impl Greeting {
 
     fn handshake(&self, pattern: Pattern) -> Result<Handshake, HandshakeError> {
         let is_client = self.role == Sender::Client;
-        Handshake::bound(pattern, &self.key, Some(self.expected), &self.bound, is_client)
+        let expected = Some(self.expected);
+        Handshake::bound(pattern, &self.key, expected, &self.bound, is_client)
+            .map(|it| it.rekeying_after(self.rekey_records))
     }
 }
 

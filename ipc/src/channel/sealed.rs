@@ -162,7 +162,7 @@ impl Channel {
             rx.take_greeting().and_then(|it| greeting::go_on(it, message).ok())
         };
         let mut tx = self.tx.claim();
-        let done = self.answer(&mut tx, rx, step);
+        let done = answer(&mut tx, rx, step);
         if done.is_err() {
             let _ = say_hello(&mut tx, &[]);
         }
@@ -170,25 +170,6 @@ impl Channel {
         self.after_push();
         self.after_take();
         done
-    }
-
-    /// Sends what a step has to send, and does what comes then.
-    fn answer(
-        &self,
-        tx: &mut Transmit,
-        rx: &mut Receive,
-        step: Option<Step>,
-    ) -> Result<(), PeerCorrupt> {
-        let Step { send, then } = step.ok_or(PeerCorrupt::Handshake)?;
-        let message = send.as_deref().unwrap_or(&DONE);
-        say_hello(tx, message).map_err(|_| PeerCorrupt::Handshake)?;
-        match then {
-            Then::Receive(handshake) => {
-                rx.guard = Some(Box::new(Guard::Greeting(Some(handshake))));
-            }
-            Then::Done(session) => seal(tx, rx, *session),
-        }
-        Ok(())
     }
 
     /// Tells the peer that this end is closed in order, and how much it has sent: sealed, so that
@@ -260,6 +241,20 @@ const MOST_HELLO: usize = 192;
 
 fn say_hello(tx: &mut Transmit, message: &[u8]) -> Result<(), PushError> {
     tx.push(Label::new(Kind::Hello, HELLO_LEVEL), message, &mut 0)
+}
+
+/// Sends what a step has to send, and does what comes then.
+fn answer(tx: &mut Transmit, rx: &mut Receive, step: Option<Step>) -> Result<(), PeerCorrupt> {
+    let Step { send, then } = step.ok_or(PeerCorrupt::Handshake)?;
+    let message = send.as_deref().unwrap_or(&DONE);
+    say_hello(tx, message).map_err(|_| PeerCorrupt::Handshake)?;
+    match then {
+        Then::Receive(handshake) => {
+            rx.guard = Some(Box::new(Guard::Greeting(Some(handshake))));
+        }
+        Then::Done(session) => seal(tx, rx, *session),
+    }
+    Ok(())
 }
 
 /// From here on every frame is sealed. The records' positions are those of the frames, of which

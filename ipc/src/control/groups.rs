@@ -118,10 +118,10 @@ impl FailoverStrategy {
     /// Its name, as node files and `ipctl` have it.
     pub fn word(self) -> &'static str {
         match self {
-            FailoverStrategy::HotStandby => "hot-standby",
+            FailoverStrategy::HotStandby => "hot_standby",
             FailoverStrategy::Priority => "priority",
-            FailoverStrategy::RoundRobin => "round-robin",
-            FailoverStrategy::LeastLoaded => "least-loaded",
+            FailoverStrategy::RoundRobin => "round_robin",
+            FailoverStrategy::LeastLoaded => "least_loaded",
             FailoverStrategy::Manual => "manual",
         }
     }

@@ -143,8 +143,8 @@ pub fn decode_reply(bytes: &[u8]) -> Result<(u32, Reply), Malformed> {
         }
         103 => Reply::Done,
         104 => Reply::Found { name: input.id()? },
-        105 => Reply::Connected(input.introduction()?),
-        106 => Reply::Incoming(input.introduction()?),
+        105 => Reply::Connected(Box::new(input.introduction()?)),
+        106 => Reply::Incoming(Box::new(input.introduction()?)),
         107 => {
             let next = input.u32()?;
             let count = input.u32()? as usize;

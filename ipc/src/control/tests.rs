@@ -308,9 +308,9 @@ fn replies() -> impl Strategy<Value = Reply> {
         }),
         Just(Reply::Done),
         any::<u32>().prop_map(|id| Reply::Found { name: ServiceId::new(id) }),
-        introductions().prop_map(Reply::Connected),
+        introductions().prop_map(|it| Reply::Connected(Box::new(it))),
         (any::<u64>(), names()).prop_map(|(next, name)| Reply::Kept { next, name }),
-        introductions().prop_map(Reply::Incoming),
+        introductions().prop_map(|it| Reply::Incoming(Box::new(it))),
         (prop::collection::vec(entries(), 0..12), any::<u32>())
             .prop_map(|(entries, next)| Reply::Page { entries, next }),
         (any::<[u64; 2]>(), any::<[u32; 3]>()).prop_map(|(long, n)| Reply::State {

@@ -92,9 +92,9 @@ impl Writer {
     }
 
     pub(super) fn health(&mut self, it: &HealthCheck) {
-        [it.interval_ms, it.timeout_ms, it.threshold, it.busy_ms]
-            .into_iter()
-            .for_each(|number| self.u32(number));
+        for number in [it.interval_ms, it.timeout_ms, it.threshold, it.busy_ms] {
+            self.u32(number);
+        }
     }
 
     pub(super) fn plan(&mut self, it: &FailoverPlan) {

@@ -230,22 +230,12 @@ impl Transmit {
         let mut outcome = Ok(());
         for it in late {
             let ring = ring_of(it.label.priority());
-            let producer = self.producer(ring);
-            while it.begun < it.payload.bytes().len() || it.place.is_none() {
-                match producer.push(it.wire, it.payload.bytes(), it.begun) {
-                    Ok(begun) => it.begun = begun,
-                    Err(error) => {
-                        outcome = Err(error);
-                        break;
-                    }
-                }
-                if it.begun >= it.payload.bytes().len() {
-                    it.place = Some((ring, producer.head() - 1));
-                }
-            }
+            // On an encrypted channel they are sealed once more, for this one's session.
+            outcome = self.push_frames(it.wire, it.payload.bytes(), &mut it.begun);
             if outcome.is_err() {
                 break;
             }
+            it.place = Some((ring, self.producer(ring).head() - 1));
             self.count(it.label, it.payload.bytes());
         }
         self.kept = Some(kept);

@@ -138,7 +138,8 @@ impl Core {
         bell: PeerSocket,
     ) -> Result<Channel, NodeError> {
         let has_met = self.known.has_met(&introduction);
-        let greeting = greeting(&introduction, role, &self.key, has_met)?;
+        let greeting =
+            greeting(&introduction, role, &self.key, has_met, self.config.rekey_records)?;
         Ok(Channel::new(Parts {
             introduction,
             role,

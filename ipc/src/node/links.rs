@@ -80,7 +80,7 @@ impl Core {
             error => error,
         })?;
         match reply {
-            Reply::Connected(introduction) => Ok((introduction, fds)),
+            Reply::Connected(introduction) => Ok((*introduction, fds)),
             reply => Err(refused(&reply)),
         }
     }

@@ -105,7 +105,7 @@ impl Warden<'_> {
         let Some(socket) = self.core.current() else { return };
         match packet::receive(socket.as_fd(), &mut self.buffer, &self.core.closer) {
             Ok(Received::Packet(length, fds)) => match decode_reply(&self.buffer[..length]) {
-                Ok((0, Reply::Incoming(introduction))) => self.core.accept(introduction, fds),
+                Ok((0, Reply::Incoming(introduction))) => self.core.accept(*introduction, fds),
                 Ok((0, Reply::Revoked { channel })) => self.core.peers.revoke(channel),
                 Ok((0, Reply::Group(group))) => self.core.hear_group(&group),
                 Ok((0, Reply::Promote { instance, epoch })) => self.core.promote(instance, epoch),

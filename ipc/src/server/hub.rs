@@ -26,7 +26,7 @@ use nix::sys::{
     timerfd::TimerFd,
 };
 
-pub(crate) use self::lead::Member;
+pub(crate) use self::{lead::Member, sources::Source};
 use self::{
     lead::{Lead, Led, Seat},
     sources::Sources,

@@ -154,6 +154,7 @@ pub struct Handshake {
     epoch: u64,
     is_client: bool,
     expected: Option<PublicKey>,
+    limits: Limits,
 }
 
 impl fmt::Debug for Handshake {
@@ -231,7 +232,20 @@ impl Handshake {
         }
         let state = build(pattern, key, expected.filter(|_| needs_key), binding, is_client);
         sweep_stack();
-        Ok(Handshake { state: state?, pattern, epoch: binding.epoch, is_client, expected })
+        Ok(Handshake {
+            state: state?,
+            pattern,
+            epoch: binding.epoch,
+            is_client,
+            expected,
+            limits: Limits::default(),
+        })
+    }
+
+    /// Has the session change the keys that it seals with after so many records.
+    pub(crate) fn rekeying_after(mut self, records: u32) -> Handshake {
+        self.limits.rekey_records = records.into();
+        self
     }
 
     /// Begins, for the end that opened the channel.
@@ -318,7 +332,7 @@ impl Handshake {
         } else {
             ((&from_server, Way::FromServer), (&from_client, Way::FromClient))
         };
-        let limits = Limits::default();
+        let limits = self.limits;
         let sealer = Sealer::new(ours.0, context(ours.1), limits);
         let opener = Opener::new(theirs.0, context(theirs.1), limits);
         from_client.zeroize();

@@ -84,6 +84,15 @@ impl Channels {
         channels.any(|it| it.client == client && it.service == service)
     }
 
+    /// The channels on which that is the client.
+    pub(super) fn opened_by(&self, client: Token) -> Vec<u64> {
+        let ids = self.by_end.get(&client).into_iter().flatten().copied();
+        let mut ids: Vec<u64> =
+            ids.filter(|id| self.open.get(id).is_some_and(|it| it.client == client)).collect();
+        ids.sort_unstable();
+        ids
+    }
+
     /// How many channels are served there.
     pub(super) fn served_by(&self, service: Token) -> usize {
         let ids = self.by_end.get(&service).into_iter().flatten();

@@ -4,6 +4,7 @@
 //! and tells it here. It is believed when the runtime finds the same by itself.
 
 mod claims;
+mod fence;
 mod hands;
 mod plans;
 mod suspects;
@@ -12,7 +13,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use ipc::{
     ServiceId, Status,
-    control::{Cause, Change, Group, MOST_CHANGES, MOST_MEMBERS, Reply},
+    control::{Cause, Change, Group, MOST_CHANGES, MOST_MEMBERS, Reply, Request},
 };
 
 pub(crate) use self::plans::{Place, Plan};
@@ -182,6 +183,30 @@ impl Broker {
     pub(crate) fn numbering(mut self, epochs: Epochs) -> Broker {
         self.groups.epochs = epochs;
         self
+    }
+
+    /// Carries out what somebody says, or asks, of groups. Gives the answer, where it has one now.
+    pub(super) fn of_groups(
+        &mut self,
+        asked: (Token, u32),
+        request: Request,
+        turn: &mut Turn,
+    ) -> Result<Option<Reply>, Status> {
+        let (from, _) = asked;
+        match request {
+            Request::Promoted { instance, epoch } => self.promoted(from, instance, epoch, turn),
+            Request::Suspect { instance, mark } => self.suspect(from, instance, mark, turn),
+            Request::Pulse { instance, number, busy_us } => {
+                self.pulse(from, instance, number, busy_us, turn);
+            }
+            Request::Trigger { failed, backup } => self.trigger(asked, failed, backup, turn)?,
+            Request::History { after } => return Ok(Some(self.history(after))),
+            Request::Detect { service } => return self.detect(asked, service, turn),
+            Request::Configure(plan) => return self.configure(from, plan, turn).map(Some),
+            Request::Standing { service } => return self.standing(service).map(Some),
+            _ => return Err(Status::PROTOCOL),
+        }
+        Ok(None)
     }
 
     /// A group has other members. Somebody serves it again, unless those who may are still

@@ -174,6 +174,9 @@ impl Broker {
             Way::Memory(..) => return Err(Status::INVALID),
             Way::Socket => (Geometry::of_sockets(), true),
         };
+        if self.is_turned_out(client) {
+            return Err(Status::STALE);
+        }
         let connects = self.introductions.connects.get(&client).copied().unwrap_or(0);
         if connects >= CONNECTS_PER_NODE {
             return Err(Status::QUOTA);

@@ -11,7 +11,7 @@ use crate::{
     notes::{Kind, Note},
     registry::{Claims, Registered},
     security::{Operation, What, Who, names_of},
-    token::{AuthToken, Wanted},
+    token::{self, AuthToken, Wanted},
 };
 
 /// What the runtime issued to say that ids were a process's; see `docs/control.md`.
@@ -67,13 +67,17 @@ impl Broker {
         turn: &mut Turn,
     ) -> Result<(), Status> {
         let session = self.sessions.get(&to).ok_or(Status::INVALID)?;
+        if self.is_turned_out(to) {
+            return Err(Status::STALE);
+        }
         let allowed = self.permitted_with(&session.who, wanted.audience)?;
         let mut note = Note::new(Kind::Token, session.who.to_string());
         let name = self.registry.name_behind(wanted.audience);
         note.object = name.map(|it| format!("name {it}")).unwrap_or_default();
         note.operation = names_of(wanted.permissions & allowed & Operation::MASK).into();
         note.verdict = Some(wanted.permissions & allowed & Operation::MASK != 0);
-        turn.out.push(Effect::Issue { to, sequence, wanted, allowed, note: Box::new(note) });
+        let (epoch, note) = (self.epoch_of(to), Box::new(note));
+        turn.out.push(Effect::Issue { to, sequence, wanted, allowed, epoch, note });
         Ok(())
     }
 
@@ -93,6 +97,11 @@ impl Broker {
         // Not believed yet; should it lie, the token does not count at all.
         let stated = AuthToken::from_bytes(&*token).map_err(|_| Status::AUTH)?;
         let allowed = self.permitted_with(who, stated.audience).map_err(|_| Status::AUTH)?;
+        // One made at an epoch that is past counts no more than one that is forged.
+        let session = self.tokens.get(&node).and_then(|it| self.sessions.get(it));
+        if token::epoch_of(&stated).is_some_and(|epoch| session.is_none_or(|it| epoch <= it.past)) {
+            return Err(Status::AUTH);
+        }
         let (presenters, audience) = (self.registry.ids_of(node), self.registry.ids_of(audience));
         turn.out.push(Effect::Check { to, sequence, token, presenters, audience, allowed });
         Ok(())

@@ -201,6 +201,9 @@ impl Broker {
         if owner.token == from {
             return Err(Status::EXISTS);
         }
+        if self.is_turned_out(from) {
+            return Err(Status::STALE);
+        }
         if !region.is_granted(&self.registry.ids_of(node)) {
             self.note_region(from, id, false, "its owner granted nothing".to_owned(), turn);
             return Err(Status::ACCESS);
@@ -289,6 +292,13 @@ impl Broker {
                 }
             }
             self.settle_region(id, turn);
+        }
+    }
+
+    /// A node loses what it has mapped of others.
+    pub(super) fn lose_regions(&mut self, token: Token, turn: &mut Turn) {
+        for id in self.regions.of(token) {
+            self.revoke_region(id, token, turn);
         }
     }
 

@@ -27,29 +27,18 @@ impl Broker {
             Request::Unregister { instance } => {
                 return self.unregistration(to, node, sequence, instance, turn);
             }
-            Request::Promoted { instance, epoch } => {
-                return self.promoted(to, instance, epoch, turn);
-            }
-            Request::Trigger { failed, backup } => {
-                match self.trigger((to, sequence), failed, backup, turn) {
-                    Ok(()) => return,
-                    Err(status) => Reply::Refused(status),
-                }
-            }
-            Request::History { after } => self.history(after),
-            Request::Suspect { instance, mark } => return self.suspect(to, instance, mark, turn),
-            Request::Pulse { instance, number, busy_us } => {
-                return self.pulse(to, instance, number, busy_us, turn);
-            }
-            Request::Detect { service } => match self.detect((to, sequence), service, turn) {
+            request @ (Request::Promoted { .. }
+            | Request::Trigger { .. }
+            | Request::History { .. }
+            | Request::Suspect { .. }
+            | Request::Pulse { .. }
+            | Request::Detect { .. }
+            | Request::Configure(_)
+            | Request::Standing { .. }) => match self.of_groups((to, sequence), request, turn) {
                 Ok(None) => return,
                 Ok(Some(reply)) => reply,
                 Err(status) => Reply::Refused(status),
             },
-            Request::Configure(plan) => {
-                self.configure(to, plan, turn).unwrap_or_else(Reply::Refused)
-            }
-            Request::Standing { service } => self.standing(service).unwrap_or_else(Reply::Refused),
             Request::Discover { name } => match self.registry.discover(&name) {
                 Some(name) => Reply::Found { name },
                 None => Reply::Refused(Status::NOT_FOUND),

@@ -8,7 +8,7 @@ use ipc::{
     control::{Cause, Reply},
 };
 
-use super::{Broker, Effect, Peer, Token, Turn, channels::Channel};
+use super::{Broker, Effect, Peer, Plan, Token, Turn, channels::Channel};
 use crate::{
     events::Topic,
     notes::{Kind, Note},
@@ -24,6 +24,8 @@ pub(crate) struct Law {
     pub(crate) users: Quota,
     pub(crate) services: HashMap<Arc<str>, Quota>,
     pub(crate) topics: Vec<Topic>,
+    /// Who serves names, and when who does is passed over.
+    pub(crate) failovers: Vec<(String, Plan)>,
 }
 
 /// What a channel has to be for.
@@ -139,6 +141,7 @@ impl Broker {
         self.let_go_of_strangers(|service| law.services.contains_key(service), turn);
         self.accounts.limit(law.users, law.services);
         self.topics.declare(law.topics);
+        self.plan_by_file(law.failovers, turn);
         self.revoke_topics(turn);
         self.revoke_channels(turn);
         self.judge_regions(turn);
@@ -190,7 +193,7 @@ impl Broker {
     }
 
     /// Tells both ends of a channel, as far as they are connected, that it is no more.
-    fn tell_revoked(&self, id: u64, channel: &Channel, turn: &mut Turn) {
+    pub(super) fn tell_revoked(&self, id: u64, channel: &Channel, turn: &mut Turn) {
         let ends = [channel.client, channel.service];
         let ends = if ends[0] == ends[1] { &ends[..1] } else { &ends[..] };
         for &to in ends.iter().filter(|to| self.sessions.contains_key(to)) {

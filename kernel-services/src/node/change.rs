@@ -109,7 +109,16 @@ impl fmt::Display for Change {
 fn settings(old: &Node, new: &Node) -> Vec<&'static str> {
     // In full, so that whoever adds a field decides here what its change means.
     let Node {
-        groups, rules, routes, topics, user_limits, log_directory, metrics, monitor, ..
+        groups,
+        rules,
+        routes,
+        topics,
+        failovers,
+        user_limits,
+        log_directory,
+        metrics,
+        monitor,
+        ..
     } = old;
     differing(&[
         ("log_directory", *log_directory != new.log_directory),
@@ -119,6 +128,7 @@ fn settings(old: &Node, new: &Node) -> Vec<&'static str> {
         ("rule", *rules != new.rules),
         ("route", *routes != new.routes),
         ("topic", *topics != new.topics),
+        ("failover", *failovers != new.failovers),
         ("limits.user", *user_limits != new.user_limits),
     ])
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Sandbox, Strategy, Subject,
+    Sandbox, Strategy, Subject, failover,
     fault::instead,
     fields::{Reading, Span},
     order,
@@ -27,6 +27,7 @@ pub(super) fn text(reading: &mut Reading, draft: &Draft) {
     subjects(reading, draft);
     unreached_rules(reading, draft);
     system_calls(reading, draft);
+    failover::check(reading, draft);
 }
 
 /// Whether what a node file names must be there.

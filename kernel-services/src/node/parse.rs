@@ -8,6 +8,7 @@ use toml::de::{DeTable, DeValue};
 use super::{
     Backoff, Grants, Group, Intensity, Limits, Listener, Log, LogFormat, Node, Quota, Readiness,
     Ready, Restart, Sandbox, Service, Strategy, Watchdog,
+    failover::{FailoverPlaces, failover},
     fields::{Field, Reading, Span, Table, in_order},
     listener::NoListener,
     monitor,
@@ -22,6 +23,7 @@ pub(super) struct Draft {
     pub(super) services: Vec<ServicePlaces>,
     pub(super) groups: Vec<GroupPlaces>,
     pub(super) rules: Vec<RulePlaces>,
+    pub(super) failovers: Vec<FailoverPlaces>,
 }
 
 /// Where the parts of a service stand.
@@ -69,6 +71,11 @@ pub(super) fn document(reading: &mut Reading, root: &DeTable<'_>) -> Draft {
         let (group, places) = group(reading, at, field, &name);
         draft.node.groups.push(group);
         draft.groups.push(places);
+    }
+    for (at, field, name) in named_tables(reading, &mut table, "failover") {
+        let (failover, places) = failover(reading, at, field, &name);
+        draft.node.failovers.push(failover);
+        draft.failovers.push(places);
     }
     let rules = table.read(reading, "rule", |reading, field| {
         if let DeValue::Array(_) = field.value.get_ref() {
@@ -119,7 +126,10 @@ fn named_tables<'t>(
     });
     let mut tables = Vec::new();
     for (at, field) in entries.unwrap_or_default() {
-        check_name(reading, key, at.clone(), field.key);
+        // A failover is of a name that is served, which can be any.
+        if key != "failover" {
+            check_name(reading, key, at.clone(), field.key);
+        }
         tables.push((at, field, field.key.to_owned()));
     }
     tables

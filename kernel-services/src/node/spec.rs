@@ -26,6 +26,8 @@ pub struct Node {
     pub routes: Vec<Route>,
     /// Topics of events, in the order of the file.
     pub topics: Vec<Topic>,
+    /// Names that fail over otherwise than by default, in the order of the file.
+    pub failovers: Vec<Failover>,
     /// What a user's processes may hold together, beside what each service may.
     pub user_limits: Quota,
     /// Where logs stand. Relative, as the default `logs` is, it lies in the runtime directory; what
@@ -159,6 +161,19 @@ pub struct Watchdog {
     pub timeout: Duration,
     /// In a row.
     pub failures: u32,
+}
+
+/// Who serves a name in place of one that does not any more, and when one that does is passed over.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Failover {
+    /// The name.
+    pub name: String,
+    /// Services that provide it, the primary first; others that do come behind.
+    pub order: Vec<String>,
+    /// Who is next.
+    pub strategy: ipc::FailoverStrategy,
+    /// When who serves is suspected.
+    pub health: ipc::HealthCheck,
 }
 
 /// Services that share a fate.

@@ -52,7 +52,7 @@ impl Reactor {
         if let Some(held) = self.held.get(&ticket) {
             held.span.offered(&introduction);
         }
-        let bytes = encode_reply(0, &Reply::Incoming(introduction));
+        let bytes = encode_reply(0, &Reply::Incoming(Box::new(introduction)));
         match self.post(to, Parcel::new(bytes, fds)) {
             Ok(()) => None,
             Err(Lost::Introduction) => failed(Status::QUOTA),
@@ -73,7 +73,7 @@ impl Reactor {
         let has_lane = lane.is_some();
         let mut fds: Vec<_> = lane.map(|lane| Arc::new(lane.vouched())).into_iter().collect();
         fds.extend(self.pidfd(service));
-        let bytes = encode_reply(sequence, &Reply::Connected(introduction));
+        let bytes = encode_reply(sequence, &Reply::Connected(Box::new(introduction)));
         match self.post(to, Parcel { bytes, fds, has_lane, bell: Some(bell?) }) {
             Ok(()) => None,
             Err(Lost::Introduction) => self.reply(to, sequence, &Reply::Refused(Status::QUOTA)),

@@ -10,9 +10,9 @@ use crate::{
     token::{self, AuthToken, IssueError, TokenKey, Wanted},
 };
 
-/// Signs a token.
-pub(super) fn issue(key: &TokenKey, wanted: Wanted, allowed: u64) -> Reply {
-    let made = token::random_nonce().and_then(|nonce| {
+/// Signs a token of one that serves at this epoch; 0 for one that serves nothing.
+pub(super) fn issue(key: &TokenKey, wanted: Wanted, allowed: u64, epoch: u64) -> Reply {
+    let made = token::nonce_at(epoch).and_then(|nonce| {
         token::issue(key, wanted, allowed, now_s(), nonce).map_err(|error| match error {
             IssueError::Invalid => Status::INVALID,
             IssueError::Denied => Status::ACCESS,

@@ -6,10 +6,10 @@ use nix::{sys::inotify::AddWatchFlags, unistd::geteuid};
 
 use super::{System, SystemError, failed, say, words::Answer};
 use crate::{
-    broker::Law,
+    broker::{Law, Place, Plan},
     desk::Order,
     logs::Logs,
-    node::{self, Node},
+    node::{self, Failover, Node},
     notes::{Kind, Note},
     security::{Policy, Question, Terms},
     spans::Open,
@@ -24,7 +24,15 @@ pub(super) fn law(node: &Node) -> Law {
         users: node.user_limits,
         services: quotas.collect(),
         topics: node.topics.clone(),
+        failovers: node.failovers.iter().map(plan).collect(),
     }
+}
+
+/// Gives what a node file says of who serves a name, and when.
+fn plan(failover: &Failover) -> (String, Plan) {
+    let Failover { name, order, strategy, health } = failover;
+    let order = order.iter().map(|it| Place::Service(it.as_str().into())).collect();
+    (name.clone(), Plan { strategy: *strategy, health: *health, order, is_fixed: true })
 }
 
 impl System {

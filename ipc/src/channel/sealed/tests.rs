@@ -48,13 +48,13 @@ fn introduction(peer_key: PublicKey) -> Introduction {
 /// Both ends of a channel, client first, each with a key and with that which it was told of the
 /// other.
 fn ends(keys: [&Arc<StaticKey>; 2], told: [PublicKey; 2]) -> [Channel; 2] {
-    introduced(keys, told.map(introduction), false)
+    introduced(keys, &told.map(introduction), false)
 }
 
 /// The same, as each was introduced to the other; `has_met` is what the client remembers.
 fn introduced(
     keys: [&Arc<StaticKey>; 2],
-    introductions: [Introduction; 2],
+    introductions: &[Introduction; 2],
     has_met: bool,
 ) -> [Channel; 2] {
     let geometry = Geometry::default();
@@ -86,7 +86,7 @@ fn introduced(
             max_bulk: 0,
             spin: Spin::Never,
             seat: Arc::new(OwnBoard::default()).seat(&introduction, role),
-            greeting: greeting(&introduction, role, keys[end], has_met).expect("keys"),
+            greeting: greeting(&introduction, role, keys[end], has_met, 1 << 24).expect("keys"),
         })
     })
 }
@@ -211,10 +211,10 @@ fn nothing_comes_before_the_handshake_and_no_second_one_after_it() {
 fn an_end_whose_peer_has_no_key_is_not_made() {
     let [a, _] = &keys();
     let it = Introduction { peer_key: [0; 32], ..introduction(a.public()) };
-    let refused = greeting(&it, Sender::Client, a, false).map(drop);
+    let refused = greeting(&it, Sender::Client, a, false, 1).map(drop);
     assert!(matches!(refused, Err(NodeError::Refused(Status::AUTH))), "{refused:?}");
     let plain = Introduction { encrypted: false, ..it };
-    assert!(greeting(&plain, Sender::Client, a, false).expect("no handshake").is_none());
+    assert!(greeting(&plain, Sender::Client, a, false, 1).expect("no handshake").is_none());
 }
 
 /// Which pattern a pair took, at both ends alike.
@@ -237,7 +237,7 @@ fn a_newcomer_takes_xx_who_comes_back_ik_and_who_is_known_kk() {
             let bond = Bond { is_known, ..bond() };
             Introduction { bond, ..introduction(key.public()) }
         });
-        let ends = introduced([a, b], told, has_met);
+        let ends = introduced([a, b], &told, has_met);
         let (greeted, served) = greet(&ends, |_| {});
         greeted.expect("both hold their keys");
         served.expect("both hold their keys");
@@ -277,7 +277,7 @@ fn ends_that_were_told_different_things_have_no_session() {
                         Introduction { bond, ..introduction(key.public()) }
                     });
                     alter(&mut told[end]);
-                    let ends = introduced([a, b], told, has_met);
+                    let ends = introduced([a, b], &told, has_met);
                     let (greeted, _) = greet(&ends, |_| {});
                     let is_refused = matches!(greeted, Err(NodeError::Refused(Status::AUTH)));
                     assert!(is_refused, "{number} at {end}: {greeted:?}");
@@ -298,7 +298,7 @@ fn any_message_of_any_pattern_that_was_altered_is_refused() {
                     let bond = Bond { is_known, ..bond() };
                     Introduction { bond, ..introduction(key.public()) }
                 });
-                let ends = introduced([a, b], told, has_met);
+                let ends = introduced([a, b], &told, has_met);
                 let (greeted, served) = greet_at(&ends, |at, message| {
                     if at == turn {
                         let place = place.min(message.len() - 1);
@@ -381,7 +381,7 @@ fn a_close_is_believed_only_when_all_before_it_has_come() {
 fn a_plain_channel_knows_no_last_word() {
     let [a, b] = &keys();
     let told = [b, a].map(|key| Introduction { encrypted: false, ..introduction(key.public()) });
-    let [client, server] = &introduced([a, b], told, false);
+    let [client, server] = &introduced([a, b], &told, false);
     let close = Label::new(Kind::Close, 0);
     client.tx.claim().push(close, &[0; 8], &mut 0).expect("room");
     assert!(matches!(server.rx.claim().take(Ring::Urgent, 1 << 20), Err(PeerCorrupt::Kind)));
@@ -400,8 +400,8 @@ fn relayed(keys: [&Arc<StaticKey>; 3], told: [PublicKey; 2], is_known: bool) -> 
     };
     let bond = Bond { is_known, ..bond() };
     let it = |key| Introduction { bond, ..introduction(key) };
-    let with_client = introduced([a, relay], [it(told[0]), it(a.public())], false);
-    let with_server = introduced([relay, b], [it(b.public()), it(told[1])], false);
+    let with_client = introduced([a, relay], &[it(told[0]), it(a.public())], false);
+    let with_server = introduced([relay, b], &[it(b.public()), it(told[1])], false);
     let met = [met(&with_client), met(&with_server)];
     if met == [true, true] {
         let [one, other] =

@@ -107,32 +107,13 @@ impl Broker {
         }
     }
 
-    /// Who does not let go in time hangs: it is passed over, its epoch is past, and it stands
-    /// behind all others until it is heard of. One that is supervised is killed, so that its
-    /// callers know what it took; it comes back as a standby.
+    /// Who does not let go in time hangs.
     pub(in crate::broker) fn end_hands(&mut self, turn: &mut Turn) {
         let is_late = |it: &State| it.hand.is_some_and(|hand| hand.until_ns <= turn.now_ns);
         let late: Vec<_> =
             self.groups.names.iter().filter(|(_, it)| is_late(it)).map(|(&name, _)| name).collect();
         for name in late {
-            let Some(state) = self.groups.names.get_mut(&name) else { continue };
-            let Some(hand) = state.hand else { continue };
-            if !state.hung.contains(&hand.from) {
-                state.hung.push(hand.from);
-            }
-            self.registry.put_last(hand.from);
-            self.fence(hand.from, turn);
-            self.pass_hand(name, Cause::Hung, turn);
+            self.pass_over(name, turn);
         }
-    }
-
-    /// Has the process of an instance killed if it is supervised; tells whether it is.
-    pub(super) fn fence(&self, instance: ServiceId, turn: &mut Turn) -> bool {
-        let Some(token) = self.token_of(instance) else { return false };
-        let is_unit = self.sessions.get(&token).is_some_and(|it| it.peer.unit.is_some());
-        if is_unit {
-            turn.out.push(Effect::Kill { token });
-        }
-        is_unit
     }
 }

@@ -153,7 +153,9 @@ impl Broker {
             let ranks: Vec<_> = members.iter().map(|&it| (self.rank(plan, it), it)).collect();
             self.registry.sort(name, &ranks);
         }
-        hung.into_iter().for_each(|it| self.registry.put_last(it));
+        for it in hung {
+            self.registry.put_last(it);
+        }
         if let Some(serving) = serving {
             self.registry.put_first(serving);
         }

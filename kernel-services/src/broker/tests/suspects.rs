@@ -193,7 +193,14 @@ fn one_that_is_supervised_is_killed_and_its_standby_goes_on() {
     let (first, name) = register(&mut broker, 1, "echo");
     let (second, _) = register(&mut broker, 2, "echo");
     open(&mut broker, 3, first);
-    let unit = crate::desk::Unit { id: 7, service: "echo".into(), pid: 1, uid: UID, start_time: 0 };
+    let unit = crate::desk::Unit {
+        id: 7,
+        service: "echo".into(),
+        pid: 1,
+        uid: UID,
+        start_time: 0,
+        key: None,
+    };
     broker.sessions.get_mut(&1).expect("a session").peer.unit = Some(unit);
     let mark = served_at(&broker, name);
     let effects = suspect(&mut broker, 3, first, mark);
@@ -311,4 +318,43 @@ fn only_who_may_configures_and_only_with_sense() {
     let fixed = Plan { strategy, is_fixed: true, ..Plan::default() };
     let mut broker = broker.planned(vec![("echo".to_owned(), fixed)]);
     assert_eq!(refused(&mut broker, plan(name, strategy, &[second])), Status::EXISTS);
+}
+
+#[test]
+fn what_one_that_was_passed_over_had_counts_for_nothing() {
+    let (mut broker, [first, second], name) = called();
+    let (other, _) = register(&mut broker, 3, "other");
+    open(&mut broker, 1, other);
+    let issue = Request::IssueToken { dest: other, permissions: 1, lifetime_ms: 1000 };
+    let effects = ask(&mut broker, 1, issue.clone());
+    let mark = served_at(&broker, name);
+    let [Effect::Issue { epoch, .. }] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(*epoch as u32, mark);
+    // As the runtime would sign it, but for the signature, which the broker does not look at.
+    let mut token = Box::new([0; ipc::control::TOKEN_BYTES]);
+    token[..4].copy_from_slice(&crate::token::VERSION.to_le_bytes());
+    token[8..12].copy_from_slice(&other.get().to_le_bytes());
+    token[32..40].copy_from_slice(&epoch.to_le_bytes());
+    let check = Request::CheckToken { presenter: first, token };
+    let looked_at = ask(&mut broker, 3, check.clone());
+    assert!(matches!(looked_at[..], [Effect::Check { .. }]), "{looked_at:?}");
+
+    let effects = suspect(&mut broker, 3, first, mark);
+    let effects = look(&mut broker, &effects, first, Sight::Stopped, 0);
+    // Its channel to the other is closed at both ends; that of its own client is the client's.
+    let revoked = |to| {
+        let is_one = |it: &&Effect| matches!(it, Effect::Send { to: told, reply: Reply::Revoked { .. }, .. } if *told == to);
+        effects.iter().filter(is_one).count()
+    };
+    assert_eq!((revoked(1), revoked(3)), (1, 1), "{effects:?}");
+    assert_eq!(ask(&mut broker, 3, check.clone()), [refusal(3, 7, Status::AUTH)]);
+    // It gets nothing, until it says that it stands by; and then nothing of what it had.
+    assert_eq!(ask(&mut broker, 1, issue.clone()), [refusal(1, 7, Status::STALE)]);
+    assert_eq!(connect(&mut broker, 1, other, 9), [refusal(1, 9, Status::STALE)]);
+    promoted(&mut broker, 1, first, 0);
+    let effects = ask(&mut broker, 1, issue);
+    assert!(matches!(effects[..], [Effect::Issue { epoch: 0, .. }]), "{effects:?}");
+    assert_eq!(ask(&mut broker, 3, check), [refusal(3, 7, Status::AUTH)]);
+    open(&mut broker, 1, other);
+    assert_eq!(broker.registry.resolve(name), Some(second));
 }

@@ -38,6 +38,7 @@ pub(super) fn node() -> impl Strategy<Value = Node> {
             intensity: Intensity { restarts: restarts.into(), within },
         });
         let groups = groups.collect();
+        let failovers = failovers(&services);
         let ((metrics, monitor), warnings) = (seen, Vec::new());
         Node {
             services,
@@ -46,6 +47,7 @@ pub(super) fn node() -> impl Strategy<Value = Node> {
             rule_lines: Vec::new(),
             routes: Vec::new(),
             topics,
+            failovers,
             user_limits,
             log_directory,
             metrics,
@@ -61,6 +63,18 @@ fn monitor() -> impl Strategy<Value = Monitor> {
         name => Object::Name(name.to_owned()),
     });
     vec(names, 0..3).prop_map(|payloads| Monitor { payloads })
+}
+
+/// A failover for each second name that is provided.
+fn failovers(services: &[Service]) -> Vec<Failover> {
+    let provided = services.iter().flat_map(|it| it.provides.iter().map(move |name| (it, name)));
+    let each = provided.enumerate().step_by(2).map(|(index, (service, name))| Failover {
+        name: name.clone(),
+        order: vec![service.name.clone()],
+        strategy: ipc::FailoverStrategy::ALL[index % 5],
+        health: ipc::HealthCheck { busy_ms: index as u32, ..ipc::HealthCheck::default() },
+    });
+    each.collect()
 }
 
 fn topics() -> impl Strategy<Value = Vec<Topic>> {
@@ -246,6 +260,18 @@ pub(super) fn written(node: &Node) -> String {
         let Intensity { restarts, within } = group.intensity;
         let within = time(within);
         put(&mut out, "intensity", &format!("{{ restarts = {restarts}, within = {within} }}"));
+    }
+    for failover in &node.failovers {
+        writeln!(out, "[failover.{}]", quoted(&failover.name)).expect(INTO_TEXT);
+        put(&mut out, "order", &list(&failover.order));
+        put(&mut out, "strategy", &quoted(failover.strategy.word()));
+        let ipc::HealthCheck { interval_ms, timeout_ms, threshold, busy_ms } = failover.health;
+        let busy = if busy_ms == 0 { String::new() } else { format!(", busy = '{busy_ms}ms'") };
+        let health = format!(
+            "{{ interval = '{interval_ms}ms', timeout = '{timeout_ms}ms', \
+             threshold = {threshold}{busy} }}"
+        );
+        put(&mut out, "health_check", &health);
     }
     for rule in &node.rules {
         write_rule(&mut out, rule);

@@ -84,7 +84,7 @@ fn tables_and_names() {
             "zz = 1",
             &["1:1: unknown key \"zz\"; a node file takes log_directory, metrics, monitor, \
                  service, group, \
-             rule, route, topic, limits"],
+             failover, rule, route, topic, limits"],
         ),
         (
             "service = 1",
@@ -522,6 +522,41 @@ fn what_is_allowed_and_yet_looks_wrong_is_a_warning() {
 #[test]
 fn the_name_of_the_file_is_as_it_was_given() {
     assert_eq!(wrong("x = 1")[0].file, FILE);
+}
+
+#[test]
+fn a_failover_is_of_a_name_and_its_order_of_those_who_provide_it() {
+    expect(&[
+        (
+            "[failover.x]\nstrategy = 'hot'\nhealth_check = { interval = '2min', tries = 1 }",
+            &[
+                "2:12: strategy cannot be \"hot\"; it can be hot_standby, priority, round_robin, \
+                 least_loaded, manual",
+                "3:29: interval is 120000ms; it takes 1ms to 60000ms",
+                "3:37: unknown key \"tries\"; health_check takes interval, timeout, threshold, busy",
+            ],
+        ),
+        (
+            "[service.a]\nexecutable = 'a'\nprovides = ['x']\n[service.b]\nexecutable = 'b'\n\
+             [failover.x]\norder = ['b', 'a', 'a']",
+            &[
+                "7:10: \"b\" does not provide \"x\"; services that do are a",
+                "7:20: \"a\" is in the order twice; leave one of them out",
+            ],
+        ),
+        (
+            "[failover.x]\norder = ['b']",
+            &["2:10: \"b\" does not provide \"x\"; no service does: processes that are not \
+               supervised stand behind each other as they come"],
+        ),
+        (
+            "[failover.\"\"]",
+            &[
+                "1:11: \"\" cannot be served: it is empty; give 1 to 255 bytes; write the name of a \
+               service as its callers know it",
+            ],
+        ),
+    ]);
 }
 
 #[test]

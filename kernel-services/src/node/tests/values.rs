@@ -163,7 +163,7 @@ fn the_example_and_the_documentation_show_every_key() {
     let example = tree("examples/node.toml");
     let chapter = tree("docs/supervision.md");
     let tables = [
-        ("", "", 9),
+        ("", "", 10),
         ("[monitor]", "monitor.", 1),
         ("[limits]", "limits.", 1),
         ("[limits.user]", "", 6),
@@ -177,6 +177,8 @@ fn the_example_and_the_documentation_show_every_key() {
         ("[service.a.log]", "log.", 3),
         ("[group.a]", "", 3),
         ("[group.a.intensity]", "intensity.", 2),
+        ("[failover.a]", "", 3),
+        ("[failover.a.health_check]", "health_check.", 4),
         ("[[rule]]", "", 4),
         ("[[route]]", "", 3),
         ("[[topic]]", "", 5),
