@@ -47,6 +47,7 @@ pub(crate) fn supersedes(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::HealthCheck;
 
     fn ids(ids: &[u32]) -> Vec<ServiceId> {
         ids.iter().copied().map(ServiceId::new).collect()
@@ -56,9 +57,11 @@ mod tests {
         Group {
             name: ServiceId::new(100),
             epoch,
+            served_at: epoch,
             limit: 64,
             flags: 0,
             ordered: true,
+            health: HealthCheck::default(),
             members: ids(members),
         }
     }

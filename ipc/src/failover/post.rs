@@ -59,10 +59,18 @@ impl Post {
                 return false;
             }
             self.epoch.store(0, Ordering::Release);
-            channels.iter().filter_map(Weak::upgrade).collect()
+            let all: Vec<_> = channels.iter().filter_map(Weak::upgrade).collect();
+            all.iter().for_each(|it| it.hold());
+            all
         };
-        for it in channels {
-            it.withdraw();
+        let ended: Vec<bool> = channels.iter().map(|it| it.finish()).collect();
+        let _others = self.lock();
+        if self.epoch() != 0 {
+            // It was promoted meanwhile, and its channels stand as they should.
+            return false;
+        }
+        for (it, _) in channels.iter().zip(ended).filter(|(_, has_ended)| *has_ended) {
+            it.rest();
         }
         true
     }

@@ -169,7 +169,7 @@ impl Caller {
             Reply::Connected(introduction) => {
                 let purpose = self.opening.remove(&down.sequence);
                 let (Some(purpose), Some(lane)) = (purpose, down.lane) else { return };
-                lane.told_opener.set(Some(introduction));
+                lane.told_opener.set(Some(*introduction));
                 match purpose {
                     Purpose::Ahead(_) => self.ahead.push(lane),
                     Purpose::Name => {

@@ -207,11 +207,11 @@ impl Member {
                     }
                 }
             }
-            Reply::Incoming(introduction) => self.join(net, introduction, down.lane),
+            Reply::Incoming(introduction) => self.join(net, *introduction, down.lane),
             Reply::Connected(introduction) => {
                 self.opening.remove(&down.sequence);
                 if let (Some(lane), Some(standing)) = (down.lane, &mut self.standing) {
-                    lane.told_opener.set(Some(introduction));
+                    lane.told_opener.set(Some(*introduction));
                     self.watching.retain(|it| it.strong_count() > 0);
                     self.watching.push(Rc::downgrade(&lane));
                     standing.watch(introduction.dest, lane);
@@ -261,6 +261,9 @@ impl Member {
     fn leave(&mut self, net: &mut Net) {
         if self.is_leaving && self.at_work.is_none() {
             self.is_leaving = false;
+            if self.epoch != 0 {
+                return;
+            }
             for lane in &self.lanes {
                 lane.held.set(true);
                 lane.mark.set(0);

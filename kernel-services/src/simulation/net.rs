@@ -238,11 +238,11 @@ impl Net {
             }
             Effect::Offer { ticket, to, introduction, .. } => {
                 let lane = self.held.get(&ticket).cloned();
-                self.tell(to, 0, Reply::Incoming(introduction), lane);
+                self.tell(to, 0, Reply::Incoming(Box::new(introduction)), lane);
             }
             Effect::Deliver { ticket, to, sequence, introduction, .. } => {
                 let lane = self.held.remove(&ticket);
-                self.tell(to, sequence, Reply::Connected(introduction), lane);
+                self.tell(to, sequence, Reply::Connected(Box::new(introduction)), lane);
             }
             Effect::Release { ticket } => {
                 self.held.remove(&ticket);

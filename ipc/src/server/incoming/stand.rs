@@ -47,9 +47,14 @@ impl Incoming {
         self.summon();
     }
 
-    /// The instance serves no more. Returns when what was taken is handled.
-    pub(crate) fn withdraw(&self) {
+    /// The instance is about to serve no more: no turn begins.
+    pub(crate) fn hold(&self) {
         self.held.store(true, Ordering::Release);
+    }
+
+    /// Waits until what was taken is handled. Returns whether it is: where a turn is not over,
+    /// that may take more, the next one says that nothing more is taken.
+    pub(crate) fn finish(&self) -> bool {
         let until = clock::now_ns() + PATIENCE_NS;
         let mut has_ended = false;
         while !has_ended
@@ -63,16 +68,12 @@ impl Incoming {
                 std::thread::sleep(Duration::from_micros(100));
             }
         }
-        // From here on the client relies on it that nothing more is taken. Where a turn is not
-        // over, that may take more, the next one says so.
-        let has_ended = has_ended || self.channel.rx.try_claim().is_some();
-        if has_ended && self.held.load(Ordering::Acquire) {
-            self.rest();
-        }
+        has_ended || self.channel.rx.try_claim().is_some()
     }
 
-    /// Nothing more is taken. Until then handlers have the epoch at which it was.
-    fn rest(&self) {
+    /// Nothing more is taken: from here on the client relies on that. Until then handlers have the
+    /// epoch at which it was.
+    pub(crate) fn rest(&self) {
         self.epoch.store(0, Ordering::Relaxed);
         self.channel.set_mark(0);
     }
