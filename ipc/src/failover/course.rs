@@ -6,8 +6,8 @@ use crate::{ServiceId, control::Group};
 /// Chooses among the channels that were opened ahead, each to an instance and with the mark that
 /// it shows: who serves, or, where all before it in the order are dead, the first who stands by.
 ///
-/// One that shows an older epoch than the group has, and is not its first, was passed over. A standby that has a living
-/// one before it does not serve: who went there would wait for ever.
+/// One that shows an older epoch than the group has, and is not its first, was passed over. A
+/// standby that has a living one before it does not serve: who went there would wait for ever.
 pub(crate) fn next(
     group: &Group,
     is_dead: impl Fn(ServiceId) -> bool,
