@@ -6,8 +6,8 @@
 //! who acts next. A third party keeps a ledger of effects, which refuses older epochs.
 //!
 //! ```text
-//!   callers ── lanes ── members        a history: 500 steps in which processes are killed, freeze
-//!      \                  /            and go on, names change hands, the runtime dies and returns;
+//!   callers ── lanes ── members        a history: in 600 steps processes are killed, freeze and go
+//!      \                  /            on, names change hands, the runtime dies and returns;
 //!       `─── the broker ─´             then all is well, and what was begun must end
 //! ```
 //!

@@ -60,7 +60,9 @@ impl Post {
             }
             self.epoch.store(0, Ordering::Release);
             let all: Vec<_> = channels.iter().filter_map(Weak::upgrade).collect();
-            all.iter().for_each(|it| it.hold());
+            for it in &all {
+                it.hold();
+            }
             all
         };
         let ended: Vec<bool> = channels.iter().map(|it| it.finish()).collect();
