@@ -709,7 +709,18 @@ typedef struct ipc_delivery_t {
 } ipc_delivery_t;
 
 /**
-<<<<<<< HEAD
+ * Handles a message of a queue: size bytes at data, until it returns; delivery is for
+ * ipc_queue_ack and the like, and may be copied. status is not IPC_OK when no more will come, and
+ * data and delivery are NULL then.
+ */
+typedef void (*delivery_handler_t)(queue_id_t queue,
+                                   int status,
+                                   const void *data,
+                                   size_t size,
+                                   const struct ipc_delivery_t *delivery,
+                                   void *user_data);
+
+/**
  * When who serves a name is suspected; a member that is 0 is the default.
  */
 typedef struct health_check_config_t {
@@ -792,18 +803,6 @@ typedef struct failure_info_t {
      */
     int32_t signal;
 } failure_info_t;
-=======
- * Handles a message of a queue: size bytes at data, until it returns; delivery is for
- * ipc_queue_ack and the like, and may be copied. status is not IPC_OK when no more will come, and
- * data and delivery are NULL then.
- */
-typedef void (*delivery_handler_t)(queue_id_t queue,
-                                   int status,
-                                   const void *data,
-                                   size_t size,
-                                   const struct ipc_delivery_t *delivery,
-                                   void *user_data);
->>>>>>> work-mech
 
 /**
  * A key of ipc_encrypt_message. Draw it from the system's random numbers.

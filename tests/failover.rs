@@ -39,16 +39,8 @@ fn serving(client: &Client) -> (u32, u64) {
     (pid.parse().expect("a number"), epoch.parse().expect("a number"))
 }
 
-/// Waits until each of so many members is watched by those behind it, and one client of the first
-/// has its channels to the two behind that.
 fn settled(world: &World, members: u32) {
-    let node = world.node(Spin::Never);
-    wait_until("all have found each other", || {
-        let entries = node.list().expect("a list");
-        let is_found =
-            |rank: u32, channels: u32| channels >= members - 1 - rank + u32::from(rank < 3);
-        entries.len() as u32 == members && entries.iter().all(|it| is_found(it.rank, it.channels))
-    });
+    world.settled(&world.node(Spin::Never), members);
 }
 
 #[test]

@@ -29,6 +29,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("benches", &["ipc", "ipc-build", "kernel-services"]),
     ("examples", &["ipc", "ipc-build"]),
     ("tests", &["ipc", "ipc-build", "ipc-queue", "kernel-services"]),
+    ("store", &["ipc", "tests"]),
 ];
 
 /// Services meet in messages only.

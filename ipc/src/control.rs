@@ -15,6 +15,7 @@
 
 mod bond;
 pub mod closer;
+mod entry;
 mod events;
 mod groups;
 pub mod packet;
@@ -26,6 +27,7 @@ mod wire;
 
 use crate::{ServiceId, error::Status, layout::Geometry};
 pub use bond::{Bond, name_hash};
+pub use entry::{Entry, page_fits};
 pub use events::{BusNote, BusStep, SUBSCRIBER_SLEEPS, TOPIC_RELIABLE, TopicEntry, topics_fit};
 pub use groups::{
     Cause, Change, FailoverPlan, FailoverStrategy, Failure, FailureKind, Group, HealthCheck,
@@ -290,7 +292,7 @@ pub enum Request {
         /// 0, or the `next` of the page before.
         after: u64,
     },
-    /// A caller hears nothing of who serves a name. Never answered: the runtime finds out by itself.
+    /// A caller hears nothing of who serves a name. Never answered: the runtime looks for itself.
     Suspect {
         /// Who serves on the caller's channel.
         instance: ServiceId,
@@ -581,47 +583,7 @@ pub struct Introduction {
     pub bond: Bond,
 }
 
-/// Describes one registered instance.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Of the instance.
-    pub instance: ServiceId,
-    /// Of its name.
-    pub name_id: ServiceId,
-    /// Its process.
-    pub pid: u32,
-    /// Its user.
-    pub uid: u32,
-    /// Place among the replicas of the name: 0 serves, the others stand by.
-    pub rank: u32,
-    /// `SERVICE_*` bits.
-    pub flags: u32,
-    /// Channels introduced to it since it registered.
-    pub channels: u32,
-    /// Its name.
-    pub name: String,
-}
-
-/// Tells how many of the entries, from the first, fit into one packet.
-pub fn page_fits(entries: &[Entry]) -> usize {
-    let mut room = MAX_PACKET - HEAD - 8;
-    entries
-        .iter()
-        .take_while(|entry| {
-            let size = Entry::FIXED + entry.name.len();
-            let fits = size <= room;
-            room = room.saturating_sub(size);
-            fits
-        })
-        .count()
-}
-
 const HEAD: usize = 12;
-
-impl Entry {
-    /// Bytes of an entry without those of its name.
-    const FIXED: usize = 7 * 4 + 2;
-}
 
 #[cfg(test)]
 mod tests;

@@ -88,7 +88,7 @@ pub use {
     control::{FailoverPlan, FailoverStrategy, Failure, FailureKind, HealthCheck, Standing},
     features::{Features, features},
     fork::Birth,
-    interrupt::Interrupter,
+    interrupt::{Interrupter, StopSignals},
     link::Queued,
     node::{AuthToken, Config, Heir, KernelState, Node, runtime_dir},
     region::{Pages, Region, RegionAccess, RegionError, RegionOptions, RegionRef},

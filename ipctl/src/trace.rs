@@ -64,8 +64,9 @@ call that one makes, below what it was done for:
   TIME    how long it took; of a handler, without the wait before it
   QUEUED  how long a request was there before its handler began
 
-Bursts, and calls that a program makes from tasks or other threads than its handler's, are not
-part of a trace.
+What a handler calls is part of the trace, in bursts, too. Calls of other threads and of tasks are
+where the program has them enter the context (docs/monitoring.md). With --payload what was asked and
+answered stands below, as text where it is text.
 
 Examples:
   ipctl trace api

@@ -23,7 +23,7 @@ use std::{
     time::Instant,
 };
 
-use ipc::ServiceId;
+use ipc::{ServiceId, trace::Context};
 use nix::{
     errno::Errno,
     sys::{
@@ -44,6 +44,7 @@ use crate::{
     notes::Notes,
     process::Process,
     reactor::monotonic_ns,
+    spans::Open,
     supervisor::{Command, Effect, Event, Refusal, Supervisor, UnitId, UnitState},
 };
 use adopt::{Found, find};
@@ -113,8 +114,8 @@ pub struct System {
     running: HashMap<UnitId, Running>,
     /// Processes of an earlier run that are not taken over yet.
     found: Vec<Found>,
-    /// Commands that the supervisor has not answered: who asked, and under which sequence.
-    asked: HashMap<u64, (u64, u32)>,
+    /// Commands that the supervisor has not answered.
+    asked: HashMap<u64, Asked>,
     next_request: u64,
     probes: Probes,
     store: Store,
@@ -132,6 +133,17 @@ pub struct System {
     notes: Option<Notes>,
     // Dropped last: it has the lock on the directory.
     kernel: Kernel,
+}
+
+/// A command that goes on.
+#[derive(Debug)]
+struct Asked {
+    /// Who asked, and under which sequence.
+    to: u64,
+    sequence: u32,
+    /// What it is about: a service, a unit, a group.
+    name: String,
+    span: Open,
 }
 
 /// A unit's process, and what is known of it.
@@ -299,8 +311,8 @@ impl System {
                 None
             }
             Effect::Answer { request, result } => {
-                if let Some((to, sequence)) = self.asked.remove(&request) {
-                    self.answer(to, sequence, &Answer::of(result));
+                if let Some(asked) = self.asked.remove(&request) {
+                    self.answer(asked.to, asked.sequence, &Answer::of(result));
                 }
                 None
             }
@@ -343,7 +355,8 @@ impl System {
                         running.serves.remove(&instance);
                     }
                 }
-                Notice::Command { from, sequence, by, text } => {
+                Notice::Command { from, sequence, by, text, trace } => {
+                    let _scope = trace.map(Context::enter);
                     self.obey(from, sequence, &by, &text);
                 }
             }
@@ -438,7 +451,9 @@ impl System {
         self.note_command(by, command, &name);
         let request = self.next_request;
         self.next_request += 1;
-        self.asked.insert(request, (from, sequence));
+        let span = Open::command(command.name(), &name, by);
+        let asked = Asked { to: from, sequence, name: name.clone(), span };
+        self.asked.insert(request, asked);
         self.step(Event::Command { request, command, name });
     }
 

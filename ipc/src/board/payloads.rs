@@ -59,8 +59,8 @@ impl Payloads {
         // A reader that sees any of what follows sees that something is written.
         fence(Ordering::Release);
         let bytes = &payload.bytes[..payload.bytes.len().min(MOST_SHOWN)];
-        let kind = u64::from(payload.is_answer) * ANSWER;
-        let kind = kind | (u64::from(payload.is_encrypted) * ENCRYPTED);
+        let answer = if payload.is_answer { ANSWER } else { 0 };
+        let kind = if payload.is_encrypted { answer | ENCRYPTED } else { answer };
         let head = [
             (payload.trace >> 64) as u64,
             payload.trace as u64,

@@ -33,6 +33,8 @@ const MOST_AHEAD: usize = 2;
 /// Attempts to find out who serves, when none that was opened ahead is of use, and between them.
 const ATTEMPTS: u32 = 40;
 const PAUSE: Duration = Duration::from_millis(5);
+/// How long the kernel may take to mark all lanes of one who died, while others use the processor.
+const MARKING: Duration = Duration::from_millis(20);
 
 /// What a client knows of those who serve its name.
 #[derive(Debug)]
@@ -139,13 +141,19 @@ impl ClientState {
     /// Leaves a channel to one in whose place another serves by now.
     fn review(&self, link: &Link) {
         let (instance, mark) = (link.channel.introduction.dest, link.channel.peer_mark());
-        let is_over = {
+        let (is_over, is_gone) = {
             let ahead = self.relay.lock();
             let is_dead = |id| ahead.dead.contains(&id);
             let group = ahead.group.as_ref();
-            group.is_some_and(|group| course::supersedes(group, is_dead, instance, mark))
+            (
+                group.is_some_and(|group| course::supersedes(group, is_dead, instance, mark)),
+                group.is_some_and(|group| !group.members.contains(&instance)),
+            )
         };
         if is_over && self.relay.on.load(Ordering::Relaxed) {
+            if is_gone {
+                await_mark(link);
+            }
             // Who died is known by that: the next in order need not have said that it serves.
             link.channel.check_life();
             link.supersede();
@@ -172,6 +180,15 @@ impl ClientState {
             }
         }
         advice.until_ns()
+    }
+
+    /// Whether that instance is the one that serves, by the runtime's word.
+    pub(crate) fn is_told(&self, instance: ServiceId) -> bool {
+        let ahead = self.relay.lock();
+        ahead
+            .group
+            .as_ref()
+            .is_some_and(|group| group.served_at > 0 && group.members.first() == Some(&instance))
     }
 
     /// Who serves has answered such a look.
@@ -299,6 +316,16 @@ impl ClientState {
         // What was heard while it was opened was said of the one before.
         self.review(&next);
         next
+    }
+}
+
+/// Waits for the kernel to mark the end of one that is in its group no more. It marks lanes one
+/// after another, and wakes who watches each: the next may serve, and the runtime tell of it, before
+/// the last is marked. Until then it looks as if it lived, and might act on what it took.
+fn await_mark(link: &Link) {
+    let until = clock::now_ns() + MARKING.as_nanos() as u64;
+    while link.channel.peer_life() == Life::Alive && clock::now_ns() < until {
+        std::thread::sleep(MARKING / 100);
     }
 }
 

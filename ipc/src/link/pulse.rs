@@ -31,7 +31,8 @@ impl Link {
     pub(super) fn look_after(&self, now: u64, since: u64) -> u64 {
         let Some(state) = self.state() else { return FOREVER };
         let mark = self.channel.peer_mark();
-        if mark == 0 || self.is_retired() {
+        let is_meant = mark != 0 || state.is_told(self.channel.introduction.dest);
+        if !is_meant || self.is_retired() {
             // Who stands by takes nothing, and owes no answer.
             return self.first_look(now);
         }

@@ -10,11 +10,13 @@ use crate::payload::{hex, printable};
 
 /// Writes those of a trace, in its order: as text where they are text, else as hex digits.
 pub(super) fn write(f: &mut fmt::Formatter<'_>, route: &Route<'_>) -> fmt::Result {
+    let mut gap = "\n";
     for (depth, one) in route.walk() {
         let indent = "  ".repeat(depth);
         for (what, payload) in [("is asked", &one.payload), ("answers", &one.answer)] {
             if let Some(payload) = payload {
-                writeln!(f, "\n{indent}{} {what} {}", one.process, Shown(payload))?;
+                writeln!(f, "{gap}{indent}{} {what} {}", one.process, Shown(payload))?;
+                gap = "";
             }
         }
     }
@@ -100,7 +102,7 @@ mod tests {
         let text = record.to_string();
         let lines: Vec<&str> = text.lines().rev().collect();
         assert_eq!(lines[0], "    store answers 3 bytes: \"yes\"");
-        assert_eq!(lines[2], "api is asked 2 bytes: \"hi\"");
+        assert_eq!(lines[1], "api is asked 2 bytes: \"hi\"");
         let events = record.chrome();
         let args = |index: usize| &events["traceEvents"][index + 2]["args"];
         assert_eq!(args(0)["payload"]["text"], "hi");

@@ -52,10 +52,9 @@ impl Broker {
         }
         // That it ends is part of what is on record.
         if bytes > 0 {
-            note.because = format!("{bytes} bytes each, for {for_ms} ms");
-            if !others.is_empty() {
-                note.because += &format!("; also of {}", others.join(", "));
-            }
+            let also = if others.is_empty() { "" } else { "; also of " };
+            let others = others.join(", ");
+            note.because = format!("{bytes} bytes each, for {for_ms} ms{also}{others}");
             turn.note(note);
         }
         Reply::Done

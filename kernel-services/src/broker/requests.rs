@@ -79,7 +79,9 @@ impl Broker {
             }
             Request::Command { text } => {
                 let by = self.sessions.get(&to).map(|it| it.who.to_string()).unwrap_or_default();
-                let notice = Notice::Command { from: to, sequence, by, text };
+                // The reactor's thread is within it while the request is carried out.
+                let trace = ipc::trace::current();
+                let notice = Notice::Command { from: to, sequence, by, text, trace };
                 return turn.out.push(Effect::Tell(notice));
             }
             Request::Board { segment } => {

@@ -395,6 +395,7 @@ fn operators_command_and_services_do_not() {
         sequence: 7,
         by: "user 1000 (pid 1, executable unknown)".to_owned(),
         text: "{}".to_owned(),
+        trace: None,
     };
     assert_eq!(ask(&mut broker, 1, command()), [Effect::Tell(told)]);
     let reply = Reply::Refused(Status::ACCESS);

@@ -1,8 +1,11 @@
 //! What a node file lets be seen of the node while it runs: `[monitor]`.
 
+use ipc::trace::{Collector, NoCollector};
+
 use super::{
     Monitor, Object,
     fields::{Field, Reading, Table},
+    quantity::quoted,
     rules,
 };
 
@@ -17,9 +20,26 @@ pub(super) fn monitor(reading: &mut Reading, field: Field<'_>) -> Option<Monitor
         reading.mistyped(field, "a list", hint);
         None
     });
+    let otlp = table.read(reading, "otlp", collector);
     table.close(reading);
     let payloads = payloads.unwrap_or_default().into_iter().map(|(name, _)| name).collect();
-    Some(Monitor { payloads })
+    Some(Monitor { payloads, otlp })
+}
+
+fn collector(reading: &mut Reading, field: Field<'_>) -> Option<Collector> {
+    let (at, text) = (field.span(), reading.text(field)?);
+    match text.parse() {
+        Ok(collector) => Some(collector),
+        Err(error @ NoCollector::Encrypted) => {
+            reading.fault(at, error.to_string(), NoCollector::HINT);
+            None
+        }
+        Err(NoCollector::Form) => {
+            let what = format!("spans cannot be sent to {}", quoted(text));
+            reading.fault(at, what, NoCollector::HINT);
+            None
+        }
+    }
 }
 
 fn name(reading: &mut Reading, field: Field<'_>) -> Option<Object> {

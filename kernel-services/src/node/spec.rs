@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
+use ipc::trace::Collector;
+
 use super::Fault;
 // A runtime without a node file has rights and quotas, too: they stand with what enforces them.
 pub use crate::{
@@ -46,6 +48,8 @@ pub struct Node {
 pub struct Monitor {
     /// Names whose traced requests may be shown with their payloads; none by default.
     pub payloads: Vec<Object>,
+    /// Where ipcd sends spans of what it does; nowhere by default.
+    pub otlp: Option<Collector>,
 }
 
 /// Where ipcd listens for who reads metrics.

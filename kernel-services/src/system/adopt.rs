@@ -55,6 +55,12 @@ pub(super) fn find(
     let mut found = Vec::new();
     for record in store.records() {
         let Some(process) = Process::adopt(record.pid, record.start_time) else { continue };
+        // Or it would count as one that has ended, when it does: what is `temporary` would never
+        // run, though it never ran.
+        if process.end_unborn() {
+            say(&format!("{}: its program did not run yet: it is started anew", record.service));
+            continue;
+        }
         let unit = supervisor.unit(&record.service, record.replica);
         if let Some(UnitId(id)) = unit {
             let uid = uid_of_process(record.pid).unwrap_or_else(|| geteuid().as_raw());

@@ -32,6 +32,10 @@ impl System {
         let log = self.logs.append(&service.name).map_err(|error| error.to_string())?;
         let uid = user_of(service.user.as_deref())?;
         let (name, replica): (Arc<str>, u32) = (service.name.as_str().into(), replica);
+        let span = match self.asked_for(&name, replica) {
+            Some(command) => command.within(|| Open::launch(&name, replica)),
+            None => Open::launch(&name, replica),
+        };
         let (key_file, key) = self.keys.make(&name, replica, uid)?;
         // Before it runs: only then may its user look for the key.
         self.open_door(uid);
@@ -42,7 +46,6 @@ impl System {
         let order = Launch { service, replica: replica - 1, runtime_dir, control, log, key_file };
         let (mut recorded, store) = (None, &mut self.store);
         failpoint::reach(At::SpawnBegun);
-        let span = Open::launch(&name, replica);
         let process = launch(order, |pid, start_time| {
             recorded = Some(pid);
             span.launched(pid);
@@ -68,6 +71,18 @@ impl System {
         failpoint::reach(At::SpawnSaid);
         self.running.insert(unit, Running::new(process));
         Ok(pid)
+    }
+
+    /// The command that goes on and is about this replica, if there is one: what starts it then.
+    fn asked_for(&self, service: &str, replica: u32) -> Option<&Open> {
+        let groups = self.node.groups.iter();
+        let group = groups.into_iter().find(|it| it.members.iter().any(|it| it == service));
+        let about = |name: &str| match name.strip_prefix(service) {
+            Some("") => true,
+            Some(rest) => rest.strip_prefix('#') == Some(&*replica.to_string()),
+            None => group.is_some_and(|it| it.name == name),
+        };
+        self.asked.values().find(|it| about(&it.name)).map(|it| &it.span)
     }
 
     /// Makes a way back for the services of another user, for when this ipcd has died.

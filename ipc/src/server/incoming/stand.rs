@@ -52,13 +52,14 @@ impl Incoming {
         self.held.store(true, Ordering::Release);
     }
 
-    /// Waits until what was taken is handled. Returns whether it is: where a turn is not over,
-    /// that may take more, the next one says that nothing more is taken.
+    /// Waits until what was taken is handled, or the instance serves again. Returns whether it is:
+    /// where a turn is not over, that may take more, the next one says that nothing more is taken.
     pub(crate) fn finish(&self) -> bool {
         let until = clock::now_ns() + PATIENCE_NS;
         let mut has_ended = false;
         while !has_ended
             && self.channel.peer_mark() != 0
+            && self.held.load(Ordering::Acquire)
             && self.channel.fate() == Fate::Open
             && clock::now_ns() < until
         {

@@ -113,7 +113,9 @@ impl Broker {
     ) {
         let Some(name) = self.registry.instance(instance).map(|it| it.name) else { return };
         let Some(state) = self.groups.names.get(&name) else { return };
-        let serves = state.serving == Some(instance) && state.served_at as u32 == mark;
+        // One that was told to serve may not have got round to say so.
+        let is_now = mark == 0 || state.served_at as u32 == mark;
+        let serves = state.serving == Some(instance) && is_now;
         let is_quiet = turn.now_ns < state.quiet_until_ns || state.hand.is_some();
         if !serves || is_quiet || self.groups.suspects.acts_on(instance) {
             return;

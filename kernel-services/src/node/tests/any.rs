@@ -62,7 +62,11 @@ fn monitor() -> impl Strategy<Value = Monitor> {
         "*" => Object::Any,
         name => Object::Name(name.to_owned()),
     });
-    vec(names, 0..3).prop_map(|payloads| Monitor { payloads })
+    let otlp = option::of(select(vec!["http://127.0.0.1:4318", "http://[::1]:9/x"]));
+    (vec(names, 0..3), otlp).prop_map(|(payloads, otlp)| {
+        let otlp = otlp.map(|it| it.parse().expect("a collector"));
+        Monitor { payloads, otlp }
+    })
 }
 
 /// A failover for each second name that is provided.
@@ -250,6 +254,9 @@ pub(super) fn written(node: &Node) -> String {
     };
     let payloads: Vec<String> = node.monitor.payloads.iter().map(name).collect();
     put(&mut out, "monitor.payloads", &list(&payloads));
+    if let Some(collector) = &node.monitor.otlp {
+        put(&mut out, "monitor.otlp", &quoted(&collector.to_string()));
+    }
     for service in &node.services {
         write_service(&mut out, service);
     }

@@ -141,6 +141,16 @@ fn tables_and_names() {
             ],
         ),
         (
+            "[monitor]\notlp = '127.0.0.1:4318'",
+            &["2:8: spans cannot be sent to \"127.0.0.1:4318\"; write \"http://HOST:PORT\", such \
+                 as \"http://127.0.0.1:4318\""],
+        ),
+        (
+            "[monitor]\notlp = 'https://a'",
+            &["2:8: libipc does not encrypt what it sends to collectors: run one on this \
+                 machine; write \"http://HOST:PORT\", such as \"http://127.0.0.1:4318\""],
+        ),
+        (
             "metrics = 'here'",
             &["1:11: metrics cannot be served at \"here\"; write \"127.0.0.1:9464\", or \
              \"unix:PATH\" for a socket"],

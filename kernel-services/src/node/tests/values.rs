@@ -164,7 +164,7 @@ fn the_example_and_the_documentation_show_every_key() {
     let chapter = tree("docs/supervision.md");
     let tables = [
         ("", "", 10),
-        ("[monitor]", "monitor.", 1),
+        ("[monitor]", "monitor.", 2),
         ("[limits]", "limits.", 1),
         ("[limits.user]", "", 6),
         ("[service.a]", "", 19),
