@@ -2,6 +2,7 @@
 
 mod greeting;
 mod mark;
+pub(crate) use mark::GONE;
 mod receive;
 mod sealed;
 mod transmit;

@@ -247,6 +247,7 @@ impl Core {
         self.adopt(&mut slot, connection)?;
         let socket = slot.clone().ok_or(NodeError::Closed)?;
         drop(slot);
+        self.forget_groups();
         self.claim_again();
         self.tell_kept();
         self.board.forget_told();
