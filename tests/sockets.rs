@@ -1,7 +1,12 @@
 //! Channels over Unix sockets, between real processes: everything that channels over shared memory
 //! do, and what only sockets meet.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    io::{BufRead, BufReader},
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use ipc::{
     AddressError, CallError, CallOptions, Client, Node, NodeError, Priority, ServiceId, Spin,
@@ -14,6 +19,7 @@ use std::os::fd::AsRawFd;
 use tests::{Actor, LONG, World, pattern, proc, wait_until};
 
 const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
+const PROBE: &str = env!("CARGO_BIN_EXE_probe");
 
 fn path(world: &World) -> PathBuf {
     world.directory().join("echo.sock")
@@ -274,4 +280,37 @@ fn who_has_no_runtime_can_still_connect_by_a_path() {
     assert_eq!(client.call(b"alone", LONG).expect("an answer"), b"alone");
     let named = node.discover("echo");
     assert!(matches!(named, Err(NodeError::NoRuntime { .. })), "{named:?}");
+}
+
+#[test]
+fn who_listens_on_a_service_s_path_as_another_user_is_told_nothing() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: two other users need root");
+        return;
+    }
+    // Both users can read the program, and put a socket here. Copied by another process: a child of
+    // ours could hold the copy open for writing.
+    let open = tempfile::tempdir().expect("a directory");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(open.path(), mode).expect("ours");
+    let program = open.path().join("probe");
+    assert!(Command::new("cp").arg(PROBE).arg(&program).status().expect("run").success());
+    let path = open.path().join("echo.sock");
+    let by = |user: &str, way: &str| {
+        let mut command = Command::new("setpriv");
+        command.args([&format!("--reuid={user}"), "--regid=65534", "--clear-groups"]);
+        command.arg(&program).arg(way).arg(&path);
+        command
+    };
+    let mut squatter = by("daemon", "squat").stdout(Stdio::piped()).spawn().expect("it starts");
+    let mut lines = BufReader::new(squatter.stdout.take().expect("piped")).lines();
+    assert_eq!(lines.next().expect("a line").expect("text"), "listening");
+    let outcome = |user: &str| {
+        let output = by(user, "dial").output().expect("run");
+        String::from_utf8(output.stdout).expect("text").trim().to_owned()
+    };
+    assert_eq!(outcome("nobody"), "IPC_EACCES");
+    // One of its own user is trusted so far as to be spoken to.
+    assert_eq!(outcome("daemon"), "IPC_ETIMEDOUT");
+    squatter.kill().and_then(|()| squatter.wait()).expect("ours");
 }

@@ -98,8 +98,10 @@ fn ask(check: &Check, question: &Question, uid: u32, config: &Config) -> Result<
     match node.command(&wish.to_string(), Some(AT_ONCE)) {
         Ok(answer) => match serde_json::from_str(&answer).map_err(Failure::Answer)? {
             Answer::Ruling(ruling) => Ok(*ruling),
-            // It is well-formed, so there is only one thing that can be wrong with it.
-            Answer::Error { .. } => Err(unknown(check)),
+            Answer::Error { error } if error.starts_with("no service is called") => {
+                Err(unknown(check))
+            }
+            Answer::Error { error } => Err(Failure::Told(error)),
         },
         // A runtime without a node file has no rules.
         Err(NodeError::Refused(Status::NOT_SUPPORTED)) => {

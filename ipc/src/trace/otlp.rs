@@ -35,6 +35,8 @@ pub use self::collector::{Collector, NoCollector};
 use self::sender::{Batches, Sender};
 use super::{Placed, TARGET};
 
+/// The flag of W3C.
+const SAMPLED: u8 = 1;
 /// Spans that wait for the thread.
 const QUEUE: usize = 2048;
 /// Fields of a span, and bytes of a field's text, that are sent.
@@ -42,7 +44,8 @@ const MOST_FIELDS: usize = 32;
 const LONGEST: usize = 1024;
 
 /// A layer of a program's subscriber that sends spans to a collector, together with
-/// [`Contexts`](super::Contexts), which gives them their places: those in no trace are not sent.
+/// [`Contexts`](super::Contexts), which gives them their places: those in no trace, or in one that
+/// is not to be sampled, are not sent.
 ///
 /// It sends nowhere until [`send_to`](Otlp::send_to). Clones are the same one.
 ///
@@ -243,8 +246,9 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Otlp {
         let Some(span) = context.span(&id) else { return };
         let mut extensions = span.extensions_mut();
         let Some(Noted { begun_ns, begun, fields }) = extensions.remove::<Noted>() else { return };
-        // In no trace: nobody could find it again.
-        let Some(placed) = extensions.get_mut::<Placed>().map(|it| *it) else { return };
+        // In no trace: nobody could find it again. Not sampled: who began the trace wants none.
+        let placed = extensions.get_mut::<Placed>().map(|it| *it);
+        let Some(placed) = placed.filter(|it| it.context.flags & SAMPLED != 0) else { return };
         let is_ours = span.metadata().target() == TARGET;
         self.end(Ended {
             name: span.name(),

@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use ipc::{ServiceId, Status, control::Reply};
+use ipc::{
+    ServiceId, Status,
+    control::{Reply, Request},
+};
 
 use super::{Broker, Carried, Effect, Token, Turn};
 
@@ -80,14 +83,21 @@ impl Broker {
         });
     }
 
+    /// Has an operator look at traced requests, or at payloads of them.
+    pub(super) fn look(&self, to: Token, request: &Request, turn: &mut Turn) -> Reply {
+        match *request {
+            Request::Trace { instance, every_us, for_ms } => {
+                self.trace(to, instance, Reply::Trace { instance, every_us, for_ms }, turn)
+            }
+            Request::Payloads { instance, bytes, for_ms } => {
+                self.show_payloads(to, instance, bytes, for_ms, turn)
+            }
+            _ => Reply::Refused(Status::PROTOCOL),
+        }
+    }
+
     /// Passes an operator's order on to the node that serves an instance.
-    pub(super) fn trace(
-        &self,
-        from: Token,
-        instance: ServiceId,
-        order: Reply,
-        turn: &mut Turn,
-    ) -> Reply {
+    fn trace(&self, from: Token, instance: ServiceId, order: Reply, turn: &mut Turn) -> Reply {
         if !self.is_operator(from) {
             return Reply::Refused(Status::ACCESS);
         }

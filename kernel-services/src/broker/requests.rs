@@ -3,6 +3,7 @@
 use ipc::{
     ServiceId, Status,
     control::{Reply, Request},
+    trace,
 };
 
 use super::{Broker, Carried, Effect, Token, Turn, introductions::Way};
@@ -79,8 +80,7 @@ impl Broker {
             }
             Request::Command { text } => {
                 let by = self.sessions.get(&to).map(|it| it.who.to_string()).unwrap_or_default();
-                // The reactor's thread is within it while the request is carried out.
-                let trace = ipc::trace::current();
+                let trace = trace::current();
                 let notice = Notice::Command { from: to, sequence, by, text, trace };
                 return turn.out.push(Effect::Tell(notice));
             }
@@ -88,13 +88,7 @@ impl Broker {
                 return self.show_board(to, node, sequence, segment, carried, turn);
             }
             Request::Boards { after } => return self.next_board(to, sequence, after, turn),
-            Request::Trace { instance, every_us, for_ms } => {
-                let order = Reply::Trace { instance, every_us, for_ms };
-                self.trace(to, instance, order, turn)
-            }
-            Request::Payloads { instance, bytes, for_ms } => {
-                self.show_payloads(to, instance, bytes, for_ms, turn)
-            }
+            Request::Trace { .. } | Request::Payloads { .. } => self.look(to, &request, turn),
             Request::Keep { name } => self.keep_memory(to, name, carried, turn),
             Request::Kept { after } => return self.next_kept(to, sequence, after, turn),
             Request::Closed { channel } => return self.close_channel(to, channel),

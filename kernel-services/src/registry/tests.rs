@@ -74,7 +74,7 @@ fn what_is_wrong_is_refused_and_changes_nothing() {
     let made = plain(&mut registry, one, "echo");
     let none = Claims::default();
     assert_eq!(registry.register(one, "echo", 0, none), Err(Status::EXISTS));
-    assert_eq!(registry.register(one, "other", 4, none), Err(Status::INVALID));
+    assert_eq!(registry.register(one, "other", 8, none), Err(Status::INVALID));
     assert_eq!(registry.register(ServiceId::new(9999), "x", 0, none), Err(Status::INVALID));
     assert_eq!(registry.unregister(two, made.instance), Err(Status::NOT_FOUND));
     assert_eq!(registry.unregister(one, made.name), Err(Status::NOT_FOUND));

@@ -71,6 +71,9 @@ fn spans_of_traces_are_posted_with_their_places_times_and_fields() {
     let root = Context::root();
     let (posted, exported) = sent(vec![(200, vec![])], || {
         drop(info_span!("in no trace").entered());
+        within(Context { flags: 0, ..Context::root() }, || {
+            drop(info_span!("not sampled").entered())
+        });
         within(root, || {
             let outer =
                 info_span!("outer", count = 7_u64, name = "a", huge = u64::MAX, pid = Empty);

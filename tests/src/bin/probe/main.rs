@@ -6,6 +6,9 @@
 //! probe ask                    the same, after joining the runtime and growing threads
 //! probe duet NAME OTHER        serves NAME, and calls OTHER without pause: "count" tells how often
 //! probe serve NAME             serves NAME with three threads; "panic" and "abort" do that
+//! probe orderly NAME           serves NAME until a signal, and lingers until the next
+//! probe squat PATH             listens on PATH, and takes whoever comes
+//! probe dial PATH              opens a channel to PATH, and tells what came of it
 //! probe relay NAME             serves NAME, and does with others what it is told
 //! probe exit N | sleep | abort | crash
 //! ```
@@ -16,12 +19,16 @@ mod relay;
 
 use std::{
     env,
+    os::fd::AsRawFd,
     process::ExitCode,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
 use ipc::{Config, Node, Request, StopSignals};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept, bind, listen, socket,
+};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -38,6 +45,8 @@ fn main() -> ExitCode {
         ["serve", name] => serve(name),
         ["orderly", name] => orderly(name),
         ["relay", name] => relay::serve(name),
+        ["squat", path] => squat(path),
+        ["dial", path] => dial(path),
         ["exit", code] => return ExitCode::from(code.parse::<u8>().expect("a number")),
         ["say", text] => println!("{text}"),
         ["sleep"] => {
@@ -116,6 +125,28 @@ fn orderly(name: &str) {
     loop {
         std::thread::park();
     }
+}
+
+/// Listens on a path as a service would, for whoever may connect, and takes all that comes.
+fn squat(path: &str) {
+    let kind = SockType::SeqPacket;
+    let door = socket(AddressFamily::Unix, kind, SockFlag::empty(), None).expect("a socket");
+    bind(door.as_raw_fd(), &UnixAddr::new(path).expect("short")).expect("nobody has it");
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(path, open).expect("ours");
+    listen(&door, Backlog::MAXCONN).expect("a socket");
+    println!("listening");
+    while let Ok(taken) = accept(door.as_raw_fd()) {
+        println!("taken {taken}");
+    }
+}
+
+/// Opens a channel to whoever listens on a path, without a runtime; tells what came of it.
+fn dial(path: &str) {
+    let node = Node::unattached(&Config::default()).expect("it needs none");
+    let id = node.discover(&format!("unix://{path}"));
+    let client = id.and_then(|id| node.client(id));
+    println!("{}", client.map_or_else(|error| error.status(), |_| ipc::Status::OK).name());
 }
 
 fn answer(request: &Request<'_>) {
