@@ -59,15 +59,22 @@ impl Post {
                 return false;
             }
             self.epoch.store(0, Ordering::Release);
-            channels.iter().filter_map(Weak::upgrade).inspect(|it| it.hold()).collect()
+            let all: Vec<_> = channels.iter().filter_map(Weak::upgrade).collect();
+            for it in &all {
+                it.hold();
+            }
+            all
         };
-        channels.iter().for_each(|it| it.finish());
-        let _channels = self.lock();
-        let has_left = self.epoch() == 0;
-        if has_left {
-            channels.iter().for_each(|it| it.withdraw());
+        let ended: Vec<bool> = channels.iter().map(|it| it.finish()).collect();
+        let _others = self.lock();
+        if self.epoch() != 0 {
+            // It was promoted meanwhile, and its channels stand as they should.
+            return false;
         }
-        has_left
+        for (it, _) in channels.iter().zip(ended).filter(|(_, has_ended)| *has_ended) {
+            it.rest();
+        }
+        true
     }
 
     /// Hears of the group in which it has this rank.
