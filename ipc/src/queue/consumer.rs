@@ -308,7 +308,9 @@ impl QueueConsumer {
     ) -> Result<Vec<Result<(), QueueError>>, QueueError> {
         let until = Instant::now() + PATIENCE;
         let ask = QueueConsumer::settle_ask(verdict, deliveries);
-        let told = self.post.ask(self.id, ask, until, QueueConsumer::told)?;
+        let told = self
+            .post
+            .ask(self.id, ask, until, |told, again| Ok(QueueConsumer::told(told, again)))?;
         self.settled(verdict, deliveries);
         Ok(told)
     }
@@ -319,17 +321,14 @@ impl QueueConsumer {
     }
 
     /// Reads what came of each.
-    pub(super) fn told(
-        told: &[u8],
-        again: bool,
-    ) -> Result<Vec<Result<(), QueueError>>, QueueError> {
+    pub(super) fn told(told: &[u8], again: bool) -> Vec<Result<(), QueueError>> {
         // Gone: by what we had said before, unless this was the first time.
         let result = |told: &u8| match told {
             0 => Ok(()),
             2 if again => Ok(()),
             _ => Err(QueueError::Lost),
         };
-        Ok(told.iter().map(result).collect())
+        told.iter().map(result).collect()
     }
 
     /// They are not in hand any more, unless they were to be kept.

@@ -268,7 +268,8 @@ impl AsyncQueueConsumer {
         let ask = QueueConsumer::settle_ask(verdict, delivery);
         let until = Instant::now() + PATIENCE;
         let id = consumer.id();
-        let told = consumer.post.ask_in_task(server, id, ask, until, QueueConsumer::told).await?;
+        let read = |told: &[u8], again| Ok(QueueConsumer::told(told, again));
+        let told = consumer.post.ask_in_task(server, id, ask, until, read).await?;
         consumer.settled(verdict, delivery);
         one(told)
     }

@@ -161,7 +161,22 @@ fn count_down(counts: &mut HashMap<Token, usize>, token: Token) {
 }
 
 impl Broker {
+    /// Has a node connected, or refuses it.
     pub(super) fn connect(
+        &mut self,
+        client: Token,
+        sequence: u32,
+        dest: ServiceId,
+        way: Way,
+        turn: &mut Turn,
+    ) {
+        if let Err(status) = self.try_connect(client, sequence, dest, way, turn) {
+            let reply = Reply::Refused(status);
+            turn.out.push(Effect::Send { to: client, sequence, reply });
+        }
+    }
+
+    fn try_connect(
         &mut self,
         client: Token,
         sequence: u32,

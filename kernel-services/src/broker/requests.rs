@@ -53,16 +53,11 @@ impl Broker {
             },
             Request::Forget { request } => return self.forget(to, request, turn),
             Request::Connect { dest, geometry } => {
-                match self.connect(to, sequence, dest, Way::Memory(geometry, carried), turn) {
-                    Ok(()) => return,
-                    Err(status) => Reply::Refused(status),
-                }
+                let way = Way::Memory(geometry, carried);
+                return self.connect(to, sequence, dest, way, turn);
             }
             Request::ConnectBySocket { dest } => {
-                match self.connect(to, sequence, dest, Way::Socket, turn) {
-                    Ok(()) => return,
-                    Err(status) => Reply::Refused(status),
-                }
+                return self.connect(to, sequence, dest, Way::Socket, turn);
             }
             Request::SharesNoMemory => return self.shares_no_memory(to),
             Request::Accept { channel, status } => {
