@@ -320,8 +320,8 @@ impl ClientState {
 }
 
 /// Waits for the kernel to mark the end of one that is in its group no more. It marks lanes one
-/// after another, and wakes who watches each: the next may serve, and the runtime tell of it, before
-/// the last is marked. Until then it looks as if it lived, and might act on what it took.
+/// after another, and wakes who watches each: the next may serve, and the runtime tell of it,
+/// before the last is marked. Until then it looks as if it lived, and might act on what it took.
 fn await_mark(link: &Link) {
     let until = clock::now_ns() + MARKING.as_nanos() as u64;
     while link.channel.peer_life() == Life::Alive && clock::now_ns() < until {
