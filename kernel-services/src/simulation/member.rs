@@ -199,13 +199,11 @@ impl Member {
             }
             Reply::Yield { instance } if instance == self.instance => {
                 record.say(|| format!("{} is to let go", self.process));
-                match std::mem::take(&mut self.epoch) {
-                    0 => self.say_epoch(net, 0),
-                    _ => {
-                        self.lanes.iter().for_each(|lane| lane.held.set(true));
-                        self.is_leaving = true;
-                    }
+                if std::mem::take(&mut self.epoch) == 0 {
+                    return self.say_epoch(net, 0);
                 }
+                self.lanes.iter().for_each(|lane| lane.held.set(true));
+                self.is_leaving = true;
             }
             Reply::Incoming(introduction) => self.join(net, *introduction, down.lane),
             Reply::Connected(introduction) => {
