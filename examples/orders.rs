@@ -49,7 +49,7 @@ fn work(count: Option<usize>) -> Result<(), QueueError> {
     let consumer = QueueConsumer::open(&node, QUEUE)?;
     let mut done = 0;
     while count.is_none_or(|count| done < count) {
-        let Some(order) = consumer.receive(Some(Duration::from_secs(60)))? else { continue };
+        let Some(order) = consumer.receive(Some(Duration::from_mins(1)))? else { continue };
         // Were this process killed here, another would get the order at once.
         println!("done, at attempt {}: {}", order.attempt(), order.payload().escape_ascii());
         consumer.ack(&order)?;

@@ -169,15 +169,11 @@ fn top_and_profile_tell_what_goes_on() {
 #[test]
 fn payloads_are_shown_where_the_node_file_says_and_never_of_encrypted_channels() {
     let world = World::without_runtime(ACTOR);
-    let services: String = ["relay", "serve", "serve"]
-        .into_iter()
-        .zip(["api", "store", "vault"])
-        .map(|(way, name)| {
-            format!(
-                "[service.{name}]\nexecutable = \"{PROBE}\"\narguments = [\"{way}\", \"{name}\"]\n"
-            )
-        })
-        .collect();
+    let service = |(way, name): &(&str, &str)| {
+        format!("[service.{name}]\nexecutable = \"{PROBE}\"\narguments = [\"{way}\", \"{name}\"]\n")
+    };
+    let services = [("relay", "api"), ("serve", "store"), ("serve", "vault")];
+    let services = services.iter().map(service).collect::<Vec<_>>().concat();
     let rules = "[[rule]]\nfrom = \"service:api\"\nto = \"any\"\nallow = \"call\"\n\
         [[route]]\nfrom = \"any\"\nto = \"name:vault\"\nsession = \"encrypted\"\n";
     let node = services + rules + &open_to_all();

@@ -246,10 +246,10 @@ fn who_is_killed_in_the_middle_of_a_change_of_keys_leaves_whole_messages_only() 
         client.kill();
         wait_until("its channel has ended", || node.sessions().is_empty());
         let mut last = 99 + 37 * round;
-        told.try_iter().for_each(|number| {
+        for number in told.try_iter() {
             assert_eq!(number, last + 1, "a message was lost, or made up");
             last = number;
-        });
+        }
         rekeys += last;
     }
     assert!(rekeys > 1000, "{rekeys}");

@@ -233,29 +233,30 @@ fn a_collector_gets_the_spans_of_ipcd_and_commands_lead_to_launches() {
     let restart = serde_json::json!({ "do": "restart", "name": "api" }).to_string();
     let answer = trace::within(root, || node.command(&restart, Some(LONG))).expect("an answer");
     assert_eq!(answer, "{}", "no error");
-    // Name, trace, own id and the parent's.
-    let spans = || -> Vec<(String, Vec<u8>, Vec<u8>, Vec<u8>)> {
+    // Name; trace, own id and the parent's.
+    let spans = || -> Vec<(String, [Vec<u8>; 3])> {
         let bodies = bodies.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let spans = bodies.iter().flat_map(|body| below(body, &[1, 2, 2]));
         let one = |span: &[u8], number| below(span, &[number]).pop().unwrap_or_default();
         let spans = spans.map(|it| {
             let name = String::from_utf8(one(&it, 5)).expect("text");
-            (name, one(&it, 1), one(&it, 2), one(&it, 4))
+            (name, [one(&it, 1), one(&it, 2), one(&it, 4)])
         });
         spans.collect()
     };
     let of_trace = |name: &str| {
         let trace = root.trace.to_be_bytes();
-        spans().into_iter().find(|it| it.0 == name && it.1 == trace)
+        spans().into_iter().find(|it| it.0 == name && it.1[0] == trace)
     };
     wait_until("the command and its launch are sent", || {
         of_trace("command").is_some() && of_trace("launch").is_some()
     });
-    let (command, launch) = (of_trace("command").expect("sent"), of_trace("launch").expect("sent"));
-    assert_eq!((command.3, launch.3), (root.span.to_be_bytes().to_vec(), command.2));
+    let (command, launch) = (of_trace("command").expect("sent").1, of_trace("launch").expect("sent").1);
+    let [[_, command, above], [trace, _, parent]] = [command, launch];
+    assert_eq!((above, parent), (root.span.to_be_bytes().to_vec(), command));
     // The first start was nobody's command.
-    let alone = spans().into_iter().find(|it| it.0 == "launch" && it.1 != launch.1);
-    assert_eq!(alone.expect("sent").3, b"");
+    let alone = spans().into_iter().find(|it| it.0 == "launch" && it.1[0] != trace);
+    assert_eq!(alone.expect("sent").1[2], b"");
     // Whose they are, and that they are counted.
     let bodies = || bodies.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let names = below(&bodies()[0], &[1, 1, 1, 2, 1]);

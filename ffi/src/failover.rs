@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn what_c_says_is_read_in_its_order_and_with_defaults() {
-        let read = plan(5, &config(9, 2), &[8, 7]).ok().expect("sound");
+        let Ok(read) = plan(5, &config(9, 2), &[8, 7]) else { panic!("it is sound") };
         assert_eq!(read.strategy, FailoverStrategy::RoundRobin);
         assert_eq!(read.order, [9, 8, 7].map(ServiceId::new));
         let expected = HealthCheck { timeout_ms: 7, ..HealthCheck::default() };

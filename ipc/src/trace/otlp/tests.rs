@@ -72,7 +72,7 @@ fn spans_of_traces_are_posted_with_their_places_times_and_fields() {
     let (posted, exported) = sent(vec![(200, vec![])], || {
         drop(info_span!("in no trace").entered());
         within(Context { flags: 0, ..Context::root() }, || {
-            drop(info_span!("not sampled").entered())
+            drop(info_span!("not sampled").entered());
         });
         within(root, || {
             let outer =

@@ -126,11 +126,7 @@ impl Stage {
             ("serve" | "replica" | "once" | "unserve" | "listen", words) => {
                 self.act_as_server(command, words);
             }
-            ("fatten", [mib]) => {
-                // Touched, so that the kernel has it to tear down.
-                self.fat = vec![1; number::<usize>(mib) << 20];
-                say("fat");
-            }
+            ("fatten", [mib]) => self.fatten(number(mib)),
             ("find", [name]) => say(&match self.node.discover(name) {
                 Ok(id) => format!("found {id}"),
                 Err(error) => format!("found {}", error.status().name()),
@@ -218,6 +214,12 @@ impl Stage {
             }
             _ => panic!("no such command: {line}"),
         }
+    }
+
+    fn fatten(&mut self, mib: usize) {
+        // Touched, so that the kernel has it to tear down.
+        self.fat = vec![1; mib << 20];
+        say("fat");
     }
 
     fn act_as_server(&mut self, command: &str, words: &[&str]) {
