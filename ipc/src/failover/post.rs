@@ -45,8 +45,9 @@ impl Post {
         if self.epoch() >= epoch {
             return false;
         }
-        self.epoch.store(epoch, Ordering::Release);
+        // The channels first: a loop that sees the epoch serves, and says it to its handlers.
         channels.iter().filter_map(Weak::upgrade).for_each(|it| it.stand(epoch));
+        self.epoch.store(epoch, Ordering::Release);
         true
     }
 

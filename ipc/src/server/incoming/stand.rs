@@ -40,9 +40,8 @@ impl Incoming {
         }
     }
 
-    /// The instance serves no more: nothing is taken from here on.
+    /// The instance serves no more: nothing is taken from here on. What was is of its epoch.
     pub(crate) fn hold(&self) {
-        self.epoch.store(0, Ordering::Relaxed);
         self.held.store(true, Ordering::Release);
     }
 
@@ -64,6 +63,7 @@ impl Incoming {
 
     /// From here on the client relies on it that nothing more is taken.
     pub(crate) fn withdraw(&self) {
+        self.epoch.store(0, Ordering::Relaxed);
         self.channel.set_mark(0);
     }
 
