@@ -62,11 +62,15 @@ impl Post {
             self.epoch.store(0, Ordering::Release);
             channels.iter().filter_map(Weak::upgrade).inspect(|it| it.hold()).collect()
         };
-        channels.iter().for_each(|it| it.finish());
+        for it in &channels {
+            it.finish();
+        }
         let _channels = self.lock();
         let has_left = self.epoch() == 0;
         if has_left {
-            channels.iter().for_each(|it| it.withdraw());
+            for it in &channels {
+                it.withdraw();
+            }
         }
         has_left
     }
