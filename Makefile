@@ -21,7 +21,7 @@ setup: ## Install the Debian packages that are missing
 	@scripts/setup.sh
 
 build: setup ## Build everything, optimized
-	cargo build --release --workspace
+	cargo build --release --workspace --exclude store
 	cargo build --release -p ipc-ffi
 
 run: setup ## Start ipcd and example services, call them from C and Rust, show the figures

@@ -207,6 +207,12 @@
 #define IPC_ENCRYPT_ALWAYS 4
 
 /**
+ * Flag of ipc_config_t: share no memory with other processes. All calls from and to this process
+ * go over sockets then, at a socket's cost. By default they do only where the kernel denies it.
+ */
+#define IPC_NO_SHARED_MEMORY 16
+
+/**
  * Flag of ipc_register_service_ex: repeating a call does no harm.
  */
 #define IPC_SERVICE_IDEMPOTENT 1
@@ -215,6 +221,13 @@
  * Flag of ipc_register_service_ex: nobody else may serve the name at the same time.
  */
 #define IPC_SERVICE_EXCLUSIVE 2
+
+/**
+ * Flag of ipc_register_service_ex: a call that comes again is answered as it was the first time,
+ * and not carried out, by a record that whoever serves next has as well. Callers send what was
+ * taken and not answered to the next, once the one before can do nothing more.
+ */
+#define IPC_SERVICE_DEDUP 4
 
 /**
  * Flag of ipc_create_shared_region_ex: huge pages, where the kernel has some to give.
@@ -270,6 +283,16 @@
  * Third part: changes with corrections.
  */
 #define IPC_VERSION_PATCH 0
+
+/**
+ * In routing_info_t and ipc_transport: memory that both ends share.
+ */
+#define IPC_TRANSPORT_SHARED_MEMORY 0
+
+/**
+ * The same: a Unix socket.
+ */
+#define IPC_TRANSPORT_SOCKET 1
 
 /**
  * Says what a message is.
@@ -415,7 +438,8 @@ typedef struct ipc_config_t {
      */
     uint32_t size;
     /**
-     * IPC_EMBEDDED, IPC_NO_SPIN, IPC_BULK_VIEWS, IPC_ENCRYPT_ALWAYS, or'ed together.
+     * IPC_EMBEDDED, IPC_NO_SPIN, IPC_BULK_VIEWS, IPC_ENCRYPT_ALWAYS,
+     * IPC_NO_SHARED_MEMORY, or'ed together.
      */
     uint32_t flags;
     /**
@@ -602,6 +626,14 @@ typedef void (*message_handler_t)(const struct ipc_message_t *msg, void *user_da
 typedef uint64_t shared_region_id_t;
 
 /**
+ * Hears of a new version of a shared region; status is not IPC_OK when no more will come.
+ */
+typedef void (*region_handler_t)(shared_region_id_t id,
+                                 int status,
+                                 uint64_t version,
+                                 void *user_data);
+
+/**
  * Names what an event is about. 0 is no type.
  */
 typedef uint32_t event_type_t;
@@ -675,6 +707,18 @@ typedef struct ipc_delivery_t {
      */
     uint32_t priority;
 } ipc_delivery_t;
+
+/**
+ * Handles a message of a queue: size bytes at data, until it returns; delivery is for
+ * ipc_queue_ack and the like, and may be copied. status is not IPC_OK when no more will come, and
+ * data and delivery are NULL then.
+ */
+typedef void (*delivery_handler_t)(queue_id_t queue,
+                                   int status,
+                                   const void *data,
+                                   size_t size,
+                                   const struct ipc_delivery_t *delivery,
+                                   void *user_data);
 
 /**
  * When who serves a name is suspected; a member that is 0 is the default.
@@ -941,10 +985,12 @@ int ipc_shutdown(void);
 int ipc_register_service(const char *service_name, service_id_t *id);
 
 /**
- * As ipc_register_service, with flags IPC_SERVICE_IDEMPOTENT and IPC_SERVICE_EXCLUSIVE, or'ed
- * together. An exclusive service is refused with IPC_EEXIST while anybody serves the name.
+ * As ipc_register_service, with flags IPC_SERVICE_IDEMPOTENT, IPC_SERVICE_DEDUP and
+ * IPC_SERVICE_EXCLUSIVE, or'ed together. An exclusive service is refused with IPC_EEXIST while anybody serves the name.
  */
-int ipc_register_service_ex(const char *service_name, uint32_t flags, service_id_t *id);
+int ipc_register_service_ex(const char *service_name,
+                            uint32_t flags,
+                            service_id_t *id);
 
 /**
  * Ends an instance of this process. Its channels close: callers get IPC_EPEERDIED, or IPC_EMAYBE
@@ -1221,6 +1267,21 @@ int ipc_wait_shared_region(shared_region_id_t id,
                            uint32_t timeout_ms);
 
 /**
+ * Has new versions of a region handled by handler, inside ipc_poll and ipc_run, beginning with the
+ * one that is there if it is another than seen. They make ipc_fd readable. Versions that come
+ * while one is handled are one. A handler replaces the one before; NULL ends that. When the owner
+ * is gone, or the grant was taken back, the handler is told so by its status, and not called
+ * again. A thread waits on behalf of each region; at most 64 are watched.
+ *
+ * IPC_ENOENT: this process has not mapped it. IPC_EQUOTA: 64 are watched. IPC_ESYS: there is no
+ * thread to be had.
+ */
+int ipc_watch_shared_region(shared_region_id_t id,
+                            uint64_t seen,
+                            region_handler_t handler,
+                            void *user_data);
+
+/**
  * Lets a service map a region of this process: an instance, or whoever serves a name. The first
  * grant decides for good: with writable, everybody to whom it is granted may write it, and what
  * stands in it is arbitrary bytes; without, the kernel lets nobody but this process write.
@@ -1399,6 +1460,20 @@ int ipc_queue_nack(queue_id_t queue, const struct ipc_delivery_t *delivery, uint
  * As ipc_queue_ack.
  */
 int ipc_queue_extend(queue_id_t queue, const struct ipc_delivery_t *delivery, uint32_t lease_ms);
+
+/**
+ * Has the messages of a queue handled by handler, one after another, inside ipc_poll and ipc_run:
+ * as if ipc_queue_receive were called for each. They make ipc_fd readable. The handler, or who it
+ * tells, acknowledges each; it may do so at once, within the handler. A handler replaces the one
+ * before; NULL ends that, and a message that has come and is not handled yet is given to others
+ * when the queue is closed, or its lease ends. When messages cannot be received any more the
+ * handler is told so by its status, and not called again. A restart of ipc-queue is waited for. A
+ * thread waits on behalf of each queue; at most 64 are handled so.
+ *
+ * IPC_ENOENT: no such open queue. IPC_EACCES. IPC_EQUOTA: 64 are handled. IPC_ESYS: there is no
+ * thread to be had.
+ */
+int ipc_queue_handle(queue_id_t queue, delivery_handler_t handler, void *user_data);
 
 /**
  * Closes a queue. What was received and not acknowledged is given to others at once.
@@ -1580,6 +1655,39 @@ int ipc_last_os_error(void);
  * and stays.
  */
 const char *ipc_version(void);
+
+/**
+ * Serves by a socket, too, for callers that reach no runtime or cannot share memory: they connect
+ * by the address unix:///path. path is absolute, of at most 107 bytes; "unix://" may stand before
+ * it. What comes by it goes to the handler of ipc_receive_async like any other message; its
+ * source_service_id is an id that this process alone knows, and that is never used again.
+ * Processes of this user, and root's, may connect; security.service_uid says which. The socket is
+ * there until ipc_unlisten or the last ipc_shutdown.
+ *
+ * IPC_EINVAL: a NULL, or no such path. IPC_EEXIST: somebody listens there, this process perhaps;
+ * or it is a file that is no socket. IPC_EACCES: its directory is missing, or not yours.
+ * IPC_EQUOTA: 64 paths already, or no descriptors are left. IPC_ESYS.
+ */
+int ipc_listen(const char *path);
+
+/**
+ * Listens on a path no more, and removes it. The channels that came by it close.
+ *
+ * IPC_EINVAL: as for ipc_listen. IPC_ENOENT: this process does not listen there.
+ */
+int ipc_unlisten(const char *path);
+
+/**
+ * Says by what calls to a service go: sets *transport to IPC_TRANSPORT_SHARED_MEMORY or
+ * IPC_TRANSPORT_SOCKET. Opens a channel to it where there is none. It is a socket where this
+ * process or the service cannot share memory, or was told not to (IPC_NO_SHARED_MEMORY), and
+ * where dest is the id of a path. After the service was restarted it may be the other.
+ *
+ * IPC_EINVAL: a NULL, or dest is 0. IPC_ENOENT: nobody serves it. IPC_EPEERDIED: nobody does any
+ * more. IPC_EACCES: the rules do not allow it. IPC_ENOTSUP: neither can be, since the route
+ * has to be encrypted, which no socket is. IPC_ETIMEDOUT: the service does not answer.
+ */
+int ipc_transport(service_id_t dest, uint32_t *transport);
 
 #ifdef __cplusplus
 }  // extern "C"

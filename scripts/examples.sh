@@ -3,7 +3,7 @@
 # in C and Python are run by c-tests.sh.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-cargo build --quiet -p kernel-services -p examples -p echo -p ipctl || exit 1
+cargo build --quiet -p kernel-services -p examples -p echo -p ipctl -p ipc-queue || exit 1
 target=$(cargo metadata --format-version 1 --no-deps |
     sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 bin=$target/debug
@@ -42,4 +42,18 @@ check 'rust tokio' bash -c '"$@" | grep -q "1000 calls answered"' _ "$bin/rust-t
 check 'rust typed calls' bash -c '"$@" | grep -q "Medea (-431) by Euripides"' _ "$bin/rust-shelf-client" examples-shelf
 check 'ipctl call' bash -c 'says "$@"' _ "$bin/ipctl" call examples-echo --wait 10s --text 'hello there'
 check 'ipctl ls' "$bin/ipctl" ls
+
+# Reliable queues: a runtime of their own, by its node file, with a journal in a directory of its own.
+orders=$directory/orders
+mkdir -p "$orders/journal" && cp examples/orders*.toml "$orders" && ln -s "$bin" "$orders/bin"
+export IPC_RUNTIME_DIR=$orders/runtime
+"$bin/ipcd" --config "$orders/orders.toml" 2>"$orders/log" &
+pids+=($!)
+for _ in $(seq 600); do "$bin/ipctl" ping >/dev/null 2>&1 && break; done
+orders_go_through() {
+    "$1" put 'a dozen eggs' 'bread' >/dev/null && "$1" work 2 | grep -q 'done, at attempt 1: bread'
+}
+export -f orders_go_through
+check 'rust orders' bash -c 'orders_go_through "$@"' _ "$bin/rust-orders"
+check 'ipctl queues' bash -c '"$@" | grep -q orders' _ "$bin/ipctl" queues --interval 1ms
 exit $failed

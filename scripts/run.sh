@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 say() { printf '\n== %s\n' "$*"; }
 
 say 'building, optimized (the first time takes a minute or two)'
-cargo build --release --workspace
+cargo build --release --workspace --exclude store
 # Alone and last, so that no other member's features are in the library.
 cargo build --release -p ipc-ffi
 . scripts/c-client.sh

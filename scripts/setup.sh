@@ -14,6 +14,12 @@ links_with_asan() {
     return $status
 }
 
+# Bindings of RocksDB, for a test, are made from its header by libclang, when that is built.
+has_libclang() {
+    [ -n "${LIBCLANG_PATH:-}" ] || compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' ||
+        compgen -G '/usr/lib*/libclang*.so*'
+}
+
 missing=()
 need() { # need PACKAGE COMMAND...: the package, unless the command succeeds
     local package=$1
@@ -29,6 +35,7 @@ need valgrind command -v valgrind
 need python3 command -v python3
 need git command -v git
 need strace command -v strace
+need libclang-dev has_libclang
 # Debian's gcc depends on the library; elsewhere a compiler may come without it.
 if command -v cc >/dev/null; then
     need "libgcc-$(cc -dumpversion | cut -d. -f1)-dev" links_with_asan

@@ -3,14 +3,21 @@
 use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt},
-    process::Command,
+    path::Path,
+    process::{Child, Command, Stdio},
 };
 
 use ipc::Spin;
-use nix::unistd::{User, geteuid};
+use nix::{
+    sys::signal::Signal,
+    unistd::{User, geteuid},
+};
+use serde_json::json;
 use tests::{
     Ipcd, LONG, World,
     duet::{Duet, Programs},
+    ipcd::{open_to_all, signal},
+    wait_until,
 };
 
 const PROGRAMS: Programs = Programs {
@@ -34,6 +41,79 @@ fn not_one_call_fails_while_ipcd_is_killed_twenty_times() {
     duet.assert_as_before(&ipcd);
     assert_eq!(duet.runtimes(), [ipcd.pid()]);
     duet.end(ipcd);
+}
+
+/// Starts a process that has this number, which nobody has now; nothing where the kernel does not
+/// let it be chosen.
+fn with_pid(pid: u32) -> Option<Child> {
+    for _ in 0..1000 {
+        let last = fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string());
+        let mut child = last.ok().and_then(|()| Command::new("sleep").arg("1000").spawn().ok())?;
+        if child.id() == pid {
+            return Some(child);
+        }
+        // Somebody else was faster.
+        child.kill().and_then(|()| child.wait()).expect("ours");
+    }
+    None
+}
+
+#[test]
+fn a_process_that_has_a_dead_service_s_number_is_neither_adopted_nor_killed() {
+    let world = World::without_runtime(PROGRAMS.actor);
+    let node = format!(
+        "[service.echo]\nexecutable = \"{}\"\narguments = [\"serve\", \"echo\"]\n{}",
+        PROGRAMS.probe,
+        open_to_all()
+    );
+    let ipcd = Ipcd::start(PROGRAMS.ipcd, world.directory(), &node);
+    ipcd.wait("echo", "ready");
+    let pid = ipcd.pid_of("echo");
+    ipcd.kill();
+    signal(pid, Signal::SIGKILL);
+    wait_until("it is gone", || !Path::new(&format!("/proc/{pid}")).exists());
+    let Some(mut innocent) = with_pid(pid) else {
+        eprintln!("skipped: no process can be given a number here");
+        return;
+    };
+    let ipcd = Ipcd::again(PROGRAMS.ipcd, world.directory());
+    ipcd.wait("echo", "ready");
+    assert_ne!(ipcd.pid_of("echo"), pid, "it was started anew");
+    assert_eq!(ipcd.act("restart", "echo"), None);
+    assert_eq!(ipcd.stop().0.code(), Some(0));
+    assert_eq!(innocent.try_wait().expect("ours"), None, "it lives on");
+    innocent.kill().and_then(|()| innocent.wait()).expect("ours");
+}
+
+#[test]
+fn a_service_whose_program_never_ran_is_started_though_it_is_temporary() {
+    let world = World::without_runtime(PROGRAMS.actor);
+    // What an ipcd leaves that dies between the birth of a process and its program: here a shell
+    // that waits, a fork without an exec.
+    let fifo = world.directory().join("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().expect("run").success());
+    let script = format!("(read word < {0}) > /dev/null & echo $!", fifo.display());
+    let output = Command::new("bash").args(["-c", &script]).stderr(Stdio::null()).output();
+    let output = String::from_utf8(output.expect("run").stdout).expect("text");
+    let pid: u32 = output.trim().parse().expect("a number");
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("one");
+    let unit = json!({
+        "service": "once", "replica": 1, "pid": pid,
+        "start_time": kernel_services::process::started(pid).expect("it lives"),
+    });
+    let units = json!({ "version": 1, "boot": boot, "units": [unit] });
+    fs::write(world.directory().join("units"), units.to_string()).expect("written");
+    let node = format!(
+        "[service.once]\nexecutable = \"{}\"\narguments = [\"serve\", \"once\"]\n\
+         restart = \"temporary\"\n{}",
+        PROGRAMS.probe,
+        open_to_all()
+    );
+    let ipcd = Ipcd::start(PROGRAMS.ipcd, world.directory(), &node);
+    ipcd.hear("once: its program did not run yet: it is started anew");
+    ipcd.wait("once", "ready");
+    assert_ne!(ipcd.pid_of("once"), pid);
+    assert_eq!(kernel_services::process::started(pid), None, "nothing is left of it");
 }
 
 #[test]
@@ -75,7 +155,9 @@ fn a_service_of_another_user_comes_back() {
         let mode = entry.metadata().expect("it is there").mode();
         let of_others = mode & (libc::S_IRWXG | libc::S_IRWXO);
         let ours = entry.file_name() == "node.toml";
-        assert!(ours || of_others == 0, "{entry:?} is open to others: {mode:o}");
+        // Its user finds its key in there, and sees no other.
+        let passable = entry.file_name() == "keys" && of_others == 0o11;
+        assert!(ours || passable || of_others == 0, "{entry:?} is open to others: {mode:o}");
     }
     // Who was not started here is turned away.
     let stranger = Command::new("setpriv")
@@ -89,4 +171,6 @@ fn a_service_of_another_user_comes_back() {
     assert!(!stranger.status.success() && said.contains("a node: "), "{said}");
     assert_eq!(ipcd.stop().0.code(), Some(0));
     assert!(!door.exists());
+    let key = fs::metadata(world.directory().join("keys/echo#1.key")).expect("it was made");
+    assert_eq!((key.uid(), key.mode() & 0o7777), (nobody, 0o600), "its user's alone");
 }

@@ -34,16 +34,8 @@ fn serving(client: &Client) -> (u32, u64) {
     (pid.parse().expect("a number"), epoch.parse().expect("a number"))
 }
 
-/// Waits until each of so many members is watched by those behind it, and one client of the first
-/// has its channels to the two behind that.
 fn settled(world: &World, members: u32) {
-    let node = world.node(Spin::Never);
-    wait_until("all have found each other", || {
-        let entries = node.list().expect("a list");
-        let is_found =
-            |rank: u32, channels: u32| channels >= members - 1 - rank + u32::from(rank < 3);
-        entries.len() as u32 == members && entries.iter().all(|it| is_found(it.rank, it.channels))
-    });
+    world.settled(&world.node(Spin::Never), members);
 }
 
 #[test]
@@ -331,4 +323,36 @@ fn what_a_caller_says_of_a_death_counts_for_nothing() {
     assert_eq!(serving(&client), before);
     assert_eq!(before.0, servers[0].pid());
     assert_eq!(node.list().expect("a list").len(), 2);
+}
+
+#[test]
+fn what_is_kept_for_a_standby_has_a_limit_and_answers_make_room() {
+    const LENGTH: usize = 1 << 20;
+    let world = World::new(ACTOR);
+    let mut first = world.server("echo", &["spin=never"]);
+    let _second = world.server("echo", &["spin=never"]);
+    let (_node, client) = world.client("echo", Spin::Never);
+    settled(&world, 2);
+    let mut payload = vec![b' '; LENGTH];
+    payload[..5].copy_from_slice(b"!hold");
+    let mut held = Vec::new();
+    let refused = loop {
+        match client.start(&payload, LONG) {
+            Ok(call) => held.push(call),
+            Err(error) => break error,
+        }
+        assert!(held.len() <= 64, "64 MiB are kept");
+    };
+    assert!(matches!(refused, CallError::Full), "{refused:?}");
+    assert_eq!(held.len(), 63, "each takes a bit more than its payload");
+    let call = client.call(b"threads keep their own", LONG);
+    assert_eq!(call.expect("answered"), b"threads keep their own");
+    for _ in &held {
+        first.hear("held");
+    }
+    first.tell("release");
+    for call in held {
+        assert_eq!(call.wait().expect("answered").len(), LENGTH);
+    }
+    client.start(b"hello", LONG).expect("there is room").wait().expect("answered");
 }

@@ -3,13 +3,16 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
+    os::{
+        fd::AsRawFd,
+        unix::{fs::PermissionsExt, net::UnixDatagram},
+    },
     path::{Path, PathBuf},
 };
 
 use kernel_services::{
     node::{Limits, Sandbox, Service},
-    process::{Exit, LaunchError, NumaError, Process, SandboxError, Unenforced},
+    process::{Exit, Launch, LaunchError, NumaError, Process, SandboxError, Unenforced},
 };
 use nix::{
     errno::Errno,
@@ -64,6 +67,48 @@ fn a_service_is_given_exactly_what_is_listed() {
     assert_eq!(said(&output, "umask"), "77");
     assert_eq!(said(&output, "leader"), "true");
     assert_eq!(said(&output, "core"), "(0, 0)");
+}
+
+/// Runs a test that is ignored otherwise, in a process of its own, where nobody else opens and
+/// closes anything meanwhile.
+fn alone(test: &str) {
+    let output = std::process::Command::new(std::env::current_exe().expect("a path"))
+        .args(["--exact", "--ignored", "--nocapture", test])
+        .output()
+        .expect("run");
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{told}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(told.contains("1 passed"), "{told}");
+}
+
+#[test]
+fn whatever_numbers_are_free_a_service_is_given_the_same() {
+    let _watchdog = Watchdog::start();
+    alone("launch_where_low_numbers_are_free");
+}
+
+#[test]
+#[ignore = "run by `whatever_numbers_are_free_a_service_is_given_the_same`"]
+fn launch_where_low_numbers_are_free() {
+    for free in 1..8 {
+        let mut filled: Vec<_> =
+            (0..8).map(|_| fs::File::open("/dev/null").expect("opened")).collect();
+        assert_eq!(filled[0].as_raw_fd(), 3);
+        let nursery = Nursery::new();
+        let service = bare(&nursery, &["facts"]);
+        let (control, _theirs) = UnixDatagram::pair().expect("a pair");
+        let log = nursery.log();
+        // Numbers are given from the lowest on: what the launch makes gets these.
+        drop(filled.drain(..free));
+        let control = control.into();
+        let runtime_dir = nursery.path();
+        let key_file = None;
+        let launch = Launch { service: &service, replica: 0, runtime_dir, key_file, control, log };
+        let mut process =
+            kernel_services::process::launch(launch, |_, _| Ok(())).expect("launched");
+        assert_eq!(end_of(&mut process), Exit::Code(0));
+        assert_eq!(said(&nursery.output(), "descriptors"), "[0, 1, 2, 3]", "{free} were free");
+    }
 }
 
 #[test]
@@ -338,14 +383,7 @@ fn services_start_on_kernels_that_lack_what_is_newer() {
 #[test]
 fn nothing_stays_behind() {
     let _watchdog = Watchdog::start();
-    // In a process of its own, where nobody else opens and closes anything meanwhile.
-    let output = std::process::Command::new(std::env::current_exe().expect("a path"))
-        .args(["--exact", "--ignored", "--nocapture", "a_thousand_launches"])
-        .output()
-        .expect("run");
-    let told = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{told}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(told.contains("1 passed"), "{told}");
+    alone("a_thousand_launches");
 }
 
 #[test]

@@ -107,7 +107,7 @@ fn with_few_descriptors_the_crowd_waits_and_services_are_replaced() {
             one
         })
         .collect();
-    wait_until("it has no more", || proc::holdings(ipcd.pid()).descriptors >= 63);
+    wait_until("it has no more", || proc::open_files(ipcd.pid()) >= 63);
     assert_eq!(client.call(b"x", LONG).expect("channels go on"), b"x");
     signal(pids[0], Signal::SIGKILL);
     wait_until("its end is seen", || {

@@ -1,4 +1,5 @@
-//! What operators see of a running system: metrics that `ipcd` serves, `ipctl top` and `profile`.
+//! What operators see of a running system: metrics that `ipcd` serves, `ipctl top` and `profile`,
+//! and of traced requests what the node file lets them see.
 
 use std::{
     io::{Read, Write},
@@ -6,12 +7,14 @@ use std::{
     os::unix::net::UnixStream,
     path::Path,
     process::{Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
+use ipc::Spin;
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tests::{
-    Ipcd, World,
+    Ipcd, LONG, World,
     ipcd::{open_to_all, signal},
     wait_until,
 };
@@ -161,4 +164,91 @@ fn top_and_profile_tell_what_goes_on() {
     let (code, _) = ipctl(&world, &["profile", "nobody", "--seconds", "0.01"]);
     assert_eq!(code, Some(4));
     caller.kill();
+}
+
+#[test]
+fn payloads_are_shown_where_the_node_file_says_and_never_of_encrypted_channels() {
+    let world = World::without_runtime(ACTOR);
+    let services: String = ["relay", "serve", "serve"]
+        .into_iter()
+        .zip(["api", "store", "vault"])
+        .map(|(way, name)| {
+            format!(
+                "[service.{name}]\nexecutable = \"{PROBE}\"\narguments = [\"{way}\", \"{name}\"]\n"
+            )
+        })
+        .collect();
+    let rules = "[[rule]]\nfrom = \"service:api\"\nto = \"any\"\nallow = \"call\"\n\
+        [[route]]\nfrom = \"any\"\nto = \"name:vault\"\nsession = \"encrypted\"\n";
+    let node = services + rules + &open_to_all();
+    let ipcd = Ipcd::start(IPCD, world.directory(), &node);
+    for name in ["api", "store", "vault"] {
+        ipcd.wait(name, "ready");
+    }
+    let trace = |name: &str| {
+        let arguments = ["trace", name, "--payload", "7", "--seconds", "0.3", "--every", "1ms"];
+        ipctl(&world, &[&arguments[..], &["--json"]].concat())
+    };
+    let (code, text) = trace("api");
+    assert_eq!(code, Some(1));
+    assert!(text.contains("payloads = [\\\"name:api\\\"]"), "it says what to write: {text}");
+    let listed = "[monitor]\npayloads = [\"name:api\", \"name:v*\"]\n";
+    ipcd.reload(&(listed.to_owned() + &node));
+    ipcd.hear("sets monitor");
+    let over = AtomicBool::new(false);
+    let mut events = Value::Null;
+    let caller = world.node(Spin::Never);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let client = caller.client(caller.wait_service("api", None).expect("served"));
+            let client = client.expect("a channel");
+            while !over.load(Ordering::Relaxed) {
+                for what in ["call store", "call vault"] {
+                    assert_eq!(client.call(what.as_bytes(), LONG).expect("an answer"), b"IPC_OK");
+                }
+            }
+        });
+        let handled = |events: &Value, name: &str| -> Vec<Value> {
+            let all = events["traceEvents"].as_array().into_iter().flatten();
+            let name = format!("handle {name}");
+            all.filter(|it| it["name"] == name.as_str()).map(|it| it["args"].clone()).collect()
+        };
+        wait_until("all of a route is shown", || {
+            let (code, text) = trace("api");
+            assert_eq!(code, Some(0), "{text}");
+            events = serde_json::from_str(&text).expect("JSON");
+            let of = |name: &str, key: &str| {
+                handled(&events, name).into_iter().any(|it| !it[key].is_null())
+            };
+            !handled(&events, "store").is_empty() && of("api", "answer") && of("vault", "payload")
+        });
+        over.store(true, Ordering::Relaxed);
+        let shown = |name: &str, key: &str| -> Vec<Value> {
+            let all = handled(&events, name).into_iter().map(|it| it[key].clone());
+            all.filter(|it| !it.is_null()).collect()
+        };
+        let first = "call store".chars().take(7).collect::<String>();
+        let asked = shown("api", "payload");
+        assert!(asked.iter().any(|it| it["text"] == first.as_str() && it["length"] == 10));
+        assert!(asked.iter().all(|it| it["hex"].as_str().is_some_and(|it| it.len() == 14)));
+        assert_eq!(shown("api", "answer")[0]["text"], "IPC_OK");
+        // One is not listed; what goes to the other is encrypted.
+        assert_eq!((shown("store", "payload"), shown("store", "answer")), (vec![], vec![]));
+        let secret = json!({ "encrypted": true, "length": 5 });
+        assert!(shown("vault", "payload").iter().all(|it| *it == secret), "{events:#}");
+    });
+    // Nothing of it is left, and all of it is on record.
+    let operator = world.node(Spin::Never);
+    wait_until("what was shown is gone", || {
+        let boards = operator.boards().expect("boards");
+        boards.iter().all(|board| board.payloads().is_empty())
+    });
+    let (code, text) = ipctl(&world, &["audit", "show", "--last", "100000", "--json"]);
+    assert_eq!(code, Some(0), "{text}");
+    let records: Vec<Value> = serde_json::from_str(&text).expect("a list");
+    let used: Vec<Value> = records.into_iter().filter(|it| it["operation"] == "payloads").collect();
+    assert_eq!((&used[0]["kind"], &used[0]["verdict"]), (&json!("denial"), &json!(false)));
+    let last = used.last().expect("records");
+    assert_eq!((&last["kind"], &last["object"]), (&json!("admin"), &json!("name api")));
+    assert_eq!(last["because"], "7 bytes each, for 300 ms; also of vault");
 }

@@ -1,8 +1,15 @@
 //! Real processes call each other: what holds between nodes of one process holds between two.
 
-use tests::{World, wait_until};
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+};
+
+use nix::sys::signal::Signal;
+use tests::{World, ipcd::signal, wait_until};
 
 const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
+const PROBE: &str = env!("CARGO_BIN_EXE_probe");
 /// Around every boundary: empty, a cell, a frame with its place, a slab's halves, many frames.
 const SIZES: &str = "0,1,47,48,49,64,255,1024,4095,4096,4137,8192,20000,100000,1048576";
 
@@ -180,5 +187,22 @@ fn full_rings_both_ways_do_not_deadlock() {
         b.hear("pumped");
         a.quit();
         b.quit();
+    }
+}
+
+#[test]
+fn the_first_signal_to_stop_ends_a_service_s_loop_and_the_second_its_process() {
+    let world = World::new(ACTOR);
+    for (first, second) in [(Signal::SIGTERM, Signal::SIGINT), (Signal::SIGINT, Signal::SIGTERM)] {
+        let mut command = Command::new(PROBE);
+        command.args(["orderly", "echo"]).env("IPC_RUNTIME_DIR", world.directory());
+        let mut process = command.stdout(Stdio::piped()).spawn().expect("it starts");
+        let mut lines = BufReader::new(process.stdout.take().expect("piped")).lines();
+        let mut line = || lines.next().expect("a line").expect("text");
+        assert_eq!(line(), "serving");
+        signal(process.id(), first);
+        assert_eq!(line(), "true", "the loop was interrupted");
+        signal(process.id(), second);
+        assert_eq!(process.wait().expect("it ends").code(), Some(128 + second as i32));
     }
 }

@@ -4,7 +4,10 @@ use std::{fs, time::Duration};
 
 use ipc::{
     Node, Spin, Status,
-    queue::{QueueAdmin, QueueConsumer, QueueError, QueueProducer, SERVICE, SendOptions},
+    queue::{
+        AsyncQueueConsumer, AsyncQueueProducer, QueueAdmin, QueueConsumer, QueueError,
+        QueueProducer, SERVICE, SendOptions,
+    },
 };
 use nix::sys::signal::Signal;
 use tests::{
@@ -111,6 +114,114 @@ fn what_a_dead_consumer_had_is_given_to_the_next_at_once() {
         assert_eq!((it.attempt(), it.payload()), (2, &b"mine"[..]));
         consumer.ack(&it).expect("ours");
     });
+}
+
+#[test]
+fn tasks_put_take_and_acknowledge_over_a_restart_of_the_queues() {
+    each(|_, ipcd, node| {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime = builder.worker_threads(1).enable_all().build().expect("a runtime");
+        let server = node.server().expect("a loop");
+        let looping = server.clone();
+        runtime.spawn(async move {
+            let nobody = |_: ipc::Request<'_>| unreachable!("this process serves nobody");
+            ipc::tokio::serve(&looping, nobody).await
+        });
+        runtime.block_on(async {
+            let producer = AsyncQueueProducer::open(node, &server, "load").await.expect("declared");
+            let consumer = AsyncQueueConsumer::open(node, &server, "load").await.expect("declared");
+            let none = consumer.receive(Some(Duration::from_millis(1))).await;
+            assert_eq!(none.expect("asked"), None);
+            // One waits while the other sends.
+            let waiting = tokio::spawn({
+                let consumer = consumer.clone();
+                async move { consumer.receive(Some(LONG)).await }
+            });
+            assert_eq!(producer.send(b"one", &options()).await.expect("stored").sequence, 1);
+            let one = waiting.await.expect("no panic").expect("asked").expect("one");
+            assert_eq!((one.payload(), one.attempt()), (&b"one"[..], 1));
+            consumer.nack(&one, Duration::ZERO).await.expect("ours");
+            let again = consumer.receive(Some(LONG)).await.expect("asked").expect("one again");
+            assert_eq!((again.id(), again.attempt()), (one.id(), 2));
+            consumer.ack(&again).await.expect("ours");
+            // What is dropped while it waits takes nothing along.
+            for text in ["two", "three"] {
+                let waits = consumer.receive(None);
+                assert!(tokio::time::timeout(Duration::ZERO, waits).await.is_err(), "{text}");
+                producer.send(text.as_bytes(), &options()).await.expect("stored");
+                let it = consumer.receive(Some(LONG)).await.expect("asked").expect("a message");
+                assert_eq!(it.payload(), text.as_bytes());
+                consumer.ack(&it).await.expect("ours");
+            }
+            // Nor does a restart.
+            let pid = ipcd.pid_of("queue");
+            signal(pid, Signal::SIGKILL);
+            producer.send(b"four", &options()).await.expect("stored after all");
+            let four = consumer.receive(Some(LONG)).await.expect("asked").expect("four");
+            assert_eq!(four.payload(), b"four");
+            consumer.extend(&four, LONG).await.expect("ours");
+            consumer.ack(&four).await.expect("ours");
+            let none = consumer.receive(Some(Duration::from_millis(1))).await;
+            assert_eq!(none.expect("asked"), None);
+            ipcd.wait_replaced("queue", pid);
+        });
+        node.interrupter().fire();
+    });
+}
+
+#[test]
+fn ipctl_shows_queues_looks_at_messages_redrives_and_purges() {
+    let (post, ipcd) = Post::start(PROGRAMS, "[queue.load]\nattempts = 1\n", MEMORY);
+    let node = post.world.node(Spin::Never);
+    let ipctl = std::path::Path::new(PROGRAMS.actor).with_file_name("ipctl");
+    assert!(ipctl.exists(), "build it first: cargo build -p ipctl");
+    let show = |words: &[&str]| {
+        let mut command = std::process::Command::new(&ipctl);
+        command.arg("queues").args(words).args(["--json", "--runtime-dir"]);
+        let output = command.arg(post.world.directory()).output().expect("ipctl");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{words:?}: {text} {:?}", output.stderr);
+        serde_json::from_str::<serde_json::Value>(&text).unwrap_or_default()
+    };
+    let producer = QueueProducer::open(&node, "load").expect("it is declared");
+    let consumer = QueueConsumer::open(&node, "load").expect("it is declared");
+    for text in ["first", "second"] {
+        producer.send(text.as_bytes(), &options()).expect("stored");
+    }
+    let first = consumer.receive(Some(LONG)).expect("asked").expect("first");
+    consumer.nack(&first, Duration::ZERO).expect("ours");
+    let all = show(&["--interval", "1ms"]);
+    assert_eq!(
+        (&all[0]["name"], &all[0]["ready"], &all[0]["dead"]),
+        (&"load".into(), &1.into(), &1.into()),
+        "{all}"
+    );
+    let live = show(&["peek", "load"]);
+    assert!(live.to_string().contains("second") && !live.to_string().contains("first"), "{live}");
+    let dead = show(&["peek", "load", "--dead"]);
+    assert!(dead.to_string().contains("first"), "{dead}");
+    show(&["redrive", "load"]);
+    assert_eq!(text(&consumer).as_deref(), Some("first"));
+    show(&["purge", "load"]);
+    assert_eq!(text(&consumer), None);
+    drop((producer, consumer, node));
+    assert_eq!(ipcd.stop().0.code(), Some(0));
+}
+
+#[test]
+fn one_user_s_processes_make_so_many_queues_by_naming_them() {
+    let queues = "on_demand = 5\non_demand_per_user = 2\n";
+    let (post, ipcd) = Post::start(PROGRAMS, queues, MEMORY);
+    let nodes = [post.world.node(Spin::Never), post.world.node(Spin::Never)];
+    for (number, node) in nodes.iter().enumerate() {
+        QueueProducer::open(node, &format!("of-{number}")).expect("made");
+    }
+    for node in &nodes {
+        assert!(matches!(QueueProducer::open(node, "third"), Err(QueueError::NoQueue)));
+        QueueProducer::open(node, "of-1").expect("it is there");
+    }
+    drop(nodes);
+    assert_eq!(ipcd.stop().0.code(), Some(0));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ipc::{
     NodeError, Region, RegionAccess, RegionError, RegionOptions, RegionRef, ServiceId, Spin,
-    Status, control::regions::RegionEntry,
+    Status, bus::PublishOptions, control::regions::RegionEntry,
 };
 use tests::{Actor, LONG, World, wait_until};
 
@@ -203,6 +203,32 @@ fn a_region_is_passed_in_a_message() {
     assert!(RegionRef::from_bytes(&passed.to_bytes()[1..]).is_err());
     service.interrupter().fire();
     let _ = thread.join().expect("it ends");
+}
+
+#[test]
+fn a_region_is_passed_in_an_event_to_those_to_whom_it_is_granted() {
+    let world = World::new(ACTOR);
+    let node = world.node(Spin::Never);
+    let mut hearers = [world.actor(&[]), world.actor(&[]), world.actor(&[])];
+    for hearer in &mut hearers {
+        hearer.ask("event-subscribe pictures now", "subscribed");
+    }
+    let region = make(&node, 5000);
+    region.write_at(0, b"a picture").expect("inside");
+    region.sync().expect("published");
+    let publisher = node.publisher("pictures", PublishOptions::default()).expect("advertised");
+    let [one, other, stranger] = &mut hearers;
+    let passed = region.pass_to(id(one), RegionAccess::Read).expect("granted");
+    assert_eq!(region.pass_to(id(other), RegionAccess::Read).expect("granted"), passed);
+    publisher.publish(&passed.to_bytes()).expect("published");
+    for (hearer, mapped) in [(one, "5000"), (other, "5000"), (stranger, "IPC_EACCES")] {
+        // What an actor shows of an event: its number, and its first eight bytes as one.
+        assert_eq!(hearer.ask("event-next pictures 60000", "event"), format!("0 {}", region.id()));
+        assert_eq!(hearer.ask(&format!("region map r {}", passed.id), "region"), mapped);
+        if mapped == "5000" {
+            assert_eq!(hearer.ask("region read r 0 9", "region"), "a picture");
+        }
+    }
 }
 
 #[test]

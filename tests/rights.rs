@@ -23,6 +23,7 @@ use nix::{
         signal::Signal,
         socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket},
     },
+    unistd::geteuid,
 };
 use serde_json::{Value, json};
 use tests::{
@@ -188,6 +189,68 @@ fn one_service_s_flood_takes_no_share_of_another_s() {
     let (status, said) = ipcd.stop();
     assert_eq!(status.code(), Some(0));
     // At its end ipcd asserts that nobody holds anything.
+    assert!(!said.iter().any(|line| line.contains("panicked")), "{said:#?}");
+}
+
+#[test]
+fn one_user_s_flood_takes_no_share_of_another_user_s() {
+    if !geteuid().is_root() {
+        eprintln!("skipped: another user needs root");
+        return;
+    }
+    // Where another user can read it; by another process, as a child of ours could hold the copy
+    // open for writing.
+    let open_to_read = tempfile::tempdir().expect("a directory");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(open_to_read.path(), mode).expect("ours");
+    let program = open_to_read.path().join("probe");
+    let copied = std::process::Command::new("cp").arg(PROBE).arg(&program).status().expect("run");
+    assert!(copied.success());
+    let greedy = format!(
+        "[service.greedy]\nexecutable = \"{}\"\narguments = [\"relay\", \"greedy\"]\n\
+         user = \"nobody\"\ndirectory = \"/\"\n",
+        program.display()
+    );
+    let node = greedy
+        + &service("modest", "relay", "")
+        + &service("store", "serve", "")
+        + &rule("any", "store", "allow = [\"call\"]")
+        + &open_to_all()
+        + "[limits.user]\nchannels = 10\nmessages_per_second = 500\n";
+    let (world, ipcd) = start(&node);
+    ready(&ipcd, &["greedy", "modest", "store"]);
+    let uid = |name: &str| {
+        let place = format!("/proc/{}", ipcd.pid_of(name));
+        std::os::unix::fs::MetadataExt::uid(&fs::metadata(place).expect("it lives"))
+    };
+    assert_ne!(uid("greedy"), uid("modest"));
+    let node = world.node(Spin::Never);
+    let [greedy, modest] = ["greedy", "modest"].map(|name| open(&node, name).expect("a rule"));
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let flood = scope.spawn(|| {
+            let (mut rounds, mut refused) = (0, 0);
+            while !over.load(std::sync::atomic::Ordering::Relaxed) || rounds == 0 {
+                // What is closed is given back a little later.
+                let opened = tell(&greedy, "open store 99");
+                let (count, status) = opened.split_once(' ').expect("two words");
+                assert_eq!(status, "IPC_EQUOTA");
+                assert!(count.parse::<u32>().expect("a number") <= 10);
+                refused += tell(&greedy, "spam 5000").parse::<u32>().expect("a number");
+                rounds += 1;
+            }
+            refused
+        });
+        for _ in 0..5 {
+            // Of its own user's ten, which has a few open here.
+            assert_eq!(tell(&modest, "open store 5"), "5 IPC_OK");
+            assert_eq!(tell(&modest, "spam 20"), "0");
+        }
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(flood.join().expect("it ended") > 0, "messages over the rate are refused");
+    });
+    let (status, said) = ipcd.stop();
+    assert_eq!(status.code(), Some(0));
     assert!(!said.iter().any(|line| line.contains("panicked")), "{said:#?}");
 }
 

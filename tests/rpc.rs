@@ -5,15 +5,19 @@ use std::time::Duration;
 
 use ipc::{
     Client, Node, Request, Retry, Spin, Status,
+    bus::{EventBus, SubscribeOptions, TypedError},
     civil::{Failure as _, RetryConfig},
     control::SERVICE_IDEMPOTENT,
-    rpc::{Dispatch, Fault, Method, MethodCollision, Router, RpcError, RpcOptions, Trace, wire},
+    rpc::{
+        Dispatch, Fault, MessageBus, Method, MethodCollision, Router, RpcError, RpcOptions, Trace,
+        prost, wire,
+    },
 };
 use tests::{
     Actor, LONG, World, pattern,
     probe::{
-        AsyncProbeClient, Colour, Failure, Failures, Item, Number, Onward, ProbeClient, Range,
-        Seen, item, probe_methods,
+        Announced, AsyncProbeClient, Colour, Counted, Failure, Failures, Item, Number, Onward,
+        ProbeClient, Range, Seen, item, probe_methods,
     },
     wait_until,
 };
@@ -117,6 +121,52 @@ fn a_fault_reaches_the_caller_as_it_is() {
             assert!(matches!(&outcome, Err(RpcError::Fault(fault)) if *fault == told));
         }
     }
+}
+
+#[test]
+fn a_message_bus_sends_and_asks_by_name() {
+    let scene = Scene::new();
+    let bus = MessageBus::new(&scene.node);
+    for service in SERVICES {
+        let item = Item { text: service.to_owned(), ..Item::default() };
+        let answer: Item =
+            bus.request(service, probe_methods::ECHO, &item, LONG).expect("answered");
+        assert_eq!(answer, item);
+        // One-way: carried out, in order, before what is asked behind it.
+        let none = Failures { name: format!("bus {service}"), times: 0 };
+        for _ in 0..3 {
+            bus.send(service, probe_methods::COUNT, &none, LONG).expect("sent");
+        }
+        let counted = || bus.request::<Counted>(service, probe_methods::COUNT, &none, LONG);
+        let counted = counted().expect("answered").count;
+        assert!(counted >= 1, "tasks may overtake one another");
+        if service == "probe" {
+            assert_eq!(counted, 4);
+        }
+    }
+    let nobody = bus.send("nobody", probe_methods::COUNT, &Failures::default(), LONG);
+    assert!(nobody.is_err_and(|error| error.status() == Status::NOT_FOUND));
+}
+
+#[test]
+fn a_message_of_a_proto_file_is_an_event_between_processes() {
+    let scene = Scene::new();
+    let mut other = scene.world.actor(&[]);
+    other.ask("event-subscribe probe.announced now", "subscribed");
+    let bus = EventBus::new(&scene.node);
+    let heard = bus.subscribe::<Announced>(SubscribeOptions::default());
+    let mut heard = heard.expect("subscribed");
+    let said = Announced { text: "größer".to_owned(), number: 7 };
+    bus.publish(&said).expect("published");
+    assert_eq!(heard.recv(Some(LONG)).expect("an event"), said);
+    // To who knows nothing of the type its bytes are protobuf's: field 1, a text.
+    let bytes = prost::Message::encode_to_vec(&said);
+    let first = u64::from_le_bytes(bytes[..8].try_into().expect("so many"));
+    assert_eq!(other.ask("event-next probe.announced 60000", "event"), format!("0 {first}"));
+    // And what is none of the type is said to be none.
+    other.ask("event-advertise probe.announced", "advertised");
+    other.ask("event-publish probe.announced 1 9", "published");
+    assert!(matches!(heard.recv(Some(LONG)), Err(TypedError::Undecodable)));
 }
 
 /// Bytes by hand, as somebody without the library would write them.

@@ -4,8 +4,8 @@
 use std::{path::PathBuf, time::Duration};
 
 use ipc::{
-    AddressError, CallError, CallOptions, Client, Node, NodeError, Priority, Spin, Status,
-    Transport,
+    AddressError, CallError, CallOptions, Client, Node, NodeError, Priority, ServiceId, Spin,
+    Status, Transport,
 };
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, send, socket,
@@ -89,9 +89,11 @@ fn a_service_s_own_error_crosses_a_socket() {
     let service = world.node(Spin::Never);
     let server = service.server().expect("a server");
     let listening = server.listen(&path(&world)).expect("a free path");
+    let (tell, told) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
         server.run(|request| {
             assert_eq!(request.peer().transport, Transport::Socket);
+            let _ = tell.send((request.peer(), request.source()));
             let _ = request.reply_error(Status::from_code(-1234));
         })
     });
@@ -103,6 +105,17 @@ fn a_service_s_own_error_crosses_a_socket() {
         matches!(refused, Err(CallError::Remote(status)) if status.code() == -1234),
         "{refused:?}"
     );
+    // Each who comes has an id that nobody else has, and is who the kernel says.
+    let other = Node::unattached(&world.config(Spin::Never)).expect("it needs none");
+    let second = other.client(other.discover(&address(&world)).expect("it listens"));
+    assert!(second.expect("a channel").call(b"hello", LONG).is_err());
+    let [first, second] = [told.recv_timeout(LONG), told.recv_timeout(LONG)];
+    let (first, second) = (first.expect("called"), second.expect("called"));
+    assert!(first.0.id != second.0.id, "{first:?} {second:?}");
+    for (peer, source) in [first, second] {
+        assert!(peer.id != ServiceId::NONE && source == peer.id, "{peer:?}");
+        assert_eq!((peer.pid, peer.uid), (std::process::id(), nix::unistd::geteuid().as_raw()));
+    }
     drop(listening);
     assert!(!path(&world).exists());
     wait_until("its channels are closed with it", || client.call(b"hello", LONG).is_err());

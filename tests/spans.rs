@@ -1,6 +1,11 @@
 //! Spans of the `tracing` crate in several processes: one trace, and each span below the right one.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpListener,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+};
 
 use ipc::{
     Spin,
@@ -144,4 +149,135 @@ fn ipcd_tells_what_it_does_and_for_which_trace() {
     wait_until("the reload is told", || !told("reload").is_empty());
     let own = |line: &Value| line["fields"]["pid"] == std::process::id();
     wait_until("the connection's end is told", || told("connection").iter().any(own));
+}
+
+/// The fields of a protobuf message: numbers, and what has a length.
+fn fields(mut bytes: &[u8]) -> Vec<(u64, Vec<u8>)> {
+    fn varint(bytes: &mut &[u8]) -> u64 {
+        let end = bytes.iter().position(|byte| byte & 0x80 == 0).expect("an end") + 1;
+        let (number, rest) = bytes.split_at(end);
+        *bytes = rest;
+        number.iter().rev().fold(0, |sum, byte| sum << 7 | u64::from(byte & 0x7F))
+    }
+    let mut found = Vec::new();
+    while !bytes.is_empty() {
+        let key = varint(&mut bytes);
+        let length = match key & 7 {
+            0 => {
+                found.push((key >> 3, varint(&mut bytes).to_le_bytes().to_vec()));
+                continue;
+            }
+            1 => 8,
+            2 => varint(&mut bytes) as usize,
+            5 => 4,
+            other => panic!("wire type {other}"),
+        };
+        let (value, rest) = bytes.split_at(length);
+        found.push((key >> 3, value.to_vec()));
+        bytes = rest;
+    }
+    found
+}
+
+/// What a message has under these numbers, one below the other; the first of each but the last.
+fn below(message: &[u8], path: &[u64]) -> Vec<Vec<u8>> {
+    let (first, rest) = path.split_first().expect("a number");
+    let all = fields(message).into_iter().filter(|(number, _)| number == first);
+    let all = all.map(|(_, value)| value);
+    if rest.is_empty() { all.collect() } else { all.flat_map(|it| below(&it, rest)).collect() }
+}
+
+/// A collector: takes whatever is posted, and keeps it.
+fn collector() -> (String, Arc<Mutex<Vec<Vec<u8>>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let place = format!("http://{}", listener.local_addr().expect("bound"));
+    let bodies: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
+    let keep = Arc::clone(&bodies);
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut reader = BufReader::new(stream.try_clone().expect("a descriptor"));
+            let head: Vec<String> = reader
+                .by_ref()
+                .lines()
+                .map_while(Result::ok)
+                .take_while(|it| !it.is_empty())
+                .collect();
+            assert_eq!(head[0], "POST /v1/traces HTTP/1.1");
+            assert!(head.iter().any(|it| it == "Content-Type: application/x-protobuf"));
+            let length = head.iter().find_map(|it| it.strip_prefix("Content-Length: "));
+            let mut body = vec![0; length.expect("a length").parse().expect("a number")];
+            reader.read_exact(&mut body).expect("a body");
+            keep.lock().unwrap_or_else(PoisonError::into_inner).push(body);
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").expect("sent");
+        }
+    });
+    (place, bodies)
+}
+
+#[test]
+fn a_collector_gets_the_spans_of_ipcd_and_commands_lead_to_launches() {
+    let (place, bodies) = collector();
+    let world = World::without_runtime(ACTOR);
+    let service = format!(
+        "[service.api]\nexecutable = \"{PROBE}\"\narguments = [\"serve\", \"api\"]\n{}",
+        open_to_all()
+    );
+    let metrics = world.directory().join("metrics");
+    let node_file =
+        format!("metrics = \"unix:{}\"\n[monitor]\notlp = \"{place}\"\n", metrics.display())
+            + &service;
+    let ipcd = Ipcd::start(IPCD, world.directory(), &node_file);
+    ipcd.wait("api", "ready");
+    let node = world.node(Spin::Learned);
+    let root = trace::Context::root();
+    let restart = serde_json::json!({ "do": "restart", "name": "api" }).to_string();
+    let answer = trace::within(root, || node.command(&restart, Some(LONG))).expect("an answer");
+    assert_eq!(answer, "{}", "no error");
+    // Name, trace, own id and the parent's.
+    let spans = || -> Vec<(String, Vec<u8>, Vec<u8>, Vec<u8>)> {
+        let bodies = bodies.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let spans = bodies.iter().flat_map(|body| below(body, &[1, 2, 2]));
+        let one = |span: &[u8], number| below(span, &[number]).pop().unwrap_or_default();
+        let spans = spans.map(|it| {
+            let name = String::from_utf8(one(&it, 5)).expect("text");
+            (name, one(&it, 1), one(&it, 2), one(&it, 4))
+        });
+        spans.collect()
+    };
+    let of_trace = |name: &str| {
+        let trace = root.trace.to_be_bytes();
+        spans().into_iter().find(|it| it.0 == name && it.1 == trace)
+    };
+    wait_until("the command and its launch are sent", || {
+        of_trace("command").is_some() && of_trace("launch").is_some()
+    });
+    let (command, launch) = (of_trace("command").expect("sent"), of_trace("launch").expect("sent"));
+    assert_eq!((command.3, launch.3), (root.span.to_be_bytes().to_vec(), command.2));
+    // The first start was nobody's command.
+    let alone = spans().into_iter().find(|it| it.0 == "launch" && it.1 != launch.1);
+    assert_eq!(alone.expect("sent").3, b"");
+    // Whose they are, and that they are counted.
+    let bodies = || bodies.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let names = below(&bodies()[0], &[1, 1, 1, 2, 1]);
+    assert_eq!(names[0], b"ipcd");
+    let mut page = String::new();
+    wait_until("they are counted", || {
+        let mut stream = std::os::unix::net::UnixStream::connect(&metrics).expect("served");
+        stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").expect("asked");
+        page.clear();
+        stream.read_to_string(&mut page).expect("a page");
+        page.contains("libipc_spans_exported_total ")
+    });
+    assert!(page.contains("\nlibipc_spans_dropped_total 0\n"), "{page}");
+    // Another node file, without a collector: nothing more is sent.
+    ipcd.reload(&service);
+    ipcd.hear("sets metrics, monitor");
+    let other = trace::Context::root();
+    let id = node.wait_service("api", None).expect("served");
+    drop(trace::within(other, || node.client(id)).expect("a channel"));
+    drop(node);
+    // It sends what it has to before it ends.
+    let (status, _) = ipcd.stop();
+    assert!(status.success(), "{status}");
+    assert!(spans().iter().all(|it| it.1 != other.trace.to_be_bytes()), "it had no collector");
 }

@@ -29,6 +29,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("benches", &["ipc", "ipc-build", "kernel-services"]),
     ("examples", &["ipc", "ipc-build"]),
     ("tests", &["ipc", "ipc-build", "ipc-queue", "kernel-services"]),
+    ("store", &["ipc", "tests"]),
 ];
 
 /// Services meet in messages only.
@@ -48,7 +49,6 @@ const UNSAFE_FILES: &[&str] = &[
     "ffi/src/envelope.rs",
     "ffi/src/event.rs",
     "ffi/src/failover.rs",
-    "ffi/src/fork.rs",
     "ffi/src/info.rs",
     "ffi/src/loan.rs",
     "ffi/src/message.rs",
@@ -68,6 +68,7 @@ const UNSAFE_FILES: &[&str] = &[
     "ffi/src/stats.rs",
     "ffi/src/stop.rs",
     "ffi/src/trace.rs",
+    "ffi/src/transport.rs",
     "ffi/src/types.rs",
     "fuzz/targets/exports/abi.rs",
     "fuzz/targets/exports/events.rs",
@@ -76,6 +77,7 @@ const UNSAFE_FILES: &[&str] = &[
     "fuzz/targets/exports/queues.rs",
     "fuzz/targets/exports/regions.rs",
     "fuzz/targets/exports/rights.rs",
+    "fuzz/targets/exports/transports.rs",
     "ipc-queue/src/log/memory.rs",
     "ipc-queue/src/log/ring.rs",
     "ipc/src/board/memory.rs",

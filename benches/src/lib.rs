@@ -24,6 +24,7 @@ pub mod scale;
 pub mod seal;
 pub mod sealed;
 pub mod shm;
+pub mod sockets;
 pub mod tour;
 pub mod typed;
 

@@ -11,7 +11,7 @@ use benches::measure::Plan;
 use benches::report::{Group, Machine, Report, progress_done};
 use benches::tour::{self, Tour};
 use benches::{
-    events, failover, many, pair, pin, queues, regions, ring, scale, seal, sealed, typed,
+    events, failover, many, pair, pin, queues, regions, ring, scale, seal, sealed, sockets, typed,
 };
 use clap::{Args, Parser, Subcommand};
 
@@ -45,6 +45,8 @@ enum Verb {
     Parked(Options),
     /// Shared regions: a sync that is awaited, and a mebibyte handed over.
     Regions(Options),
+    /// Calls over sockets, of who shares no memory, beside plain sockets.
+    Sockets(Options),
     /// One server and many clients: idle ones beside a hot one, and a flood beside 63 callers.
     Many(Options),
     /// Kills who serves a name, again and again: how long callers wait for the next.
@@ -117,6 +119,7 @@ fn main() -> ExitCode {
                 many::idle,
                 many::flooded,
                 events::group,
+                sockets::group,
             ],
         ),
         Verb::Floor(options) => run(&options, &[floor::group]),
@@ -130,6 +133,7 @@ fn main() -> ExitCode {
         Verb::Regions(options) => {
             run(&options, &[regions::polling, regions::parked, regions::large])
         }
+        Verb::Sockets(options) => run(&options, &[sockets::group]),
         Verb::Many(options) => run(&options, &[many::idle, many::flooded]),
         Verb::Failover { kills } => failover::run(kills),
         Verb::Queue(options) => run(&options, &[queues::group]),
@@ -175,6 +179,7 @@ fn play(told: &[String]) -> io::Result<()> {
         .or_else(|| typed::play(&role))
         .or_else(|| regions::play(&role))
         .or_else(|| events::play(&role))
+        .or_else(|| sockets::play(&role))
         .unwrap_or_else(|| floor::play(role))
 }
 

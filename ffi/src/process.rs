@@ -13,10 +13,10 @@ use std::{
     },
 };
 
-use ipc_core::Status;
+use ipc_core::{Birth, Status};
 use kernel_services::Succession;
 
-use crate::{error::Failure, fork::Birth, message::Kept, runtime::Runtime, stop::Stop};
+use crate::{error::Failure, message::Kept, runtime::Runtime, stop::Stop};
 
 /// What one process has.
 #[derive(Debug)]

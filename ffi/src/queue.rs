@@ -5,18 +5,23 @@
 use std::{
     collections::HashMap,
     ffi::{c_char, c_int, c_void},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    ptr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
 use ipc_core::{
-    Status,
+    Status, WaitHandler,
     queue::{Delivery, QueueConsumer, QueueError, QueueProducer, SendOptions},
 };
 
 use crate::{
-    boundary::{self, guard},
+    boundary::{self, UserData, guard},
     error::{Failure, IPC_OK},
+    message::run_callback,
     response::Buffer,
     runtime::{self, Runtime},
     types::{IPC_WAIT_FOREVER, PriorityLevel},
@@ -31,6 +36,8 @@ pub const IPC_QUEUE_DEAD: u32 = 1;
 
 /// Most queues that a process has open.
 const MOST: usize = 4096;
+/// Of these, whose messages handlers get: each has a thread.
+const MOST_HANDLED: u32 = 64;
 /// How long storing may take when nothing else is said.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Longer than any process runs, and no more than clocks can count.
@@ -51,6 +58,20 @@ pub struct QueueDelivery {
     /// Its priority.
     pub priority: u32,
 }
+
+/// Handles a message of a queue: size bytes at data, until it returns; delivery is for
+/// ipc_queue_ack and the like, and may be copied. status is not IPC_OK when no more will come, and
+/// data and delivery are NULL then.
+pub type DeliveryHandler = Option<
+    unsafe extern "C" fn(
+        queue: queue_id_t,
+        status: c_int,
+        data: *const c_void,
+        size: usize,
+        delivery: *const QueueDelivery,
+        user_data: *mut c_void,
+    ),
+>;
 
 /// Opens a queue of the service "ipc.queue", to send, to receive or both. Its name has 1 to 64
 /// letters, digits, - _ and . and begins with a letter or a digit. flags is 0, or IPC_QUEUE_DEAD.
@@ -77,6 +98,7 @@ pub unsafe extern "C" fn ipc_queue_open(
             dead: flags & IPC_QUEUE_DEAD != 0,
             producer,
             consumer: Mutex::new(None),
+            handling: Mutex::new(None),
         };
         queue.set(runtime.queues.add(open)?);
         Ok(IPC_OK)
@@ -145,13 +167,7 @@ pub unsafe extern "C" fn ipc_queue_receive(
         let runtime = runtime::current()?;
         let consumer = runtime.queues.get(queue)?.consumer(&runtime)?;
         let it = consumer.receive(wait_of(timeout_ms))?.ok_or(Status::TIMED_OUT)?;
-        delivery.set(QueueDelivery {
-            message_id: it.id(),
-            producer: it.producer(),
-            sequence: it.sequence(),
-            attempt: it.attempt(),
-            priority: u32::from(it.priority()),
-        });
+        delivery.set(described(&it));
         size.set(it.payload().len());
         data.set(Buffer::of(it.payload()).into_c());
         Ok(IPC_OK)
@@ -199,13 +215,71 @@ pub unsafe extern "C" fn ipc_queue_extend(
     unsafe { settle(queue, delivery, |consumer, it| consumer.extend(it, lease)) }
 }
 
+/// Has the messages of a queue handled by handler, one after another, inside ipc_poll and ipc_run:
+/// as if ipc_queue_receive were called for each. They make ipc_fd readable. The handler, or who it
+/// tells, acknowledges each; it may do so at once, within the handler. A handler replaces the one
+/// before; NULL ends that, and a message that has come and is not handled yet is given to others
+/// when the queue is closed, or its lease ends. When messages cannot be received any more the
+/// handler is told so by its status, and not called again. A restart of ipc-queue is waited for. A
+/// thread waits on behalf of each queue; at most 64 are handled so.
+///
+/// IPC_ENOENT: no such open queue. IPC_EACCES. IPC_EQUOTA: 64 are handled. IPC_ESYS: there is no
+/// thread to be had.
+#[unsafe(no_mangle)]
+pub extern "C" fn ipc_queue_handle(
+    queue: queue_id_t,
+    handler: DeliveryHandler,
+    user_data: *mut c_void,
+) -> c_int {
+    guard(|| {
+        let runtime = runtime::current()?;
+        let open = runtime.queues.get(queue)?;
+        let before = open.handling().take();
+        // Without the lock: it takes a lock of the loop's.
+        if before.is_some() {
+            runtime.queues.count_handled(|count| Some(count - 1))?;
+        }
+        drop(before);
+        let Some(function) = handler else { return Ok(IPC_OK) };
+        let consumer = open.consumer(&runtime)?;
+        runtime.queues.count_handled(|count| (count < MOST_HANDLED).then_some(count + 1))?;
+        let user_data = UserData(user_data);
+        let handling = runtime.server.handle_deliveries(&consumer, move |delivered| {
+            let user_data = user_data;
+            let (status, data, size, delivery) = match &delivered {
+                Ok(it) => {
+                    (IPC_OK, it.payload().as_ptr().cast(), it.payload().len(), Some(described(it)))
+                }
+                Err(error) => (error.status().code(), ptr::null(), 0, None),
+            };
+            let delivery = delivery.as_ref().map_or(ptr::null(), ptr::from_ref);
+            run_callback(|| {
+                // SAFETY: C gave this function for this purpose; what it gets is lent to it.
+                unsafe { function(queue, status, data, size, delivery, user_data.0) }
+            });
+        });
+        match handling {
+            Ok(handling) => *open.handling() = Some(handling),
+            Err(error) => {
+                runtime.queues.count_handled(|count| Some(count - 1))?;
+                return Err(error.into());
+            }
+        }
+        Ok(IPC_OK)
+    })
+}
+
 /// Closes a queue. What was received and not acknowledged is given to others at once.
 ///
 /// IPC_ENOENT: no such open queue.
 #[unsafe(no_mangle)]
 pub extern "C" fn ipc_queue_close(queue: queue_id_t) -> c_int {
     guard(|| {
-        runtime::current()?.queues.remove(queue)?;
+        let queues = &runtime::current()?.queues;
+        let handling = queues.remove(queue)?.handling().take();
+        if handling.is_some() {
+            queues.count_handled(|count| Some(count - 1))?;
+        }
         Ok(IPC_OK)
     })
 }
@@ -231,6 +305,16 @@ fn wait_of(timeout_ms: u32) -> Option<Duration> {
     (timeout_ms != IPC_WAIT_FOREVER).then(|| Duration::from_millis(timeout_ms.into()))
 }
 
+fn described(it: &Delivery) -> QueueDelivery {
+    QueueDelivery {
+        message_id: it.id(),
+        producer: it.producer(),
+        sequence: it.sequence(),
+        attempt: it.attempt(),
+        priority: u32::from(it.priority()),
+    }
+}
+
 /// A queue that C has opened.
 #[derive(Debug)]
 struct Open {
@@ -239,9 +323,15 @@ struct Open {
     producer: QueueProducer,
     /// Made when something is first received.
     consumer: Mutex<Option<Arc<QueueConsumer>>>,
+    /// While a handler gets its messages.
+    handling: Mutex<Option<WaitHandler>>,
 }
 
 impl Open {
+    fn handling(&self) -> MutexGuard<'_, Option<WaitHandler>> {
+        self.handling.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn consumer(&self, runtime: &Runtime) -> Result<Arc<QueueConsumer>, Failure> {
         let mut consumer = self.consumer.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(consumer) = &*consumer {
@@ -256,7 +346,7 @@ impl Open {
 
 /// The queues that a process has open.
 #[derive(Debug, Default)]
-pub(crate) struct Queues(Mutex<(queue_id_t, HashMap<queue_id_t, Arc<Open>>)>);
+pub(crate) struct Queues(Mutex<(queue_id_t, HashMap<queue_id_t, Arc<Open>>)>, AtomicU32);
 
 impl Queues {
     fn all(&self) -> MutexGuard<'_, (queue_id_t, HashMap<queue_id_t, Arc<Open>>)> {
@@ -274,6 +364,12 @@ impl Queues {
         Ok(id)
     }
 
+    /// Counts the queues whose messages handlers get.
+    fn count_handled(&self, count: impl FnMut(u32) -> Option<u32>) -> Result<(), Failure> {
+        let counted = self.1.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count);
+        counted.map(drop).map_err(|_| Status::QUOTA.into())
+    }
+
     fn get(&self, id: queue_id_t) -> Result<Arc<Open>, Failure> {
         self.all().1.get(&id).cloned().ok_or_else(|| Status::NOT_FOUND.into())
     }
@@ -286,5 +382,6 @@ impl Queues {
     pub(crate) fn clear(&self) {
         let all = std::mem::take(&mut self.all().1);
         drop(all);
+        self.1.store(0, Ordering::Relaxed);
     }
 }

@@ -9,20 +9,27 @@ use std::{
     time::Duration,
 };
 
-use ipc_core::{Region, RegionAccess, RegionOptions, ServiceId, Status};
+use ipc_core::{Region, RegionAccess, RegionOptions, ServiceId, Status, WaitHandler};
 
 use crate::{
-    boundary::{self, guard},
+    boundary::{self, UserData, guard},
     error::{Failure, IPC_OK},
+    message::run_callback,
     runtime,
     service::limit,
-    types::{IPC_ANY_NUMA_NODE, IPC_REGION_HUGE_PAGES, service_id_t, shared_region_id_t},
+    types::{
+        IPC_ANY_NUMA_NODE, IPC_REGION_HUGE_PAGES, RegionHandler, service_id_t, shared_region_id_t,
+    },
 };
+
+/// Regions that are watched at a time: each has a thread.
+const MOST_WATCHED: usize = 64;
 
 /// The regions that C has made or mapped, by id.
 #[derive(Debug, Default)]
 pub(crate) struct Regions {
     all: Mutex<HashMap<u64, Region>>,
+    watched: Mutex<HashMap<u64, WaitHandler>>,
 }
 
 impl Regions {
@@ -30,7 +37,13 @@ impl Regions {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn watched(&self) -> MutexGuard<'_, HashMap<u64, WaitHandler>> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn clear(&self) {
+        let watched = std::mem::take(&mut *self.watched());
+        drop(watched);
         let all = std::mem::take(&mut *self.lock());
         // Without the lock: the last of each unmaps it.
         drop(all);
@@ -157,6 +170,48 @@ pub unsafe extern "C" fn ipc_wait_shared_region(
     })
 }
 
+/// Has new versions of a region handled by handler, inside ipc_poll and ipc_run, beginning with the
+/// one that is there if it is another than seen. They make ipc_fd readable. Versions that come
+/// while one is handled are one. A handler replaces the one before; NULL ends that. When the owner
+/// is gone, or the grant was taken back, the handler is told so by its status, and not called
+/// again. A thread waits on behalf of each region; at most 64 are watched.
+///
+/// IPC_ENOENT: this process has not mapped it. IPC_EQUOTA: 64 are watched. IPC_ESYS: there is no
+/// thread to be had.
+#[unsafe(no_mangle)]
+pub extern "C" fn ipc_watch_shared_region(
+    id: shared_region_id_t,
+    seen: u64,
+    handler: RegionHandler,
+    user_data: *mut c_void,
+) -> c_int {
+    guard(|| {
+        let region = known(id)?;
+        let runtime = runtime::current()?;
+        let before = runtime.regions.watched().remove(&id);
+        // Without the lock: it takes a lock of the loop's.
+        drop(before);
+        let Some(function) = handler else { return Ok(IPC_OK) };
+        if runtime.regions.watched().len() >= MOST_WATCHED {
+            return Err(Status::QUOTA.into());
+        }
+        let user_data = UserData(user_data);
+        let handling = runtime.server.handle_versions(&region, seen, move |version| {
+            let user_data = user_data;
+            let (status, version) = match version {
+                Ok(version) => (IPC_OK, version),
+                Err(error) => (error.status().code(), 0),
+            };
+            run_callback(|| {
+                // SAFETY: C gave this function for this purpose.
+                unsafe { function(id, status, version, user_data.0) }
+            });
+        })?;
+        runtime.regions.watched().insert(id, handling);
+        Ok(IPC_OK)
+    })
+}
+
 /// Lets a service map a region of this process: an instance, or whoever serves a name. The first
 /// grant decides for good: with writable, everybody to whom it is granted may write it, and what
 /// stands in it is arbitrary bytes; without, the kernel lets nobody but this process write.
@@ -205,6 +260,8 @@ pub extern "C" fn ipc_revoke_shared_region(id: shared_region_id_t, service: serv
 pub extern "C" fn ipc_unmap_shared_region(id: shared_region_id_t) -> c_int {
     guard(|| {
         let runtime = runtime::current()?;
+        let watched = runtime.regions.watched().remove(&id);
+        drop(watched);
         let region = runtime.regions.lock().remove(&id);
         region.map(drop).ok_or(Status::NOT_FOUND)?;
         Ok(IPC_OK)

@@ -27,6 +27,7 @@ use crate::{
     region::Regions,
     settings::Settings,
     stop::Brake,
+    transport::Paths,
     types::Config,
 };
 
@@ -166,6 +167,8 @@ pub(crate) struct Runtime {
     pub(crate) bulk_views: bool,
     /// Queues that C has opened.
     pub(crate) queues: Queues,
+    /// Paths on which C listens.
+    pub(crate) paths: Paths,
     /// The instances that this process serves.
     instances: Mutex<Vec<ServiceId>>,
 }
@@ -185,6 +188,7 @@ impl Runtime {
             loans: Loans::default(),
             regions: Regions::default(),
             queues: Queues::default(),
+            paths: Paths::default(),
             instances: Mutex::default(),
         }
     }
@@ -241,6 +245,7 @@ impl Runtime {
             // Fails only when the runtime is gone, and then nobody knows the instance.
             let _ = self.server.unregister(instance);
         }
+        self.paths.clear();
         self.inbox.clear();
         self.events.clear();
         self.loans.clear();

@@ -13,7 +13,10 @@ use crate::{
     boundary::{self, guard},
     error::{Failure, IPC_OK},
     runtime,
-    types::{IPC_SERVICE_EXCLUSIVE, IPC_SERVICE_IDEMPOTENT, IPC_WAIT_FOREVER, service_id_t},
+    types::{
+        IPC_SERVICE_DEDUP, IPC_SERVICE_EXCLUSIVE, IPC_SERVICE_IDEMPOTENT, IPC_WAIT_FOREVER,
+        service_id_t,
+    },
 };
 
 /// Serves a name: 1 to 255 bytes of UTF-8 without control characters. *id is the id of this
@@ -32,8 +35,8 @@ pub unsafe extern "C" fn ipc_register_service(
     unsafe { ipc_register_service_ex(service_name, 0, id) }
 }
 
-/// As ipc_register_service, with flags IPC_SERVICE_IDEMPOTENT and IPC_SERVICE_EXCLUSIVE, or'ed
-/// together. An exclusive service is refused with IPC_EEXIST while anybody serves the name.
+/// As ipc_register_service, with flags IPC_SERVICE_IDEMPOTENT, IPC_SERVICE_DEDUP and
+/// IPC_SERVICE_EXCLUSIVE, or'ed together. An exclusive service is refused with IPC_EEXIST while anybody serves the name.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_register_service_ex(
     service_name: *const c_char,
@@ -43,7 +46,7 @@ pub unsafe extern "C" fn ipc_register_service_ex(
     guard(|| {
         // SAFETY: clauses 1 to 3 of the boundary.
         let (name, id) = unsafe { (boundary::name(service_name)?, boundary::out(id)?) };
-        if flags & !(IPC_SERVICE_IDEMPOTENT | IPC_SERVICE_EXCLUSIVE) != 0 {
+        if flags & !(IPC_SERVICE_IDEMPOTENT | IPC_SERVICE_EXCLUSIVE | IPC_SERVICE_DEDUP) != 0 {
             return Err(Status::INVALID.into());
         }
         let runtime = runtime::current()?;

@@ -9,7 +9,9 @@ use ipc_core::{Geometry, Spin, Status};
 use crate::{
     boundary::{self, UserData},
     error::Failure,
-    types::{Config, IPC_BULK_VIEWS, IPC_EMBEDDED, IPC_ENCRYPT_ALWAYS, IPC_NO_SPIN},
+    types::{
+        Config, IPC_BULK_VIEWS, IPC_EMBEDDED, IPC_ENCRYPT_ALWAYS, IPC_NO_SHARED_MEMORY, IPC_NO_SPIN,
+    },
 };
 
 /// Bytes of the first version of the struct, without its reserve.
@@ -18,12 +20,14 @@ const SMALLEST: usize = offset_of!(Config, reserved);
 const LARGEST: usize = 4096;
 
 /// A configuration as it takes effect: two that ask for the same in different words are equal.
+#[allow(clippy::struct_excessive_bools, reason = "flags of C, each by itself")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
     pub(crate) runtime_dir: PathBuf,
     pub(crate) embedded: bool,
     pub(crate) bulk_views: bool,
     pub(crate) encrypt: bool,
+    pub(crate) share_memory: bool,
     pub(crate) geometry: Geometry,
     pub(crate) spin: Spin,
     pub(crate) max_payload: u64,
@@ -38,6 +42,7 @@ impl Default for Settings {
             embedded: false,
             bulk_views: false,
             encrypt: false,
+            share_memory: true,
             geometry: core.geometry,
             spin: core.spin,
             max_payload: core.max_payload,
@@ -78,7 +83,8 @@ impl Settings {
     /// # Safety
     /// `runtime_dir` is NULL or a string that C lends.
     unsafe fn check(config: &Config) -> Result<Settings, Failure> {
-        let known = IPC_EMBEDDED | IPC_NO_SPIN | IPC_BULK_VIEWS | IPC_ENCRYPT_ALWAYS;
+        let known =
+            IPC_EMBEDDED | IPC_NO_SPIN | IPC_BULK_VIEWS | IPC_ENCRYPT_ALWAYS | IPC_NO_SHARED_MEMORY;
         if config.flags & !known != 0 || config.reserved != [0; 4] {
             return Err(Status::INVALID.into());
         }
@@ -86,6 +92,7 @@ impl Settings {
             embedded: config.flags & IPC_EMBEDDED != 0,
             bulk_views: config.flags & IPC_BULK_VIEWS != 0,
             encrypt: config.flags & IPC_ENCRYPT_ALWAYS != 0,
+            share_memory: config.flags & IPC_NO_SHARED_MEMORY == 0,
             user_data: UserData(config.user_data),
             ..Settings::default()
         };
@@ -120,6 +127,7 @@ impl Settings {
             spin: self.spin,
             max_payload: self.max_payload,
             encrypt: self.encrypt,
+            share_memory: self.share_memory,
             ..ipc_core::Config::default()
         }
     }
@@ -170,7 +178,7 @@ mod tests {
     #[test]
     fn values_out_of_range_are_refused() {
         let refused = [
-            Config { flags: 16, ..blank() },
+            Config { flags: 32, ..blank() },
             Config { reserved: [0, 0, 0, 1], ..blank() },
             Config { ring_cells: 65_537, ..blank() },
             Config { flags: IPC_NO_SPIN, spin_us: 1, ..blank() },
@@ -179,6 +187,8 @@ mod tests {
         for config in refused {
             assert_eq!(read(&config), Err(Status::INVALID), "{config:?}");
         }
+        let apart = Config { flags: IPC_NO_SHARED_MEMORY, ..blank() };
+        assert!(read(&apart).is_ok_and(|it| !it.share_memory && !it.to_core().share_memory));
         let encrypted = Config { flags: IPC_ENCRYPT_ALWAYS, ..blank() };
         assert!(read(&encrypted).is_ok_and(|it| it.encrypt && it.to_core().encrypt));
     }

@@ -269,7 +269,8 @@ pub struct Message {
 pub struct Config {
     /// sizeof(ipc_config_t): tells versions of this struct apart.
     pub size: u32,
-    /// IPC_EMBEDDED, IPC_NO_SPIN, IPC_BULK_VIEWS, IPC_ENCRYPT_ALWAYS, or'ed together.
+    /// IPC_EMBEDDED, IPC_NO_SPIN, IPC_BULK_VIEWS, IPC_ENCRYPT_ALWAYS,
+    /// IPC_NO_SHARED_MEMORY, or'ed together.
     pub flags: u32,
     /// Directory of the runtime. NULL: $IPC_RUNTIME_DIR, else $XDG_RUNTIME_DIR/ipc, else /run/ipc.
     pub runtime_dir: *const c_char,
@@ -292,6 +293,16 @@ pub struct Config {
 /// after ipc_message_retain, later. If it returns without any of these, the caller gets
 /// IPC_ENOREPLY. (Nobody waits for the answer to a one-way message, type MSG_EVENT.)
 pub type MessageHandler = Option<unsafe extern "C" fn(msg: *const Message, user_data: *mut c_void)>;
+
+/// Hears of a new version of a shared region; status is not IPC_OK when no more will come.
+pub type RegionHandler = Option<
+    unsafe extern "C" fn(
+        id: shared_region_id_t,
+        status: c_int,
+        version: u64,
+        user_data: *mut c_void,
+    ),
+>;
 
 /// Handles an event: size bytes at data, until it returns.
 pub type EventHandlerFunction = Option<
@@ -318,11 +329,18 @@ pub const IPC_NO_SPIN: u32 = 2;
 pub const IPC_BULK_VIEWS: u32 = 8;
 /// Flag of ipc_config_t: refuse channels that are not encrypted. Not supported yet: IPC_ENOTSUP.
 pub const IPC_ENCRYPT_ALWAYS: u32 = 4;
+/// Flag of ipc_config_t: share no memory with other processes. All calls from and to this process
+/// go over sockets then, at a socket's cost. By default they do only where the kernel denies it.
+pub const IPC_NO_SHARED_MEMORY: u32 = 16;
 
 /// Flag of ipc_register_service_ex: repeating a call does no harm.
 pub const IPC_SERVICE_IDEMPOTENT: u32 = 1;
 /// Flag of ipc_register_service_ex: nobody else may serve the name at the same time.
 pub const IPC_SERVICE_EXCLUSIVE: u32 = 2;
+/// Flag of ipc_register_service_ex: a call that comes again is answered as it was the first time,
+/// and not carried out, by a record that whoever serves next has as well. Callers send what was
+/// taken and not answered to the next, once the one before can do nothing more.
+pub const IPC_SERVICE_DEDUP: u32 = 4;
 /// Flag of ipc_create_shared_region_ex: huge pages, where the kernel has some to give.
 pub const IPC_REGION_HUGE_PAGES: u32 = 1;
 /// For ipc_create_shared_region_ex: wherever the kernel puts it.
@@ -337,6 +355,7 @@ const _: () = {
     assert!(size_of::<enums::PriorityLevel>() == size_of::<PriorityLevel>());
     assert!(IPC_SERVICE_IDEMPOTENT == ipc_core::control::SERVICE_IDEMPOTENT);
     assert!(IPC_SERVICE_EXCLUSIVE == ipc_core::control::SERVICE_EXCLUSIVE);
+    assert!(IPC_SERVICE_DEDUP == ipc_core::control::SERVICE_DEDUP);
 
     assert!(size_of::<CryptoSignature>() == 64);
     assert!(align_of::<CryptoSignature>() == 1);

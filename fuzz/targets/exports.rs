@@ -21,6 +21,8 @@ mod regions;
 mod failover;
 #[path = "exports/rights.rs"]
 mod rights;
+#[path = "exports/transports.rs"]
+mod transports;
 
 use std::{
     cell::RefCell,
@@ -200,7 +202,10 @@ fn with<T>(what: impl FnOnce(&mut Play) -> T) -> T {
 /// Calls a function of what is there beside calls.
 fn beside(what: u8) {
     match what {
-        0 => abi::free_nothing(),
+        0 => match with(|play| (play.input.u8(), play.dest())) {
+            (what, _) if what % 2 == 0 => abi::free_nothing(),
+            (what, dest) => transports::act(what / 2 * 3, dest, &world().directory),
+        },
         1 => {
             let (what, data) = with(|play| (play.input.u8(), play.lent()));
             events::act(what, &data);

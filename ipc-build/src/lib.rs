@@ -14,12 +14,14 @@
 //! Of a service `Greeter` come the trait `Greeter`, `GreeterClient` and `GreeterServer`; for tasks
 //! `AsyncGreeter`, `AsyncGreeterClient` and `AsyncGreeterServer`. Comments become documentation. A
 //! method's option `idempotency_level` says whether it may be repeated: `IDEMPOTENT` and
-//! `NO_SIDE_EFFECTS` may. Messages of other crates' packages, Google's own included, need
+//! `NO_SIDE_EFFECTS` may. A message with the option `(ipc.topic)`, of a file that imports
+//! `ipc/event.proto`, is an `ipc::bus::TypedEvent`. Messages of other crates' packages, Google's own included, need
 //! `prost-types` beside.
 
 #![deny(missing_docs)]
 
 mod docs;
+mod events;
 mod methods;
 mod service;
 
@@ -48,6 +50,14 @@ pub enum BuildError {
          times, or take a message with a `repeated` field"
     )]
     ClientStream(String),
+    /// A message's option `(ipc.topic)` is no name of a topic.
+    #[error("{message}: {topic:?} is no topic: give 1 to 255 bytes without control characters")]
+    Topic {
+        /// The message.
+        message: String,
+        /// What its option says.
+        topic: String,
+    },
     /// There is no place for it.
     #[error("OUT_DIR is not set: call this in a build script, or give a directory")]
     Nowhere,
@@ -55,6 +65,9 @@ pub enum BuildError {
     #[error("the code cannot be written: {0}")]
     Write(#[from] std::io::Error),
 }
+
+/// Imported by the file that declares the option of events.
+const DESCRIPTOR: &str = "google/protobuf/descriptor.proto";
 
 /// Makes Rust of these files, whose imports lie in these directories, for threads.
 ///
@@ -102,7 +115,7 @@ impl Builder {
         files: &[impl AsRef<Path>],
         includes: &[impl AsRef<Path>],
     ) -> Result<(), BuildError> {
-        let mut compiler = protox::Compiler::new(includes)?;
+        let mut compiler = events::compiler(includes);
         compiler.include_source_info(true).include_imports(true).open_files(files)?;
         let read: BTreeSet<PathBuf> =
             compiler.files().filter_map(|file| file.path().map(Path::to_owned)).collect();
@@ -113,14 +126,20 @@ impl Builder {
         methods::check(&set)?;
         docs::fill(&mut set);
         let mut config = prost_build::Config::new();
+        events::mark(&compiler, &mut config)?;
         config.prost_path("::ipc::rpc::prost");
         config.service_generator(Box::new(service::Generator { tokio: self.tokio }));
         let directory = self.directory.or_else(|| Some(env::var_os("OUT_DIR")?.into()));
         let directory = directory.ok_or(BuildError::Nowhere)?;
         let module = |package: &str| Module::from_protobuf_package_name(package);
+        // They declare options, of which nothing is made.
+        set.file.retain(|file| !matches!(file.name(), events::FILE | DESCRIPTOR));
         let files = set.file.into_iter().map(|file| (module(file.package()), file)).collect();
         for (module, code) in config.generate(files)? {
-            fs::write(directory.join(module.to_file_name_or("_")), polish(&code))?;
+            fs::write(
+                directory.join(module.to_file_name_or("_")),
+                events::implement(&polish(&code)),
+            )?;
         }
         Ok(())
     }
@@ -209,5 +228,39 @@ mod tests {
         }
         assert_eq!(code.matches("/// Calls the method `Down`.").count(), 4);
         assert!(code.contains("/// The message `M`."));
+    }
+
+    #[test]
+    fn a_message_with_the_option_is_an_event_and_what_lies_in_it_is_none() {
+        let code = made(
+            "import \"ipc/event.proto\";
+message HTTPPrice {
+    option (ipc.topic) = \"prices \\\"now\\\"\";
+    message Part { uint64 cents = 1; }
+    message News { option (ipc.topic) = \"news\"; }
+    enum Kind { ODD = 0; }
+    oneof either { Part part = 1; uint64 number = 2; }
+}
+message Empty { option (ipc.topic) = \"empty\"; }
+message Other { HTTPPrice price = 1; }",
+        );
+        let code = code.expect("made");
+        let of = |name: &str| format!("impl ::ipc::bus::TypedEvent for {name} {{");
+        let topic = |name: &str| {
+            let (_, rest) = code.split_once(&of(name)).unwrap_or_else(|| panic!("{name}: {code}"));
+            rest.split('\n').nth(1).expect("a constant").trim().to_owned()
+        };
+        let expected = |topic: &str| format!("const TOPIC: &'static str = {topic:?};");
+        assert_eq!(topic("HttpPrice"), expected("prices \"now\""));
+        assert_eq!((topic("News"), topic("Empty")), (expected("news"), expected("empty")));
+        assert_eq!(code.matches("TypedEvent for").count(), 3, "{code}");
+        assert!(!code.contains("ipc_topic"), "{code}");
+    }
+
+    #[test]
+    fn a_topic_without_a_name_is_refused() {
+        let file = "import \"ipc/event.proto\"; message E { option (ipc.topic) = \"\"; }";
+        let refused = made(file).expect_err("refused");
+        assert!(matches!(&refused, BuildError::Topic { message, .. } if message == "a.E"));
     }
 }

@@ -23,6 +23,8 @@ pub struct Config {
     pub io_uring: bool,
     /// How many queues callers may make by naming them; they are in memory.
     pub on_demand: u32,
+    /// How many of them processes of one user may make; by default all.
+    pub on_demand_per_user: Option<u32>,
     /// What holds for queues that do not say otherwise.
     pub defaults: Terms,
     /// The queues, by name.
@@ -73,6 +75,7 @@ impl Default for Config {
             directory: PathBuf::from("journal"),
             io_uring: true,
             on_demand: 0,
+            on_demand_per_user: None,
             defaults: Terms::default(),
             queue: BTreeMap::new(),
         }
@@ -157,7 +160,7 @@ mod tests {
     #[test]
     fn a_queue_has_its_own_terms_or_the_defaults() {
         let config = Config::parse(
-            "on_demand = 3\n[defaults]\nattempts = 9\n[queue.orders]\ndurability = \
+            "on_demand = 3\non_demand_per_user = 2\n[defaults]\nattempts = 9\n[queue.orders]\ndurability = \
              \"journalled\"\nmessages = 7\n[queue.\"a.b\"]\n",
         )
         .expect("it is right");
@@ -166,6 +169,7 @@ mod tests {
         assert_eq!((orders.limits.messages, orders.limits.attempts), (7, 9));
         assert_eq!(orders.limits.lease_ms, Limits::default().lease_ms);
         assert_eq!((config.on_demand, &*config.service), (3, "ipc.queue"));
+        assert_eq!(config.on_demand_per_user, Some(2));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::{
         memory::{Keeper, MemoryLog},
     },
     machine::{Answer, Effect, Event, Machine, Now, Ticket, Trouble},
+    made::Made,
     record::Record,
 };
 
@@ -65,7 +66,7 @@ pub struct House {
     queues: Vec<Queue>,
     names: BTreeMap<String, usize>,
     /// Queues that were made because somebody named them.
-    made: u32,
+    made: Made,
     waiting: HashMap<Ticket, Retained>,
     next_ticket: Ticket,
     effects: Vec<Effect>,
@@ -80,7 +81,7 @@ impl House {
             keeper,
             queues: Vec::new(),
             names: BTreeMap::new(),
-            made: 0,
+            made: Made::default(),
             waiting: HashMap::new(),
             next_ticket: 1,
             effects: Vec::new(),
@@ -88,7 +89,9 @@ impl House {
             config,
         };
         for it in found {
-            house.made += u32::from(!house.config.queue.contains_key(&it.name));
+            if !house.config.queue.contains_key(&it.name) {
+                house.made.found();
+            }
             house.add(it);
         }
         house
@@ -104,24 +107,26 @@ impl House {
         index
     }
 
-    /// Finds a queue; makes it if it may.
+    /// Finds a queue; makes it if the user of a process may.
     ///
     /// # Errors
     /// `NOT_FOUND`, also where no more may be made.
-    pub fn find(&mut self, name: &str, may_make: bool) -> Result<usize, Status> {
+    pub fn find(&mut self, name: &str, maker: Option<u32>) -> Result<usize, Status> {
         if let Some(index) = self.names.get(name) {
             return Ok(*index);
         }
-        if !may_make || self.made >= self.config.on_demand {
-            return Err(Status::NOT_FOUND);
-        }
+        let maker = maker.ok_or(Status::NOT_FOUND)?;
         let terms = self.config.declare(crate::config::Terms::default());
         let declared = terms.map_err(|_| Status::NOT_FOUND)?;
+        let most = self.config.on_demand;
+        let most_of_one = self.config.on_demand_per_user.unwrap_or(most);
+        if !self.made.admit(maker, most, most_of_one) {
+            return Err(Status::NOT_FOUND);
+        }
         // Without a restart's help nobody could tell which directory was whose.
         let declared = Declared { durability: Durability::Memory, ..declared };
         let log = Log::new(Ledger::new(declared.limits.producers), declared.segment_bytes, false);
         let memory = MemoryLog::new(log, self.keeper.clone(), &prefix(name), BTreeMap::new());
-        self.made += 1;
         Ok(self.add(Recovered {
             name: name.to_owned(),
             declared,

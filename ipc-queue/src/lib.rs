@@ -14,6 +14,7 @@ pub mod failpoint;
 pub mod house;
 pub mod log;
 pub mod machine;
+mod made;
 pub mod opening;
 pub mod record;
 pub mod scan;

@@ -1,7 +1,5 @@
 //! `ipc-queue`: keeps messages until somebody has acknowledged them.
 
-mod signals;
-
 use std::{
     path::PathBuf,
     process::ExitCode,
@@ -13,7 +11,7 @@ use std::{
 };
 
 use clap::Parser;
-use ipc::{CallError, Node, NodeError};
+use ipc::{CallError, Node, NodeError, StopSignals};
 use ipc_queue::{
     config::Config,
     failpoint::{At, reach},
@@ -63,7 +61,7 @@ fn main() -> ExitCode {
 /// Serves until SIGTERM or SIGINT.
 fn serve(arguments: &Arguments) -> Result<(), Failure> {
     // First of all, so that every thread that comes later inherits the mask.
-    let signals = signals::block()?;
+    let signals = StopSignals::block()?;
     let config = match &arguments.config {
         Some(path) => Config::read(path).map_err(Failure::Config)?,
         None => Config::default(),

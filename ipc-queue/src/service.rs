@@ -79,7 +79,7 @@ impl Desk {
         };
         let now = now();
         let mut house = self.house();
-        match look(&mut house, &asked) {
+        match look(&mut house, &asked, request.peer().uid) {
             Ok(Some(answer)) => {
                 drop(house);
                 let _ = request.reply(&answer);
@@ -89,7 +89,8 @@ impl Desk {
             Err(status) => return Err((request, status)),
         }
         let may_make = matches!(asked.ask, Ask::Put { .. } | Ask::Take { .. });
-        let queue = match house.find(asked.queue, may_make) {
+        let maker = may_make.then(|| request.peer().uid);
+        let queue = match house.find(asked.queue, maker) {
             Ok(queue) => queue,
             Err(status) => return Err((request, status)),
         };
@@ -110,20 +111,20 @@ impl Desk {
 }
 
 /// Answers what changes nothing.
-fn look(house: &mut House, asked: &Asked<'_>) -> Result<Option<Vec<u8>>, Status> {
+fn look(house: &mut House, asked: &Asked<'_>, uid: u32) -> Result<Option<Vec<u8>>, Status> {
     let mut bytes = Vec::new();
     match asked.ask {
         Ask::Open => {
-            let queue = house.find(asked.queue, true)?;
+            let queue = house.find(asked.queue, Some(uid))?;
             wire::encode_terms(&house.terms(queue), &mut bytes);
         }
         Ask::List { all: true } => house.list(asked.queue, PAGE, &mut bytes),
         Ask::List { all: false } => {
-            house.find(asked.queue, false)?;
+            house.find(asked.queue, None)?;
             house.list(asked.queue, 300, &mut bytes);
         }
         Ask::Peek { above, most, dead } => {
-            let queue = house.find(asked.queue, false)?;
+            let queue = house.find(asked.queue, None)?;
             let mut messages = house.machine(queue).peek(dead, above, usize::from(most.min(1024)));
             let mut left = MOST_BYTES as usize;
             messages.retain(|it| {

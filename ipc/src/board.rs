@@ -16,6 +16,7 @@
 mod histogram;
 mod layout;
 mod memory;
+mod payloads;
 mod sample;
 mod session;
 mod tally;
@@ -31,6 +32,7 @@ use nix::sys::eventfd::EventFd;
 
 pub use self::{
     histogram::Histogram,
+    payloads::Payload,
     session::SessionStats,
     tape::{Span, SpanKind},
     view::{Board, BoardView, EndStats, Role, Stats},
@@ -42,8 +44,9 @@ pub(crate) use self::{
     tally::Tally,
 };
 use self::{
-    layout::{MOST_SEGMENTS, TAPE, segment_slots},
+    layout::{MOST_SEGMENTS, PAYLOADS, TAPE, segment_slots},
     memory::Segment,
+    payloads::Payloads,
     tape::Tape,
 };
 use crate::{
@@ -71,6 +74,9 @@ struct Inner {
     /// Segments that the runtime was told of, and whether of the tape.
     told: usize,
     told_tape: bool,
+    /// What an operator may see of payloads, and whether the runtime was told of it.
+    payloads: Option<Arc<Payloads>>,
+    told_payloads: bool,
     /// Segments that the runtime knows, and that are no more.
     dropped: Vec<u32>,
 }
@@ -115,7 +121,11 @@ impl OwnBoard {
         let tape = self.tape.get().and_then(Option::as_ref).filter(|_| !inner.told_tape);
         inner.told_tape |= tape.is_some();
         let tape = tape.and_then(|it| it.segment().fd()?.try_clone_to_owned().ok());
-        dropped.chain(fresh).chain(tape.map(|fd| (TAPE, Some(fd)))).collect()
+        let payloads = inner.payloads.as_ref().filter(|_| !inner.told_payloads);
+        inner.told_payloads |= payloads.is_some();
+        let payloads = payloads.and_then(|it| it.segment().fd()?.try_clone_to_owned().ok());
+        let tape = tape.map(|fd| (TAPE, Some(fd)));
+        dropped.chain(fresh).chain(tape).chain(payloads.map(|fd| (PAYLOADS, Some(fd)))).collect()
     }
 
     /// Writes down what was done for a traced request.
@@ -133,6 +143,29 @@ impl OwnBoard {
         }
     }
 
+    /// Writes down the beginning of a traced request's payload, or of its answer's.
+    fn show(&self, payload: &Payload) {
+        let mut inner = self.lock();
+        let is_new = inner.payloads.is_none();
+        if is_new {
+            inner.payloads = Payloads::create().ok().map(Arc::new);
+        }
+        let Some(payloads) = inner.payloads.clone() else { return };
+        drop(inner);
+        payloads.write(payload);
+        if is_new {
+            self.kick();
+        }
+    }
+
+    /// No operator is to see payloads any more: what there is of them goes.
+    pub(crate) fn hide(&self) {
+        let mut inner = self.lock();
+        if inner.payloads.take().is_some() && std::mem::take(&mut inner.told_payloads) {
+            inner.dropped.push(PAYLOADS);
+        }
+    }
+
     /// Has the warden tell the runtime what it was not told.
     fn kick(&self) {
         if let Some(kick) = &self.kick {
@@ -145,6 +178,7 @@ impl OwnBoard {
         let mut inner = self.lock();
         inner.told = 0;
         inner.told_tape = false;
+        inner.told_payloads = false;
         inner.dropped.clear();
     }
 
@@ -325,6 +359,11 @@ impl Seat {
     /// Writes down what was done for a traced request.
     pub(crate) fn write_down(&self, span: &Span) {
         self.board.write_down(span);
+    }
+
+    /// Writes down the beginning of a traced request's payload, or of its answer's.
+    pub(crate) fn show(&self, payload: &Payload) {
+        self.board.show(payload);
     }
 
     /// What it counted so far.

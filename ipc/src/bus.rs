@@ -53,7 +53,6 @@ pub use {
 #[cfg(not(loom))]
 pub(crate) use {
     feed::{Feed, Seat, Source},
-    handled::Handled,
     listener::Listener,
     memory::Ring,
     publisher::Outlet,

@@ -1,5 +1,6 @@
 //! A channel: two lanes, one each way, and everything that both of its ends do alike.
 
+mod greeting;
 mod mark;
 mod receive;
 mod sealed;
@@ -15,7 +16,7 @@ use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
 
 use crate::{
     ServiceId,
-    board::{Place, Sampler, Seat, Span, Stats},
+    board::{Payload, Place, Sampler, Seat, Span, Stats},
     bulk::{Borrower, Lender, Loan},
     claim::Claim,
     control::{
@@ -31,15 +32,15 @@ use crate::{
     layout::Ring,
     life::{Entry, Life},
     ring::Producer,
-    session::{Handshake, record::Sealer},
+    session::record::Sealer,
     socket::Transport,
     sync::{AtomicU32, Ordering},
     wait::{Fences, Sleep, event, futex, spin::Spin},
 };
 
 pub(crate) use self::{
+    greeting::{Greeting, greeting, is_late, late_at},
     receive::{Receive, Taken},
-    sealed::{greeting, is_late, late_at},
 };
 pub(crate) use crate::claim::Claimed;
 
@@ -85,7 +86,7 @@ pub(crate) struct Parts {
     pub(crate) spin: Spin,
     pub(crate) seat: Seat,
     /// The handshake that comes first; none for a plain channel.
-    pub(crate) greeting: Option<Handshake>,
+    pub(crate) greeting: Option<Greeting>,
 }
 
 /// One end of a channel.
@@ -233,6 +234,14 @@ impl Channel {
         }
     }
 
+    /// Writes down what an operator may see of a payload.
+    #[cold]
+    pub(crate) fn show(&self, payload: &Payload) {
+        if let Some(seat) = &self.seat {
+            seat.show(payload);
+        }
+    }
+
     /// How the channel stands, as far as was noticed.
     #[inline]
     pub(crate) fn fate(&self) -> Fate {
@@ -259,6 +268,9 @@ impl Channel {
             let _ = self.fate.compare_exchange(over, code, Ordering::AcqRel, Ordering::Acquire);
         }
         if first.is_ok() {
+            if fate == Fate::Closed {
+                self.say_goodbye();
+            }
             if let Some(entry) = &self.entry {
                 entry.close();
             }
@@ -277,6 +289,11 @@ impl Channel {
             Life::Died => self.end(Fate::Died),
         }
         self.fate()
+    }
+
+    /// Whether the peer's life word says that it closed its end.
+    fn is_closed_by_peer(&self) -> bool {
+        Life::of(&self.peer) == Life::Closed
     }
 
     /// Whether the channel was ended from this side, while the peer lives.
@@ -477,7 +494,7 @@ impl Drop for Channel {
 }
 
 /// The lies, by the number that `Channel::fate` holds.
-const LIES: [PeerCorrupt; 13] = [
+const LIES: [PeerCorrupt; 14] = [
     PeerCorrupt::Stamp,
     PeerCorrupt::Kind,
     PeerCorrupt::Flags,
@@ -491,6 +508,7 @@ const LIES: [PeerCorrupt; 13] = [
     PeerCorrupt::Arena,
     PeerCorrupt::Record,
     PeerCorrupt::Handshake,
+    PeerCorrupt::Cut,
 ];
 
 /// The ring on which a priority travels.

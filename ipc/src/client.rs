@@ -22,6 +22,7 @@ use crate::{
     link::{FOREVER, Going, Limit, Link, Parcel, Queued, Sink},
     node::{Shared, is_gone},
     server::{Member, Server},
+    socket::Transport,
     table::{Outcome, Waiter},
 };
 
@@ -137,6 +138,12 @@ impl Client {
     /// Says who serves it at the moment. The kernel proved it.
     pub fn peer(&self) -> Peer {
         self.state.link.load().channel.peer()
+    }
+
+    /// Says by what the channel goes at the moment: memory that both share, or, where either cannot
+    /// share any, a socket. The channel that is opened after a service's end may go by the other.
+    pub fn transport(&self) -> Transport {
+        self.peer().transport
     }
 
     /// Sends a request and waits for the response.

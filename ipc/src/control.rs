@@ -13,7 +13,9 @@
 //! `sequence` is chosen by the node and repeated in the answer; it is 0 in what the runtime sends
 //! by itself. `status` is 0 except in [`Reply::Refused`].
 
+mod bond;
 pub mod closer;
+mod entry;
 mod events;
 mod groups;
 pub mod packet;
@@ -24,6 +26,8 @@ mod traced;
 mod wire;
 
 use crate::{ServiceId, error::Status, layout::Geometry};
+pub use bond::{Bond, name_hash};
+pub use entry::{Entry, page_fits};
 pub use events::{BusNote, BusStep, SUBSCRIBER_SLEEPS, TOPIC_RELIABLE, TopicEntry, topics_fit};
 pub use groups::{
     Cause, Change, FailoverPlan, FailoverStrategy, Failure, FailureKind, Group, HealthCheck,
@@ -47,6 +51,9 @@ pub const MAX_NAME: usize = 255;
 /// Longest [`Request::Command`], in bytes.
 pub const MAX_COMMAND: usize = 4000;
 
+/// The highest bit of a channel's id: it goes over a socket, not by shared memory.
+pub const BY_SOCKET: u64 = 1 << 63;
+
 /// Bytes of a [`Ticket`].
 pub const TICKET_BYTES: usize = 32;
 /// Bytes of a token: `auth_token_t`, as `docs/security.md` draws it.
@@ -60,6 +67,10 @@ pub type Ticket = [u8; TICKET_BYTES];
 pub const SERVICE_IDEMPOTENT: u32 = 1;
 /// Flag of [`Request::Register`]: no replicas; the name is refused while somebody serves it.
 pub const SERVICE_EXCLUSIVE: u32 = 2;
+/// Flag of [`Request::Register`]: calls that come again are answered as they were the first time,
+/// and not carried out, by the record of a [`Gate`](crate::once::Gate) or of a store
+/// ([`Transactional`](crate::once::Transactional)) that whoever serves next has as well.
+pub const SERVICE_DEDUP: u32 = 4;
 
 /// Says why bytes are no message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -153,8 +164,15 @@ pub enum Request {
         /// Of the lane that travels with it; the service makes its own alike.
         geometry: Geometry,
     },
-    /// The service's answer to [`Reply::Incoming`]; carries its lane when `status` is success.
-    /// Never answered.
+    /// Opens a channel over a socket, for who cannot share memory. Answer: [`Reply::Connected`].
+    ConnectBySocket {
+        /// Name id or instance id.
+        dest: ServiceId,
+    },
+    /// What this node serves can be reached over sockets only. Never answered.
+    SharesNoMemory,
+    /// The service's answer to [`Reply::Incoming`]; carries its lane when `status` is success, and
+    /// the channel goes by shared memory. Never answered.
     Accept {
         /// The channel offered.
         channel: u64,
@@ -195,6 +213,16 @@ pub enum Request {
         instance: ServiceId,
         /// At most one each so many µs.
         every_us: u32,
+        /// For so long.
+        for_ms: u32,
+    },
+    /// Has the beginnings of payloads be shown of traced requests to an instance, and to those
+    /// others of which it is allowed. Answer: [`Reply::Done`].
+    Payloads {
+        /// The instance.
+        instance: ServiceId,
+        /// Of each payload; 0 for no more of any.
+        bytes: u32,
         /// For so long.
         for_ms: u32,
     },
@@ -264,7 +292,7 @@ pub enum Request {
         /// 0, or the `next` of the page before.
         after: u64,
     },
-    /// A caller hears nothing of who serves a name. Never answered: the runtime finds out by itself.
+    /// A caller hears nothing of who serves a name. Never answered: the runtime looks for itself.
     Suspect {
         /// Who serves on the caller's channel.
         instance: ServiceId,
@@ -361,10 +389,10 @@ pub enum Reply {
     },
     /// Answer to `Connect`; carries the service's lane, the doorbell and, where the kernel has
     /// them, a pidfd of the service.
-    Connected(Introduction),
+    Connected(Box<Introduction>),
     /// Sent by itself to a service; carries the client's lane, the doorbell and, where the kernel
     /// has them, a pidfd of the client. Answer with `Accept`.
-    Incoming(Introduction),
+    Incoming(Box<Introduction>),
     /// Answer to `List`.
     Page {
         /// The entries, by ascending instance.
@@ -416,6 +444,15 @@ pub enum Reply {
         instance: ServiceId,
         /// At most one each so many µs.
         every_us: u32,
+        /// For so long.
+        for_ms: u32,
+    },
+    /// Sent by itself to a service: an operator asked by `Payloads`, with the same fields.
+    Payloads {
+        /// One of its instances.
+        instance: ServiceId,
+        /// Of each payload; 0 for no more of any.
+        bytes: u32,
         /// For so long.
         for_ms: u32,
     },
@@ -542,49 +579,11 @@ pub struct Introduction {
     pub encrypted: bool,
     /// The other end's public key, as its node told the runtime; zeros where it has none.
     pub peer_key: [u8; 32],
-}
-
-/// Describes one registered instance.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Of the instance.
-    pub instance: ServiceId,
-    /// Of its name.
-    pub name_id: ServiceId,
-    /// Its process.
-    pub pid: u32,
-    /// Its user.
-    pub uid: u32,
-    /// Place among the replicas of the name: 0 serves, the others stand by.
-    pub rank: u32,
-    /// `SERVICE_*` bits.
-    pub flags: u32,
-    /// Channels introduced to it since it registered.
-    pub channels: u32,
-    /// Its name.
-    pub name: String,
-}
-
-/// Tells how many of the entries, from the first, fit into one packet.
-pub fn page_fits(entries: &[Entry]) -> usize {
-    let mut room = MAX_PACKET - HEAD - 8;
-    entries
-        .iter()
-        .take_while(|entry| {
-            let size = Entry::FIXED + entry.name.len();
-            let fits = size <= room;
-            room = room.saturating_sub(size);
-            fits
-        })
-        .count()
+    /// Whom it introduces, for the handshake.
+    pub bond: Bond,
 }
 
 const HEAD: usize = 12;
-
-impl Entry {
-    /// Bytes of an entry without those of its name.
-    const FIXED: usize = 7 * 4 + 2;
-}
 
 #[cfg(test)]
 mod tests;

@@ -236,6 +236,10 @@ pub enum PeerCorrupt {
     /// A handshake that is none, or by somebody without the key.
     #[error("a handshake that is none, or by somebody without the key")]
     Handshake,
+    /// An encrypted channel's end was closed by who cannot prove to be the peer, or before all that
+    /// it had sent was there.
+    #[error("the channel was cut: its end lacks the peer's own word that it closed it")]
+    Cut,
 }
 
 /// Explains why an operation of the control plane failed.
@@ -308,6 +312,10 @@ pub enum NodeError {
     /// The node was shut down.
     #[error("the node was shut down")]
     Closed,
+    /// The runtime introduced another than was asked for, or by another key than this node was
+    /// told to expect: nothing was said to whoever it is.
+    #[error("the runtime introduced somebody else: {0}")]
+    Introduced(&'static str),
     /// The peer gave a lane that cannot be trusted (seals, size, geometry).
     #[error("the peer's lane was refused: {0}")]
     Lane(&'static str),
@@ -341,6 +349,7 @@ impl NodeError {
             }
             NodeError::Version { .. } | NodeError::Malformed(_) => Status::PROTOCOL,
             NodeError::Refused(status) => *status,
+            NodeError::Introduced(_) => Status::AUTH,
             NodeError::TimedOut => Status::TIMED_OUT,
             NodeError::Forked => Status::FORKED,
             NodeError::Closed => Status::CANCELED,
@@ -368,6 +377,7 @@ impl NodeError {
             | NodeError::Directory { .. }
             | NodeError::Version { .. }
             | NodeError::Refused(_)
+            | NodeError::Introduced(_)
             | NodeError::Owned(_)
             | NodeError::Forbidden
             | NodeError::Forked
@@ -420,7 +430,8 @@ pub enum CallError {
     /// The peer broke the protocol; the channel is cut. The request may have been carried out.
     #[error("the peer broke the protocol ({0}); the channel is cut")]
     PeerCorrupt(#[from] PeerCorrupt),
-    /// The ring, or the table of outstanding calls, is full. Nothing was sent.
+    /// The ring, the table of outstanding calls, or the memory for what may have to be sent to a
+    /// standby is full. Nothing was sent.
     #[error("full: the receiver does not keep up; nothing was sent")]
     Full,
     /// The payload is over the limit agreed on (nothing was sent), or the response is larger than

@@ -12,21 +12,34 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
 
 use crate::sync::{AtomicU32, Ordering};
 
-/// The process that made something; compare it before touching what a child does not have.
+/// The process that made something: whether this is it, or a child that was forked from it since.
+///
+/// Who keeps a lock or a mapping asks before touching either: in a child nobody will ever let go of
+/// the lock, and the mapping may not be there. Asking is one load.
+///
+/// ```
+/// let birth = ipc::Birth::now();
+/// assert!(birth.is_here());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Birth(u32);
+pub struct Birth(u32);
 
 impl Birth {
     /// This process, now.
-    pub(crate) fn now() -> Birth {
+    #[must_use]
+    pub fn now() -> Birth {
         let pid = std::process::id();
         page().store(pid, Ordering::Relaxed);
         Birth(pid)
     }
 
-    /// Whether the process is still the same.
+    /// Whether the process is still the same. Async-signal-safe, since [`Birth::now`] has returned.
+    ///
+    /// Where the kernel has no page to give (`MADV_WIPEONFORK`, Linux 4.14) a child is not told
+    /// apart.
     #[inline]
-    pub(crate) fn is_here(self) -> bool {
+    #[must_use]
+    pub fn is_here(self) -> bool {
         page().load(Ordering::Relaxed) == self.0
     }
 }

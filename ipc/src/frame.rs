@@ -41,6 +41,8 @@ pub(crate) enum Kind {
     Pong = 8,
     /// A message of the handshake, before anything else on an encrypted channel.
     Hello = 9,
+    /// The last frame of an encrypted channel's end: it was closed in order.
+    Close = 12,
 }
 
 impl Kind {
@@ -62,6 +64,7 @@ impl Kind {
             7 => Kind::Ping,
             8 => Kind::Pong,
             9 => Kind::Hello,
+            12 => Kind::Close,
             _ => return None,
         })
     }
@@ -82,7 +85,7 @@ impl Sender {
         match kind {
             Kind::Request | Kind::OneWay | Kind::Cancel | Kind::Ping => self == Sender::Client,
             Kind::Response | Kind::Error | Kind::Pong => self == Sender::Server,
-            Kind::Continue | Kind::Hello => true,
+            Kind::Continue | Kind::Hello | Kind::Close => true,
         }
     }
 }
@@ -433,7 +436,7 @@ impl Frame {
         }
         if head.flags & !(FLAG_SLAB | FLAG_MORE | FLAG_EXTENSION) != 0
             || head.flags & FLAG_SLAB == 0
-            || !carries_payload
+            || !(carries_payload || head.kind == Kind::Hello && head.flags == FLAG_SLAB)
         {
             return Err(PeerCorrupt::Flags);
         }

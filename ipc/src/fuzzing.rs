@@ -26,7 +26,7 @@ use crate::{
     channel::{Channel, Fate, Parts},
     clock,
     control::{
-        Introduction,
+        Bond, Introduction,
         closer::{Closer, PeerSocket},
         packet,
     },
@@ -469,6 +469,7 @@ fn introduction(geometry: Geometry) -> Introduction {
         opener: ServiceId::new(2),
         encrypted: false,
         peer_key: [0; 32],
+        bond: Bond::default(),
     }
 }
 

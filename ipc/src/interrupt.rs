@@ -1,5 +1,7 @@
 //! Ending every wait of a node, from anywhere, a signal handler included.
 
+mod signals;
+
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -9,6 +11,8 @@ use crate::{
     sync::{AtomicU32, Ordering},
     wait::futex,
 };
+
+pub use self::signals::StopSignals;
 
 /// Ends the blocked calls and loops of one node.
 #[derive(Debug)]

@@ -21,7 +21,7 @@ use crate::{
 #[cfg(not(loom))]
 mod map;
 #[cfg(not(loom))]
-pub(crate) use map::{NODE_TO_LIFE, allocate, create, guard, map_peer, seal};
+pub(crate) use map::{NODE_TO_LIFE, allocate, create, create_within, guard, map_peer, seal};
 
 /// Either side's view of a lane. Lives as long as any ring half of it.
 #[derive(Debug)]
@@ -62,6 +62,9 @@ enum Memory {
     Own(map::OwnMap),
     #[cfg(not(loom))]
     Peer(#[allow(dead_code, reason = "keeps the mapping alive")] memmap2::MmapRaw),
+    /// The writing view's, in the same process.
+    #[cfg(not(loom))]
+    Within(#[allow(dead_code, reason = "keeps the mapping alive")] Arc<Lane>),
     /// Ordinary memory, for models and tests of rings within one process.
     #[cfg(any(test, loom))]
     Heap(#[allow(dead_code, reason = "keeps the memory alive")] Heap),
@@ -109,7 +112,7 @@ impl Lane {
     pub(crate) fn robust_node(&self) -> Option<NonNull<u8>> {
         match &self.memory {
             Memory::Own(own) => Some(own.node()),
-            Memory::Peer(_) => None,
+            Memory::Peer(_) | Memory::Within(_) => None,
             #[cfg(test)]
             Memory::Heap(_) => None,
         }

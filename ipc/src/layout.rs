@@ -190,6 +190,11 @@ impl Geometry {
         Geometry::new(cells, (cells * 128).clamp(*Geometry::SLAB.start(), *Geometry::SLAB.end()))
     }
 
+    /// Of the lanes behind a socket: frames of up to 16 KiB, which any socket takes.
+    pub fn of_sockets() -> Geometry {
+        Geometry { ordinary_cells: 64, ordinary_slab: 1 << 15 }
+    }
+
     /// The smallest that a ring can work with, for models.
     #[cfg(loom)]
     pub(crate) fn tiny() -> Geometry {

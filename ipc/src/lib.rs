@@ -77,17 +77,20 @@ pub use lane::LaneFacts;
 pub use layout::Geometry;
 #[cfg(not(loom))]
 pub use {
-    board::{Board, BoardView, EndStats, Histogram, Role, SessionStats, Span, SpanKind, Stats},
+    board::{
+        Board, BoardView, EndStats, Histogram, Payload, Role, SessionStats, Span, SpanKind, Stats,
+    },
     bulk::{Loan, View},
     channel::Peer,
     client::{Burst, CallOptions, Client, Pending},
     control::{FailoverPlan, FailoverStrategy, Failure, FailureKind, HealthCheck, Standing},
     features::{Features, features},
-    interrupt::Interrupter,
+    fork::Birth,
+    interrupt::{Interrupter, StopSignals},
     link::Queued,
     node::{AuthToken, Config, Heir, KernelState, Node, runtime_dir},
     region::{Pages, Region, RegionAccess, RegionError, RegionOptions, RegionRef},
-    server::{Loop, Registration, Request, Retained, Server, in_handler},
+    server::{Loop, Registration, Request, Retained, Server, WaitHandler, in_handler},
     socket::{Listening, Transport},
     wait::spin::Spin,
 };

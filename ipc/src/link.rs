@@ -315,6 +315,9 @@ impl Link {
         let is_callback = matches!(waiter, Waiter::Callback(_));
         let is_kept = !matches!(waiter, Waiter::Thread);
         let mut tx = self.channel.tx.claim();
+        if is_kept && tx.kept.is_some() {
+            self.reserve(&mut tx, payload.len())?;
+        }
         let id =
             self.take_slot(&mut tx, waiter, limit).map_err(|_| self.dropped(CallError::Full))?;
         let slot = self.table.slot(id as u32);
@@ -389,6 +392,9 @@ impl Link {
     #[inline(always)]
     fn send_one_way(&self, label: Label, payload: &[u8], limit: Limit) -> Result<u64, CallError> {
         let mut tx = self.channel.tx.claim();
+        if tx.kept.is_some() {
+            self.reserve(&mut tx, payload.len())?;
+        }
         let id = tx.one_way_id();
         let labelled = label.with_id(id as u32);
         self.send_frames(&mut tx, labelled, payload, limit)?;

@@ -1,5 +1,6 @@
 //! A process's place in the runtime: finds services, opens channels, serves names.
 
+mod acquaintances;
 mod admit;
 mod boards;
 mod bus;
@@ -44,6 +45,9 @@ use crate::{
 /// How long a request to the runtime may take when it waits for nobody else.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Records that one key may seal.
+const MOST_REKEY_RECORDS: u32 = 1 << 24;
+
 /// Configures a [`Node`]. The default suits most.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -67,6 +71,12 @@ pub struct Config {
     /// routes of the node file say. Default: they decide. What `ipcd` itself opens, to ping, is
     /// plain in any case.
     pub encrypt: bool,
+    /// Whether this node may share memory with others. Default: true; where the kernel then denies
+    /// it, channels go over sockets by themselves. Where it is false, all of them do.
+    pub share_memory: bool,
+    /// Records of an encrypted channel after which this node changes the key that it seals with,
+    /// in each ring: 1 to 2^24, the default. Two minutes change it in any case.
+    pub rekey_records: u32,
     /// Starts the runtime in this process when nobody else runs it any more. By default nobody:
     /// the node waits for the runtime to come back.
     pub heir: Option<Heir>,
@@ -100,6 +110,8 @@ impl Default for Config {
             outstanding: 256,
             key_file: None,
             encrypt: false,
+            rekey_records: MOST_REKEY_RECORDS,
+            share_memory: true,
             heir: None,
         }
     }
@@ -116,6 +128,9 @@ impl Config {
         }
         if self.max_bulk > bulk::MOST_BYTES {
             return Err(NodeError::Config("max_bulk must be at most 1073741824".into()));
+        }
+        if self.rekey_records == 0 || self.rekey_records > MOST_REKEY_RECORDS {
+            return Err(NodeError::Config("rekey_records must be from 1 to 16777216".into()));
         }
         if self.outstanding == 0 || self.outstanding > 65_536 {
             return Err(NodeError::Config("outstanding must be from 1 to 65536".into()));
@@ -230,8 +245,10 @@ impl Node {
             Address::Name(name) => name,
             Address::Unix(path) => return self.shared.core.look_at(&path),
         };
-        let request = Request::Discover { name };
-        found(&self.shared.core.request(&request, &[], Some(PATIENCE))?.0)
+        let request = Request::Discover { name: name.clone() };
+        let id = found(&self.shared.core.request(&request, &[], Some(PATIENCE))?.0)?;
+        self.shared.core.known.note_name(id, &name);
+        Ok(id)
     }
 
     /// Waits until somebody serves a name (`None`: for ever), and gives its id. An address may
@@ -249,8 +266,10 @@ impl Node {
             Address::Name(name) => name,
             Address::Unix(path) => return self.shared.core.wait_at(&path, timeout),
         };
-        let request = Request::Wait { name };
-        found(&self.shared.core.request(&request, &[], timeout)?.0)
+        let request = Request::Wait { name: name.clone() };
+        let id = found(&self.shared.core.request(&request, &[], timeout)?.0)?;
+        self.shared.core.known.note_name(id, &name);
+        Ok(id)
     }
 
     /// Lists what is registered, by instance.

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | in a [`Window`] of one process | once, as long as that process lives |
 //! | in a window that the successor reads ([`Log`]) | once, or "maybe" if it died in the middle |
+//! | in the transaction of the effect itself ([`Transactional`]) | once |
 //!
 //! `docs/failover.md` has the whole table.
 
@@ -70,3 +71,75 @@ impl RequestKey {
 
 /// How a request was answered: by a payload, or by a status.
 pub type Answer = Result<Vec<u8>, Status>;
+
+/// A store that writes down what was answered in the same transaction as the effect.
+///
+/// [`carry_out`] is how it is used. An implementation forgets, as a [`Window`] does: the oldest
+/// records of a caller, and never so that a request which it has forgotten looks new. `tests/store`
+/// implements it over `RocksDB`.
+pub trait Transactional {
+    /// Effects that are not visible yet.
+    type Transaction<'a>
+    where
+        Self: 'a;
+    /// Why the store failed.
+    type Error;
+
+    /// Begins a transaction. Dropped without [`commit`](Transactional::commit), it leaves nothing.
+    ///
+    /// # Errors
+    /// The store's: also that somebody wrote in a later epoch, so that this process serves no more.
+    fn begin(&self) -> Result<Self::Transaction<'_>, Self::Error>;
+
+    /// Finds what was answered to a request, or [`Status::MAYBE`] if that is forgotten. It must see
+    /// every committed transaction, and keep others from committing the same key until this one
+    /// ends.
+    ///
+    /// # Errors
+    /// The store's.
+    fn recorded(
+        &self,
+        transaction: &Self::Transaction<'_>,
+        key: &RequestKey,
+    ) -> Result<Option<Answer>, Self::Error>;
+
+    /// Adds the record to the transaction.
+    ///
+    /// # Errors
+    /// The store's.
+    fn record(
+        &self,
+        transaction: &mut Self::Transaction<'_>,
+        key: &RequestKey,
+        answer: &Answer,
+    ) -> Result<(), Self::Error>;
+
+    /// Makes effect and record visible and durable, both or neither.
+    ///
+    /// # Errors
+    /// The store's. Whether both are there or neither may be unknown then; the caller, who is told
+    /// so, finds out by sending the request again.
+    fn commit(&self, transaction: Self::Transaction<'_>) -> Result<(), Self::Error>;
+}
+
+/// Carries a request out, unless that was done before; gives the answer to send, which is durable.
+///
+/// The effect's own refusal is an answer, too, and is recorded with whatever it wrote. An effect
+/// that fails by an error of the store leaves nothing.
+///
+/// # Errors
+/// The store's. Nothing was done, unless it is [`commit`](Transactional::commit) that failed.
+pub fn carry_out<S: Transactional>(
+    store: &S,
+    key: &RequestKey,
+    effect: impl FnOnce(&mut S::Transaction<'_>) -> Result<Answer, S::Error>,
+) -> Result<Answer, S::Error> {
+    let mut transaction = store.begin()?;
+    if let Some(answer) = store.recorded(&transaction, key)? {
+        return Ok(answer);
+    }
+    let answer = effect(&mut transaction)?;
+    store.record(&mut transaction, key, &answer)?;
+    store.commit(transaction)?;
+    Ok(answer)
+}

@@ -28,11 +28,15 @@
 mod consumer;
 mod post;
 mod producer;
+#[cfg(feature = "tokio")]
+mod tasks;
 pub mod wire;
 
 pub use consumer::{Delivery, QueueConsumer};
 pub use post::{QueueAdmin, SERVICE};
 pub use producer::{QueueProducer, Receipt, SendOptions};
+#[cfg(feature = "tokio")]
+pub use tasks::{AsyncQueueConsumer, AsyncQueueProducer};
 pub use wire::{Account, Terms};
 
 use crate::{CallError, NodeError, Status};

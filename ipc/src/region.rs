@@ -405,6 +405,16 @@ impl Region {
     /// region; [`RegionError::Revoked`]; [`RegionError::Canceled`] when interrupted;
     /// [`NodeError::Forked`].
     pub fn wait(&self, seen: u64, timeout: Option<Duration>) -> Result<u64, RegionError> {
+        self.wait_or(seen, timeout, None)
+    }
+
+    /// As [`wait`](Self::wait), but ends, as interrupted, when the word `over` is not 0 any more.
+    pub(crate) fn wait_or(
+        &self,
+        seen: u64,
+        timeout: Option<Duration>,
+        over: Option<&AtomicU32>,
+    ) -> Result<u64, RegionError> {
         let it = &*self.held;
         let head = it.map.head();
         let until = until(timeout);
@@ -422,7 +432,8 @@ impl Region {
                 let version = self.version();
                 return if version == seen { Err(RegionError::OwnerGone) } else { Ok(version) };
             }
-            if it.interrupter.turn() != turn {
+            let is_over = over.is_some_and(|over| over.load(Ordering::SeqCst) != 0);
+            if is_over || it.interrupter.turn() != turn {
                 return Err(RegionError::Canceled);
             }
             let left = time_left(until).map_err(|_| RegionError::TimedOut)?;
@@ -436,7 +447,7 @@ impl Region {
                 Some(Word { at: &head.event, value: event, shared: true }),
                 Some(Word { at: &it.fate, value: OPEN, shared: false }),
                 Some(it.interrupter.word(turn)),
-                None,
+                over.map(|at| Word { at, value: 0, shared: false }),
             ];
             futex::wait_words(words, left);
         }

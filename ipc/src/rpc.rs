@@ -24,6 +24,7 @@
 mod call;
 mod context;
 mod fault;
+mod message_bus;
 mod router;
 mod streams;
 #[cfg(feature = "tokio")]
@@ -33,6 +34,7 @@ pub mod wire;
 pub use call::{Caller, Items, RpcOptions};
 pub use context::Context;
 pub use fault::{Fault, RpcError};
+pub use message_bus::MessageBus;
 pub use prost;
 pub use router::{Answer, Dispatch, MethodCollision, Router, Stream, streaming, unary};
 #[cfg(feature = "tokio")]

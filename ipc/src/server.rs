@@ -4,14 +4,16 @@ mod hub;
 mod incoming;
 mod queue;
 mod request;
+mod waits;
 
 use std::{os::fd::BorrowedFd, path::Path, sync::Arc, time::Duration};
 
 pub use hub::in_handler;
-pub(crate) use hub::{Farewell, Hub, Member};
+pub(crate) use hub::{Farewell, Hub, Member, Source};
 pub(crate) use incoming::{Incoming, Queued};
 pub(crate) use queue::RunQueue;
 pub use request::{Request, Retained};
+pub use waits::WaitHandler;
 
 use crate::{
     ServiceId,

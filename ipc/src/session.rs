@@ -50,6 +50,7 @@ mod vault;
 #[cfg(test)]
 mod vectors;
 
+pub(crate) use self::handshake::BoundTo;
 pub use self::{
     channel::{RecordError, SecureChannel, SessionFacts},
     envelope::{EnvelopeError, OVERHEAD as ENVELOPE_OVERHEAD, open_envelope, seal_envelope},

@@ -6,34 +6,30 @@
 //! and a thread between them and the socket (`relay`): nothing above the lanes knows of it, and
 //! channels over shared memory pay nothing for it. `docs/transports.md` has what is guaranteed.
 
+mod introduced;
+mod listen;
 mod packet;
 mod relay;
 
 use std::{
-    os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-        unix::{
-            fs::{FileTypeExt, MetadataExt, PermissionsExt},
-            net::UnixListener,
-        },
-    },
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    path::Path,
+    sync::{Arc, Weak},
     thread::JoinHandle,
 };
 
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::{
-        eventfd::{EfdFlags, EventFd},
-        socket::{
-            AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, bind, connect,
-            getsockopt, listen, recv, send, socket, socketpair, sockopt,
-        },
+    sys::socket::{
+        AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, getsockopt, recv, send,
+        socket, socketpair, sockopt,
     },
 };
 
+pub(crate) use self::introduced::{Relays, is_for_want_of_memory};
+pub use self::listen::Listening;
+pub(crate) use self::listen::listen_at;
 use self::{
     packet::{HEAD, Packet},
     relay::Relay,
@@ -42,23 +38,21 @@ use crate::{
     ServiceId,
     channel::{Channel, Fate},
     clock,
-    control::{Introduction, closer::PeerSocket},
+    control::{self, Bond, Introduction, closer::PeerSocket},
     error::{NodeError, Status},
     frame::Sender,
     lane,
     layout::Geometry,
     link::Link,
     node::{Closing, Core},
-    server::{Hub, Incoming, Member},
+    server::Incoming,
     sync::{AtomicU32, Ordering},
 };
 
-/// The highest bit of a channel's id: no runtime has introduced it.
-const BY_SOCKET: u64 = 1 << 63;
+/// A bit of the ids of channels by a path: no runtime has introduced them.
+const BY_PATH: u64 = 1 << 62;
 /// How long the other end may take for its first packet, in ms.
 const GREETING_MS: u16 = 2000;
-/// Channels of one listening socket at a time.
-const CHANNELS: usize = 1024;
 const STACK: usize = 128 * 1024;
 /// What a client may do: whoever may connect may call, and send.
 const PERMISSIONS: u64 = 0b11;
@@ -73,14 +67,28 @@ pub enum Transport {
 }
 
 impl Transport {
-    pub(crate) fn of(channel: u64) -> Transport {
-        if channel & BY_SOCKET == 0 { Transport::SharedMemory } else { Transport::Socket }
+    /// Tells by which one a channel goes: its id says so.
+    pub fn of(channel: u64) -> Transport {
+        if channel & control::BY_SOCKET == 0 { Transport::SharedMemory } else { Transport::Socket }
+    }
+
+    /// Names it, for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Transport::SharedMemory => "shared memory",
+            Transport::Socket => "socket",
+        }
     }
 }
 
-/// The geometry of the lanes behind a socket: frames of up to 16 KiB, which any socket takes.
+impl std::fmt::Display for Transport {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        to.write_str(self.name())
+    }
+}
+
 fn geometry() -> Geometry {
-    Geometry::new(64, 1 << 15).expect("powers of two in their ranges")
+    Geometry::of_sockets()
 }
 
 /// Who is at the other end, as the kernel says.
@@ -174,50 +182,32 @@ struct Ends {
 }
 
 impl Core {
-    /// Makes lanes, and both ends of them in this process.
+    /// Makes lanes, and both ends of them in this process. They are nobody else's, so they are
+    /// ordinary memory, which is there for who may have no other.
     fn ends(
         &self,
         socket: OwnedFd,
-        peer: &Credentials,
-        session: u32,
-        dest: ServiceId,
+        introduction: Introduction,
         role: Sender,
     ) -> Result<Ends, NodeError> {
-        static LAST: AtomicU32 = AtomicU32::new(0);
-        let number = LAST.fetch_add(1, Ordering::Relaxed);
-        let geometry = geometry();
-        let (own, own_fd) = lane::create(geometry)?;
-        let (theirs, their_fd) = lane::create(geometry)?;
+        let [own, relay_view] = lane::create_within(geometry())?;
+        let [theirs, peer_view] = lane::create_within(geometry())?;
+        if role == Sender::Server && introduction.channel & BY_PATH == 0 {
+            // The service is asked for by its name, and by who wants it only while it serves.
+            theirs.header().identity.mark.store(1, Ordering::Relaxed);
+        }
         let entry = self.enter(&own)?;
         let relay_entry = self.enter(&theirs)?;
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let (bell, relay_bell) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
             .map_err(NodeError::system("make a doorbell"))?;
-        let is_client = role == Sender::Client;
-        let introduction = Introduction {
-            channel: BY_SOCKET | u64::from(std::process::id()) << 32 | u64::from(number),
-            session,
-            start_ns: clock::monotonic_ns(),
-            asymmetric: crate::wait::futex::has_membarrier(),
-            peer: if is_client { dest } else { ServiceId::NONE },
-            peer_name: ServiceId::NONE,
-            peer_pid: peer.pid,
-            peer_uid: peer.uid,
-            dest: if is_client { dest } else { ServiceId::NONE },
-            dest_name: ServiceId::NONE,
-            geometry,
-            permissions: PERMISSIONS,
-            // Nobody here tells the ends each other's keys.
-            opener: ServiceId::NONE,
-            encrypted: false,
-            peer_key: [0; 32],
-        };
-        let peer_view = lane::map_peer(their_fd.as_fd(), geometry)?;
-        let relay_view = lane::map_peer(own_fd.as_fd(), geometry)?;
+        // Both ends of the lanes are of this process, whatever the other process can.
+        let asymmetric = crate::wait::futex::has_membarrier();
+        let introduction = Introduction { asymmetric, ..introduction };
         let bell = PeerSocket::new(bell, self.closer());
         let channel = self.channel(introduction, role, [own, peer_view], entry, bell)?;
         let relay = Relay::new(relay::Parts {
-            remote: if is_client { Sender::Server } else { Sender::Client },
+            remote: if role == Sender::Client { Sender::Server } else { Sender::Client },
             own: theirs,
             entry: relay_entry,
             peer: relay_view,
@@ -240,52 +230,70 @@ impl Core {
         let session = u32::from_le_bytes(session);
         say_hello(socket.as_fd(), session)?;
         hear_hello(&socket, Sender::Server)?;
-        let Ends { channel, relay } = self.ends(socket, &peer, session, dest, Sender::Client)?;
+        let introduction = by_path(&peer, session, [dest, dest, ServiceId::NONE]);
+        let Ends { channel, relay } = self.ends(socket, introduction, Sender::Client)?;
         let interrupter = Arc::clone(&self.interrupter);
         let closing = Closing::of_nobody();
         let link = Arc::new(Link::new(channel, self.config.outstanding, interrupter, closing));
-        let weak = Arc::downgrade(&link);
-        spawn(move || {
-            relay.run(|lie| {
-                if let Some(link) = weak.upgrade() {
-                    link.channel.end(Fate::Poisoned(lie));
-                    link.wake_all();
-                }
-            });
-        })?;
+        relay_for(&link, relay, ())?;
         Ok(link)
-    }
-
-    /// Greets a client, and takes its channel in.
-    fn take_in(
-        self: &Arc<Self>,
-        socket: OwnedFd,
-        peer: &Credentials,
-        hub: &Weak<Hub>,
-        open: &Open,
-    ) -> Option<(Weak<Incoming>, Relay)> {
-        let session = hear_hello(&socket, Sender::Client).ok()?;
-        let ends = self.ends(socket, peer, session, ServiceId::NONE, Sender::Server);
-        let Ends { channel, relay } = ends.ok()?;
-        relay.greet(session).ok()?;
-        let incoming = Incoming::new(channel, Weak::clone(hub), Closing::of_nobody());
-        let incoming = Arc::new(incoming);
-        let weak = Arc::downgrade(&incoming);
-        {
-            let mut open = lock(open);
-            open.retain(|it| it.strong_count() > 0);
-            open.push(Weak::clone(&weak));
-        }
-        hub.upgrade()?.add(Member::Incoming(incoming));
-        Some((weak, relay))
     }
 }
 
-/// The channels that came by a listening socket.
-type Open = Mutex<Vec<Weak<Incoming>>>;
+/// What both ends of a channel by a path know of it. The ids are those of the other end, of who
+/// serves and of who called, as this process knows them.
+fn by_path(
+    other: &Credentials,
+    session: u32,
+    [peer, dest, opener]: [ServiceId; 3],
+) -> Introduction {
+    static LAST: AtomicU32 = AtomicU32::new(0);
+    let number = u64::from(LAST.fetch_add(1, Ordering::Relaxed));
+    let of_process = u64::from(std::process::id()) << 32;
+    Introduction {
+        channel: control::BY_SOCKET | BY_PATH | of_process | number,
+        session,
+        start_ns: clock::monotonic_ns(),
+        asymmetric: true,
+        peer,
+        peer_name: ServiceId::NONE,
+        peer_pid: other.pid,
+        peer_uid: other.uid,
+        dest,
+        dest_name: ServiceId::NONE,
+        geometry: geometry(),
+        permissions: PERMISSIONS,
+        opener,
+        // Nobody here tells the ends each other's keys.
+        encrypted: false,
+        peer_key: [0; 32],
+        bond: Bond::default(),
+    }
+}
 
-fn lock(open: &Open) -> std::sync::MutexGuard<'_, Vec<Weak<Incoming>>> {
-    open.lock().unwrap_or_else(PoisonError::into_inner)
+/// Relays for a client's channel, in a thread of its own, which keeps `held` as long as it runs.
+fn relay_for<T: Send + 'static>(link: &Arc<Link>, relay: Relay, held: T) -> Result<(), NodeError> {
+    let weak = Arc::downgrade(link);
+    spawn(move || {
+        relay.run(|lie| {
+            if let Some(link) = weak.upgrade() {
+                link.channel.end(Fate::Poisoned(lie));
+                link.wake_all();
+            }
+        });
+        drop(held);
+    })
+    .map(drop)
+}
+
+/// Relays for a service's channel, likewise.
+fn relay_to(incoming: &Weak<Incoming>, relay: Relay) {
+    relay.run(|lie| {
+        if let Some(incoming) = incoming.upgrade() {
+            incoming.channel.end(Fate::Poisoned(lie));
+            incoming.summon();
+        }
+    });
 }
 
 fn spawn(work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, NodeError> {
@@ -294,163 +302,4 @@ fn spawn(work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, NodeErr
         .stack_size(STACK)
         .spawn(work)
         .map_err(|source| NodeError::System { what: "start a relay", source })
-}
-
-/// A socket on which a server listens. Dropped, it is closed, and its channels with it.
-#[derive(Debug)]
-pub struct Listening {
-    path: PathBuf,
-    stop: Arc<EventFd>,
-    thread: Option<JoinHandle<()>>,
-    open: Arc<Open>,
-}
-
-impl Listening {
-    /// Gives the path.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        let _ = nix::unistd::write(&self.stop, &1_u64.to_ne_bytes());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-        for incoming in std::mem::take(&mut *lock(&self.open)).iter().filter_map(Weak::upgrade) {
-            incoming.channel.end(Fate::Closed);
-            incoming.summon();
-        }
-    }
-}
-
-/// Listens on a path for a server's loop.
-pub(crate) fn listen_at(
-    core: &Arc<Core>,
-    hub: &Arc<Hub>,
-    path: &Path,
-) -> Result<Listening, NodeError> {
-    let listener = bound(path)?;
-    let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-    let stop = EventFd::from_value_and_flags(0, flags)
-        .map(Arc::new)
-        .map_err(NodeError::system("make an eventfd"))?;
-    let open = Arc::new(Open::default());
-    let acceptor = Acceptor {
-        core: Arc::downgrade(core),
-        hub: Arc::downgrade(hub),
-        listener,
-        stop: Arc::clone(&stop),
-        open: Arc::clone(&open),
-        path: path.to_owned(),
-        file: file_at(path),
-        threads: Arc::new(()),
-    };
-    let thread = spawn(move || acceptor.run())?;
-    Ok(Listening { path: path.to_owned(), stop, thread: Some(thread), open })
-}
-
-/// Binds a path; one that somebody left behind is taken over, one on which somebody listens is not.
-fn bound(path: &Path) -> Result<UnixListener, NodeError> {
-    let at = address(path)?;
-    let socket = new_socket()?;
-    let failed = |errno: Errno| match errno {
-        Errno::EADDRINUSE => NodeError::Refused(Status::EXISTS),
-        Errno::EACCES | Errno::EPERM | Errno::ENOENT | Errno::EROFS => {
-            NodeError::Directory { path: path.to_owned(), source: errno.into() }
-        }
-        errno => NodeError::system("listen on a path")(errno),
-    };
-    match bind(socket.as_raw_fd(), &at) {
-        Err(Errno::EADDRINUSE) => {
-            let is_left = matches!(dial(path), Err(NodeError::Refused(Status::NOT_FOUND)));
-            let is_socket =
-                std::fs::symlink_metadata(path).is_ok_and(|it| it.file_type().is_socket());
-            if !is_left || !is_socket {
-                return Err(NodeError::Refused(Status::EXISTS));
-            }
-            let _ = std::fs::remove_file(path);
-            bind(socket.as_raw_fd(), &at).map_err(failed)?;
-        }
-        other => other.map_err(failed)?,
-    }
-    // Who may connect is decided by the kernel's word on each; this only spares others the try.
-    let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600));
-    let backlog = Backlog::new(128).unwrap_or(Backlog::MAXCONN);
-    listen(&socket, backlog).map_err(NodeError::system("listen on a path"))?;
-    Ok(socket.into())
-}
-
-/// Which file a path leads to.
-fn file_at(path: &Path) -> Option<(u64, u64)> {
-    std::fs::symlink_metadata(path).ok().map(|it| (it.dev(), it.ino()))
-}
-
-struct Acceptor {
-    core: Weak<Core>,
-    hub: Weak<Hub>,
-    listener: UnixListener,
-    stop: Arc<EventFd>,
-    open: Arc<Open>,
-    path: PathBuf,
-    file: Option<(u64, u64)>,
-    /// As many as there are threads of channels, and one.
-    threads: Arc<()>,
-}
-
-impl Acceptor {
-    fn run(self) {
-        loop {
-            let mut fds = [
-                PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
-                PollFd::new(self.stop.as_fd(), PollFlags::POLLIN),
-            ];
-            match poll(&mut fds, PollTimeout::NONE) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(_) => break,
-            }
-            if fds[1].any() == Some(true) {
-                break;
-            }
-            if fds[0].any() == Some(true) && !self.accept() {
-                break;
-            }
-        }
-        // Only its own: somebody may listen there by now.
-        if self.file.is_some() && file_at(&self.path) == self.file {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-
-    /// Takes one client in; tells whether there is still somebody to serve it.
-    fn accept(&self) -> bool {
-        let (Some(core), true) = (self.core.upgrade(), self.hub.strong_count() > 0) else {
-            return false;
-        };
-        // The name is the standard library's; the socket keeps packets as it was made to.
-        let Ok((socket, _)) = self.listener.accept() else { return true };
-        let socket = OwnedFd::from(socket);
-        let Ok(peer) = credentials(&socket) else { return true };
-        if Arc::strong_count(&self.threads) > CHANNELS {
-            return true;
-        }
-        let (hub, open) = (Weak::clone(&self.hub), Arc::clone(&self.open));
-        let thread = Arc::clone(&self.threads);
-        // Without a thread for it the client is turned away: its socket hangs up.
-        let _ = spawn(move || {
-            let taken = core.take_in(socket, &peer, &hub, &open);
-            drop((core, hub, open));
-            if let Some((incoming, relay)) = taken {
-                relay.run(|lie| {
-                    if let Some(incoming) = incoming.upgrade() {
-                        incoming.channel.end(Fate::Poisoned(lie));
-                        incoming.summon();
-                    }
-                });
-            }
-            drop(thread);
-        });
-        true
-    }
 }

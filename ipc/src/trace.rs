@@ -5,6 +5,9 @@
 //! writes what it did on its [tape](crate::Board::spans), beside its counters. No other
 //! thread, and no call outside, pays more for it than a load of a word that nobody writes.
 
+#[cfg(feature = "otlp")]
+mod otlp;
+mod payloads;
 #[cfg(feature = "tracing")]
 mod spans;
 
@@ -18,6 +21,10 @@ use std::{
     task::{self, Poll},
 };
 
+#[cfg(feature = "otlp")]
+pub use self::otlp::{Collector, Exported, NoCollector, Otlp};
+pub use self::payloads::MOST_SHOWN;
+pub(crate) use self::payloads::{allow, shown};
 #[cfg(feature = "tracing")]
 pub use self::spans::{Contexts, Placed, TARGET};
 use crate::{

@@ -12,10 +12,12 @@ use serde::Serialize;
 
 use crate::{failure::Failure, output::Output};
 
+mod show;
+
 /// The exit status where the log does not hold.
 const BROKEN: u8 = 6;
 
-/// Check the record of grants, denials, deaths and commands.
+/// Show the record of grants, denials, deaths and commands, or check that nobody changed it.
 #[derive(Args)]
 #[command(after_long_help = HELP)]
 pub(crate) struct Arguments {
@@ -25,6 +27,7 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
+    Show(show::Show),
     Verify(Verify),
 }
 
@@ -42,6 +45,7 @@ pub(crate) struct Verify {
 
 const HELP: &str = "\
 Examples:
+  ipctl audit show --kind denial --last 5
   ipctl audit verify
   ipctl audit verify /backup/ipc                   a copy of the runtime directory
   ipctl audit verify audit-00000000000000012840.log
@@ -58,10 +62,17 @@ fn hash(text: &str) -> Result<Hash, String> {
 }
 
 pub(crate) fn run(arguments: &Arguments, config: &Config, output: Output) -> Result<u8, Failure> {
-    let Verb::Verify(verify) = &arguments.verb;
-    let path = match (&verify.path, &config.runtime_dir) {
+    let path = match &arguments.verb {
+        Verb::Show(show) => &show.path,
+        Verb::Verify(verify) => &verify.path,
+    };
+    let path = match (path, &config.runtime_dir) {
         (Some(path), _) | (None, Some(path)) => path.clone(),
         (None, None) => ipc::runtime_dir(),
+    };
+    let verify = match &arguments.verb {
+        Verb::Show(show) => return show.run(&path, output).map(|()| 0),
+        Verb::Verify(verify) => verify,
     };
     let result = match verify.head {
         Some(head) => audit::verify_to(&path, head),

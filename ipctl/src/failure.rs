@@ -36,6 +36,11 @@ pub(crate) enum Failure {
     Unanswered(Duration),
     #[error("{0}")]
     Told(String),
+    #[error(
+        "the payloads of {0:?} may not be shown: the node file must say so, under [monitor]: \
+         payloads = [\"name:{0}\"]; then `ipctl reload`"
+    )]
+    NoPayloads(String),
     #[error("no queue is called {0:?}; see `ipctl queues`")]
     NoQueue(String),
     #[error(transparent)]
@@ -65,6 +70,7 @@ impl Failure {
             Failure::NoService(_) | Failure::NoUnit(_) | Failure::NoQueue(_) => Status::NOT_FOUND,
             Failure::Queue(error) => error.status(),
             Failure::Unsupervised => Status::NOT_SUPPORTED,
+            Failure::NoPayloads(_) => Status::ACCESS,
             // What was commanded did not come to its end.
             Failure::Told(_) => Status::CANCELED,
             Failure::Answer(_) => Status::PROTOCOL,

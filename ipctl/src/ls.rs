@@ -1,11 +1,13 @@
 //! `ipctl ls`: who serves which name?
 
+mod channels;
+
 use std::fmt;
 
 use clap::Args;
 use ipc::{
     Config, Node,
-    control::{Entry, SERVICE_EXCLUSIVE, SERVICE_IDEMPOTENT},
+    control::{Entry, SERVICE_DEDUP, SERVICE_EXCLUSIVE, SERVICE_IDEMPOTENT},
 };
 use serde::Serialize;
 
@@ -18,7 +20,11 @@ use crate::{
 /// List the services, with the replicas of each name in order.
 #[derive(Args)]
 #[command(after_long_help = HELP)]
-pub(crate) struct Arguments {}
+pub(crate) struct Arguments {
+    /// List the open channels in place of the services: whose, to whom, and by what they go
+    #[arg(long)]
+    channels: bool,
+}
 
 const HELP: &str = "\
 Columns:
@@ -30,12 +36,23 @@ Columns:
   CHANNELS  channels opened to it since it registered
   FLAGS     idempotent: calls may be repeated without harm; exclusive: no replicas
 
+With --channels, a row for each open channel that either end shows:
+  SERVICE, INSTANCE, PID  who serves
+  CALLER, PID             who opened it: the name that it serves, or its program in parentheses
+  TRANSPORT               shared memory; or socket, where either cannot share any, or by a path
+  ENCRYPTED               whether its frames are sealed
+
 Examples:
   ipctl ls
+  ipctl ls --channels
   ipctl ls --json | jq -r '.[] | select(.rank == 0) | .name'";
 
-pub(crate) fn run(_: &Arguments, config: &Config, output: Output) -> Result<(), Failure> {
-    let list = List::new(Node::connect(config)?.list()?);
+pub(crate) fn run(arguments: &Arguments, config: &Config, output: Output) -> Result<(), Failure> {
+    let node = Node::connect(config)?;
+    if arguments.channels {
+        return channels::run(&node, output);
+    }
+    let list = List::new(node.list()?);
     if list.0.is_empty() {
         output.remark("no services: nobody has registered a name yet");
     }
@@ -83,7 +100,11 @@ impl Row {
 
 /// Names the bits; a bit that this version does not know is shown by its value.
 fn flags(bits: u32) -> Vec<String> {
-    let named = [(SERVICE_IDEMPOTENT, "idempotent"), (SERVICE_EXCLUSIVE, "exclusive")];
+    let named = [
+        (SERVICE_IDEMPOTENT, "idempotent"),
+        (SERVICE_EXCLUSIVE, "exclusive"),
+        (SERVICE_DEDUP, "dedup"),
+    ];
     let unknown = bits & !named.iter().fold(0, |all, (bit, _)| all | bit);
     let known = named.into_iter().filter(|(bit, _)| bits & bit != 0);
     let mut flags: Vec<String> = known.map(|(_, name)| name.to_owned()).collect();

@@ -136,6 +136,10 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let output = Output::new(cli.global.json);
     let config = ipc::Config { runtime_dir: cli.global.runtime_dir, ..ipc::Config::default() };
+    // What is asked of the runtime is part of the trace that this command is, as W3C has it of
+    // processes.
+    let trace = std::env::var("TRACEPARENT").ok().and_then(|it| it.parse().ok());
+    let _scope = trace.map(ipc::trace::Context::enter);
     let outcome = match cli.command {
         Command::Doctor(arguments) => doctor::run(&arguments, &config, output),
         Command::Ping(arguments) => ping::run(&arguments, &config, output).map(done),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Args;
-use ipc::{CallError, Config, Node, Transport};
+use ipc::{CallError, Config, Node};
 use kernel_services::console::count;
 use serde::Serialize;
 
@@ -88,10 +88,7 @@ fn service(node: &Node, name: &str, arguments: &Arguments) -> Result<Service, Fa
         instance: peer.id.get(),
         pid: peer.pid,
         uid: peer.uid,
-        transport: match peer.transport {
-            Transport::SharedMemory => "shared memory",
-            Transport::Socket => "socket",
-        },
+        transport: peer.transport.name(),
         count: times.len(),
         min_micros: at(0),
         p50_micros: at(times.len() / 2),

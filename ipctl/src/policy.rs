@@ -72,7 +72,7 @@ pub(crate) fn run(arguments: &Arguments, config: &Config, output: Output) -> Res
         Some(file) => {
             let node = node::reload(file).map_err(|error| Failure::Told(error.to_string()))?;
             let services = node.services.iter().map(|it| it.name.as_str());
-            question.check(services).map_err(Failure::Told)?;
+            question.check(services).map_err(|_| unknown(check))?;
             question.ask(&Policy::new(Terms::of(&node, uid)), None)
         }
         None => ask(check, &question, uid, config)?,
@@ -98,7 +98,8 @@ fn ask(check: &Check, question: &Question, uid: u32, config: &Config) -> Result<
     match node.command(&wish.to_string(), Some(AT_ONCE)) {
         Ok(answer) => match serde_json::from_str(&answer).map_err(Failure::Answer)? {
             Answer::Ruling(ruling) => Ok(*ruling),
-            Answer::Error { error } => Err(Failure::Told(error)),
+            // It is well-formed, so there is only one thing that can be wrong with it.
+            Answer::Error { .. } => Err(unknown(check)),
         },
         // A runtime without a node file has no rules.
         Err(NodeError::Refused(Status::NOT_SUPPORTED)) => {
@@ -108,6 +109,12 @@ fn ask(check: &Check, question: &Question, uid: u32, config: &Config) -> Result<
         Err(NodeError::TimedOut) => Err(Failure::Unanswered(AT_ONCE)),
         Err(error) => Err(error.into()),
     }
+}
+
+/// There is no such service.
+fn unknown(check: &Check) -> Failure {
+    let name = check.subject.strip_prefix("service:").unwrap_or(&check.subject);
+    Failure::NoUnit(name.to_owned())
 }
 
 #[derive(Deserialize)]

@@ -57,6 +57,24 @@ pub(crate) fn show(duration: Duration) -> String {
     }
 }
 
+/// Writes a time, in µs since 1970, as RFC 3339 has it.
+pub(crate) fn utc(us: u64) -> String {
+    let seconds = us / 1_000_000;
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    // Eras of 400 years that begin in March: days of the era, then years, then months of 153 days
+    // to five.
+    let era_days = days + 719_468;
+    let (era, day) = (era_days / 146_097, era_days % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = era * 400 + year + u64::from(month <= 2);
+    let (hours, minutes, seconds) = (rest / 3600, rest / 60 % 60, rest % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hours:02}:{minutes:02}:{seconds:02}Z")
+}
+
 /// Writes how long something has been up, in its two largest units.
 pub(crate) fn uptime(duration: Duration) -> String {
     let seconds = duration.as_secs();
@@ -115,6 +133,15 @@ mod tests {
         assert_eq!(show(Duration::from_millis(500)), "500 ms");
         assert_eq!(show(Duration::from_millis(1500)), "1.50 s");
         assert_eq!(show(Duration::from_secs(10)), "10 s");
+    }
+
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        assert_eq!(utc(0), "1970-01-01T00:00:00Z");
+        assert_eq!(utc(951_782_399_999_999), "2000-02-28T23:59:59Z");
+        assert_eq!(utc(951_782_400_000_000), "2000-02-29T00:00:00Z");
+        assert_eq!(utc(1_800_000_000_000_000), "2027-01-15T08:00:00Z");
+        assert_eq!(utc(4_107_542_400_000_000), "2100-03-01T00:00:00Z");
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod groups;
 mod introductions;
 mod kept;
 mod manners;
+mod payloads;
 mod proofs;
 mod regions;
 mod registrations;
@@ -232,6 +233,7 @@ impl Turn {
 }
 
 /// One control connection.
+#[allow(clippy::struct_excessive_bools, reason = "what a node says of itself, each by itself")]
 #[derive(Debug)]
 struct Session {
     peer: Peer,
@@ -245,9 +247,18 @@ struct Session {
     encrypts: bool,
     /// Its public key; zeros where it has none.
     key: [u8; 32],
+    /// Whether what it serves can be reached by shared memory.
+    shares_memory: bool,
     waits: usize,
     /// The last epoch at which it served a name, and was passed over; 0 where it never was.
     past: u64,
+}
+
+impl Session {
+    /// Whether it proves itself by the key that the supervisor has made for it.
+    fn has_made_key(&self) -> bool {
+        self.peer.unit.as_ref().and_then(|it| it.key).is_some_and(|key| key == self.key)
+    }
 }
 
 impl Broker {
@@ -386,6 +397,7 @@ impl Broker {
             node: None,
             asymmetric: false,
             encrypts: false,
+            shares_memory: true,
             key: [0; 32],
             waits: 0,
             past: 0,

@@ -17,7 +17,7 @@ use std::{
     },
 };
 
-use ipc::ServiceId;
+use ipc::{ServiceId, trace::Context};
 use nix::sys::eventfd::EventFd;
 
 use crate::broker::{Law, Token};
@@ -33,6 +33,8 @@ pub(crate) struct Unit {
     pub(crate) uid: u32,
     /// When the process started, as `/proc` says: no other process has both.
     pub(crate) start_time: u64,
+    /// The public half of the key that was made for it.
+    pub(crate) key: Option<[u8; 32]>,
 }
 
 /// What the supervisor has the runtime do.
@@ -60,8 +62,8 @@ pub(crate) enum Notice {
     Registered { unit: u32, instance: ServiceId, name: String },
     /// It serves an instance no more.
     Unregistered { unit: u32, instance: ServiceId },
-    /// An operator wants something.
-    Command { from: Token, sequence: u32, by: String, text: String },
+    /// An operator wants something; the trace is that within which it was asked for.
+    Command { from: Token, sequence: u32, by: String, text: String, trace: Option<Context> },
 }
 
 /// One side of the desk: sends `S`, hears `R`, and can be waited for.

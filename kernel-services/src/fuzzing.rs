@@ -205,13 +205,13 @@ impl Ground {
             Effect::Offer { ticket, to, client, introduction } => {
                 assert!(self.connected.contains(&to) && self.connected.contains(&client));
                 assert!(self.held.insert(ticket, true).is_some(), "an offer of nothing");
-                check_reply(0, &Reply::Incoming(introduction));
+                check_reply(0, &Reply::Incoming(Box::new(introduction)));
                 self.offered = Some((to, introduction.channel));
             }
             Effect::Deliver { ticket, to, service, sequence, introduction } => {
                 assert!(self.connected.contains(&to) && at_hand == Some(service));
                 assert_eq!(self.held.remove(&ticket), Some(true), "delivered without an offer");
-                check_reply(sequence, &Reply::Connected(introduction));
+                check_reply(sequence, &Reply::Connected(Box::new(introduction)));
             }
             Effect::KeepBoard { board } => {
                 assert!(at_hand.is_some(), "nothing is at hand");

@@ -8,13 +8,14 @@ use std::{
     fmt::{self, Write as _},
     io::Write as _,
     sync::{
-        atomic::{AtomicU64, Ordering},
+        OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use ipc::trace::{Contexts, Placed};
+use ipc::trace::{Collector, Contexts, Exported, Otlp, Placed};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use serde_json::{Map, Value};
 use tracing::{
@@ -24,9 +25,11 @@ use tracing::{
     span::{Attributes, Record},
 };
 use tracing_subscriber::{
-    Layer,
-    layer::{Context, SubscriberExt},
+    Layer, Registry,
+    filter::Filtered,
+    layer::{Context, Layered, SubscriberExt},
     registry::LookupSpan,
+    reload,
     util::SubscriberInitExt,
 };
 
@@ -59,15 +62,84 @@ impl std::str::FromStr for Format {
     }
 }
 
-/// Begins to tell, for the rest of this process's life: spans when they end, and events.
+/// What is shown of spans to anybody changes: it has two filters, of what gets a place in a trace,
+/// and of what a collector gets.
+struct Exporting {
+    otlp: Otlp,
+    /// Whether there was ever a collector.
+    is_used: AtomicBool,
+    /// What is told on stderr.
+    most: LevelFilter,
+    placed: reload::Handle<LevelFilter, Registry>,
+    sent: reload::Handle<LevelFilter, Placing>,
+}
+
+/// The registry, with places in traces.
+type Placing =
+    Layered<Filtered<Contexts, reload::Layer<LevelFilter, Registry>, Registry>, Registry>;
+
+static EXPORTING: OnceLock<Exporting> = OnceLock::new();
+
+/// What a collector gets.
+const SENT: LevelFilter = LevelFilter::INFO;
+
+/// Sends spans to a collector from now on, or to nobody, where [`tell`] was called before.
+///
+/// # Errors
+/// The thread cannot be had; spans go nowhere.
+pub fn export(collector: Option<&Collector>) -> std::io::Result<()> {
+    let Some(it) = EXPORTING.get() else { return Ok(()) };
+    let (placed, sent) = match collector {
+        Some(_) => {
+            it.is_used.store(true, Ordering::Relaxed);
+            (it.most.max(SENT), SENT)
+        }
+        None => (it.most, LevelFilter::OFF),
+    };
+    let done = it.otlp.send_to(collector);
+    // Where nobody is told and nothing is sent, a span costs nothing.
+    let _ = it.placed.modify(|filter| *filter = placed);
+    let _ = it.sent.modify(|filter| *filter = sent);
+    done
+}
+
+/// Counts what became of the spans that were to go to a collector; nothing where there never were
+/// any.
+pub fn exported() -> Option<Exported> {
+    let exported = EXPORTING.get()?.otlp.exported();
+    EXPORTING.get()?.is_used.load(Ordering::Relaxed).then_some(exported)
+}
+
+/// Sends what waits for a collector, at the end of the process. Takes seconds where that does not
+/// answer.
+pub fn finish() {
+    if let Some(it) = EXPORTING.get() {
+        it.otlp.finish();
+    }
+}
+
+/// Begins to tell, for the rest of this process's life: spans when they end, and events; and gets
+/// ready to [`export`] them.
 ///
 /// # Errors
 /// The thread cannot be had. Somebody else in this process tells already.
 pub fn tell(most: LevelFilter, format: Format) -> std::io::Result<()> {
     console::speak(format == Format::Json);
-    if most == LevelFilter::OFF {
-        return Ok(());
-    }
+    let journal = (most > LevelFilter::OFF).then(|| journal(format)).transpose()?;
+    let otlp = Otlp::new("ipcd");
+    let (may_place, placed) = reload::Layer::new(most);
+    let (may_send, sent) = reload::Layer::new(LevelFilter::OFF);
+    let subscriber = tracing_subscriber::registry()
+        .with(Contexts::beginning().with_filter(may_place))
+        .with(otlp.clone().with_filter(may_send))
+        .with(journal.with_filter(most));
+    subscriber.try_init().map_err(std::io::Error::other)?;
+    let _ = EXPORTING.set(Exporting { otlp, is_used: AtomicBool::new(false), most, placed, sent });
+    Ok(())
+}
+
+/// Makes the layer that writes lines, and the thread that does.
+fn journal(format: Format) -> std::io::Result<Journal> {
     let (lines, written) = sync_channel(QUEUE);
     // Signals are for who waits for them, and must not find this thread first.
     let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
@@ -75,10 +147,7 @@ pub fn tell(most: LevelFilter, format: Format) -> std::io::Result<()> {
     let thread = thread.spawn(move || write(&written));
     before.thread_set_mask()?;
     thread?;
-    let journal = Journal { format, lines, lost: AtomicU64::new(0) };
-    let subscriber =
-        tracing_subscriber::registry().with(Contexts::beginning()).with(journal.with_filter(most));
-    subscriber.try_init().map_err(std::io::Error::other)
+    Ok(Journal { format, lines, lost: AtomicU64::new(0) })
 }
 
 fn write(lines: &Receiver<String>) {

@@ -16,7 +16,7 @@ pub use exporter::{ExportError, Exporter};
 pub use look::Monitor;
 pub use render::{Format, render};
 
-use ipc::{ServiceId, Stats};
+use ipc::{ServiceId, Stats, trace::Exported};
 
 /// One process that serves a name, and what it counted.
 #[derive(Clone, Debug, Default)]
@@ -55,6 +55,8 @@ pub struct Sight {
     pub services: Vec<Service>,
     /// In the order of the node file; none where nobody supervises.
     pub units: Vec<Unit>,
+    /// Of a runtime that sends spans to a collector, what became of them.
+    pub exported: Option<Exported>,
 }
 
 /// What the kernel says of a process.

@@ -17,6 +17,7 @@ mod failover;
 mod fault;
 mod fields;
 mod listener;
+mod monitor;
 mod order;
 mod parse;
 mod quantity;
@@ -42,9 +43,9 @@ pub use fault::{Fault, NodeError};
 pub use listener::NoListener;
 pub use order::{start_order, stop_order};
 pub use spec::{
-    Backoff, Failover, Grants, Group, Intensity, Limits, Listener, Log, LogFormat, Node, Object,
-    Quota, Readiness, Ready, Restart, Route, Rule, Sandbox, Service, Strategy, Subject, Topic,
-    Watchdog,
+    Backoff, Failover, Grants, Group, Intensity, Limits, Listener, Log, LogFormat, Monitor, Node,
+    Object, Quota, Readiness, Ready, Restart, Route, Rule, Sandbox, Service, Strategy, Subject,
+    Topic, Watchdog,
 };
 
 use check::Absence;

@@ -20,7 +20,10 @@ pub(crate) const QUEUE: usize = 4096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "node", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "node", serde(rename_all = "snake_case"))]
-#[cfg_attr(not(feature = "node"), allow(dead_code, reason = "nobody supervises"))]
+#[cfg_attr(
+    not(feature = "node"),
+    allow(dead_code, unreachable_pub, reason = "nobody supervises, and no log shows it")
+)]
 pub enum Kind {
     /// A right was used for the first time on a channel.
     Grant,

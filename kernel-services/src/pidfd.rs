@@ -39,6 +39,17 @@ pub(crate) fn process_started(pid: u32) -> Option<u64> {
     start_time_in(&stat)
 }
 
+/// Tells whether a process was born by `fork` and runs no program of its own yet.
+#[cfg(feature = "node")]
+pub(crate) fn runs_no_program(pid: u32) -> bool {
+    const PF_FORKNOEXEC: u64 = 0x40;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The flags are the seventh field behind the name.
+    let flags =
+        stat.rsplit_once(") ").and_then(|(_, fields)| fields.split(' ').nth(6)?.parse().ok());
+    flags.is_some_and(|flags: u64| flags & PF_FORKNOEXEC != 0)
+}
+
 /// Tells whether a process has ended, or is being torn down: it runs nothing of its program any
 /// more. Its pidfd says so only after its memory is gone.
 pub(crate) fn is_ending(pid: u32) -> bool {

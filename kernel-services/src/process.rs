@@ -12,6 +12,7 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -41,10 +42,13 @@ use crate::{
     cgroup,
     failpoint::{self, At},
     node::Service,
-    pidfd::process_started,
+    pidfd::{process_started, runs_no_program},
 };
 use error::Failure;
 use plan::Plan;
+
+/// How long the end of a process without a program is waited for.
+const UNBORN: Duration = Duration::from_secs(2);
 
 /// One process to be launched.
 #[derive(Debug)]
@@ -59,6 +63,8 @@ pub struct Launch<'a> {
     pub control: OwnedFd,
     /// Its stdout and stderr: a file open for appending.
     pub log: OwnedFd,
+    /// The file of its key, which it may read; it becomes `IPC_KEY_FILE`.
+    pub key_file: Option<&'a Path>,
 }
 
 /// Says when a process started, in clock ticks since boot: with its number this names it for good.
@@ -165,6 +171,22 @@ impl Process {
             unenforced: Vec::new(),
         };
         (!adopted.has_left()).then_some(adopted)
+    }
+
+    /// Ends an adopted process that has not come so far as to run its program, and never will: its
+    /// ipcd, which was to let it, is gone. Says whether it was such a one, and is gone.
+    ///
+    /// One that is just about to run it may be ended, too: it has done nothing.
+    pub fn end_unborn(&self) -> bool {
+        if self.is_child || !runs_no_program(self.pid) || self.kill() == Err(Errno::EPERM) {
+            return false;
+        }
+        // It has nothing to tear down that takes long.
+        let until = Instant::now() + UNBORN;
+        while !self.has_left() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.has_left()
     }
 
     /// Its number.

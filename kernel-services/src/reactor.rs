@@ -115,11 +115,17 @@ struct Node {
 struct Parcel {
     bytes: Vec<u8>,
     fds: Vec<Arc<OwnedFd>>,
-    /// Goes second. The other end has written to it already, perhaps.
+    has_lane: bool,
+    /// Goes after the lane, and first where there is none. The other end has written to it already,
+    /// perhaps.
     bell: Option<PeerSocket>,
 }
 
 impl Parcel {
+    fn new(bytes: Vec<u8>, fds: Vec<Arc<OwnedFd>>) -> Parcel {
+        Parcel { bytes, fds, has_lane: false, bell: None }
+    }
+
     /// Lets go of what somebody else has now.
     fn sent(self) {
         if let Some(bell) = self.bell {
@@ -131,7 +137,7 @@ impl Parcel {
 /// Descriptors of a pending connect.
 #[derive(Debug)]
 struct Held {
-    lane: Arc<OwnedFd>,
+    lane: Option<Arc<OwnedFd>>,
     /// The client's end of the doorbell offered last.
     bell: Option<PeerSocket>,
     span: Open,
@@ -390,40 +396,18 @@ impl Reactor {
         match effect {
             Effect::Send { to, sequence, reply } => self.reply(to, sequence, &reply),
             Effect::Hold { ticket } => {
-                let lane = Arc::new(carried.take()?.vouched());
+                // Nothing where the two share no memory.
+                let lane = carried.take().map(|lane| Arc::new(lane.vouched()));
                 let span = Open::introduction(ticket);
                 self.held.insert(ticket, Held { lane, bell: None, span });
                 None
             }
             Effect::Offer { ticket, to, client, introduction } => {
-                let offered = self.offer(ticket, client);
-                let failed = |status| Some(Event::Failed { ticket, status });
-                let fds = match offered {
-                    Ok(fds) => fds,
-                    Err(status) => return failed(status),
-                };
-                if let Some(held) = self.held.get(&ticket) {
-                    held.span.offered(&introduction);
-                }
-                let bytes = encode_reply(0, &Reply::Incoming(introduction));
-                match self.post(to, Parcel { bytes, fds, bell: None }) {
-                    Ok(()) => None,
-                    Err(Lost::Introduction) => failed(Status::QUOTA),
-                    Err(Lost::Node) => self.drop_node(to),
-                }
+                self.offer(ticket, [to, client], introduction)
             }
             Effect::Deliver { ticket, to, service, sequence, introduction } => {
-                let bell = self.held.remove(&ticket).and_then(|held| held.bell);
-                let mut fds = vec![Arc::new(carried.take()?.vouched())];
-                fds.extend(self.pidfd(service));
-                let bytes = encode_reply(sequence, &Reply::Connected(introduction));
-                match self.post(to, Parcel { bytes, fds, bell: Some(bell?) }) {
-                    Ok(()) => None,
-                    Err(Lost::Introduction) => {
-                        self.reply(to, sequence, &Reply::Refused(Status::QUOTA))
-                    }
-                    Err(Lost::Node) => self.drop_node(to),
-                }
+                let lane = carried.take();
+                self.deliver(ticket, (to, sequence), service, introduction, lane)
             }
             Effect::KeepBoard { board } => self.keep_board(board, carried.take()?),
             Effect::SendBoard { to, sequence, board, reply } => {
@@ -498,8 +482,7 @@ impl Reactor {
 
     fn reply(&mut self, to: Token, sequence: u32, reply: &Reply) -> Option<Event> {
         let bytes = encode_reply(sequence, reply);
-        let parcel = Parcel { bytes, fds: Vec::new(), bell: None };
-        match self.post(to, parcel) {
+        match self.post(to, Parcel::new(bytes, Vec::new())) {
             Ok(()) => None,
             Err(Lost::Introduction | Lost::Node) => self.drop_node(to),
         }
@@ -601,7 +584,7 @@ pub(crate) fn monotonic_ns() -> u64 {
 fn send(socket: &PeerSocket, parcel: &Parcel) -> Result<(), Errno> {
     let mut fds: Vec<BorrowedFd<'_>> = parcel.fds.iter().map(|fd| fd.as_fd()).collect();
     if let Some(bell) = &parcel.bell {
-        fds.insert(1, bell.as_fd());
+        fds.insert(usize::from(parcel.has_lane), bell.as_fd());
     }
     packet::send(socket.as_fd(), &parcel.bytes, &fds)
 }

@@ -11,7 +11,7 @@ use std::{
 
 use ipc::{
     ServiceId, Status,
-    control::{Entry, SERVICE_EXCLUSIVE, SERVICE_IDEMPOTENT, page_fits},
+    control::{Entry, SERVICE_DEDUP, SERVICE_EXCLUSIVE, SERVICE_IDEMPOTENT, page_fits},
 };
 
 use crate::ids::Ids;
@@ -29,7 +29,7 @@ const NAMES: usize = 65_536;
 const FORMER_IDS: usize = 65_536;
 /// More entries than any page holds.
 const PAGE: usize = 160;
-const FLAGS: u32 = SERVICE_IDEMPOTENT | SERVICE_EXCLUSIVE;
+const FLAGS: u32 = SERVICE_IDEMPOTENT | SERVICE_EXCLUSIVE | SERVICE_DEDUP;
 
 /// All that is known of who serves what.
 #[derive(Debug)]
@@ -289,6 +289,12 @@ impl Registry {
         let instances = self.nodes.get(&node).map_or(&[][..], |it| &it.instances);
         let named = |&id: &ServiceId| Some((id, Arc::clone(self.name_behind(id)?)));
         instances.iter().filter_map(named).collect()
+    }
+
+    /// Lists all instances, with what serves them and what they are called.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (ServiceId, &Instance, &Arc<str>)> {
+        let named = |(&id, it)| Some((id, it, self.name_behind(id)?));
+        self.instances.iter().filter_map(named)
     }
 
     /// Counts a channel introduced to an instance.

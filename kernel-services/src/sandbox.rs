@@ -146,12 +146,13 @@ pub(crate) fn build(
     executable: &Path,
     environment: &BTreeMap<String, String>,
     runtime_dir: &Path,
+    key_file: Option<&Path>,
     grants: &Grants,
 ) -> Result<Jail, SandboxError> {
     let abi = crate::process::landlock_abi();
     let libraries = environment.get("LD_LIBRARY_PATH").map_or("", String::as_str);
     let libraries: Vec<_> = std::env::split_paths(libraries).filter(|p| p.is_absolute()).collect();
-    let ruleset = rules::ruleset(executable, &libraries, runtime_dir, grants)?;
+    let ruleset = rules::ruleset(executable, &libraries, runtime_dir, key_file, grants)?;
     let filters = calls::filters(grants)?.iter().map(|one| Filter::of(one)).collect();
     Ok(Jail {
         ruleset,

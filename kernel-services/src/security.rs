@@ -215,6 +215,8 @@ pub struct Terms {
     pub provides: Vec<(String, Vec<String>)>,
     /// In the order of the file.
     pub routes: Vec<Route>,
+    /// Names whose payloads operators may see.
+    pub payloads: Vec<Object>,
 }
 
 /// Judges by rules and defaults; never changes. A reload makes another one.
@@ -225,6 +227,7 @@ pub struct Policy {
     lines: Vec<u32>,
     compiled: Compiled,
     routes: Vec<Route>,
+    payloads: Vec<Object>,
     /// Which service provides a name.
     providers: HashMap<Box<str>, Box<str>>,
 }
@@ -240,8 +243,8 @@ impl Policy {
                 providers.entry(name.into()).or_insert_with(|| service.as_str().into());
             }
         }
-        let Terms { uid, rules, lines, routes, .. } = terms;
-        Policy { uid, compiled: Compiled::new(&rules), rules, lines, routes, providers }
+        let Terms { uid, rules, lines, routes, payloads, .. } = terms;
+        Policy { uid, compiled: Compiled::new(&rules), rules, lines, routes, payloads, providers }
     }
 
     /// Gives the rules, in their order.
@@ -267,6 +270,12 @@ impl Policy {
             || !matches!(what, What::Name { served_by: Some(uid), .. } if uid == who.uid()),
             |route| route.encrypted,
         )
+    }
+
+    /// Decides whether operators may see payloads of what is sent to a name.
+    pub fn shows_payloads(&self, name: &str) -> bool {
+        let what = What::Name { text: name, served_by: None };
+        self.payloads.iter().any(|it| concerns(it, what))
     }
 
     /// Decides one operation. Takes time by the rules about this subject and object, not by all.

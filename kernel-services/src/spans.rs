@@ -47,6 +47,17 @@ mod shown {
             Open(info_span!("launch", service, replica, pid = Empty))
         }
 
+        /// What an operator wants of the supervisor, until it is done. Where it is asked for
+        /// within a trace, this thread is within that now.
+        pub(crate) fn command(what: &'static str, name: &str, by: &str) -> Open {
+            Open(info_span!("command", what, name, by))
+        }
+
+        /// Does something as a part of it.
+        pub(crate) fn within<R>(&self, run: impl FnOnce() -> R) -> R {
+            self.0.in_scope(run)
+        }
+
         /// It runs.
         pub(crate) fn launched(&self, pid: u32) {
             self.0.record("pid", pid);

@@ -10,6 +10,7 @@
 mod adopt;
 mod children;
 mod growth;
+mod keys;
 mod law;
 mod metrics;
 mod probe;
@@ -22,7 +23,7 @@ use std::{
     time::Instant,
 };
 
-use ipc::ServiceId;
+use ipc::{ServiceId, trace::Context};
 use nix::{
     errno::Errno,
     sys::{
@@ -43,9 +44,11 @@ use crate::{
     notes::Notes,
     process::Process,
     reactor::monotonic_ns,
+    spans::Open,
     supervisor::{Command, Effect, Event, Refusal, Supervisor, UnitId, UnitState},
 };
 use adopt::{Found, find};
+use keys::Keys;
 use law::settle_paths;
 use probe::{Outcome, Probes};
 use store::Store;
@@ -111,11 +114,12 @@ pub struct System {
     running: HashMap<UnitId, Running>,
     /// Processes of an earlier run that are not taken over yet.
     found: Vec<Found>,
-    /// Commands that the supervisor has not answered: who asked, and under which sequence.
-    asked: HashMap<u64, (u64, u32)>,
+    /// Commands that the supervisor has not answered.
+    asked: HashMap<u64, Asked>,
     next_request: u64,
     probes: Probes,
     store: Store,
+    keys: Keys,
     /// What this machine does not enforce, as far as that was said.
     gaps: HashSet<String>,
     logs: Logs,
@@ -129,6 +133,17 @@ pub struct System {
     notes: Option<Notes>,
     // Dropped last: it has the lock on the directory.
     kernel: Kernel,
+}
+
+/// A command that goes on.
+#[derive(Debug)]
+struct Asked {
+    /// Who asked, and under which sequence.
+    to: u64,
+    sequence: u32,
+    /// What it is about: a service, a unit, a group.
+    name: String,
+    span: Open,
 }
 
 /// A unit's process, and what is known of it.
@@ -163,7 +178,8 @@ impl System {
         let mut store = Store::open(runtime_dir)?;
         desk.say(Order::Enact(Box::new(law::law(&node))));
         // They come back to the runtime as soon as it is there, and are to be known then.
-        let found = find(&mut store, &supervisor, &desk);
+        let keys = Keys::of(runtime_dir);
+        let found = find(&mut store, &supervisor, &desk, &keys);
         let kernel = Kernel::start(directory, Some(other))?;
         let logs = Logs::open(&node.log_directory)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
@@ -193,6 +209,7 @@ impl System {
             next_request: 1,
             probes,
             store,
+            keys,
             gaps: HashSet::new(),
             logs,
             log_events,
@@ -294,8 +311,8 @@ impl System {
                 None
             }
             Effect::Answer { request, result } => {
-                if let Some((to, sequence)) = self.asked.remove(&request) {
-                    self.answer(to, sequence, &Answer::of(result));
+                if let Some(asked) = self.asked.remove(&request) {
+                    self.answer(asked.to, asked.sequence, &Answer::of(result));
                 }
                 None
             }
@@ -338,7 +355,8 @@ impl System {
                         running.serves.remove(&instance);
                     }
                 }
-                Notice::Command { from, sequence, by, text } => {
+                Notice::Command { from, sequence, by, text, trace } => {
+                    let _scope = trace.map(Context::enter);
                     self.obey(from, sequence, &by, &text);
                 }
             }
@@ -433,7 +451,9 @@ impl System {
         self.note_command(by, command, &name);
         let request = self.next_request;
         self.next_request += 1;
-        self.asked.insert(request, (from, sequence));
+        let span = Open::command(command.name(), &name, by);
+        let asked = Asked { to: from, sequence, name: name.clone(), span };
+        self.asked.insert(request, asked);
         self.step(Event::Command { request, command, name });
     }
 

@@ -69,6 +69,9 @@ int main(void) {
     CHECK(second != first);
     CHECK_IS(find("names-exclusive"), found);
     OK(ipc_unregister_service(second));
+    OK(ipc_register_service_ex("names-dedup", IPC_SERVICE_DEDUP, &second));
+    OK(ipc_unregister_service(second));
+    CHECK_IS(ipc_register_service_ex("names-dedup", 8, &second), IPC_EINVAL);
 
     OK(ipc_register_service("names-late", &first));
     join(waiter);

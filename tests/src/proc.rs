@@ -44,6 +44,11 @@ pub fn holdings(pid: u32) -> Holdings {
     Holdings { descriptors, lanes, arenas, threads: threads(pid).len() }
 }
 
+/// Counts the open descriptors of a process, those of boards among them.
+pub fn open_files(pid: u32) -> usize {
+    fs::read_dir(of(pid).join("fd")).expect("a process").count()
+}
+
 /// Tells how much memory of a process is resident, in KiB.
 pub fn resident_kib(pid: u32) -> u64 {
     let status = fs::read_to_string(of(pid).join("status")).expect("a process");

@@ -103,7 +103,10 @@ impl Nursery {
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
                 .expect("a pair");
         let log = self.log();
-        launch(Launch { service, replica: 0, runtime_dir: world, control, log }, record)
+        launch(
+            Launch { service, replica: 0, runtime_dir: world, control, log, key_file: None },
+            record,
+        )
     }
 
     /// Launches it, waits for its end, and gives that and what it wrote.
@@ -123,7 +126,8 @@ impl Nursery {
         text
     }
 
-    fn log(&self) -> OwnedFd {
+    /// Where a service of this nursery writes.
+    pub fn log(&self) -> OwnedFd {
         let mut options = OpenOptions::new();
         let options = options.append(true).create(true).mode(0o600);
         options.open(self.path().join("log")).expect("a log").into()

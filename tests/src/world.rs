@@ -5,7 +5,7 @@ use std::path::Path;
 use ipc::{Config, Node, Spin};
 use kernel_services::Kernel;
 
-use crate::{Actor, Watchdog};
+use crate::{Actor, Watchdog, wait_until};
 
 /// A runtime directory with, or without, a runtime. Watched over.
 #[derive(Debug)]
@@ -76,6 +76,18 @@ impl World {
         let node = self.node(spin);
         let client = node.client(node.discover(name).expect("served")).expect("a channel");
         (node, client)
+    }
+
+    /// Waits until each of so many members of the only name is watched by those behind it, and one
+    /// client of the first has its channels to the two behind that.
+    pub fn settled(&self, node: &Node, members: u32) {
+        wait_until("all have found each other", || {
+            let entries = node.list().expect("a list");
+            let is_found =
+                |rank: u32, channels: u32| channels >= members - 1 - rank + u32::from(rank < 3);
+            entries.len() as u32 == members
+                && entries.iter().all(|it| is_found(it.rank, it.channels))
+        });
     }
 
     /// A configuration for this world.

@@ -5,7 +5,7 @@ use std::{env, error::Error, path::Path, process::ExitCode};
 use cbindgen::{Builder, Config};
 
 /// In the order in which the header shows them.
-const SOURCES: [&str; 22] = [
+const SOURCES: [&str; 23] = [
     "error.rs",
     "enums.rs",
     "types.rs",
@@ -28,6 +28,7 @@ const SOURCES: [&str; 22] = [
     "trace.rs",
     "session.rs",
     "info.rs",
+    "transport.rs",
 ];
 
 fn main() -> ExitCode {

@@ -32,6 +32,13 @@ unsafe extern "C" {
     fn ipc_queue_ack(queue: u64, delivery: *const QueueDelivery) -> c_int;
     fn ipc_queue_nack(queue: u64, delivery: *const QueueDelivery, delay_ms: u32) -> c_int;
     fn ipc_queue_extend(queue: u64, delivery: *const QueueDelivery, lease_ms: u32) -> c_int;
+    safe fn ipc_queue_handle(
+        queue: u64,
+        handler: Option<
+            extern "C" fn(u64, c_int, *const c_void, usize, *const QueueDelivery, *mut c_void),
+        >,
+        user_data: *mut c_void,
+    ) -> c_int;
     safe fn ipc_queue_close(queue: u64) -> c_int;
 }
 
@@ -86,10 +93,26 @@ pub(crate) fn act(choice: &Choice) {
                 let number = ipc_queue_extend(queue, delivery_place, *number);
                 abi::documented("ipc_queue_extend", number, &known);
             }
+            _ if what & 32 == 0 => {
+                let handler = (what & 8 == 0).then_some(hear as extern "C" fn(_, _, _, _, _, _));
+                let number = ipc_queue_handle(queue, handler, ptr::null_mut());
+                abi::documented("ipc_queue_handle", number, &[ENOENT]);
+            }
             _ => {
                 abi::documented("ipc_queue_close", ipc_queue_close(queue), &[ENOENT]);
             }
         }
     }
     assert_eq!(id, 7, "written, and nothing was done");
+}
+
+extern "C" fn hear(
+    _: u64,
+    _: c_int,
+    _: *const c_void,
+    _: usize,
+    _: *const QueueDelivery,
+    _: *mut c_void,
+) {
+    unreachable!("there is no queue to hear of");
 }

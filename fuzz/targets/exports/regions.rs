@@ -19,6 +19,12 @@ unsafe extern "C" {
     fn ipc_wait_shared_region(id: u64, seen: u64, version: *mut u64, timeout_ms: u32) -> c_int;
     safe fn ipc_grant_shared_region(id: u64, service: u32, writable: bool) -> c_int;
     safe fn ipc_revoke_shared_region(id: u64, service: u32) -> c_int;
+    safe fn ipc_watch_shared_region(
+        id: u64,
+        seen: u64,
+        handler: Option<extern "C" fn(u64, c_int, u64, *mut c_void)>,
+        user_data: *mut c_void,
+    ) -> c_int;
     safe fn ipc_unmap_shared_region(id: u64) -> c_int;
     fn ipc_region_size(id: u64, size: *mut usize) -> c_int;
 }
@@ -95,6 +101,11 @@ pub(crate) fn act(choice: Choice) {
             let errors = [EINVAL, ENOENT, EACCES, ENORUNTIME];
             abi::documented("ipc_revoke_shared_region", number, &errors);
         }
+        6 if what & 16 == 0 => {
+            let handler = (what & 8 == 0).then_some(hear as extern "C" fn(_, _, _, _));
+            let number = ipc_watch_shared_region(id, size as u64, handler, ptr::null_mut());
+            abi::documented("ipc_watch_shared_region", number, &[ENOENT, EQUOTA]);
+        }
         6 => {
             abi::documented("ipc_unmap_shared_region", ipc_unmap_shared_region(id), &[ENOENT]);
         }
@@ -124,4 +135,8 @@ fn create(what: u8, size: usize) {
     } else {
         assert_eq!(id, 0, "written after {number}");
     }
+}
+
+extern "C" fn hear(_: u64, status: c_int, version: u64, _: *mut c_void) {
+    assert!(status == 0 || (status < 0 && version == 0), "{status} {version}");
 }

@@ -3,7 +3,10 @@
 use std::mem::{align_of, offset_of, size_of};
 
 use super::histogram::{FINE, Scale, WHOLE};
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::{
+    sync::{AtomicU32, AtomicU64, Ordering},
+    trace::MOST_SHOWN,
+};
 
 /// First bytes of a segment: "ipcboar" and the byte 1.
 pub(super) const MAGIC: u64 = u64::from_ne_bytes(*b"ipcboar\x01");
@@ -24,18 +27,25 @@ const TAPE_BYTES: usize = 1 << 16;
 /// Records of it.
 pub(super) const RECORDS: usize = (TAPE_BYTES - size_of::<Header>()) / size_of::<Record>();
 
+/// The number of the segment that has the payloads of such requests, while an operator may see any.
+pub(super) const PAYLOADS: u32 = TAPE + 1;
+const PAYLOADS_BYTES: usize = 1 << 18;
+/// Records of it.
+pub(super) const MOST_PAYLOADS: usize = (PAYLOADS_BYTES - size_of::<Header>()) / size_of::<Shown>();
+
 /// Gives the bytes of the segment of this number; nothing for a number that no board has.
 pub(crate) fn segment_bytes(segment: u32) -> Option<usize> {
     match segment {
         ..MOST_SEGMENTS => Some((FIRST << (2 * segment)).min(LARGEST)),
         TAPE => Some(TAPE_BYTES),
+        PAYLOADS => Some(PAYLOADS_BYTES),
         _ => None,
     }
 }
 
 /// Slots of the segment of this number.
 pub(super) fn segment_slots(segment: u32) -> usize {
-    let bytes = segment_bytes(segment).filter(|_| segment != TAPE);
+    let bytes = segment_bytes(segment).filter(|_| segment < TAPE);
     bytes.map_or(0, |bytes| (bytes - size_of::<Header>()) / size_of::<Slot>())
 }
 
@@ -109,6 +119,16 @@ pub(super) struct Record {
     /// 0 for none; odd while it is written; `2n + 2` for the span of number n, from 0.
     pub(super) sequence: AtomicU64,
     pub(super) words: [AtomicU64; 15],
+}
+
+/// A payload of a traced request, or of the answer to one: the beginning of it.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(super) struct Shown {
+    /// As of a [`Record`].
+    pub(super) sequence: AtomicU64,
+    pub(super) head: [AtomicU64; 7],
+    pub(super) bytes: [AtomicU64; MOST_SHOWN / 8],
 }
 
 /// The line that changes rarely.
@@ -230,6 +250,7 @@ impl Slot {
 const _: () = {
     assert!(size_of::<Header>() == 0x100);
     assert!(size_of::<Record>() == 0x80 && RECORDS == 510);
+    assert!(size_of::<Shown>() == 0x440 && MOST_PAYLOADS == 240);
     assert!(offset_of!(Header, opened) == 0x20);
     assert!(size_of::<Slot>() == 0x500 && align_of::<Slot>() == 128);
     assert!(offset_of!(Slot, sender) == 0x040);
@@ -252,7 +273,8 @@ mod tests {
         assert_eq!(slots, [3, 12, 51, 204, 819, 819, 819, 819, 0]);
         assert_eq!(segment_bytes(0), Some(4096));
         assert_eq!(segment_bytes(TAPE), Some(65_536));
-        assert_eq!(segment_bytes(TAPE + 1), None);
+        assert_eq!((segment_bytes(PAYLOADS), segment_slots(PAYLOADS)), (Some(262_144), 0));
+        assert_eq!(segment_bytes(PAYLOADS + 1), None);
         assert_eq!(segment_bytes(u32::MAX), None);
     }
 }

@@ -12,7 +12,10 @@ use std::{
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
-use super::layout::{self, Header, RECORDS, Record, Slot, TAPE, segment_bytes, segment_slots};
+use super::layout::{
+    self, Header, MOST_PAYLOADS, PAYLOADS, RECORDS, Record, Shown, Slot, TAPE, segment_bytes,
+    segment_slots,
+};
 use crate::{
     error::NodeError,
     lane::{self, LaneFacts},
@@ -122,18 +125,33 @@ impl Segment {
 
     /// What was written down, of the segment for that; none of others.
     pub(super) fn records(&self) -> &[Record] {
-        let is_tape = match &self.memory {
-            Memory::Own { bytes, .. } => Some(*bytes),
-            Memory::Peer(map) => Some(map.len()),
-        } == segment_bytes(TAPE)
-            && self.slots == 0;
-        let count = if is_tape { RECORDS } else { 0 };
+        let count = if self.is(TAPE) { RECORDS } else { 0 };
         // SAFETY: inside the mapping, which has room for RECORDS of them behind the header, and
         // aligned, as header and records are multiples of 128 bytes; they are atomics.
         unsafe {
             let first = self.base.add(size_of::<Header>()).cast::<Record>();
             std::slice::from_raw_parts(first.as_ptr(), count)
         }
+    }
+
+    /// The payloads of requests, of the segment for that; none of others.
+    pub(super) fn shown(&self) -> &[Shown] {
+        let count = if self.is(PAYLOADS) { MOST_PAYLOADS } else { 0 };
+        // SAFETY: inside the mapping, which has room for MOST_PAYLOADS of them behind the header,
+        // and aligned, as header and records are multiples of 64 bytes; they are atomics.
+        unsafe {
+            let first = self.base.add(size_of::<Header>()).cast::<Shown>();
+            std::slice::from_raw_parts(first.as_ptr(), count)
+        }
+    }
+
+    /// Whether it is the segment of this number, which has no slots: none of those has its length.
+    fn is(&self, segment: u32) -> bool {
+        let bytes = match &self.memory {
+            Memory::Own { bytes, .. } => *bytes,
+            Memory::Peer(map) => map.len(),
+        };
+        self.slots == 0 && segment_bytes(segment) == Some(bytes)
     }
 
     /// A slot of an own segment, to be written.

@@ -22,14 +22,6 @@ pub struct SessionStats {
     pub refused: u64,
 }
 
-fn number(pattern: Pattern) -> u32 {
-    match pattern {
-        Pattern::Kk => 1,
-        Pattern::Xx => 2,
-        Pattern::Ik => 3,
-    }
-}
-
 impl Slot {
     /// Shows the session of this end, which begins now.
     pub(crate) fn begin_session(&self, pattern: Pattern, fingerprint: [u8; 32], now_ns: u64) {
@@ -39,7 +31,7 @@ impl Slot {
         }
         self.identity.since_ns.store(now_ns, Ordering::Relaxed);
         // Last: who sees it sees the rest.
-        self.identity.pattern.store(number(pattern), Ordering::Release);
+        self.identity.pattern.store(pattern.number().into(), Ordering::Release);
     }
 
     /// Shows no session any more. Only while nobody reads the slot as one in use, or it has become
@@ -56,7 +48,7 @@ impl Slot {
     pub(crate) fn session(&self) -> Option<SessionStats> {
         let pattern: &AtomicU32 = &self.identity.pattern;
         let shown = pattern.load(Ordering::Acquire);
-        let pattern = Pattern::ALL.into_iter().find(|it| number(*it) == shown)?;
+        let pattern = Pattern::ALL.into_iter().find(|it| u32::from(it.number()) == shown)?;
         let mut fingerprint = [0; 32];
         let (words, _) = fingerprint.as_chunks_mut::<8>();
         let stored: &[AtomicU64; 4] = &self.sender.fingerprint;

@@ -3,7 +3,7 @@ use std::os::fd::AsFd;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Geometry, LaneFacts, ServiceId, lane};
+use crate::{Geometry, LaneFacts, ServiceId, control::Bond, lane};
 
 fn introduction(channel: u64) -> Introduction {
     Introduction {
@@ -22,6 +22,7 @@ fn introduction(channel: u64) -> Introduction {
         opener: ServiceId::new(2),
         encrypted: false,
         peer_key: [0; 32],
+        bond: Bond::default(),
     }
 }
 

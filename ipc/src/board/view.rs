@@ -5,6 +5,7 @@ use super::{
     histogram::{FINE, Histogram, WHOLE},
     layout::Slot,
     memory::Segment,
+    payloads::{self, Payload},
     session::SessionStats,
     tape::{self, Span},
 };
@@ -249,6 +250,12 @@ impl Board {
     /// Reads what was done for traced requests: the last 510 spans, in no order.
     pub fn spans(&self) -> Vec<Span> {
         self.segments.iter().flat_map(|view| tape::read(&view.segment)).collect()
+    }
+
+    /// Reads what may be shown of the payloads of traced requests and of their answers, after
+    /// [`Node::show_payloads`](crate::Node::show_payloads): the last 240, in no order.
+    pub fn payloads(&self) -> Vec<Payload> {
+        self.segments.iter().flat_map(|view| payloads::read(&view.segment)).collect()
     }
 }
 

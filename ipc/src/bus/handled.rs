@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError, TryLockError, Weak};
 
 use super::{EventHead, error::EventError, listener::Alarm, subscription::Subscription};
 use crate::{
-    server::{Hub, Server},
+    server::{Hub, Server, Source},
     sync::{AtomicBool, Ordering},
 };
 
@@ -25,7 +25,8 @@ impl Drop for EventHandler {
     fn drop(&mut self) {
         self.handled.over.store(true, Ordering::SeqCst);
         if let Some(hub) = self.handled.hub.upgrade() {
-            hub.drop_source(&self.handled);
+            let source: Arc<dyn Source> = Arc::<Handled>::clone(&self.handled);
+            hub.drop_source(&source);
         }
     }
 }
@@ -74,7 +75,7 @@ impl Server {
             rang: AtomicBool::new(false),
             own: Weak::clone(own),
         });
-        hub.add_source(Arc::clone(&source));
+        hub.add_source(Arc::<Handled>::clone(&source));
         EventHandler { handled: source }
     }
 }
@@ -88,16 +89,13 @@ impl Alarm for Handled {
     }
 }
 
-impl Handled {
-    /// Whether there may be something to handle, and nobody is at it.
-    pub(crate) fn has_work(&self) -> bool {
+impl Source for Handled {
+    fn has_work(&self) -> bool {
         let is_over = self.over.load(Ordering::Relaxed);
         !is_over && self.stage.try_lock().is_ok_and(|stage| !stage.subscription.is_quiet())
     }
 
-    /// Handles what is there, as far as it is this subscription's turn. Gives how many handlers
-    /// ran; none where another thread is at it.
-    pub(crate) fn serve(&self) -> usize {
+    fn serve(&self) -> usize {
         let mut stage = match self.stage.try_lock() {
             Ok(stage) => stage,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
@@ -122,9 +120,7 @@ impl Handled {
         count
     }
 
-    /// Before its loop sleeps: whether nothing is there, and the alarm will ring when something
-    /// comes.
-    pub(crate) fn arm(&self) -> bool {
+    fn arm(&self) -> bool {
         if self.over.load(Ordering::SeqCst) {
             return true;
         }

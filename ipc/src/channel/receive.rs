@@ -26,6 +26,9 @@ pub(crate) struct Receive {
     pub(crate) ordinary: Consumer,
     /// What every frame of an encrypted channel passes; none on a plain one.
     pub(crate) guard: Option<Box<Guard>>,
+    /// How many frames of the ordinary ring there are, as the peer said when it closed its end of
+    /// an encrypted channel.
+    pub(super) goodbye: Option<u64>,
     /// The plain record that was last opened.
     pub(super) opened: Option<Frame>,
     /// Private copy of the payload last received.
@@ -94,6 +97,7 @@ impl Receive {
             urgent: Consumer::new(own, peer, Ring::Urgent, sender),
             ordinary: Consumer::new(own, peer, Ring::Ordinary, sender),
             guard: None,
+            goodbye: None,
             opened: None,
             buffer: vec![0; largest],
             partial: HashMap::new(),
@@ -178,8 +182,8 @@ impl Receive {
         }
         let status = match frame.head.kind {
             Kind::Error => self.consumer(ring).status_code(),
-            // There is no handshake on a plain channel.
-            Kind::Hello => return Err(PeerCorrupt::Kind),
+            // There is no session on a plain channel.
+            Kind::Hello | Kind::Close => return Err(PeerCorrupt::Kind),
             _ => 0,
         };
         self.take_whole(ring, &frame);

@@ -1,92 +1,49 @@
 //! Encrypted channels: the handshake over the channel's own lanes, and frames sealed after it.
 //!
 //! ```text
-//!   client                         server
-//!   Hello (e, es, ss)   ─────────▶ its loop; whatever else comes first is a lie
-//!                       ◀───────── Hello (e, ee, se), or an empty one: refused
+//!   client                              server
+//!   Hello (pattern, e …)     ─────────▶ its loop; whatever else comes first is a lie
+//!                            ◀───────── Hello (e, ee …), or an empty one: refused
+//!   Hello (s, se), with XX   ─────────▶
+//!                            ◀───────── Hello (done), with XX
 //!   every frame from here on, in both rings and directions, is sealed
 //! ```
-//! Both know the other's key from the runtime, which introduced them, so the pattern is KK. An end
-//! that was told to encrypt takes nothing else, so nobody can talk it down to plain.
+//! `greeting` says which pattern it is. An end that was told to encrypt takes nothing else, so
+//! nobody can talk it down to plain.
 
 use std::time::Duration;
 
-use super::{Channel, Fate, Receive, Taken, Transmit, ring_of};
+use super::{
+    Channel, Fate, Receive, Taken, Transmit,
+    greeting::{self, DONE, Greeting, PATIENCE_NS, is_late},
+    ring_of,
+};
 use crate::{
     board::{Seat, SessionStats},
     clock,
-    control::Introduction,
     error::{NodeError, PeerCorrupt, Status},
-    frame::{Frame, Kind, Label, Sender},
+    frame::{Frame, Kind, Label},
     layout::Ring,
     ring::PushError,
-    session::{
-        Binding, Handshake, HandshakeError, Pattern, PublicKey, SecureChannel, SessionFacts,
-        StaticKey, Step, Then, record::Opener,
-    },
+    session::{Handshake, HandshakeError, SecureChannel, SessionFacts, Step, Then, record::Opener},
     sync::pause,
     wait::Sleep,
 };
 
-/// How long a handshake may take from the introduction on.
-const PATIENCE_NS: u64 = 5_000_000_000;
 /// Polls before the client sleeps: most handshakes are over within these.
 const POLLS: u32 = 1000;
 
 /// What guards the receiving side of an encrypted channel.
 #[derive(Debug)]
 pub(crate) enum Guard {
+    /// A handshake that has not begun; nothing once it has.
+    Awaited(Option<Greeting>),
     /// The handshake; none while a step of it is being made, and after it has failed.
     Greeting(Option<Handshake>),
     /// Every frame is a record.
     Sealed(Opener),
     /// The peer was caught in a lie, which is still to be told.
     Broken(PeerCorrupt),
-}
-
-/// Prepares the handshake of an end, if its channel is to be encrypted.
-///
-/// # Errors
-/// `AUTH` when the other end has no key, and [`NodeError::System`].
-pub(crate) fn greeting(
-    it: &Introduction,
-    role: Sender,
-    key: &StaticKey,
-) -> Result<Option<Handshake>, NodeError> {
-    if !it.encrypted {
-        return Ok(None);
-    }
-    if it.peer_key == [0; 32] {
-        return Err(NodeError::Refused(Status::AUTH));
-    }
-    // The ids of names and instances are never given twice, and neither are channels'; the high
-    // half of these says which run of the runtime introduced the two.
-    let binding = Binding {
-        client: "",
-        service: "",
-        client_id: it.opener.get(),
-        service_id: it.dest.get(),
-        epoch: u64::from(it.dest_name.get()) << 32 | it.channel >> 32,
-        channel: it.channel,
-    };
-    let theirs = Some(PublicKey::from_bytes(it.peer_key));
-    match role {
-        Sender::Client => Handshake::client(Pattern::Kk, key, theirs, &binding),
-        Sender::Server => Handshake::server(Pattern::Kk, key, theirs, &binding),
-    }
-    .map(Some)
-    .map_err(refused)
-}
-
-/// When a server gives up a client that was introduced at `start_ns`: after twice as long as that
-/// waits itself.
-pub(crate) fn late_at(start_ns: u64) -> u64 {
-    start_ns.saturating_add(2 * PATIENCE_NS)
-}
-
-/// Whether that time is over.
-pub(crate) fn is_late(start_ns: u64) -> bool {
-    clock::now_ns() > late_at(start_ns)
 }
 
 fn refused(error: HandshakeError) -> NodeError {
@@ -136,15 +93,28 @@ impl Channel {
     }
 
     fn greet_as_client(&self, rx: &mut Receive, until: u64) -> Result<(), NodeError> {
-        let handshake = rx.take_greeting().ok_or(NodeError::Refused(Status::AUTH))?;
-        let mut step = handshake.begin().map_err(refused)?;
+        let greeting = rx.take_awaited().ok_or(NodeError::Refused(Status::AUTH))?;
+        let mut step = greeting.begin().map_err(refused)?;
         loop {
-            if let Some(session) = self.advance(rx, step) {
-                return session.map_err(|_| NodeError::Refused(Status::PEER_CORRUPT));
+            let Step { send, then } = step;
+            if let Some(message) = &send {
+                let said = say_hello(&mut self.tx.claim(), message);
+                said.map_err(|_| NodeError::Refused(Status::PEER_CORRUPT))?;
+                self.after_push();
             }
+            let handshake = match then {
+                Then::Receive(handshake) => handshake,
+                Then::Done(session) => {
+                    // Who had the last word waits for the server's: it may refuse.
+                    if send.is_some() && self.hear_greeting(rx, until)? != DONE {
+                        return Err(NodeError::Refused(Status::AUTH));
+                    }
+                    seal(&mut self.tx.claim(), rx, *session);
+                    return Ok(());
+                }
+            };
             let message = self.hear_greeting(rx, until)?;
-            let handshake = rx.take_greeting().ok_or(NodeError::Refused(Status::AUTH))?;
-            step = handshake.receive(&message).map_err(refused)?;
+            step = greeting::go_on(handshake, &message).map_err(refused)?;
         }
     }
 
@@ -184,39 +154,55 @@ impl Channel {
     /// # Errors
     /// [`PeerCorrupt::Handshake`]: the client was told, and the channel has to end.
     pub(crate) fn greeted(&self, rx: &mut Receive, message: &[u8]) -> Result<(), PeerCorrupt> {
-        let is_late = is_late(self.introduction.start_ns);
-        let handshake = rx.take_greeting().filter(|_| !is_late);
-        let step = handshake.and_then(|it| it.receive(message).ok());
-        let done = if let Some(step) = step {
-            self.advance(rx, step).unwrap_or(Ok(()))
+        let step = if is_late(self.introduction.start_ns) {
+            None
+        } else if let Some(greeting) = rx.take_awaited() {
+            greeting.receive(message).ok()
         } else {
-            let _ = say_hello(&mut self.tx.claim(), &[]);
-            Err(PeerCorrupt::Handshake)
+            rx.take_greeting().and_then(|it| greeting::go_on(it, message).ok())
         };
+        let mut tx = self.tx.claim();
+        let done = answer(&mut tx, rx, step);
+        if done.is_err() {
+            let _ = say_hello(&mut tx, &[]);
+        }
+        drop(tx);
         self.after_push();
         self.after_take();
         done
     }
 
-    /// Sends what a step has to send, and does what comes then; something when that was the last.
-    fn advance(&self, rx: &mut Receive, step: Step) -> Option<Result<(), PeerCorrupt>> {
-        let mut tx = self.tx.claim();
-        if let Some(message) = &step.send
-            && say_hello(&mut tx, message).is_err()
-        {
-            return Some(Err(PeerCorrupt::Handshake));
+    /// Tells the peer that this end is closed in order, and how much it has sent: sealed, so that
+    /// nobody else can say so. Nothing on a channel without a session. Whoever holds the sending
+    /// side for long keeps it from being said; the peer takes that for a cut then.
+    #[cold]
+    pub(super) fn say_goodbye(&self) {
+        if !self.is_encrypted() || !self.birth.is_here() {
+            return;
         }
-        match step.then {
-            Then::Receive(handshake) => {
-                rx.guard = Some(Box::new(Guard::Greeting(Some(handshake))));
-                drop(tx);
-                self.after_push();
+        let tx = (0..GOODBYE_TRIES).find_map(|_| {
+            self.tx.try_claim().or_else(|| {
+                pause();
                 None
-            }
-            Then::Done(session) => {
-                seal(&mut tx, rx, *session);
-                Some(Ok(()))
-            }
+            })
+        });
+        let Some(mut tx) = tx else { return };
+        let count = tx.ordinary.head();
+        let Transmit { urgent, sealer: Some(sealer), .. } = &mut *tx else { return };
+        urgent.keep_last(false);
+        let label = Label::new(Kind::Close, 0);
+        // Where it finds no room the peer has not taken the frames before it for long.
+        let _ = urgent.push_sealed(sealer, label, &count.to_le_bytes(), 0, clock::now_ns());
+    }
+
+    /// Once all that the peer has sent was taken: whether the end that it has come to is the peer's
+    /// own. On an encrypted channel one that is not is a lie, and told as such.
+    #[cold]
+    pub(crate) fn judge_end(&self, rx: &Receive) {
+        let is_sealed = matches!(rx.guard.as_deref(), Some(Guard::Sealed(_)));
+        if is_sealed && self.fate() == Fate::Closed && self.is_closed_by_peer() && !rx.has_all() {
+            self.board().identity.errors.add_shared(1);
+            self.end(Fate::Poisoned(PeerCorrupt::Cut));
         }
     }
 
@@ -234,7 +220,7 @@ impl Channel {
         match rx.guard.as_deref_mut() {
             Some(Guard::Sealed(opener)) => opener.prepare(Ring::Ordinary),
             Some(Guard::Broken(lie)) => return self.end(Fate::Poisoned(*lie)),
-            Some(Guard::Greeting(_)) | None => return,
+            Some(Guard::Awaited(_) | Guard::Greeting(_)) | None => return,
         };
         if let Some(mut tx) = self.tx.try_claim()
             && let Some(sealer) = &mut tx.sealer
@@ -244,11 +230,31 @@ impl Channel {
     }
 }
 
+/// Looks at who holds the sending side before the last word is left unsaid.
+const GOODBYE_TRIES: u32 = 10_000;
+
 /// The priority of the handshake's frames: the first of the ordinary ring.
 const HELLO_LEVEL: u32 = 2;
 
+/// Longest frame of the handshake: a pattern's longest message is half of that.
+const MOST_HELLO: usize = 192;
+
 fn say_hello(tx: &mut Transmit, message: &[u8]) -> Result<(), PushError> {
     tx.push(Label::new(Kind::Hello, HELLO_LEVEL), message, &mut 0)
+}
+
+/// Sends what a step has to send, and does what comes then.
+fn answer(tx: &mut Transmit, rx: &mut Receive, step: Option<Step>) -> Result<(), PeerCorrupt> {
+    let Step { send, then } = step.ok_or(PeerCorrupt::Handshake)?;
+    let message = send.as_deref().unwrap_or(&DONE);
+    say_hello(tx, message).map_err(|_| PeerCorrupt::Handshake)?;
+    match then {
+        Then::Receive(handshake) => {
+            rx.guard = Some(Box::new(Guard::Greeting(Some(handshake))));
+        }
+        Then::Done(session) => seal(tx, rx, *session),
+    }
+    Ok(())
 }
 
 /// From here on every frame is sealed. The records' positions are those of the frames, of which
@@ -261,6 +267,7 @@ fn seal(tx: &mut Transmit, rx: &mut Receive, mut session: SecureChannel) {
         sealer.begin_at(ring, tx.producer(ring).head());
         opener.begin_at(ring, rx.consumer(ring).tail());
     }
+    tx.urgent.keep_last(true);
     tx.sealer = Some(Box::new(sealer));
     rx.guard = Some(Box::new(Guard::Sealed(opener)));
 }
@@ -299,9 +306,21 @@ impl Transmit {
 
 impl Receive {
     /// Takes nothing but what this handshake lets in, if there is one.
-    pub(super) fn guarded(mut self, greeting: Option<Handshake>) -> Receive {
-        self.guard = greeting.map(|it| Box::new(Guard::Greeting(Some(it))));
+    pub(super) fn guarded(mut self, greeting: Option<Greeting>) -> Receive {
+        self.guard = greeting.map(|it| Box::new(Guard::Awaited(Some(it))));
         self
+    }
+
+    /// Whether the peer has said that it closed its end, and all that it sent before was taken.
+    fn has_all(&self) -> bool {
+        self.goodbye.is_some_and(|count| self.ordinary.tail() >= count)
+    }
+
+    fn take_awaited(&mut self) -> Option<Greeting> {
+        match self.guard.as_deref_mut() {
+            Some(Guard::Awaited(greeting)) => greeting.take(),
+            _ => None,
+        }
     }
 
     fn take_greeting(&mut self) -> Option<Handshake> {
@@ -332,7 +351,9 @@ impl Receive {
         let opener = match self.guard.as_deref_mut() {
             Some(Guard::Sealed(opener)) => opener,
             Some(Guard::Broken(lie)) => return Err(*lie),
-            Some(Guard::Greeting(_)) | None => return self.take_hello(ring),
+            Some(Guard::Awaited(_) | Guard::Greeting(_)) | None => {
+                return self.take_hello(ring);
+            }
         };
         let it = match consumer.take_sealed(opener, &mut self.buffer, now)? {
             None => return Ok(None),
@@ -344,8 +365,14 @@ impl Receive {
         };
         let lossy = opener.refused() > 0;
         let (frame, length) = (it.frame, it.length);
-        if frame.head.kind == Kind::Hello {
-            return Err(PeerCorrupt::Kind);
+        match (frame.head.kind, self.buffer.first_chunk()) {
+            (Kind::Hello, _) => return Err(PeerCorrupt::Kind),
+            (Kind::Close, Some(count)) if length == size_of::<u64>() && ring == Ring::Urgent => {
+                self.goodbye = Some(u64::from_le_bytes(*count));
+                return Ok(Some(Taken::Fragment));
+            }
+            (Kind::Close, _) => return Err(PeerCorrupt::Length),
+            _ => {}
         }
         if frame.head.kind == Kind::Continue || frame.head.is_first_of_many() {
             let id = frame.head.id;
@@ -411,7 +438,7 @@ impl Receive {
     #[cold]
     fn take_hello(&mut self, ring: Ring) -> Result<Option<Taken>, PeerCorrupt> {
         let Some(frame) = self.consumer(ring).peek()? else { return Ok(None) };
-        if frame.head.kind != Kind::Hello || frame.head.flags != 0 {
+        if frame.head.kind != Kind::Hello || frame.head.length as usize > MOST_HELLO {
             return Err(PeerCorrupt::Handshake);
         }
         self.take_whole(ring, &frame);

@@ -41,7 +41,7 @@ impl Transmit {
 
     /// The one way into a ring: sealed, where the channel is encrypted.
     #[inline(always)]
-    fn push_frames(
+    pub(crate) fn push_frames(
         &mut self,
         label: Label,
         payload: &[u8],

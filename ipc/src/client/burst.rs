@@ -33,7 +33,8 @@ impl<'a> Burst<'a> {
     /// Sends one message, waiting for room as long as it takes.
     ///
     /// # Errors
-    /// [`CallError::TooLarge`]: it was not sent, the burst goes on. [`CallError::PeerDied`],
+    /// [`CallError::TooLarge`]: it was not sent, the burst goes on. [`CallError::Full`]: the same,
+    /// of a name with standbys, when what is kept for them takes 64 MiB. [`CallError::PeerDied`],
     /// [`CallError::PeerCorrupt`], [`CallError::Canceled`].
     #[inline(always)]
     pub fn send(&mut self, payload: &[u8]) -> Result<(), CallError> {
@@ -58,6 +59,9 @@ impl<'a> Burst<'a> {
         bytes: &[u8],
         payload: &[u8],
     ) -> Result<bool, CallError> {
+        if self.tx.kept.is_some() {
+            self.link.reserve(&mut self.tx, bytes.len())?;
+        }
         match self.link.send_frames(&mut self.tx, label, bytes, Limit::Room(FOREVER)) {
             Ok(()) => {}
             Err(CallError::PeerDied { .. }) if self.client.is_relayed() => {

@@ -11,10 +11,11 @@ use crate::{
     ServiceId,
     channel::Fate,
     clock,
-    control::{Group, HealthCheck, SERVICE_IDEMPOTENT},
+    control::{Group, HealthCheck},
     error::CallError,
     failover::{
         detector::{Advice, Detector},
+        replay::Repeat,
         rule,
     },
     frame::Label,
@@ -22,7 +23,8 @@ use crate::{
     link::{FOREVER, Limit, Link, Parcel},
     node::Core,
     server::Server,
-    sync::{AtomicBool, Ordering},
+    socket::Transport,
+    sync::{AtomicBool, AtomicU32, Ordering},
     table::{Outcome, Waiter},
 };
 
@@ -31,6 +33,8 @@ const MOST_AHEAD: usize = 2;
 /// Attempts to find out who serves, when none that was opened ahead is of use, and between them.
 const ATTEMPTS: u32 = 40;
 const PAUSE: Duration = Duration::from_millis(5);
+/// How long the kernel may take to mark all lanes of one who died, while others use the processor.
+const MARKING: Duration = Duration::from_millis(20);
 
 /// What a client knows of those who serve its name.
 #[derive(Debug)]
@@ -38,8 +42,8 @@ pub(crate) struct Relay {
     core: Weak<Core>,
     /// Whether the name has, or had, standbys.
     on: AtomicBool,
-    /// Whether what was taken may be sent again.
-    repeatable: AtomicBool,
+    /// What all members of the group registered with: whether what was taken may be sent again.
+    flags: AtomicU32,
     ahead: Mutex<Ahead>,
     /// Watches over who serves, while somebody waits.
     detector: Mutex<Detector>,
@@ -58,7 +62,7 @@ impl Relay {
         Relay {
             core: Arc::downgrade(core),
             on: AtomicBool::new(false),
-            repeatable: AtomicBool::new(false),
+            flags: AtomicU32::new(0),
             ahead: Mutex::default(),
             detector: Mutex::new(Detector::new(HealthCheck::default())),
         }
@@ -79,16 +83,19 @@ impl ClientState {
     }
 
     /// Whether what the service had taken may be sent to the next.
-    pub(crate) fn is_repeatable(&self) -> bool {
-        self.relay.repeatable.load(Ordering::Relaxed)
+    pub(crate) fn repeat(&self) -> Repeat {
+        Repeat::of(self.relay.flags.load(Ordering::Relaxed))
     }
 
     /// Hears of the group that serves the name. Returns whether channels are to be opened ahead.
     pub(crate) fn hear(self: &Arc<Self>, group: &Group) -> bool {
         let link = self.link.load_full();
+        if link.channel.peer().transport == Transport::Socket {
+            // What is needed to go on elsewhere stands in memory that the two would share.
+            return false;
+        }
         self.relay.lock().group = Some(group.clone());
-        let repeatable = group.flags & SERVICE_IDEMPOTENT != 0;
-        self.relay.repeatable.store(repeatable, Ordering::Relaxed);
+        self.relay.flags.store(group.flags, Ordering::Relaxed);
         self.relay.detector().adopt(group.health);
         if group.members.len() > 1 && !self.relay.on.swap(true, Ordering::AcqRel) {
             link.begin_relay(self);
@@ -101,12 +108,20 @@ impl ClientState {
 
     /// Leaves a channel to one in whose place another serves by now.
     fn review(&self, link: &Link) {
-        let is_over = {
+        let (is_over, is_gone) = {
             let ahead = self.relay.lock();
-            ahead.group.as_ref().is_some_and(|group| supersedes(group, ahead.chosen_at, link))
+            let group = ahead.group.as_ref();
+            let instance = link.channel.introduction.dest;
+            (
+                group.is_some_and(|group| supersedes(group, ahead.chosen_at, link)),
+                group.is_some_and(|group| !group.members.contains(&instance)),
+            )
         };
         if is_over && self.relay.on.load(Ordering::Relaxed) {
-            // If it died, that is how it ended.
+            if is_gone {
+                await_mark(link);
+            }
+            // Who died is known by that: the next in order need not have said that it serves.
             link.channel.check_life();
             link.channel.end(Fate::Closed);
             link.wake_all();
@@ -277,6 +292,16 @@ impl ClientState {
         // What was heard while it was opened was said of the one before.
         self.review(&next);
         next
+    }
+}
+
+/// Waits for the kernel to mark the end of one that is in its group no more. It marks lanes one
+/// after another, and wakes who watches each: the next may serve, and the runtime tell of it, before
+/// the last is marked. Until then it looks as if it lived, and might act on what it took.
+fn await_mark(link: &Link) {
+    let until = clock::now_ns() + MARKING.as_nanos() as u64;
+    while link.channel.peer_life() == Life::Alive && clock::now_ns() < until {
+        std::thread::sleep(MARKING / 100);
     }
 }
 

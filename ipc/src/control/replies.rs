@@ -51,6 +51,11 @@ pub fn encode_reply(sequence: u32, reply: &Reply) -> Vec<u8> {
             out.u32(*segment);
             out.u64(*next);
         }
+        Reply::Payloads { instance, bytes, for_ms } => {
+            out.u32(instance.get());
+            out.u32(*bytes);
+            out.u32(*for_ms);
+        }
         Reply::Trace { instance, every_us, for_ms } => {
             out.u32(instance.get());
             out.u32(*every_us);
@@ -121,6 +126,7 @@ fn reply_verb(reply: &Reply) -> u16 {
         Reply::Bus(_) => 143,
         Reply::Topics { .. } => 144,
         Reply::Kept { .. } => 160,
+        Reply::Payloads { .. } => 162,
     }
 }
 
@@ -137,8 +143,8 @@ pub fn decode_reply(bytes: &[u8]) -> Result<(u32, Reply), Malformed> {
         }
         103 => Reply::Done,
         104 => Reply::Found { name: input.id()? },
-        105 => Reply::Connected(input.introduction()?),
-        106 => Reply::Incoming(input.introduction()?),
+        105 => Reply::Connected(Box::new(input.introduction()?)),
+        106 => Reply::Incoming(Box::new(input.introduction()?)),
         107 => {
             let next = input.u32()?;
             let count = input.u32()? as usize;
@@ -186,6 +192,7 @@ pub fn decode_reply(bytes: &[u8]) -> Result<(u32, Reply), Malformed> {
         145..=148 => Reply::Region(RegionReply::read(head.verb, &mut input)?),
         140..=144 => events::decode_reply(head.verb, &mut input)?,
         160 => Reply::Kept { next: input.u64()?, name: input.name()? },
+        162 => Reply::Payloads { instance: input.id()?, bytes: input.u32()?, for_ms: input.u32()? },
         verb => return Err(Malformed::Verb(verb)),
     };
     if head.status != 0 && !matches!(reply, Reply::Refused(_)) {

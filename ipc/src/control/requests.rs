@@ -32,12 +32,13 @@ pub fn encode_request(sequence: u32, request: &Request) -> Vec<u8> {
             out.u32(dest.get());
             out.geometry(*geometry);
         }
+        Request::ConnectBySocket { dest } => out.u32(dest.get()),
         Request::Accept { channel, status } => {
             out.u64(*channel);
             out.i32(status.code());
         }
         Request::List { after } => out.u32(*after),
-        Request::Ping | Request::PublicKey => {}
+        Request::Ping | Request::PublicKey | Request::SharesNoMemory => {}
         Request::Topic { .. }
         | Request::Advertise { .. }
         | Request::Subscribe { .. }
@@ -48,6 +49,11 @@ pub fn encode_request(sequence: u32, request: &Request) -> Vec<u8> {
         Request::Board { segment } => out.u32(*segment),
         Request::Boards { after } | Request::Kept { after } | Request::History { after } => {
             out.u64(*after);
+        }
+        Request::Payloads { instance, bytes, for_ms } => {
+            out.u32(instance.get());
+            out.u32(*bytes);
+            out.u32(*for_ms);
         }
         Request::Trace { instance, every_us, for_ms } => {
             out.u32(instance.get());
@@ -134,6 +140,9 @@ fn request_verb(request: &Request) -> u16 {
         Request::Topics { .. } => 44,
         Request::Keep { .. } => 60,
         Request::Kept { .. } => 61,
+        Request::Payloads { .. } => 62,
+        Request::ConnectBySocket { .. } => 66,
+        Request::SharesNoMemory => 67,
     }
 }
 
@@ -192,6 +201,11 @@ pub fn decode_request(bytes: &[u8]) -> Result<(u32, Request), Malformed> {
         40..=44 => events::decode_request(head.verb, &mut input)?,
         60 => Request::Keep { name: input.name()? },
         61 => Request::Kept { after: input.u64()? },
+        62 => {
+            Request::Payloads { instance: input.id()?, bytes: input.u32()?, for_ms: input.u32()? }
+        }
+        66 => Request::ConnectBySocket { dest: input.id()? },
+        67 => Request::SharesNoMemory,
         verb => return Err(Malformed::Verb(verb)),
     };
     if head.status != 0 {

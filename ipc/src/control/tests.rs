@@ -31,6 +31,12 @@ fn introductions() -> impl Strategy<Value = Introduction> {
             opener: ServiceId::new(id[1]),
             encrypted: asymmetric,
             peer_key: [id[0] as u8; 32],
+            bond: Bond {
+                epoch: long[0] ^ long[1],
+                is_known: !asymmetric,
+                opener: [id[1] as u8; 32],
+                dest: [id[2] as u8; 32],
+            },
         },
     )
 }
@@ -105,6 +111,8 @@ fn requests() -> impl Strategy<Value = Request> {
         any::<u32>().prop_map(|request| Request::Forget { request }),
         (any::<u32>(), geometries())
             .prop_map(|(id, geometry)| Request::Connect { dest: ServiceId::new(id), geometry }),
+        any::<u32>().prop_map(|id| Request::ConnectBySocket { dest: ServiceId::new(id) }),
+        Just(Request::SharesNoMemory),
         (any::<u64>(), any::<i32>()).prop_map(|(channel, status)| Request::Accept {
             channel,
             status: Status::from_code(status)
@@ -132,6 +140,11 @@ fn requests() -> impl Strategy<Value = Request> {
         }),
         any::<u32>().prop_map(|segment| Request::Board { segment }),
         any::<u64>().prop_map(|after| Request::Boards { after }),
+        any::<[u32; 3]>().prop_map(|[instance, bytes, for_ms]| Request::Payloads {
+            instance: ServiceId::new(instance),
+            bytes,
+            for_ms
+        }),
         any::<[u32; 3]>().prop_map(|[instance, every_us, for_ms]| Request::Trace {
             instance: ServiceId::new(instance),
             every_us,
@@ -295,9 +308,9 @@ fn replies() -> impl Strategy<Value = Reply> {
         }),
         Just(Reply::Done),
         any::<u32>().prop_map(|id| Reply::Found { name: ServiceId::new(id) }),
-        introductions().prop_map(Reply::Connected),
+        introductions().prop_map(|it| Reply::Connected(Box::new(it))),
         (any::<u64>(), names()).prop_map(|(next, name)| Reply::Kept { next, name }),
-        introductions().prop_map(Reply::Incoming),
+        introductions().prop_map(|it| Reply::Incoming(Box::new(it))),
         (prop::collection::vec(entries(), 0..12), any::<u32>())
             .prop_map(|(entries, next)| Reply::Page { entries, next }),
         (any::<[u64; 2]>(), any::<[u32; 3]>()).prop_map(|(long, n)| Reply::State {
@@ -315,6 +328,11 @@ fn replies() -> impl Strategy<Value = Reply> {
             pid: n[1],
             segment: n[2],
             next
+        }),
+        any::<[u32; 3]>().prop_map(|[instance, bytes, for_ms]| Reply::Payloads {
+            instance: ServiceId::new(instance),
+            bytes,
+            for_ms
         }),
         any::<[u32; 3]>().prop_map(|[instance, every_us, for_ms]| Reply::Trace {
             instance: ServiceId::new(instance),

@@ -76,6 +76,7 @@ impl Writer {
         self.u32(it.opener.get());
         self.u32(u32::from(it.encrypted));
         self.raw(&it.peer_key);
+        self.bond(&it.bond);
     }
 
     pub(super) fn group(&mut self, it: &Group) {
@@ -241,6 +242,7 @@ impl<'a> Reader<'a> {
             opener: self.id()?,
             encrypted: self.bool()?,
             peer_key: self.take()?,
+            bond: self.bond()?,
         })
     }
 

@@ -2,6 +2,8 @@
 //!
 //! What cannot be known is said, never guessed: a request that was taken may have been carried out.
 
+use crate::control::{SERVICE_DEDUP, SERVICE_IDEMPOTENT};
+
 /// How far a message had come on the channel that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reached {
@@ -22,6 +24,38 @@ pub(crate) enum Before {
     Alive,
 }
 
+/// Whether a service bears to get a request again that was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    /// It would be carried out again.
+    Never,
+    /// It is known from a record, which is complete when the one before can write no more.
+    AfterTheEnd,
+    /// It does no harm to carry it out again, even twice at a time.
+    Always,
+}
+
+impl Repeat {
+    /// What the flags say that all of a group registered with.
+    pub(crate) fn of(flags: u32) -> Repeat {
+        if flags & SERVICE_IDEMPOTENT != 0 {
+            Repeat::Always
+        } else if flags & SERVICE_DEDUP != 0 {
+            Repeat::AfterTheEnd
+        } else {
+            Repeat::Never
+        }
+    }
+
+    fn allows(self, before: Before) -> bool {
+        match self {
+            Repeat::Never => false,
+            Repeat::AfterTheEnd => before == Before::Final,
+            Repeat::Always => true,
+        }
+    }
+}
+
 /// What is to be done with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -34,19 +68,19 @@ pub(crate) enum Verdict {
 }
 
 /// Decides about a request that has no answer.
-pub(crate) fn request(reached: Reached, before: Before, repeatable: bool) -> Verdict {
+pub(crate) fn request(reached: Reached, before: Before, repeat: Repeat) -> Verdict {
     match (reached, before) {
         (Reached::Nowhere, _) | (Reached::Ring, Before::Final) => Verdict::Send,
-        (Reached::Ring, Before::Alive) | (Reached::Taken, _) if repeatable => Verdict::Send,
+        (Reached::Ring | Reached::Taken, _) if repeat.allows(before) => Verdict::Send,
         (Reached::Ring, Before::Alive) | (Reached::Taken, _) => Verdict::Maybe,
     }
 }
 
 /// Decides about a message that nobody waits for the end of.
-pub(crate) fn one_way(reached: Reached, before: Before, repeatable: bool) -> Verdict {
+pub(crate) fn one_way(reached: Reached, before: Before, repeat: Repeat) -> Verdict {
     match (reached, before) {
         (Reached::Taken, _) => Verdict::Done,
-        (Reached::Ring, Before::Alive) if !repeatable => Verdict::Done,
+        (Reached::Ring, Before::Alive) if !repeat.allows(before) => Verdict::Done,
         (Reached::Nowhere | Reached::Ring, _) => Verdict::Send,
     }
 }
@@ -67,27 +101,40 @@ mod tests {
 
     #[test]
     fn what_was_not_taken_is_sent_again_and_what_was_is_doubtful() {
-        use {Before::*, Reached::*, Verdict::*};
+        use {Before::*, Reached::*, Repeat::*, Verdict::*};
         let table = [
-            // reached, before, repeatable: a request; a one-way message
-            (Nowhere, Final, false, Send, Send),
-            (Nowhere, Final, true, Send, Send),
-            (Nowhere, Alive, false, Send, Send),
-            (Nowhere, Alive, true, Send, Send),
-            (Ring, Final, false, Send, Send),
-            (Ring, Final, true, Send, Send),
-            (Ring, Alive, false, Maybe, Done),
-            (Ring, Alive, true, Send, Send),
-            (Taken, Final, false, Maybe, Done),
-            (Taken, Final, true, Send, Done),
-            (Taken, Alive, false, Maybe, Done),
-            (Taken, Alive, true, Send, Done),
+            // reached, before, repeat: a request; a one-way message
+            (Nowhere, Final, Never, Send, Send),
+            (Nowhere, Final, AfterTheEnd, Send, Send),
+            (Nowhere, Final, Always, Send, Send),
+            (Nowhere, Alive, Never, Send, Send),
+            (Nowhere, Alive, AfterTheEnd, Send, Send),
+            (Nowhere, Alive, Always, Send, Send),
+            (Ring, Final, Never, Send, Send),
+            (Ring, Final, AfterTheEnd, Send, Send),
+            (Ring, Final, Always, Send, Send),
+            (Ring, Alive, Never, Maybe, Done),
+            (Ring, Alive, AfterTheEnd, Maybe, Done),
+            (Ring, Alive, Always, Send, Send),
+            (Taken, Final, Never, Maybe, Done),
+            (Taken, Final, AfterTheEnd, Send, Done),
+            (Taken, Final, Always, Send, Done),
+            (Taken, Alive, Never, Maybe, Done),
+            (Taken, Alive, AfterTheEnd, Maybe, Done),
+            (Taken, Alive, Always, Send, Done),
         ];
-        for (reached, before, repeatable, asked, told) in table {
-            let case = (reached, before, repeatable);
-            assert_eq!(request(reached, before, repeatable), asked, "{case:?}");
-            assert_eq!(one_way(reached, before, repeatable), told, "{case:?}");
+        for (reached, before, repeat, asked, told) in table {
+            let case = (reached, before, repeat);
+            assert_eq!(request(reached, before, repeat), asked, "{case:?}");
+            assert_eq!(one_way(reached, before, repeat), told, "{case:?}");
         }
+    }
+
+    #[test]
+    fn who_is_idempotent_needs_no_record() {
+        assert_eq!(Repeat::of(0), Repeat::Never);
+        assert_eq!(Repeat::of(SERVICE_DEDUP), Repeat::AfterTheEnd);
+        assert_eq!(Repeat::of(SERVICE_DEDUP | SERVICE_IDEMPOTENT), Repeat::Always);
     }
 
     proptest! {
@@ -97,20 +144,28 @@ mod tests {
             taken in 0_u64..9,
             later in 0_u64..9,
             final_ in any::<bool>(),
-            repeatable in any::<bool>(),
+            repeat in prop::sample::select(vec![
+                Repeat::Never, Repeat::AfterTheEnd, Repeat::Always,
+            ]),
         ) {
             // One that lives may take more after it was looked at.
             let seen_by_service = if final_ { taken } else { taken + later };
             let before = if final_ { Before::Final } else { Before::Alive };
             let acted = position.is_some_and(|position| position < seen_by_service);
+            let harmless = match repeat {
+                Repeat::Never => false,
+                // The record is read when nothing is added to it any more.
+                Repeat::AfterTheEnd => final_,
+                Repeat::Always => true,
+            };
             let reached = reached(position, taken);
-            let again = request(reached, before, repeatable) == Verdict::Send;
-            prop_assert!(!(acted && again) || repeatable);
-            let again = one_way(reached, before, repeatable) == Verdict::Send;
-            prop_assert!(!(acted && again) || repeatable);
+            let again = request(reached, before, repeat) == Verdict::Send;
+            prop_assert!(!(acted && again) || harmless);
+            let again = one_way(reached, before, repeat) == Verdict::Send;
+            prop_assert!(!(acted && again) || harmless);
             // And nothing is given up that nobody can have acted on.
-            prop_assert!(acted || !final_ || request(reached, before, false) == Verdict::Send);
-            prop_assert!(acted || !final_ || one_way(reached, before, false) == Verdict::Send);
+            prop_assert!(acted || !final_ || request(reached, before, Repeat::Never) == Verdict::Send);
+            prop_assert!(acted || !final_ || one_way(reached, before, Repeat::Never) == Verdict::Send);
         }
     }
 }

@@ -109,6 +109,28 @@ pub(crate) fn seal(fd: &OwnedFd) -> Result<(), NodeError> {
         .map_err(NodeError::system("seal shared memory"))
 }
 
+/// Makes a lane whose both views are this process's own, of ordinary memory: no descriptor, which
+/// some processes cannot have, and nothing that anybody else could map. The first view writes.
+///
+/// # Errors
+/// [`NodeError::System`] when memory runs out.
+pub(crate) fn create_within(geometry: Geometry) -> Result<[Arc<Lane>; 2], NodeError> {
+    let length = NODE_PAGE + geometry.lane_bytes();
+    let pages = NonZeroUsize::new(length).expect("a page or more");
+    let writable = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_POPULATE;
+    // SAFETY: a fresh anonymous mapping at an address that the kernel chooses.
+    let base = unsafe { mmap_anonymous(None, pages, writable, flags) };
+    let base = base.map_err(NodeError::system("allocate a lane"))?;
+    let map = OwnMap { base, length };
+    guard(base, length)?;
+    // SAFETY: NODE_PAGE is inside the mapping, which is longer.
+    let header = unsafe { base.cast::<u8>().add(NODE_PAGE) };
+    let own = Arc::new(Lane::from_memory(header, geometry, Memory::Own(map)));
+    let peer = Lane::from_memory(header, geometry, Memory::Within(Arc::clone(&own)));
+    Ok([own, Arc::new(peer)])
+}
+
 fn map_own(fd: &OwnedFd, bytes: usize) -> Result<OwnMap, NodeError> {
     let failed = NodeError::system("map a lane");
     let length = NonZeroUsize::new(NODE_PAGE + bytes).expect("a page or more");
@@ -180,6 +202,15 @@ mod tests {
         let node = own.robust_node().expect("an own lane").as_ptr().addr();
         let life = std::ptr::from_ref(&own.header().life).addr();
         assert_eq!(life - node, NODE_TO_LIFE);
+    }
+
+    #[test]
+    fn a_lane_within_a_process_is_seen_from_both_sides_and_outlives_its_first_view() {
+        let [own, peer] = create_within(Geometry::default()).expect("a lane");
+        own.header().event.store(7, Ordering::Relaxed);
+        assert!(own.robust_node().is_some() && peer.robust_node().is_none());
+        drop(own);
+        assert_eq!(peer.header().event.load(Ordering::Relaxed), 7);
     }
 
     #[test]

@@ -35,6 +35,9 @@ impl Link {
         let leads = claimed.is_some();
         if let Some(mut rx) = claimed {
             let drained = self.drain(&mut rx, None);
+            if fate != Fate::Open && !rx.is_ready() {
+                self.channel.judge_end(&rx);
+            }
             drop(rx);
             if let Err(lie) = drained {
                 self.poison(lie);

@@ -278,6 +278,11 @@ impl Link {
     /// sent, or when the call has ended.
     fn advance(&self, call: &mut Lined<'_>) -> Result<(), Blocked> {
         let mut tx = self.channel.tx.claim();
+        let is_new = call.callback.is_some();
+        if is_new && tx.kept.is_some() && tx.reserve(&self.table, call.payload.len()).is_err() {
+            // An answer frees what is kept as it frees a slot.
+            return Err(Blocked::Slot);
+        }
         if let Some(callback) = call.callback.take() {
             match self.take_slot(&mut tx, Waiter::Callback(callback), call.limit) {
                 Ok(id) => {

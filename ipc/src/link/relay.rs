@@ -9,7 +9,7 @@ use crate::{
     error::CallError,
     failover::{
         kept::Sent,
-        replay::{self, Before, Verdict},
+        replay::{self, Before, Repeat, Verdict},
     },
     frame::Label,
     layout::{Geometry, Ring},
@@ -37,6 +37,15 @@ impl Link {
         }
         drop(tx);
         self.set_interval(state.interval_ns());
+    }
+
+    /// Finds room to keep a message of so many bytes.
+    ///
+    /// # Errors
+    /// [`CallError::Full`]: it is not to be sent.
+    #[cold]
+    pub(crate) fn reserve(&self, tx: &mut Transmit, length: usize) -> Result<(), CallError> {
+        tx.reserve(&self.table, length).map_err(|full| self.dropped(full))
     }
 
     /// Keeps a one-way message that was just sent.
@@ -157,7 +166,7 @@ impl Link {
         let place = self.table.slot(id).position();
         let taken = place.map_or(0, |(ring, _)| self.channel.taken_by_peer(ring));
         let reached = replay::reached(place.map(|(_, position)| position), taken);
-        replay::request(reached, self.before(), self.is_repeatable())
+        replay::request(reached, self.before(), self.repeat())
     }
 
     fn before(&self) -> Before {
@@ -166,14 +175,15 @@ impl Link {
         if lives && self.channel.peer_mark() != 0 { Before::Alive } else { Before::Final }
     }
 
-    fn is_repeatable(&self) -> bool {
-        self.relay.get().and_then(Weak::upgrade).is_some_and(|state| state.is_repeatable())
+    fn repeat(&self) -> Repeat {
+        let state = self.relay.get().and_then(Weak::upgrade);
+        state.map_or(Repeat::Never, |state| state.repeat())
     }
 
     /// Gives all that is under way by this channel, which has ended, to another that nothing went
     /// by yet. Whoever waits here is to be woken.
     pub(crate) fn hand_over(&self, next: &Arc<Link>, state: &Arc<ClientState>) {
-        let repeatable = state.is_repeatable();
+        let repeat = state.repeat();
         let mut lines = self.lines();
         let mut tx = self.channel.tx.claim();
         let mut rx = self.channel.rx.claim();
@@ -192,7 +202,7 @@ impl Link {
         next.set_interval(state.interval_ns());
         let mut to = next.channel.tx.claim();
         let mut kept = tx.kept.take().unwrap_or_default();
-        kept.sent.retain_mut(|it| {
+        kept.retain(|it| {
             let goes = self.goes(
                 it,
                 replay::reached(it.place.map(|at| at.1), {
@@ -200,7 +210,7 @@ impl Link {
                     taken[ring as usize]
                 }),
                 before,
-                repeatable,
+                repeat,
             );
             if goes {
                 (it.place, it.begun) = (None, 0);
@@ -232,15 +242,15 @@ impl Link {
 
     /// Whether a message is to be sent once more. One of which nobody can know whether it was acted
     /// on ends.
-    fn goes(&self, it: &Sent, reached: replay::Reached, before: Before, repeatable: bool) -> bool {
+    fn goes(&self, it: &Sent, reached: replay::Reached, before: Before, repeat: Repeat) -> bool {
         if !it.wants_answer() {
-            return replay::one_way(reached, before, repeatable) == Verdict::Send;
+            return replay::one_way(reached, before, repeat) == Verdict::Send;
         }
         let id = it.id as u32;
         if !self.table.slot(id).is_waiting(id) {
             return false;
         }
-        let goes = replay::request(reached, before, repeatable) == Verdict::Send;
+        let goes = replay::request(reached, before, repeat) == Verdict::Send;
         if !goes {
             self.finish(id, Err(CallError::PeerDied { taken: true }));
         }

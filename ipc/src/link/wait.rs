@@ -288,6 +288,7 @@ impl Link {
                     Ok(None) | Err(_) => break,
                 }
             }
+            self.channel.judge_end(rx);
             let taken = slot
                 .position()
                 .is_some_and(|(ring, position)| self.channel.taken_by_peer(ring) > position);

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     core::{Core, lock},
-    descriptors::Descriptors,
+    descriptors::{Descriptors, OfSocket},
     links::Closing,
     peers::End,
 };
@@ -19,19 +19,29 @@ use crate::{
         closer::{PeerSocket, Stranger},
     },
     error::{NodeError, Status},
+    failover::post::Post,
     frame::Sender,
     lane::{self, Lane},
     life::Entry,
-    server::{Incoming, Member},
-    socket::Transport,
+    server::{Hub, Incoming, Member},
+    socket::{Transport, is_for_want_of_memory},
 };
 
 impl Core {
     /// Takes in a client that the runtime introduces, and answers. The warden's work.
     pub(super) fn accept(self: &Arc<Self>, introduction: Introduction, fds: Vec<Stranger>) {
         let channel = introduction.channel;
-        let (status, lane) = match self.admit(introduction, fds) {
-            Ok(lane) => (Status::OK, Some(lane)),
+        let admitted = match Transport::of(channel) {
+            Transport::SharedMemory => self.admit(introduction, fds).map(Some),
+            Transport::Socket => self.admit_by_socket(introduction, fds).map(|()| None),
+        };
+        let (status, lane) = match admitted {
+            Ok(lane) => (Status::OK, lane),
+            Err(error) if is_for_want_of_memory(&error) => {
+                // The next ones need not try.
+                self.tell_later(Request::SharesNoMemory);
+                (Status::NOT_SUPPORTED, None)
+            }
             Err(error) => (error.status(), None),
         };
         let fds: Vec<_> = lane.iter().map(AsFd::as_fd).collect();
@@ -46,14 +56,11 @@ impl Core {
         fds: Vec<Stranger>,
     ) -> Result<OwnedFd, NodeError> {
         let Descriptors { lane: peer, bell, pidfd } = Descriptors::of(fds, &self.closer)?;
+        self.check_introduction(&introduction, Sender::Server, None)?;
         if self.closer.is_crowded() {
             return Err(NodeError::Refused(Status::QUOTA));
         }
-        let (hub, post) = lock(&self.registered)
-            .iter()
-            .find(|it| it.current == introduction.dest)
-            .and_then(|it| it.hub.upgrade().map(|hub| (hub, Arc::clone(&it.post))))
-            .ok_or(NodeError::Refused(Status::PEER_DIED))?;
+        let (hub, post) = self.serving(&introduction)?;
         let peer = lane::map_peer(peer.as_fd(), introduction.geometry)?;
         let (own, fd) = lane::create(introduction.geometry)?;
         let entry = self.roll.enter(&own)?;
@@ -68,6 +75,34 @@ impl Core {
         }
         hub.add(Member::Incoming(incoming));
         Ok(fd)
+    }
+
+    /// The loop that serves what a client was introduced to.
+    fn serving(&self, introduction: &Introduction) -> Result<(Arc<Hub>, Arc<Post>), NodeError> {
+        lock(&self.registered)
+            .iter()
+            .find(|it| it.current == introduction.dest)
+            .and_then(|it| it.hub.upgrade().map(|hub| (hub, Arc::clone(&it.post))))
+            .ok_or(NodeError::Refused(Status::PEER_DIED))
+    }
+
+    /// Takes in a client with whom no memory is shared.
+    fn admit_by_socket(
+        self: &Arc<Self>,
+        introduction: Introduction,
+        fds: Vec<Stranger>,
+    ) -> Result<(), NodeError> {
+        let OfSocket { socket, pidfd } = OfSocket::of(fds)?;
+        let (hub, post) = self.serving(&introduction)?;
+        let (channel, carrier) = self.end_by_socket(introduction, socket, Sender::Server)?;
+        let closing = Closing { core: Arc::downgrade(self), channel: introduction.channel };
+        let incoming = Arc::new(Incoming::new(channel, Arc::downgrade(&hub), closing));
+        carrier.carry_to(Arc::downgrade(&incoming))?;
+        let end = End::Incoming(Arc::downgrade(&incoming));
+        self.peers.watch(&self.epoll, introduction.peer_pid, pidfd, end);
+        post.join(&incoming);
+        hub.add(Member::Incoming(incoming));
+        Ok(())
     }
 
     /// Ends the channels whose clients have not made their handshake in time, without waiting for
@@ -102,7 +137,9 @@ impl Core {
         entry: Entry,
         bell: PeerSocket,
     ) -> Result<Channel, NodeError> {
-        let greeting = greeting(&introduction, role, &self.key)?;
+        let has_met = self.known.has_met(&introduction);
+        let greeting =
+            greeting(&introduction, role, &self.key, has_met, self.config.rekey_records)?;
         Ok(Channel::new(Parts {
             introduction,
             role,

@@ -6,8 +6,10 @@ use super::{Core, Node, PATIENCE, refused};
 use crate::{
     ServiceId,
     board::{self, Board, BoardView, EndStats, SessionStats, Stats},
+    clock,
     control::{Reply, Request},
     error::NodeError,
+    trace,
 };
 
 /// Segments that one look at all boards may find. More than any runtime keeps; one that goes on
@@ -22,6 +24,16 @@ impl Core {
         for (segment, fd) in self.board.untold() {
             let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
             let _ = self.post(0, &Request::Board { segment }, &fds);
+        }
+    }
+
+    /// Lets so many bytes of payloads of traced requests be shown. When there are none of any
+    /// instance any more, those that were are taken back.
+    pub(super) fn let_show(&self, instance: ServiceId, bytes: u32, for_ms: u32) {
+        let now = clock::now_ns();
+        if !trace::allow(instance, bytes, now + u64::from(for_ms) * 1_000_000, now) {
+            self.board.hide();
+            self.tell_boards();
         }
     }
 }
@@ -110,6 +122,30 @@ impl Node {
         let every_us = u32::try_from(every.as_micros()).unwrap_or(u32::MAX);
         let for_ms = u32::try_from(length.as_millis()).unwrap_or(u32::MAX);
         let request = Request::Trace { instance, every_us, for_ms };
+        match self.shared.core.request(&request, &[], Some(PATIENCE))?.0 {
+            Reply::Done => Ok(()),
+            reply => Err(refused(&reply)),
+        }
+    }
+
+    /// Has the first `bytes` of each payload be shown for traced requests to an instance, at most
+    /// [`MOST_SHOWN`](trace::MOST_SHOWN), and of their answers: in [`Board::payloads`], for that
+    /// long. The same goes for all other services whose payloads may be shown, so that a trace can
+    /// be followed. With 0 it ends, and what was shown goes. Nothing is shown of messages on
+    /// encrypted channels. For operators' programs; each use goes on record.
+    ///
+    /// # Errors
+    /// [`NodeError::Refused`] with `ACCESS` where the node file does not list its name in
+    /// `monitor.payloads`, and in a supervised service, with `NOT_FOUND` for what is no instance;
+    /// those of a lost runtime.
+    pub fn show_payloads(
+        &self,
+        instance: ServiceId,
+        bytes: u32,
+        length: Duration,
+    ) -> Result<(), NodeError> {
+        let for_ms = u32::try_from(length.as_millis()).unwrap_or(u32::MAX);
+        let request = Request::Payloads { instance, bytes, for_ms };
         match self.shared.core.request(&request, &[], Some(PATIENCE))?.0 {
             Reply::Done => Ok(()),
             reply => Err(refused(&reply)),

@@ -2,8 +2,9 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    env,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
@@ -19,6 +20,7 @@ use nix::{
 
 use super::{
     Config, PATIENCE,
+    acquaintances::Acquaintances,
     bus::Bus,
     dial::{Connection, Told, dial},
     peers::{End, Peers},
@@ -45,6 +47,7 @@ use crate::{
     region::Held,
     server::{Hub, Incoming, Registration},
     session::{KeyError, StaticKey},
+    socket::Relays,
     sync::{AtomicBool, AtomicU32, Ordering},
     trace,
     wait::futex,
@@ -61,7 +64,8 @@ pub(crate) struct Core {
     pub(crate) config: Config,
     pub(super) directory: PathBuf,
     /// By which this node proves itself on encrypted channels.
-    pub(super) key: StaticKey,
+    pub(super) key: Arc<StaticKey>,
+    pub(super) known: Acquaintances,
     pub(crate) interrupter: Arc<Interrupter>,
     pub(super) roll: Arc<Roll>,
     /// Closes what comes from others.
@@ -87,6 +91,7 @@ pub(crate) struct Core {
     pub(super) addresses: Mutex<Vec<PathBuf>>,
     /// What was let go of, and is not yet told to the runtime.
     farewells: Mutex<Vec<Request>>,
+    pub(crate) relays: Relays,
     /// Clients whose handshakes are awaited, and when they were introduced, in that order.
     pub(super) greeting: Mutex<VecDeque<(u64, Weak<Incoming>)>>,
     pub(crate) board: Arc<OwnBoard>,
@@ -138,9 +143,14 @@ impl Core {
     /// Connects, if it is to be attached; without a warden yet.
     pub(super) fn connect(config: &Config, attached: bool) -> Result<Arc<Core>, NodeError> {
         let directory = config.runtime_dir.clone().unwrap_or_else(runtime_dir);
-        let key = match &config.key_file {
-            Some(path) => StaticKey::open(path),
-            None => StaticKey::generate(),
+        let key = match (&config.key_file, env::var_os("IPC_KEY_FILE")) {
+            (Some(path), _) => StaticKey::open(path),
+            // Made by the supervisor for this service. Where it cannot be read, as by a program of
+            // another user that the service has run, there is one that nobody knows.
+            (None, Some(path)) => {
+                StaticKey::load(Path::new(&path)).or_else(|_| StaticKey::generate())
+            }
+            (None, None) => StaticKey::generate(),
         };
         let key = key.map_err(no_key)?;
         let closer = Closer::new().map_err(NodeError::system("make an eventfd"))?;
@@ -158,7 +168,8 @@ impl Core {
         let core = Core {
             config: config.clone(),
             directory,
-            key,
+            key: Arc::new(key),
+            known: Acquaintances::default(),
             interrupter: Arc::new(Interrupter::new()?),
             roll: Arc::new(Roll::default()),
             closer,
@@ -179,6 +190,7 @@ impl Core {
             regions: Mutex::default(),
             addresses: Mutex::default(),
             farewells: Mutex::default(),
+            relays: Relays::default(),
             bus: Bus::default(),
             kept: Mutex::default(),
             greeting: Mutex::default(),
@@ -192,6 +204,12 @@ impl Core {
 
     pub(crate) fn id(&self) -> ServiceId {
         ServiceId::new(self.id.load(Ordering::Relaxed))
+    }
+
+    /// The name that an instance of this node serves.
+    pub(super) fn name_of(&self, instance: ServiceId) -> Option<String> {
+        let registered = lock(&self.registered);
+        registered.iter().find(|it| it.current == instance).map(|it| it.name.clone())
     }
 
     /// Ends the warden.
@@ -209,6 +227,12 @@ impl Core {
         connection: Connection,
     ) -> Result<(), NodeError> {
         let Connection { socket, node } = connection;
+        if !self.config.share_memory {
+            // A fresh socket has room.
+            let told = encode_request(0, &Request::SharesNoMemory);
+            packet::send(socket.as_fd(), &told, &[])
+                .map_err(NodeError::system("send to the runtime"))?;
+        }
         let level = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
         self.epoll
             .add(&socket, EpollEvent::new(level, TOKEN_SOCKET))
@@ -422,7 +446,10 @@ impl Core {
             // The answer came in this very moment.
             return ticket.take();
         }
-        if matches!(request, Request::Wait { .. } | Request::Connect { .. }) {
+        if matches!(
+            request,
+            Request::Wait { .. } | Request::Connect { .. } | Request::ConnectBySocket { .. }
+        ) {
             let _ = self.post(0, &Request::Forget { request: sequence }, &[]);
         }
         Err(given_up)

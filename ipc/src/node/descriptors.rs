@@ -14,6 +14,21 @@ pub(super) struct Descriptors {
     pub(super) pidfd: Option<OwnedFd>,
 }
 
+/// What comes with an introduction of two that share no memory: all of it the runtime's own.
+pub(super) struct OfSocket {
+    pub(super) socket: OwnedFd,
+    pub(super) pidfd: Option<OwnedFd>,
+}
+
+impl OfSocket {
+    pub(super) fn of(fds: Vec<Stranger>) -> Result<OfSocket, NodeError> {
+        let mut fds = fds.into_iter().map(Stranger::vouched);
+        let socket = fds.next();
+        let socket = socket.ok_or(NodeError::Malformed("an introduction without its socket"))?;
+        Ok(OfSocket { socket, pidfd: fds.next() })
+    }
+}
+
 impl Descriptors {
     pub(super) fn of(fds: Vec<Stranger>, closer: &Arc<Closer>) -> Result<Descriptors, NodeError> {
         let mut fds = fds.into_iter();

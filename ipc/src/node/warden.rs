@@ -105,7 +105,7 @@ impl Warden<'_> {
         let Some(socket) = self.core.current() else { return };
         match packet::receive(socket.as_fd(), &mut self.buffer, &self.core.closer) {
             Ok(Received::Packet(length, fds)) => match decode_reply(&self.buffer[..length]) {
-                Ok((0, Reply::Incoming(introduction))) => self.core.accept(introduction, fds),
+                Ok((0, Reply::Incoming(introduction))) => self.core.accept(*introduction, fds),
                 Ok((0, Reply::Revoked { channel })) => self.core.peers.revoke(channel),
                 Ok((0, Reply::Group(group))) => self.core.hear_group(&group),
                 Ok((0, Reply::Promote { instance, epoch })) => self.core.promote(instance, epoch),
@@ -117,6 +117,9 @@ impl Warden<'_> {
                 Ok((0, Reply::Trace { instance, every_us, for_ms })) => {
                     let until = clock::now_ns() + u64::from(for_ms) * 1_000_000;
                     trace::order(instance, u64::from(every_us) * 1000, until);
+                }
+                Ok((0, Reply::Payloads { instance, bytes, for_ms })) => {
+                    self.core.let_show(instance, bytes, for_ms);
                 }
                 Ok((0, reply @ Reply::Ring { .. })) => self.core.take_ring(&reply, &fds),
                 Ok((0, Reply::Bus(note))) => self.core.hear_of_bus(note, &fds),

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     Node,
-    sync::{AtomicBool, Ordering},
+    sync::{AtomicBool, AtomicU32, Ordering},
 };
 
 /// The longest that one request waits; a longer wait is several.
@@ -96,7 +96,7 @@ impl Delivery {
 /// process dies. When `ipc-queue` is restarted, it keeps what it has.
 #[derive(Debug)]
 pub struct QueueConsumer {
-    post: Post,
+    pub(super) post: Post,
     id: u64,
     terms: Terms,
     dead: bool,
@@ -186,26 +186,31 @@ impl QueueConsumer {
         }
     }
 
+    /// Takes the next message, waiting as long as one request may; but leaves it for the next who
+    /// receives when the word is not 0 any more.
+    pub(crate) fn receive_unless(&self, over: &AtomicU32) -> Result<Option<Delivery>, QueueError> {
+        let mut fetched = lock(&self.fetched);
+        if fetched.is_empty() && over.load(Ordering::SeqCst) == 0 {
+            match self.fetch(&mut fetched, SLICE) {
+                Ok(()) => {}
+                // Given to us, perhaps, and never seen.
+                Err(QueueError::TimedOut) => self.is_unsure.store(true, Ordering::Relaxed),
+                Err(error) => return Err(error),
+            }
+        }
+        if over.load(Ordering::SeqCst) == 0 { Ok(fetched.pop_front()) } else { Ok(None) }
+    }
+
     fn fetch(&self, fetched: &mut VecDeque<Delivery>, wait: Duration) -> Result<(), QueueError> {
         let mut pause = Duration::from_millis(5);
         if self.is_unsure.swap(false, Ordering::Relaxed) {
             self.say_what_is_held()
                 .inspect_err(|_| self.is_unsure.store(true, Ordering::Relaxed))?;
         }
-        let ask = Ask::Take {
-            most: self.prefetch,
-            wait_ms: wait.as_millis() as u32,
-            bytes: FETCH,
-            dead: self.dead,
-        };
+        let ask = self.take_ask(wait);
         let until = Instant::now() + wait + GRACE;
         match self.post.ask_once(self.id, ask, until) {
-            Ok(answer) => {
-                let messages = wire::decode_messages(&answer).map_err(protocol)?;
-                fetched.extend(messages.iter().map(Delivery::of));
-                lock(&self.held).extend(fetched.iter().map(|it| (it.id, it.attempt)));
-                Ok(())
-            }
+            Ok(answer) => self.take_in_to(fetched, &answer),
             Err(Miss::Again) => {
                 // What the answer had that was lost with its process is ours by now, perhaps.
                 self.is_unsure.store(true, Ordering::Relaxed);
@@ -215,14 +220,35 @@ impl QueueConsumer {
         }
     }
 
+    fn take_ask(&self, wait: Duration) -> Ask<'static> {
+        Ask::Take {
+            most: self.prefetch,
+            wait_ms: wait.as_millis() as u32,
+            bytes: FETCH,
+            dead: self.dead,
+        }
+    }
+
+    fn take_in_to(
+        &self,
+        fetched: &mut VecDeque<Delivery>,
+        answer: &[u8],
+    ) -> Result<(), QueueError> {
+        let messages = wire::decode_messages(answer).map_err(protocol)?;
+        fetched.extend(messages.iter().map(Delivery::of));
+        lock(&self.held).extend(fetched.iter().map(|it| (it.id, it.attempt)));
+        Ok(())
+    }
+
+    /// Says what is in hand; nothing where that is too much, and leases end by themselves.
+    fn hold_ask(&self) -> Option<Ask<'static>> {
+        let held: Vec<(u64, u32)> = lock(&self.held).iter().map(|(id, it)| (*id, *it)).collect();
+        (held.len() <= MAX_ITEMS).then_some(Ask::Settle { verdict: Verdict::Hold, items: held })
+    }
+
     /// Gives back what was given to us and never came.
     fn say_what_is_held(&self) -> Result<(), QueueError> {
-        let held: Vec<(u64, u32)> = lock(&self.held).iter().map(|(id, it)| (*id, *it)).collect();
-        if held.len() > MAX_ITEMS {
-            // The leases end by themselves.
-            return Ok(());
-        }
-        let ask = Ask::Settle { verdict: Verdict::Hold, items: held };
+        let Some(ask) = self.hold_ask() else { return Ok(()) };
         self.post.ask(self.id, ask, Instant::now() + PATIENCE, |_, _| Ok(()))
     }
 
@@ -280,25 +306,89 @@ impl QueueConsumer {
         verdict: Verdict,
         deliveries: &[Delivery],
     ) -> Result<Vec<Result<(), QueueError>>, QueueError> {
-        let items = deliveries.iter().map(|it| (it.id, it.attempt)).collect();
         let until = Instant::now() + PATIENCE;
-        let told =
-            self.post.ask(self.id, Ask::Settle { verdict, items }, until, |told, again| {
-                // Gone: by what we had said before, unless this was the first time.
-                let result = |told: &u8| match told {
-                    0 => Ok(()),
-                    2 if again => Ok(()),
-                    _ => Err(QueueError::Lost),
-                };
-                Ok(told.iter().map(result).collect::<Vec<_>>())
-            })?;
+        let ask = QueueConsumer::settle_ask(verdict, deliveries);
+        let told = self.post.ask(self.id, ask, until, QueueConsumer::told)?;
+        self.settled(verdict, deliveries);
+        Ok(told)
+    }
+
+    pub(super) fn settle_ask(verdict: Verdict, deliveries: &[Delivery]) -> Ask<'static> {
+        let items = deliveries.iter().map(|it| (it.id, it.attempt)).collect();
+        Ask::Settle { verdict, items }
+    }
+
+    /// Reads what came of each.
+    pub(super) fn told(
+        told: &[u8],
+        again: bool,
+    ) -> Result<Vec<Result<(), QueueError>>, QueueError> {
+        // Gone: by what we had said before, unless this was the first time.
+        let result = |told: &u8| match told {
+            0 => Ok(()),
+            2 if again => Ok(()),
+            _ => Err(QueueError::Lost),
+        };
+        Ok(told.iter().map(result).collect())
+    }
+
+    /// They are not in hand any more, unless they were to be kept.
+    pub(super) fn settled(&self, verdict: Verdict, deliveries: &[Delivery]) {
         if !matches!(verdict, Verdict::Extend(_)) {
             let mut held = lock(&self.held);
             for delivery in deliveries {
                 held.remove(&delivery.id);
             }
         }
-        Ok(told)
+    }
+}
+
+#[cfg(feature = "tokio")]
+/// One request for messages: what it asks, and until when its answer is waited for.
+pub(super) struct Slice {
+    pub(super) ask: Ask<'static>,
+    pub(super) until: Instant,
+}
+
+/// What a task does in steps.
+#[cfg(feature = "tokio")]
+impl QueueConsumer {
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(super) fn pop(&self) -> Option<Delivery> {
+        lock(&self.fetched).pop_front()
+    }
+
+    pub(super) fn has_none(&self) -> bool {
+        lock(&self.fetched).is_empty()
+    }
+
+    /// The next request, for who waits until then.
+    pub(super) fn slice(&self, until: Option<Instant>) -> Slice {
+        let now = Instant::now();
+        let left = until.map_or(SLICE, |until| until.saturating_duration_since(now));
+        let wait = left.min(SLICE);
+        Slice { ask: self.take_ask(wait), until: now + wait + GRACE }
+    }
+
+    /// What is to be said first, where something may have been given to us that never came.
+    pub(super) fn held_ask(&self) -> Option<Ask<'static>> {
+        let unsure = self.is_unsure.load(Ordering::Relaxed);
+        unsure.then(|| self.hold_ask()).flatten()
+    }
+
+    pub(super) fn is_unsure(&self) {
+        self.is_unsure.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_sure(&self) {
+        self.is_unsure.store(false, Ordering::Relaxed);
+    }
+
+    pub(super) fn take_in(&self, answer: &[u8]) -> Result<(), QueueError> {
+        self.take_in_to(&mut lock(&self.fetched), answer)
     }
 }
 
@@ -313,11 +403,11 @@ impl Drop for QueueConsumer {
     }
 }
 
-fn one(mut told: Vec<Result<(), QueueError>>) -> Result<(), QueueError> {
+pub(super) fn one(mut told: Vec<Result<(), QueueError>>) -> Result<(), QueueError> {
     told.pop().unwrap_or(Err(QueueError::Lost))
 }
 
-fn ms(duration: Duration) -> u32 {
+pub(super) fn ms(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 

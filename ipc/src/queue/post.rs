@@ -19,7 +19,7 @@ pub const SERVICE: &str = "ipc.queue";
 /// How long a request may take that waits for nobody.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks whether the service is back.
-const PAUSE: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(50)];
+pub(super) const PAUSE: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(50)];
 
 /// A queue, and how to reach it.
 #[derive(Debug)]
@@ -107,6 +107,12 @@ impl Post {
         let opened = found.and_then(|service| self.node.client(service));
         let opened = opened.map_err(|error| Post::missed(error.into()))?;
         Ok(client.insert(opened).clone())
+    }
+
+    /// The channel, if it was found.
+    #[cfg(feature = "tokio")]
+    pub(super) fn known(&self) -> Option<Client> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Judges a failure.

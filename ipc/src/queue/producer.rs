@@ -58,7 +58,7 @@ pub struct Receipt {
 /// the same number, and the queue stores each number once.
 #[derive(Debug)]
 pub struct QueueProducer {
-    post: Post,
+    pub(super) post: Post,
     id: u64,
     /// The next message's.
     sequence: AtomicU64,
@@ -104,6 +104,11 @@ impl QueueProducer {
         self.sequence.load(Ordering::Relaxed)
     }
 
+    /// Gives a message its number.
+    pub(super) fn number(&self) -> u64 {
+        self.sequence.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// Says what held for the queue when it was opened.
     pub fn terms(&self) -> Terms {
         self.terms
@@ -116,7 +121,7 @@ impl QueueProducer {
     /// [`QueueError`]: `Full`, `TooLarge`, `NoRoom`, `Storage`, `Forbidden`, `Crowded`: it was not
     /// stored. `TimedOut`: it may have been.
     pub fn send(&self, payload: &[u8], options: &SendOptions) -> Result<Receipt, QueueError> {
-        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
+        let sequence = self.number();
         let until = Instant::now() + options.timeout;
         loop {
             let ask = put(sequence, payload, options);
@@ -197,11 +202,11 @@ impl QueueProducer {
 }
 
 /// Whether it is worth asking again.
-fn long(left: Duration) -> bool {
+pub(super) fn long(left: Duration) -> bool {
     left > Duration::from_secs(1)
 }
 
-fn put<'a>(sequence: u64, payload: &'a [u8], options: &SendOptions) -> Ask<'a> {
+pub(super) fn put<'a>(sequence: u64, payload: &'a [u8], options: &SendOptions) -> Ask<'a> {
     Ask::Put {
         sequence,
         delay_ms: u32::try_from(options.delay.as_millis()).unwrap_or(u32::MAX),

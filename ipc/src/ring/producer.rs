@@ -37,6 +37,8 @@ pub(crate) struct Producer {
     /// The consumer's lane, for its `taken` word.
     peer: Arc<Lane>,
     pub(super) cells_log2: u32,
+    /// Cells that may be in use: all, or all but one that is kept for the last frame.
+    most: u64,
     /// Frames pushed. Always in sync.
     pub(super) head: u64,
     /// Frames taken, as last read. Can be stale; it only ever lags.
@@ -62,6 +64,7 @@ impl Producer {
             own: own.own_ring(ring),
             peer: Arc::clone(peer),
             cells_log2: cells.trailing_zeros(),
+            most: u64::from(cells),
             head: 0,
             taken: 0,
             slab: SlabCursor::new(geometry.slab(ring)),
@@ -200,7 +203,13 @@ impl Producer {
 
     #[inline(always)]
     pub(super) fn has_cell(&self) -> bool {
-        self.head - self.taken < self.ends.len() as u64
+        self.head - self.taken < self.most
+    }
+
+    /// Keeps one cell for the frame that comes last, or lets it have that one.
+    #[cfg(not(loom))]
+    pub(crate) fn keep_last(&mut self, is_kept: bool) {
+        self.most = self.ends.len() as u64 - u64::from(is_kept);
     }
 
     #[inline(always)]
@@ -218,7 +227,7 @@ impl Producer {
     #[cold]
     pub(super) fn gain_cell(&mut self) -> Result<(), PushError> {
         self.refresh_taken().map_err(PushError::Corrupt)?;
-        let wake_at = self.head + 1 - self.ends.len() as u64;
+        let wake_at = self.head + 1 - self.most;
         if self.has_cell() { Ok(()) } else { Err(PushError::Full { wake_at }) }
     }
 
@@ -235,8 +244,7 @@ impl Producer {
 
     /// The count of taken frames at which `piece` fits.
     fn wake_at(&self, piece: Piece) -> u64 {
-        let cells = self.ends.len() as u64;
-        let by_cells = (self.head + 1).saturating_sub(cells);
+        let by_cells = (self.head + 1).saturating_sub(self.most);
         let mask = self.ends.len() - 1;
         (self.taken + 1..self.head)
             .find(|taken| self.slab.fits(piece, self.ends[(*taken as usize - 1) & mask]))

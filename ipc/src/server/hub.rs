@@ -26,7 +26,7 @@ use nix::sys::{
     timerfd::TimerFd,
 };
 
-pub(crate) use self::lead::Member;
+pub(crate) use self::{lead::Member, sources::Source};
 use self::{
     lead::{Lead, Led, Seat},
     sources::Sources,
@@ -522,7 +522,10 @@ impl Hub {
             let is_over = match member.channel().check_life() {
                 Fate::Open => false,
                 // What it sent before it went counts.
-                Fate::Died | Fate::Closed => !member.is_ready() || member.channel().is_cut(),
+                Fate::Died | Fate::Closed => {
+                    member.judge_end();
+                    !member.is_ready() || member.channel().is_cut()
+                }
                 Fate::Poisoned(_) => true,
             };
             if is_over {

@@ -12,6 +12,7 @@ use std::{
 
 use self::order::{Next, goes_first, pop};
 use self::outbox::{Answer, Outbox};
+use self::traced::Sent;
 use super::{
     hub::Hub,
     request::{Bulk, Meta, Request},
@@ -165,6 +166,7 @@ impl Incoming {
     ) -> Option<usize> {
         let mut rx = self.channel.rx.try_claim()?;
         if self.is_apart(&mut rx) {
+            self.greet_apart(&mut rx);
             return Some(self.serve_queued(&mut rx, loop_, handler));
         }
         let (mut served, mut streams, mut one_ways) = (0, false, Tally::NOTHING);
@@ -278,7 +280,8 @@ impl Incoming {
     /// the receiving claim.
     #[inline]
     pub(crate) fn is_ready(&self) -> bool {
-        self.channel.is_ready() && !self.is_held() || self.queued.load(Ordering::Acquire)
+        self.channel.is_ready() && (!self.is_held() || self.channel.awaits_greeting())
+            || self.queued.load(Ordering::Acquire)
     }
 
     /// Finds what to handle next: fresh from a ring when nothing better waits, else queued.
@@ -389,6 +392,7 @@ impl Incoming {
             | Kind::OneWay
             | Kind::Response
             | Kind::Error
+            | Kind::Close
             | Kind::Continue
             | Kind::Pong
             | Kind::Hello => {}
@@ -418,8 +422,9 @@ impl Incoming {
         handler: &mut Handler<'_>,
     ) -> usize {
         let payload = &rx.buffer[..length];
-        let served =
-            self.maybe_traced(meta, length, || self.dispatch(meta, now, payload, None, handler));
+        let served = self.maybe_traced(meta, Sent::Bytes(payload), || {
+            self.dispatch(meta, now, payload, None, handler)
+        });
         rx.time(begun);
         served
     }
@@ -433,19 +438,23 @@ impl Incoming {
         handler: &mut Handler<'_>,
     ) -> usize {
         match body {
-            Body::Bytes(payload) => self.maybe_traced(meta, payload.len(), || {
+            Body::Bytes(payload) => self.maybe_traced(meta, Sent::Bytes(&payload), || {
                 self.dispatch(meta, now, &payload, None, handler)
             }),
-            Body::Bulk(view) => self.maybe_traced(meta, view.len(), || {
-                self.dispatch(meta, now, &[], Some(&Arc::new(Bulk::new(view))), handler)
-            }),
+            Body::Bulk(view) => {
+                let bulk = Arc::new(Bulk::new(view));
+                self.maybe_traced(meta, Sent::Lent(bulk.view()), || {
+                    self.dispatch(meta, now, &[], Some(&bulk), handler)
+                })
+            }
             Body::TracedBulk(context, view) => {
-                self.traced(context.child(), context.span, meta, view.len(), || {
-                    self.dispatch(meta, now, &[], Some(&Arc::new(Bulk::new(view))), handler)
+                let bulk = Arc::new(Bulk::new(view));
+                self.traced(context.child(), context.span, meta, Sent::Lent(bulk.view()), || {
+                    self.dispatch(meta, now, &[], Some(&bulk), handler)
                 })
             }
             Body::Traced(context, payload) => {
-                self.traced(context.child(), context.span, meta, payload.len(), || {
+                self.traced(context.child(), context.span, meta, Sent::Bytes(&payload), || {
                     self.dispatch(meta, now, &payload, None, handler)
                 })
             }
@@ -490,10 +499,11 @@ impl Incoming {
     pub(crate) fn answer(&self, meta: &Meta, payload: &[u8]) -> Result<(), CallError> {
         check_payload(payload.len(), self.channel.max_payload)?;
         self.check(meta)?;
+        self.maybe_show(meta, || Sent::Bytes(payload));
         if payload.len() >= bulk::FROM
             && let Some(loan) = self.channel.lend_copy(payload)
         {
-            return self.answer_loaned(meta, loan);
+            return self.hand_over(meta, loan);
         }
         self.post(response(meta), payload);
         Ok(())
@@ -502,6 +512,11 @@ impl Incoming {
     /// Sends a response that was lent.
     pub(crate) fn answer_loaned(&self, meta: &Meta, loan: Loan) -> Result<(), CallError> {
         self.check(meta)?;
+        self.maybe_show(meta, || Sent::of(&loan));
+        self.hand_over(meta, loan)
+    }
+
+    fn hand_over(&self, meta: &Meta, loan: Loan) -> Result<(), CallError> {
         self.channel.check_loan(&loan)?;
         if let Some(bytes) = loan.private_bytes() {
             self.post(response(meta), bytes);

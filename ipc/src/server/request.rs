@@ -63,6 +63,10 @@ impl Bulk {
         Bulk { view, copy: OnceLock::new() }
     }
 
+    pub(super) fn view(&self) -> &View {
+        &self.view
+    }
+
     fn bytes(&self) -> &[u8] {
         self.copy.get_or_init(|| {
             let mut bytes = SPARE.try_with(RefCell::take).unwrap_or_default();

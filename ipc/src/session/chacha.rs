@@ -12,6 +12,8 @@ mod avx512;
 mod portable;
 mod vector;
 
+use super::vault::{sweep_shallow, wipe_registers};
+
 /// Blocks made at a time.
 pub(crate) const BLOCKS: usize = 16;
 /// Nonces that these serve, with two blocks each.
@@ -66,6 +68,15 @@ impl Backend {
         }
     }
 
+    /// Whether all of the state is in registers, and none on the stack.
+    fn has_room(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Backend::Avx512(_) => !cfg!(debug_assertions),
+            _ => false,
+        }
+    }
+
     pub(super) fn blocks(self, key: &[u32; 8], places: &Places, blocks: &mut [Block; BLOCKS]) {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -74,6 +85,9 @@ impl Backend {
             Backend::Avx2(present) => present.blocks(key, places, blocks),
             Backend::Portable => portable::blocks(key, places, blocks),
         }
+        // They have held the key, and keystream that is not used yet: a core has the stack, and
+        // registers, too.
+        if self.has_room() { wipe_registers() } else { sweep_shallow() }
     }
 
     /// Makes blocks 0 and 1 of the nonces `first`, `first` + 1 and so on: nonce *n*'s are at

@@ -15,7 +15,7 @@ use super::{
     resolver::Primitives,
     vault::{Wiped, sweep_stack},
 };
-use crate::{NodeError, Status};
+use crate::{NodeError, Status, control::name_hash};
 
 /// Longest message of any of the patterns.
 const LONGEST: usize = 192;
@@ -43,6 +43,15 @@ impl Pattern {
             Pattern::Ik => "Noise_IK_25519_ChaChaPoly_SHA256",
         }
     }
+
+    /// The number by which boards and first messages tell it; never 0.
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Pattern::Kk => 1,
+            Pattern::Xx => 2,
+            Pattern::Ik => 3,
+        }
+    }
 }
 
 /// Says which channel a session is for. A handshake succeeds only when both ends say the same.
@@ -62,14 +71,31 @@ pub struct Binding<'a> {
     pub channel: u64,
 }
 
-impl Binding<'_> {
-    /// Writes it as the prologue: each text behind its length, so that no two are alike.
+/// A [`Binding`], with names as their hashes: as the runtime tells them to the ends of a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BoundTo {
+    pub(crate) client: [u8; 32],
+    pub(crate) service: [u8; 32],
+    pub(crate) client_id: u32,
+    pub(crate) service_id: u32,
+    pub(crate) epoch: u64,
+    pub(crate) channel: u64,
+}
+
+impl From<&Binding<'_>> for BoundTo {
+    fn from(it: &Binding<'_>) -> BoundTo {
+        let Binding { client_id, service_id, epoch, channel, .. } = *it;
+        let (client, service) = (name_hash(it.client), name_hash(it.service));
+        BoundTo { client, service, client_id, service_id, epoch, channel }
+    }
+}
+
+impl BoundTo {
+    /// Writes it as the prologue: every field has its length, so no two are alike.
     fn prologue(&self) -> Vec<u8> {
-        let mut bytes = b"libipc session 1".to_vec();
-        for name in [self.client, self.service] {
-            bytes.extend((name.len() as u64).to_le_bytes());
-            bytes.extend(name.as_bytes());
-        }
+        let mut bytes = b"libipc session 2".to_vec();
+        bytes.extend(self.client);
+        bytes.extend(self.service);
         bytes.extend(self.client_id.to_le_bytes());
         bytes.extend(self.service_id.to_le_bytes());
         bytes.extend(self.epoch.to_le_bytes());
@@ -128,6 +154,7 @@ pub struct Handshake {
     epoch: u64,
     is_client: bool,
     expected: Option<PublicKey>,
+    limits: Limits,
 }
 
 impl fmt::Debug for Handshake {
@@ -169,7 +196,7 @@ impl Handshake {
         expected: Option<PublicKey>,
         binding: &Binding<'_>,
     ) -> Result<Handshake, HandshakeError> {
-        Handshake::new(pattern, key, expected, binding, true)
+        Handshake::bound(pattern, key, expected, &binding.into(), true)
     }
 
     /// Prepares the end that serves. `expected` is the other end's key: needed by KK; with XX and
@@ -184,15 +211,16 @@ impl Handshake {
         expected: Option<PublicKey>,
         binding: &Binding<'_>,
     ) -> Result<Handshake, HandshakeError> {
-        Handshake::new(pattern, key, expected, binding, false)
+        Handshake::bound(pattern, key, expected, &binding.into(), false)
     }
 
+    /// Prepares either end, as [`client`](Handshake::client) and [`server`](Handshake::server) do.
     #[inline(never)]
-    fn new(
+    pub(crate) fn bound(
         pattern: Pattern,
         key: &StaticKey,
         expected: Option<PublicKey>,
-        binding: &Binding<'_>,
+        binding: &BoundTo,
         is_client: bool,
     ) -> Result<Handshake, HandshakeError> {
         if !key.is_here() {
@@ -204,7 +232,20 @@ impl Handshake {
         }
         let state = build(pattern, key, expected.filter(|_| needs_key), binding, is_client);
         sweep_stack();
-        Ok(Handshake { state: state?, pattern, epoch: binding.epoch, is_client, expected })
+        Ok(Handshake {
+            state: state?,
+            pattern,
+            epoch: binding.epoch,
+            is_client,
+            expected,
+            limits: Limits::default(),
+        })
+    }
+
+    /// Has the session change the keys that it seals with after so many records.
+    pub(crate) fn rekeying_after(mut self, records: u32) -> Handshake {
+        self.limits.rekey_records = records.into();
+        self
     }
 
     /// Begins, for the end that opened the channel.
@@ -291,7 +332,7 @@ impl Handshake {
         } else {
             ((&from_server, Way::FromServer), (&from_client, Way::FromClient))
         };
-        let limits = Limits::default();
+        let limits = self.limits;
         let sealer = Sealer::new(ours.0, context(ours.1), limits);
         let opener = Opener::new(theirs.0, context(theirs.1), limits);
         from_client.zeroize();
@@ -305,7 +346,7 @@ fn build(
     pattern: Pattern,
     key: &StaticKey,
     known: Option<PublicKey>,
-    binding: &Binding<'_>,
+    binding: &BoundTo,
     is_client: bool,
 ) -> Result<Wiped<HandshakeState>, HandshakeError> {
     let prologue = binding.prologue();

@@ -163,19 +163,26 @@ impl StaticKey {
         }
     }
 
-    /// Reads a key from its file.
+    /// Reads a key from its file, which has to be this process's user's.
     ///
     /// # Errors
     /// [`KeyError`], by its variants.
     pub fn load(path: &Path) -> Result<StaticKey, KeyError> {
+        StaticKey::load_of(path, geteuid().as_raw())
+    }
+
+    /// Reads a key from its file, which has to be that user's: for who makes keys for others.
+    ///
+    /// # Errors
+    /// [`KeyError`], by its variants.
+    pub fn load_of(path: &Path, owner: u32) -> Result<StaticKey, KeyError> {
         let failed = |source| KeyError::File { path: path.to_owned(), source };
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
         let mut file =
             OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed)?;
         let found = file.metadata().map_err(failed)?;
-        let is_private = found.is_file()
-            && found.uid() == geteuid().as_raw()
-            && found.mode() & 0o7777 & !0o700 == 0;
+        let is_private =
+            found.is_file() && found.uid() == owner && found.mode() & 0o7777 & !0o700 == 0;
         if !is_private {
             return Err(KeyError::Exposed { path: path.to_owned() });
         }

@@ -171,9 +171,76 @@ pub(crate) fn sweep_stack() {
 /// Words of it that a library takes to seal or open a record.
 const SHALLOW: usize = if cfg!(debug_assertions) { DEEP } else { 512 };
 
-/// The same after a record that a library sealed or opened: 4 KiB.
+/// The same after a record that a library sealed or opened, or blocks that were made: 4 KiB.
 pub(crate) fn sweep_shallow() {
     sweep::<SHALLOW>();
+}
+
+/// Overwrites the registers that vectors are computed in: nothing else does before they are needed
+/// again, and a core dump has those of every thread.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub(super) fn wipe_registers() {
+    if std::is_x86_feature_detected!("avx512f") {
+        // SAFETY: the processor has the instructions, as was just asked.
+        unsafe { wipe_zmm() }
+    } else if std::is_x86_feature_detected!("avx") {
+        // SAFETY: as above.
+        unsafe { wipe_ymm() }
+    }
+}
+
+/// Other processors' are left as they are: no code here uses more than their general ones for keys,
+/// and libraries keep to their own rules.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline]
+pub(super) fn wipe_registers() {}
+
+/// # Safety
+/// 1. The processor has AVX-512F.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn wipe_zmm() {
+    // SAFETY: it changes registers only, all of which are named.
+    unsafe {
+        std::arch::asm!(
+            "vzeroall",
+            "vpxord zmm16, zmm16, zmm16",
+            "vpxord zmm17, zmm17, zmm17",
+            "vpxord zmm18, zmm18, zmm18",
+            "vpxord zmm19, zmm19, zmm19",
+            "vpxord zmm20, zmm20, zmm20",
+            "vpxord zmm21, zmm21, zmm21",
+            "vpxord zmm22, zmm22, zmm22",
+            "vpxord zmm23, zmm23, zmm23",
+            "vpxord zmm24, zmm24, zmm24",
+            "vpxord zmm25, zmm25, zmm25",
+            "vpxord zmm26, zmm26, zmm26",
+            "vpxord zmm27, zmm27, zmm27",
+            "vpxord zmm28, zmm28, zmm28",
+            "vpxord zmm29, zmm29, zmm29",
+            "vpxord zmm30, zmm30, zmm30",
+            "vpxord zmm31, zmm31, zmm31",
+            out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _, out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _, out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _, out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _,
+            out("xmm16") _, out("xmm17") _, out("xmm18") _, out("xmm19") _, out("xmm20") _, out("xmm21") _, out("xmm22") _, out("xmm23") _, out("xmm24") _, out("xmm25") _, out("xmm26") _, out("xmm27") _, out("xmm28") _, out("xmm29") _, out("xmm30") _, out("xmm31") _,
+            options(nomem, nostack, preserves_flags),
+        );
+    }
+}
+
+/// # Safety
+/// 1. The processor has AVX.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx")]
+unsafe fn wipe_ymm() {
+    // SAFETY: as in `wipe_zmm`.
+    unsafe {
+        std::arch::asm!(
+            "vzeroall",
+            out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _, out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _, out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _, out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _,
+            options(nomem, nostack, preserves_flags),
+        );
+    }
 }
 
 #[inline(never)]
@@ -184,6 +251,7 @@ fn sweep<const DEEP: usize>() {
         unsafe { std::ptr::from_mut(word).write_volatile(0) };
     }
     std::hint::black_box(&words);
+    wipe_registers();
 }
 
 /// Runs something in a forked child, which makes no call that another thread of the parent could

@@ -88,13 +88,26 @@ fn descriptors(limit: Limit) -> Check {
     .hint("raise it: `ulimit -n 1024`, or LimitNOFILE= of the service's unit")
 }
 
+/// Bytes of locked memory that are few: a page for each of a few sessions.
+const FEW_LOCKED: u64 = 1 << 16;
+
 fn locked_memory(limit: Limit) -> Check {
     let found = match limit {
-        Some((u64::MAX, _)) => "unlimited, and no memory is locked".to_owned(),
-        Some((soft, _)) => format!("{} KiB, but no memory is locked", soft / 1024),
-        None => "unknown, but no memory is locked".to_owned(),
+        Some((u64::MAX, _)) => "unlimited".to_owned(),
+        Some((soft, _)) => format!("{} KiB", soft / 1024),
+        None => "unknown".to_owned(),
     };
-    Check::new("memlock", State::Unused, found)
+    // Keys lie in locked pages: the node's, and one page for each encrypted channel.
+    if limit.is_none_or(|(soft, _)| soft >= FEW_LOCKED) {
+        return Check::new("memlock", State::Ok, format!("{found}, for keys of sessions"));
+    }
+    Check::fallback(
+        "memlock",
+        found,
+        "memory that is not locked, for the keys of sessions beyond that",
+        "no time; but what is swapped out lies on a disk",
+    )
+    .hint("raise it: `ulimit -l 8192`, or LimitMEMLOCK= of the service's unit; or encrypt the swap")
 }
 
 fn show(value: u64) -> String {
@@ -130,6 +143,8 @@ Max locked memory         unlimited            unlimited            bytes
     fn few_descriptors_and_one_processor_are_remarked_on() {
         assert_eq!(descriptors(limit(LIMITS, "Max open files")).state, State::Fallback);
         assert_eq!(descriptors(Some((1024, u64::MAX))).state, State::Ok);
+        assert_eq!(locked_memory(Some((0, 0))).state, State::Fallback);
+        assert_eq!(locked_memory(Some((1 << 23, u64::MAX))).state, State::Ok);
         assert_eq!(cpus(1).state, State::Fallback);
         assert_eq!(cpus(2).state, State::Ok);
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ipc::SpanKind;
 use serde_json::{Value, json};
 
-use super::Done;
+use super::{Done, payloads};
 
 /// Times there are µs.
 fn us(ns: u64) -> f64 {
@@ -28,7 +28,7 @@ pub(super) fn events(done: &[Done]) -> Value {
             SpanKind::Call => (format!("call {}", one.service), "call"),
             SpanKind::Handler => (format!("handle {}", one.service), "handler"),
         };
-        events.push(json!({
+        let mut event = json!({
             "ph": "X", "name": name, "cat": category, "pid": one.pid, "tid": span.thread,
             "ts": us(span.start_ns), "dur": us(span.duration_ns),
             "args": {
@@ -42,7 +42,13 @@ pub(super) fn events(done: &[Done]) -> Value {
                 "message_id": span.message_id,
                 "peer_pid": span.peer_pid,
             },
-        }));
+        });
+        for (key, payload) in [("payload", &one.payload), ("answer", &one.answer)] {
+            if let Some(payload) = payload {
+                event["args"][key] = payloads::json(payload);
+            }
+        }
+        events.push(event);
     }
     events.extend(arrows(done));
     json!({ "traceEvents": events, "displayTimeUnit": "ns" })

@@ -43,7 +43,7 @@ pub(super) fn routes(done: &[Done]) -> Vec<Route<'_>> {
 
 impl<'a> Route<'a> {
     /// Each span behind what it was done for, with its depth.
-    fn walk(&self) -> Vec<(usize, &'a Done)> {
+    pub(super) fn walk(&self) -> Vec<(usize, &'a Done)> {
         let (mut walked, mut next) = (Vec::new(), vec![(0, self.root)]);
         while let Some((depth, one)) = next.pop() {
             walked.push((depth, one));

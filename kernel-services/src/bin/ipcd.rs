@@ -7,6 +7,7 @@ use std::{
 };
 
 use clap::Parser;
+use ipc::trace::Collector;
 use kernel_services::{
     Kernel, KernelError,
     console::say,
@@ -53,6 +54,13 @@ struct Arguments {
     #[arg(long, value_name = "WHERE")]
     metrics: Option<Listener>,
 
+    /// Send spans of what is done to a collector, by OTLP over HTTP: http://HOST:PORT
+    ///
+    /// Connections, introductions, starts of services and reloads, as parts of the traces that they
+    /// belong to. In place of what the node file says. `docs/monitoring.md` explains it.
+    #[arg(long, value_name = "URL")]
+    otlp: Option<Collector>,
+
     /// Tell on stderr what is done: off, error, warn, info, debug or trace
     ///
     /// At info: connections, introductions, starts of services and reloads, when they end, with the
@@ -72,6 +80,7 @@ Examples:
   ipcd --config node.toml            start a system of services, and keep it up
   ipcd --metrics 127.0.0.1:9464      let Prometheus scrape what the services count
   ipcd --log info --log-format json  tell of connections, channels, starts and reloads
+  ipcd --otlp http://127.0.0.1:4318  send spans of the same to a collector of OpenTelemetry
 
 When it can be connected to, it writes one line to stderr:
   ipcd: ready: /run/user/1000/ipc/ipcd.sock (pid 4711)
@@ -90,9 +99,10 @@ fn main() -> ExitCode {
     }
     let runtime_dir = arguments.runtime_dir.unwrap_or_else(ipc::runtime_dir);
     let ended = match arguments.config {
-        Some(config) => supervise(&config, &runtime_dir, arguments.metrics),
-        None => run(&runtime_dir, arguments.metrics),
+        Some(config) => supervise(&config, &runtime_dir, arguments.metrics, arguments.otlp),
+        None => run(&runtime_dir, arguments.metrics, arguments.otlp.as_ref()),
     };
+    journal::finish();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -118,17 +128,27 @@ enum Failure {
 }
 
 /// Runs a system of services until it was told to stop, and has.
-fn supervise(config: &Path, runtime_dir: &Path, metrics: Option<Listener>) -> Result<(), Failure> {
+fn supervise(
+    config: &Path,
+    runtime_dir: &Path,
+    metrics: Option<Listener>,
+    otlp: Option<Collector>,
+) -> Result<(), Failure> {
     raise_descriptor_limit();
     let signals = system::signals()?;
     let mut system = System::open(config, runtime_dir, signals)?;
     system.serve_metrics(metrics)?;
+    system.send_spans(otlp);
     system.warnings().for_each(|warning| say(&warning));
     say(&format!("ready: {} (pid {})", system.socket_path().display(), std::process::id()));
     Ok(system.run()?)
 }
 
-fn run(runtime_dir: &Path, metrics: Option<Listener>) -> Result<(), Failure> {
+fn run(
+    runtime_dir: &Path,
+    metrics: Option<Listener>,
+    otlp: Option<&Collector>,
+) -> Result<(), Failure> {
     raise_descriptor_limit();
     // Before the runtime's thread starts, so that it cannot be chosen to die of them.
     let mut mask = SigSet::empty();
@@ -137,6 +157,9 @@ fn run(runtime_dir: &Path, metrics: Option<Listener>) -> Result<(), Failure> {
     }
     mask.thread_block().map_err(Failure::Signals)?;
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC).map_err(Failure::Signals)?;
+    if let Err(error) = journal::export(otlp) {
+        say(&format!("spans go to no collector: {error}"));
+    }
     let kernel = Kernel::recorded(runtime_dir)?;
     let _exporter = metrics.map(|it| Exporter::start(&it, runtime_dir)).transpose()?;
     say(&format!("ready: {} (pid {})", kernel.socket_path().display(), std::process::id()));

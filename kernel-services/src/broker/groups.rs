@@ -115,9 +115,9 @@ impl Groups {
         all.chain(self.suspects.deadline_ns()).min()
     }
 
-    #[cfg(test)]
+    /// The epoch of a name; 0 before its first.
     pub(super) fn epoch(&self, name: ServiceId) -> u64 {
-        self.names[&name].epoch
+        self.names.get(&name).map_or(0, |it| it.epoch)
     }
 
     /// Makes room for a name's epochs.

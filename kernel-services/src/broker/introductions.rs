@@ -8,7 +8,7 @@ use std::{
 
 use ipc::{
     Geometry, ServiceId, Status,
-    control::{Introduction, Reply},
+    control::{BY_SOCKET, Bond, Introduction, Reply, name_hash},
 };
 
 use crate::security::What;
@@ -34,6 +34,15 @@ pub(super) struct Pending {
     introduction: Introduction,
 }
 
+/// By what a client wants to be connected.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Way {
+    /// Memory that both share: the geometry of its lane, and what came with the request.
+    Memory(Geometry, Carried),
+    /// A socket, which the runtime makes.
+    Socket,
+}
+
 /// What a client asked for, wherever it is offered.
 #[derive(Clone, Copy, Debug)]
 struct Wanted {
@@ -41,7 +50,15 @@ struct Wanted {
     sequence: u32,
     dest: ServiceId,
     geometry: Geometry,
+    by_socket: bool,
     deadline_ns: u64,
+}
+
+impl Wanted {
+    /// Bytes of a lane that the two are to share.
+    fn lane_bytes(&self) -> u64 {
+        if self.by_socket { 0 } else { self.geometry.lane_bytes() as u64 }
+    }
 }
 
 /// The table of pending introductions, by ascending ticket, which is by ascending deadline.
@@ -77,7 +94,7 @@ impl Introductions {
 
     /// Tells whether a channel's id is of this run.
     pub(super) fn is_of_this_run(&self, channel: u64) -> bool {
-        (channel >> 32) as u32 == self.epoch
+        ((channel & !BY_SOCKET) >> 32) as u32 == self.epoch
     }
 
     #[cfg(test)]
@@ -149,14 +166,14 @@ impl Broker {
         client: Token,
         sequence: u32,
         dest: ServiceId,
-        geometry: Geometry,
-        carried: Carried,
+        way: Way,
         turn: &mut Turn,
     ) -> Result<(), Status> {
-        match carried {
-            Carried::One(facts) if facts.fit(geometry) => {}
-            Carried::One(_) | Carried::Nothing | Carried::Many => return Err(Status::INVALID),
-        }
+        let (geometry, by_socket) = match way {
+            Way::Memory(geometry, Carried::One(facts)) if facts.fit(geometry) => (geometry, false),
+            Way::Memory(..) => return Err(Status::INVALID),
+            Way::Socket => (Geometry::of_sockets(), true),
+        };
         if self.is_turned_out(client) {
             return Err(Status::STALE);
         }
@@ -165,11 +182,11 @@ impl Broker {
             return Err(Status::QUOTA);
         }
         let deadline_ns = turn.now_ns.saturating_add(ANSWER_NS);
-        let wanted = Wanted { client, sequence, dest, geometry, deadline_ns };
+        let wanted = Wanted { client, sequence, dest, geometry, by_socket, deadline_ns };
         let pending = self.direct(wanted, Status::NOT_FOUND, turn)?;
         self.introductions.tickets += 1;
         let ticket = self.introductions.tickets;
-        self.accounts.connect(client, ticket, geometry.lane_bytes() as u64)?;
+        self.accounts.connect(client, ticket, wanted.lane_bytes())?;
         turn.out.push(Effect::Hold { ticket });
         self.offer(ticket, pending, turn);
         Ok(())
@@ -194,6 +211,10 @@ impl Broker {
             return self.refuse(ticket, status, turn);
         }
         match carried {
+            Carried::Nothing if pending.wanted.by_socket => self.deliver(ticket, turn),
+            Carried::One(_) if pending.wanted.by_socket => {
+                self.refuse(ticket, Status::PEER_CORRUPT, turn);
+            }
             Carried::One(facts) if facts.fit(pending.introduction.geometry) => {
                 self.deliver(ticket, turn);
             }
@@ -249,7 +270,12 @@ impl Broker {
             Err(_) if self.stands_beside(wanted.client, dest_name) => 0,
             other => other?,
         };
-        let channel = self.next_channel()?;
+        let by_socket = if wanted.by_socket { BY_SOCKET } else { 0 };
+        if !wanted.by_socket && !self.sessions.get(&service).is_some_and(|it| it.shares_memory) {
+            // The client asks again, for a socket.
+            return Err(Status::NOT_SUPPORTED);
+        }
+        let channel = self.next_channel()? | by_socket;
         let client = self.sessions.get(&wanted.client).ok_or(Status::INVALID)?;
         let asymmetric =
             client.asymmetric && self.sessions.get(&service).is_some_and(|it| it.asymmetric);
@@ -258,7 +284,18 @@ impl Broker {
         let what = What::Name { text: &name, served_by: Some(served_by) };
         let must = client.encrypts || self.sessions.get(&service).is_some_and(|it| it.encrypts);
         let encrypted = !client.own && (must || self.policy.encrypts(&client.who, what));
+        if encrypted && wanted.by_socket {
+            // Records are sealed for their places in shared memory.
+            return Err(Status::NOT_SUPPORTED);
+        }
         let (peer, peer_name) = self.registry.appearance(node);
+        let peer_text = self.registry.name_behind(peer_name).map_or("", |it| it);
+        let bond = Bond {
+            epoch: self.groups.epoch(dest_name),
+            is_known: peer_name != ServiceId::NONE || client.has_made_key(),
+            opener: name_hash(peer_text),
+            dest: name_hash(&name),
+        };
         let introduction = Introduction {
             channel,
             session: self.introductions.sessions.hash_one(channel) as u32,
@@ -275,6 +312,7 @@ impl Broker {
             opener: peer,
             encrypted,
             peer_key: client.key,
+            bond,
         };
         Ok(Pending { wanted, service, instance, introduction })
     }
@@ -310,6 +348,14 @@ impl Broker {
             introduction,
         });
         self.tell_caller(client, instance, turn);
+    }
+
+    /// A node says that what it serves can be reached over sockets only. Offers of shared memory
+    /// that it has not answered are left to its answer.
+    pub(super) fn shares_no_memory(&mut self, node: Token) {
+        if let Some(session) = self.sessions.get_mut(&node) {
+            session.shares_memory = false;
+        }
     }
 
     /// Enters a channel among those that are open. ipcd's own are not counted: it closes them as

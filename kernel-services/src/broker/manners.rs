@@ -22,6 +22,7 @@ pub(super) fn is_answered(request: &Request) -> bool {
             | Request::Suspect { .. }
             | Request::Pulse { .. }
             | Request::Bus(_)
+            | Request::SharesNoMemory
     )
 }
 

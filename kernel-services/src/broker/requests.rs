@@ -5,7 +5,7 @@ use ipc::{
     control::{Reply, Request},
 };
 
-use super::{Broker, Carried, Effect, Token, Turn};
+use super::{Broker, Carried, Effect, Token, Turn, introductions::Way};
 use crate::desk::Notice;
 
 impl Broker {
@@ -52,11 +52,18 @@ impl Broker {
             },
             Request::Forget { request } => return self.forget(to, request, turn),
             Request::Connect { dest, geometry } => {
-                match self.connect(to, sequence, dest, geometry, carried, turn) {
+                match self.connect(to, sequence, dest, Way::Memory(geometry, carried), turn) {
                     Ok(()) => return,
                     Err(status) => Reply::Refused(status),
                 }
             }
+            Request::ConnectBySocket { dest } => {
+                match self.connect(to, sequence, dest, Way::Socket, turn) {
+                    Ok(()) => return,
+                    Err(status) => Reply::Refused(status),
+                }
+            }
+            Request::SharesNoMemory => return self.shares_no_memory(to),
             Request::Accept { channel, status } => {
                 return self.accept(to, channel, status, carried, turn);
             }
@@ -72,7 +79,9 @@ impl Broker {
             }
             Request::Command { text } => {
                 let by = self.sessions.get(&to).map(|it| it.who.to_string()).unwrap_or_default();
-                let notice = Notice::Command { from: to, sequence, by, text };
+                // The reactor's thread is within it while the request is carried out.
+                let trace = ipc::trace::current();
+                let notice = Notice::Command { from: to, sequence, by, text, trace };
                 return turn.out.push(Effect::Tell(notice));
             }
             Request::Board { segment } => {
@@ -82,6 +91,9 @@ impl Broker {
             Request::Trace { instance, every_us, for_ms } => {
                 let order = Reply::Trace { instance, every_us, for_ms };
                 self.trace(to, instance, order, turn)
+            }
+            Request::Payloads { instance, bytes, for_ms } => {
+                self.show_payloads(to, instance, bytes, for_ms, turn)
             }
             Request::Keep { name } => self.keep_memory(to, name, carried, turn),
             Request::Kept { after } => return self.next_kept(to, sequence, after, turn),

@@ -136,7 +136,8 @@ impl Broker {
 
     /// Takes other rules and quotas: closes what they do not allow any more.
     pub(super) fn enact(&mut self, law: Law, turn: &mut Turn) {
-        self.policy = Policy::new(law.terms);
+        let before = std::mem::replace(&mut self.policy, Policy::new(law.terms));
+        self.hide_payloads(&before, turn);
         self.let_go_of_strangers(|service| law.services.contains_key(service), turn);
         self.accounts.limit(law.users, law.services);
         self.topics.declare(law.topics);

@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use ipc::control::{Introduction, Reply};
+use ipc::control::{BY_SOCKET, Introduction, Reply};
 
 use super::{Broker, Effect, Token, Turn, channels::Channel};
 
@@ -58,7 +58,7 @@ impl Survivors {
         let (client, server) = (ends.client?, ends.server?);
         let common = |it: &Introduction| {
             let Introduction { session, start_ns, dest, dest_name, geometry, .. } = *it;
-            let rest = (it.permissions, it.opener, it.encrypted);
+            let rest = (it.permissions, it.opener, it.encrypted, it.bond);
             (session, start_ns, dest, dest_name, geometry, rest)
         };
         let agree = common(&client.introduction) == common(&server.introduction);
@@ -133,7 +133,8 @@ impl Broker {
         let Some(served_by) = self.uid_of_instance(dest) else { return };
         let allowed = self.may_connect(client, &name, served_by, turn);
         let is_allowed = allowed.is_ok_and(|allowed| granted & !allowed == 0);
-        let lane_bytes = geometry.lane_bytes() as u64;
+        let shares = channel & BY_SOCKET == 0;
+        let lane_bytes = if shares { geometry.lane_bytes() as u64 } else { 0 };
         if is_allowed && self.accounts.survived(client, channel, lane_bytes).is_ok() {
             self.registry.count_channel(dest);
             let open = Channel { client, service, who, name, served_by, granted, encrypted };
@@ -149,7 +150,7 @@ impl Broker {
 mod tests {
     use ipc::{
         Geometry, ServiceId,
-        control::{Reply, Request},
+        control::{Bond, Reply, Request},
     };
 
     use super::*;
@@ -193,6 +194,7 @@ mod tests {
             opener: ServiceId::new(3),
             encrypted: false,
             peer_key: [0; 32],
+            bond: Bond::default(),
         };
         (broker, told)
     }

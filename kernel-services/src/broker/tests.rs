@@ -2,7 +2,7 @@ use std::{collections::HashSet, ops::RangeInclusive};
 
 use ipc::{
     Geometry,
-    control::{Introduction, SERVICE_EXCLUSIVE},
+    control::{BY_SOCKET, Introduction, SERVICE_EXCLUSIVE},
 };
 use proptest::prelude::*;
 
@@ -13,8 +13,10 @@ use super::{
 
 mod groups;
 mod kept;
+mod payloads;
 mod regions;
 mod rights;
+mod sockets;
 mod suspects;
 
 use crate::ids::{Ids, tests::Memory};
@@ -372,8 +374,9 @@ fn requests() -> impl Strategy<Value = Request> {
         name().prop_map(|name| Request::Wait { name }),
         (0..9_u32).prop_map(|request| Request::Forget { request }),
         id().prop_map(move |dest| Request::Connect { dest, geometry }),
+        id().prop_map(|dest| Request::ConnectBySocket { dest }),
         (0..12_u64, prop_oneof![Just(0), Just(-11)]).prop_map(|(channel, code)| Request::Accept {
-            channel: 1 << 32 | channel,
+            channel: (channel % 2) << 63 | 1 << 32 | channel,
             status: Status::from_code(code)
         }),
     ]
@@ -383,7 +386,7 @@ fn requests() -> impl Strategy<Value = Request> {
 fn operators_command_and_services_do_not() {
     let mut broker = broker().supervised();
     node(&mut broker, 1);
-    let unit = Unit { id: 1, service: "api".into(), pid: 2, uid: UID, start_time: 7 };
+    let unit = Unit { id: 1, service: "api".into(), pid: 2, uid: UID, start_time: 7, key: None };
     broker.step(comes(2, 2, UID, Some(unit)), 0);
     ask(&mut broker, 2, Request::Hello { asymmetric: true, encrypts: false, key: [0; 32] });
     let command = || Request::Command { text: "{}".to_owned() };
@@ -392,6 +395,7 @@ fn operators_command_and_services_do_not() {
         sequence: 7,
         by: "user 1000 (pid 1, executable unknown)".to_owned(),
         text: "{}".to_owned(),
+        trace: None,
     };
     assert_eq!(ask(&mut broker, 1, command()), [Effect::Tell(told)]);
     let reply = Reply::Refused(Status::ACCESS);
@@ -422,8 +426,10 @@ proptest! {
             // A lane goes only where one may; else the sender would be cut each time.
             let event = match event {
                 Event::Packet { token, sequence, request: Ok(request), .. } => {
-                    let carried =
-                        if may_carry(&request, lane()) { lane() } else { Carried::Nothing };
+                    let by_socket = matches!(request, Request::Accept { channel, .. }
+                        if channel & BY_SOCKET != 0);
+                    let may = may_carry(&request, lane()) && !by_socket;
+                    let carried = if may { lane() } else { Carried::Nothing };
                     packet(token, sequence, request, carried)
                 }
                 other => other,
@@ -532,13 +538,15 @@ fn what_is_no_board_ends_the_connection() {
 #[test]
 fn a_supervised_service_does_not_see_the_boards_of_others() {
     let mut broker = broker();
-    let unit = Unit { id: 1, service: "a".into(), pid: 9, uid: UID, start_time: 1 };
+    let unit = Unit { id: 1, service: "a".into(), pid: 9, uid: UID, start_time: 1, key: None };
     broker.step(comes(1, 9, UID, Some(unit)), 0);
     ask(&mut broker, 1, Request::Hello { asymmetric: true, encrypts: false, key: [0; 32] });
     let refused = [refusal(1, 7, Status::ACCESS)];
     assert_eq!(ask(&mut broker, 1, Request::Boards { after: 0 }), refused);
     let trace = Request::Trace { instance: ServiceId::new(1), every_us: 1, for_ms: 1 };
     assert_eq!(ask(&mut broker, 1, trace), refused);
+    let payloads = Request::Payloads { instance: ServiceId::new(1), bytes: 1, for_ms: 1 };
+    assert_eq!(ask(&mut broker, 1, payloads), refused);
     // Nor does another user's process.
     broker.step(comes(2, 9, UID + 1, None), 0);
     ask(&mut broker, 2, Request::Hello { asymmetric: true, encrypts: false, key: [0; 32] });

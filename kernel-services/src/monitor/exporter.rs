@@ -26,7 +26,7 @@ use super::{
     http::{Door, Page, serve},
     render,
 };
-use crate::node::Listener;
+use crate::{journal, node::Listener};
 
 /// Explains why metrics cannot be served there.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +92,8 @@ fn look(
         Some(monitor) => monitor,
         None => Monitor::new(Node::connect(config).map_err(|error| error.to_string())?),
     };
-    let sight = monitor.look().map_err(|error| error.to_string())?;
+    let mut sight = monitor.look().map_err(|error| error.to_string())?;
+    sight.exported = journal::exported();
     *slot = Some(monitor);
     Ok(render(&sight, format))
 }

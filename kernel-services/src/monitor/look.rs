@@ -29,7 +29,7 @@ impl Monitor {
     /// # Errors
     /// Those of [`Node::boards`], [`Node::list`] and [`Node::command`].
     pub fn look(&mut self) -> Result<Sight, NodeError> {
-        Ok(Sight { services: self.services()?, units: self.units()? })
+        Ok(Sight { services: self.services()?, units: self.units()?, exported: None })
     }
 
     fn units(&self) -> Result<Vec<Unit>, NodeError> {

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use ipc::trace::Exported;
+
 use super::{Service, Sight, Unit};
 
 /// The media types that scrapers ask for.
@@ -195,6 +197,12 @@ pub fn render(sight: &Sight, format: Format) -> String {
         services,
         |it| &it.served.queued,
     );
+    if let Some(Exported { sent, dropped }) = sight.exported {
+        let taken = "Spans of ipcd that its collector has taken.";
+        out.count("libipc_spans_exported", taken, sent);
+        let not_taken = "Spans of ipcd that were dropped on the way to its collector.";
+        out.count("libipc_spans_dropped", not_taken, dropped);
+    }
     if format == Format::OpenMetrics {
         out.line(format_args!("# EOF"));
     }
@@ -221,6 +229,12 @@ impl Page {
         if !unit.is_empty() && self.format == Format::OpenMetrics {
             self.line(format_args!("# UNIT {name} {unit}"));
         }
+    }
+
+    /// A counter of the runtime itself.
+    fn count(&mut self, name: &str, help: &str, value: u64) {
+        self.head(name, "counter", "", help);
+        self.line(format_args!("{name}_total {value}"));
     }
 
     fn family<T: Labelled>(&mut self, family: &Family<T>, whose: &[T]) {
@@ -305,7 +319,8 @@ mod tests {
             is_ready,
             restarts,
         };
-        Sight { services, units: vec![unit("echo#1", true, 1), unit("echo#2", false, 6)] }
+        let units = vec![unit("echo#1", true, 1), unit("echo#2", false, 6)];
+        Sight { services, units, exported: Some(Exported { sent: 7, dropped: 1 }) }
     }
 
     /// The page of both services, in each format, as it was read and approved.
@@ -346,8 +361,14 @@ mod tests {
                 let unit = rest.strip_prefix(family).expect("of this family").trim();
                 assert!(family.ends_with(unit), "{line}");
             } else {
-                let (sample, rest) = line.split_once('{').expect("labels");
-                let (labels, value) = rest.rsplit_once("} ").expect("a value");
+                // Of the runtime itself there are counters without labels.
+                let (sample, labels, value) = if let Some((sample, rest)) = line.split_once('{') {
+                    let (labels, value) = rest.rsplit_once("} ").expect("a value");
+                    (sample, labels, value)
+                } else {
+                    let (sample, value) = line.split_once(' ').expect("a value");
+                    (sample, "", value)
+                };
                 let suffix = sample.strip_prefix(family).expect("of this family");
                 let allowed: &[&str] = match kind {
                     "counter" => &["_total"],
@@ -372,6 +393,6 @@ mod tests {
                 }
             }
         }
-        assert!(families.len() == FAMILIES.len() + UNITS.len() + 3);
+        assert!(families.len() == FAMILIES.len() + UNITS.len() + 3 + 2);
     }
 }

@@ -109,11 +109,21 @@ impl fmt::Display for Change {
 fn settings(old: &Node, new: &Node) -> Vec<&'static str> {
     // In full, so that whoever adds a field decides here what its change means.
     let Node {
-        groups, rules, routes, topics, failovers, user_limits, log_directory, metrics, ..
+        groups,
+        rules,
+        routes,
+        topics,
+        failovers,
+        user_limits,
+        log_directory,
+        metrics,
+        monitor,
+        ..
     } = old;
     differing(&[
         ("log_directory", *log_directory != new.log_directory),
         ("metrics", *metrics != new.metrics),
+        ("monitor", *monitor != new.monitor),
         ("group", *groups != new.groups),
         ("rule", *rules != new.rules),
         ("route", *routes != new.routes),

@@ -11,6 +11,7 @@ use super::{
     failover::{FailoverPlaces, failover},
     fields::{Field, Reading, Span, Table, in_order},
     listener::NoListener,
+    monitor,
     quantity::quoted,
     rules, topics,
 };
@@ -60,6 +61,7 @@ pub(super) fn document(reading: &mut Reading, root: &DeTable<'_>) -> Draft {
         .read(reading, "log_directory", Reading::path)
         .unwrap_or_else(|| PathBuf::from("logs"));
     draft.node.metrics = table.read(reading, "metrics", listener);
+    draft.node.monitor = table.read(reading, "monitor", monitor::monitor).unwrap_or_default();
     for (at, field, name) in named_tables(reading, &mut table, "service") {
         let (service, places) = service(reading, at, field, name);
         draft.node.services.push(service);

@@ -103,7 +103,8 @@ fn subject(reading: &mut Reading, field: Field<'_>) -> Option<Subject> {
     None
 }
 
-fn object(reading: &mut Reading, field: Field<'_>) -> Option<Object> {
+/// Reads what rules are about: a name, those that begin alike, all of them, or the runtime.
+pub(super) fn object(reading: &mut Reading, field: Field<'_>) -> Option<Object> {
     let text = reading.text(field)?;
     match text {
         "any" => return Some(Object::Any),

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
+use ipc::trace::Collector;
+
 use super::Fault;
 // A runtime without a node file has rights and quotas, too: they stand with what enforces them.
 pub use crate::{
@@ -35,8 +37,19 @@ pub struct Node {
     pub log_directory: PathBuf,
     /// Where metrics are served; nowhere by default.
     pub metrics: Option<Listener>,
+    /// What may be seen of it beyond counts and times, and where it goes.
+    pub monitor: Monitor,
     /// What was allowed and yet looks wrong, to be shown to whoever wrote the file.
     pub warnings: Vec<Fault>,
+}
+
+/// What may be seen of a running node beyond counts and times.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Monitor {
+    /// Names whose traced requests may be shown with their payloads; none by default.
+    pub payloads: Vec<Object>,
+    /// Where ipcd sends spans of what it does; nowhere by default.
+    pub otlp: Option<Collector>,
 }
 
 /// Where ipcd listens for who reads metrics.

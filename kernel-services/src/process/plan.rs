@@ -104,13 +104,13 @@ impl Strings {
 
 impl Plan {
     pub(super) fn of(launch: Launch<'_>) -> Result<Plan, LaunchError> {
-        let Launch { service, replica, runtime_dir, control, log } = launch;
+        let Launch { service, replica, runtime_dir, control, log, key_file } = launch;
         let failed = |errno| LaunchError::system("prepare a process", errno);
         let lifted = |fd| out_of_the_way(fd).map_err(|error| failed(errno_of(&error)));
         let (user_name, user) = identity(service)?;
         let (cpus, node_mask) = place(service)?;
         let cpu_mask = if cpus.is_empty() { Vec::new() } else { numa::mask(&cpus) };
-        let (jail, mut unenforced) = confinement(service, runtime_dir)?;
+        let (jail, mut unenforced) = confinement(service, runtime_dir, key_file)?;
 
         let flags = SockFlag::SOCK_CLOEXEC;
         let (reports, report) =
@@ -123,12 +123,12 @@ impl Plan {
         let mut plan = Plan {
             executable: c_string(service.executable.as_os_str(), "the executable")?,
             arguments: Strings::of(arguments?),
-            environment: environment(service, runtime_dir)?,
+            environment: environment(service, runtime_dir, key_file)?,
             directory: c_string(service.directory.as_os_str(), "the directory")?,
             null: lifted(null.map_err(failed)?)?,
             log: lifted(log)?,
             control: lifted(control)?,
-            reports,
+            reports: lifted(reports)?,
             report: Some(lifted(report)?),
             groups: Groups::default(),
             doors: Vec::new(),
@@ -167,8 +167,12 @@ fn c_string(text: &OsStr, what: &str) -> Result<CString, LaunchError> {
     CString::new(text.as_bytes()).map_err(|_| LaunchError::Text { what: what.to_owned() })
 }
 
-/// What the node file gives, and three that are ours; `PATH` can be given another value.
-fn environment(service: &Service, runtime_dir: &Path) -> Result<Strings, LaunchError> {
+/// What the node file gives, and four that are ours; `PATH` can be given another value.
+fn environment(
+    service: &Service,
+    runtime_dir: &Path,
+    key_file: Option<&Path>,
+) -> Result<Strings, LaunchError> {
     let mut all: BTreeMap<&str, &OsStr> = [("PATH", OsStr::new(PATH))].into();
     for (name, value) in &service.environment {
         if name.is_empty() || name.contains('=') {
@@ -178,6 +182,9 @@ fn environment(service: &Service, runtime_dir: &Path) -> Result<Strings, LaunchE
     }
     all.insert("IPC_RUNTIME_DIR", runtime_dir.as_os_str());
     all.insert("IPC_SERVICE", OsStr::new(&service.name));
+    if let Some(key_file) = key_file {
+        all.insert("IPC_KEY_FILE", key_file.as_os_str());
+    }
     let pairs = all.into_iter().map(|(name, value)| {
         let mut pair = OsStr::new(name).to_owned();
         pair.push("=");
@@ -239,9 +246,11 @@ fn limits(service: &Service) -> Vec<Limit> {
 fn confinement(
     service: &Service,
     runtime_dir: &Path,
+    key_file: Option<&Path>,
 ) -> Result<(Option<Confinement>, Vec<Unenforced>), LaunchError> {
     let Sandbox::On(grants) = &service.sandbox else { return Ok((None, Vec::new())) };
-    let jail = sandbox::build(&service.executable, &service.environment, runtime_dir, grants)?;
+    let (program, variables) = (&service.executable, &service.environment);
+    let jail = sandbox::build(program, variables, runtime_dir, key_file, grants)?;
     let Jail { ruleset, one_exec, filters, unenforced } = jail;
     let failed = |error: std::io::Error| LaunchError::system("prepare a process", errno_of(&error));
     let ruleset = ruleset.map(out_of_the_way).transpose().map_err(failed)?;

@@ -45,5 +45,5 @@ impl Reactor {
 }
 
 fn parcel(reply: &Reply, fd: Arc<OwnedFd>) -> Parcel {
-    Parcel { bytes: encode_reply(0, reply), fds: vec![fd], bell: None }
+    Parcel::new(encode_reply(0, reply), vec![fd])
 }

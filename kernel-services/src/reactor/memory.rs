@@ -21,7 +21,7 @@ impl Reactor {
             return self.reply(to, sequence, &Reply::Refused(Status::NO_MEMORY));
         };
         let bytes = encode_reply(sequence, &Reply::Answer { length: text.len() as u64 });
-        match self.post(to, Parcel { bytes, fds: vec![Arc::new(memory)], bell: None }) {
+        match self.post(to, Parcel::new(bytes, vec![Arc::new(memory)])) {
             Ok(()) => None,
             Err(Lost::Introduction) => self.reply(to, sequence, &Reply::Refused(Status::QUOTA)),
             Err(Lost::Node) => self.drop_node(to),

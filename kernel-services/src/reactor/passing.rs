@@ -10,7 +10,7 @@ use std::{
 use ipc::{
     Status,
     control::{
-        Reply,
+        Introduction, Reply,
         closer::{PeerSocket, Stranger},
         encode_reply, packet,
     },
@@ -37,12 +37,52 @@ pub(super) struct Memory {
 }
 
 impl Reactor {
-    /// Makes the doorbell; gives what goes to the service.
+    /// Offers a channel to a service, and to which client.
     pub(super) fn offer(
         &mut self,
         ticket: u64,
-        client: Token,
-    ) -> Result<Vec<Arc<OwnedFd>>, Status> {
+        [to, client]: [Token; 2],
+        introduction: Introduction,
+    ) -> Option<Event> {
+        let failed = |status| Some(Event::Failed { ticket, status });
+        let fds = match self.make_bell(ticket, client) {
+            Ok(fds) => fds,
+            Err(status) => return failed(status),
+        };
+        if let Some(held) = self.held.get(&ticket) {
+            held.span.offered(&introduction);
+        }
+        let bytes = encode_reply(0, &Reply::Incoming(Box::new(introduction)));
+        match self.post(to, Parcel::new(bytes, fds)) {
+            Ok(()) => None,
+            Err(Lost::Introduction) => failed(Status::QUOTA),
+            Err(Lost::Node) => self.drop_node(to),
+        }
+    }
+
+    /// Gives a client the channel that a service has accepted, with its lane where it has one.
+    pub(super) fn deliver(
+        &mut self,
+        ticket: u64,
+        (to, sequence): (Token, u32),
+        service: Token,
+        introduction: Introduction,
+        lane: Option<Stranger>,
+    ) -> Option<Event> {
+        let bell = self.held.remove(&ticket)?.bell;
+        let has_lane = lane.is_some();
+        let mut fds: Vec<_> = lane.map(|lane| Arc::new(lane.vouched())).into_iter().collect();
+        fds.extend(self.pidfd(service));
+        let bytes = encode_reply(sequence, &Reply::Connected(Box::new(introduction)));
+        match self.post(to, Parcel { bytes, fds, has_lane, bell: Some(bell?) }) {
+            Ok(()) => None,
+            Err(Lost::Introduction) => self.reply(to, sequence, &Reply::Refused(Status::QUOTA)),
+            Err(Lost::Node) => self.drop_node(to),
+        }
+    }
+
+    /// Makes the doorbell; gives what goes to the service.
+    fn make_bell(&mut self, ticket: u64, client: Token) -> Result<Vec<Arc<OwnedFd>>, Status> {
         let pidfd = self.pidfd(client);
         let held = self.held.get_mut(&ticket).ok_or(Status::IO)?;
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -53,7 +93,8 @@ impl Reactor {
                 _ => Status::SYSTEM,
             })?;
         held.bell = Some(PeerSocket::new(ours, &self.closer));
-        let mut fds = vec![Arc::clone(&held.lane), Arc::new(theirs)];
+        let mut fds: Vec<_> = held.lane.iter().map(Arc::clone).collect();
+        fds.push(Arc::new(theirs));
         fds.extend(pidfd);
         Ok(fds)
     }
@@ -99,7 +140,7 @@ impl Reactor {
                     self.memory.regions.get(&region).cloned().into_iter().collect();
                 fds.extend(self.pidfd(owner));
                 let bytes = encode_reply(sequence, &reply);
-                match self.post(to, Parcel { bytes, fds, bell: None }) {
+                match self.post(to, Parcel::new(bytes, fds)) {
                     Ok(()) => None,
                     Err(Lost::Introduction) => {
                         self.reply(to, sequence, &Reply::Refused(Status::QUOTA))
@@ -144,7 +185,7 @@ impl Reactor {
         fds: Vec<Arc<OwnedFd>>,
     ) -> Option<Event> {
         let bytes = encode_reply(sequence, reply);
-        match self.post(to, Parcel { bytes, fds, bell: None }) {
+        match self.post(to, Parcel::new(bytes, fds)) {
             Ok(()) => None,
             Err(Lost::Introduction) => self.reply(to, sequence, &Reply::Refused(Status::QUOTA)),
             Err(Lost::Node) => self.drop_node(to),

@@ -39,6 +39,7 @@ pub(super) fn ruleset(
     executable: &Path,
     libraries: &[PathBuf],
     runtime_dir: &Path,
+    key_file: Option<&Path>,
     grants: &Grants,
 ) -> Result<Option<OwnedFd>, SandboxError> {
     let read: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
@@ -63,6 +64,9 @@ pub(super) fn ruleset(
     rules.give_if_there(Path::new("/dev/null"), AccessFs::WriteFile.into())?;
     // The way back to the runtime after it was restarted; older kernels do not ask.
     rules.give_if_there(runtime_dir, AccessFs::ResolveUnix.into())?;
+    if let Some(path) = key_file {
+        rules.give(path, AccessFs::ReadFile.into())?;
+    }
     for path in &grants.read {
         rules.give(path, read)?;
     }

@@ -18,6 +18,7 @@ impl Terms {
             lines: node.rule_lines.clone(),
             provides: provides.collect(),
             routes: node.routes.clone(),
+            payloads: node.monitor.payloads.clone(),
         }
     }
 }
@@ -225,6 +226,7 @@ mod tests {
             lines: vec![12],
             provides: provides.into(),
             routes: Vec::new(),
+            payloads: Vec::new(),
         })
     }
 

@@ -17,6 +17,17 @@ pub enum Command {
     Restart,
 }
 
+impl Command {
+    /// Gives the word for it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Command::Start => "start",
+            Command::Stop => "stop",
+            Command::Restart => "restart",
+        }
+    }
+}
+
 /// Why a command did not come to its end.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {

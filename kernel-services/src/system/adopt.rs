@@ -4,6 +4,7 @@ use nix::unistd::geteuid;
 
 use super::{
     Running, System,
+    keys::Keys,
     store::{Record, Store},
 };
 use crate::{
@@ -49,16 +50,24 @@ pub(super) fn find(
     store: &mut Store,
     supervisor: &Supervisor,
     desk: &SupervisorDesk,
+    keys: &Keys,
 ) -> Vec<Found> {
     let mut found = Vec::new();
     for record in store.records() {
         let Some(process) = Process::adopt(record.pid, record.start_time) else { continue };
+        // Or it would count as one that has ended, when it does: what is `temporary` would never
+        // run, though it never ran.
+        if process.end_unborn() {
+            say(&format!("{}: its program did not run yet: it is started anew", record.service));
+            continue;
+        }
         let unit = supervisor.unit(&record.service, record.replica);
         if let Some(UnitId(id)) = unit {
             let uid = uid_of_process(record.pid).unwrap_or_else(|| geteuid().as_raw());
             let service = record.service.as_str().into();
             let (pid, start_time) = (record.pid, record.start_time);
-            desk.say(Order::Expect { unit: Unit { id, service, pid, uid, start_time } });
+            let key = keys.public(&record.service, record.replica).map(|it| *it.as_bytes());
+            desk.say(Order::Expect { unit: Unit { id, service, pid, uid, start_time, key } });
         }
         found.push(Found { unit, process, service: record.service.clone() });
     }

@@ -32,11 +32,20 @@ impl System {
         let log = self.logs.append(&service.name).map_err(|error| error.to_string())?;
         let uid = user_of(service.user.as_deref())?;
         let (name, replica): (Arc<str>, u32) = (service.name.as_str().into(), replica);
-        let runtime_dir = &self.runtime_dir;
-        let order = Launch { service, replica: replica - 1, runtime_dir, control, log };
+        let span = match self.asked_for(&name, replica) {
+            Some(command) => command.within(|| Open::launch(&name, replica)),
+            None => Open::launch(&name, replica),
+        };
+        let (key_file, key) = self.keys.make(&name, replica, uid)?;
+        // Before it runs: only then may its user look for the key.
+        self.open_door(uid);
+        let Some((service, _)) = self.supervisor.service(unit) else {
+            return Err("it is gone from the node file".to_owned());
+        };
+        let (runtime_dir, key_file) = (&*self.runtime_dir, Some(&*key_file));
+        let order = Launch { service, replica: replica - 1, runtime_dir, control, log, key_file };
         let (mut recorded, store) = (None, &mut self.store);
         failpoint::reach(At::SpawnBegun);
-        let span = Open::launch(&name, replica);
         let process = launch(order, |pid, start_time| {
             recorded = Some(pid);
             span.launched(pid);
@@ -54,14 +63,26 @@ impl System {
                 say(&format!("not enforced on this machine: {gap}"));
             }
         }
-        self.open_door(uid);
         let (pid, start_time) = (process.pid(), process.start_time());
         self.watch(unit, &process);
-        let known = Unit { id: unit.0, service: name, pid, uid, start_time };
+        let key = Some(*key.as_bytes());
+        let known = Unit { id: unit.0, service: name, pid, uid, start_time, key };
         self.desk.say(Order::Admit { unit: known, socket });
         failpoint::reach(At::SpawnSaid);
         self.running.insert(unit, Running::new(process));
         Ok(pid)
+    }
+
+    /// The command that goes on and is about this replica, if there is one: what starts it then.
+    fn asked_for(&self, service: &str, replica: u32) -> Option<&Open> {
+        let groups = self.node.groups.iter();
+        let group = groups.into_iter().find(|it| it.members.iter().any(|it| it == service));
+        let about = |name: &str| match name.strip_prefix(service) {
+            Some("") => true,
+            Some(rest) => rest.strip_prefix('#') == Some(&*replica.to_string()),
+            None => group.is_some_and(|it| it.name == name),
+        };
+        self.asked.values().find(|it| about(&it.name)).map(|it| &it.span)
     }
 
     /// Makes a way back for the services of another user, for when this ipcd has died.

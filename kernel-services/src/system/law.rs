@@ -51,6 +51,7 @@ impl System {
         self.logs = logs;
         self.node = node.clone();
         self.move_metrics();
+        self.move_spans();
         self.desk.say(Order::Enact(Box::new(law(&self.node))));
         for warning in &node.warnings {
             say(&warning.to_string());
@@ -105,11 +106,7 @@ impl System {
     pub(super) fn note_command(&self, by: &str, command: Command, name: &str) {
         let mut note = Note::new(Kind::Admin, by);
         note.object = format!("service {name}");
-        note.operation = match command {
-            Command::Start => "start".into(),
-            Command::Stop => "stop".into(),
-            Command::Restart => "restart".into(),
-        };
+        note.operation = command.name().into();
         note.verdict = Some(true);
         self.take(note);
     }

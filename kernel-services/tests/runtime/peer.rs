@@ -166,7 +166,7 @@ impl Peer {
 
     pub(crate) fn incoming(&self) -> (Introduction, Vec<OwnedFd>) {
         match self.answer_with_fds(0) {
-            (Reply::Incoming(introduction), fds) => (introduction, fds),
+            (Reply::Incoming(introduction), fds) => (*introduction, fds),
             other => panic!("not an offer: {other:?}"),
         }
     }
@@ -177,7 +177,7 @@ impl Peer {
 
     pub(crate) fn connected(&self, sequence: u32) -> (Introduction, Vec<OwnedFd>) {
         match self.answer_with_fds(sequence) {
-            (Reply::Connected(introduction), fds) => (introduction, fds),
+            (Reply::Connected(introduction), fds) => (*introduction, fds),
             other => panic!("not connected: {other:?}"),
         }
     }

@@ -7,12 +7,11 @@
 mod arguments;
 mod machine;
 mod pin;
-mod signals;
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use ipc::{CallError, Config, Node, NodeError, control::SERVICE_IDEMPOTENT};
+use ipc::{CallError, Config, Node, NodeError, StopSignals, control::SERVICE_IDEMPOTENT};
 
 use arguments::Arguments;
 use machine::{Answer, Machine};
@@ -44,7 +43,7 @@ fn main() -> ExitCode {
 /// Serves until SIGTERM or SIGINT.
 fn serve(arguments: &Arguments) -> Result<Machine, Failure> {
     // First of all, so that every thread that comes later inherits the mask.
-    let signals = signals::block()?;
+    let signals = StopSignals::block()?;
     let config = Config {
         runtime_dir: arguments.runtime_dir.clone(),
         spin: arguments.spin.into(),

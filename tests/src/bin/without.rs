@@ -38,6 +38,8 @@ const FEATURES: &[(&str, &[Denial])] = &[
         ],
     ),
     ("peerpidfd", &[NO_PEERPIDFD]),
+    ("memfd", &[Denial::of(libc::SYS_memfd_create, libc::EPERM, &[])]),
+    ("shared_maps", &[Denial::of(libc::SYS_mmap, libc::EACCES, &[MAP_SHARED])]),
     ("future_write", &[Denial::of(libc::SYS_fcntl, libc::EINVAL, &[ADD_SEALS, FUTURE_WRITE])]),
 ];
 
@@ -74,6 +76,7 @@ impl Argument {
 }
 
 const NOEXEC_SEAL: Argument = Argument::has(1, libc::MFD_NOEXEC_SEAL as u64);
+const MAP_SHARED: Argument = Argument::has(3, libc::MAP_SHARED as u64);
 const ADD_SEALS: Argument = Argument::is(1, libc::F_ADD_SEALS);
 const FUTURE_WRITE: Argument = Argument::has(2, libc::F_SEAL_FUTURE_WRITE as u64);
 const NO_PEERPIDFD: Denial = Denial::of(

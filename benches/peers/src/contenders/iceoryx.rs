@@ -224,7 +224,7 @@ fn slice(place: &Place) -> usize {
     if place.is_crowded() { 4096 } else { LARGEST }
 }
 
-fn node() -> Outcome<Node<Service>> {
+pub(super) fn node() -> Outcome<Node<Service>> {
     set_log_level(LogLevel::Error);
     Ok(NodeBuilder::new().signal_handling_mode(SignalHandlingMode::Disabled).create::<Service>()?)
 }

@@ -22,6 +22,8 @@ pub struct Libipc {
     /// Both sides poll, or both sleep at once. In a crowd, clients of a polling server use the
     /// default, which learns whether to spin.
     pub waits: Waits,
+    /// Whether the client shares memory; its calls go over a socket by themselves otherwise.
+    pub shares: bool,
 }
 
 struct Link {
@@ -33,7 +35,7 @@ struct Link {
 
 impl Contender for Libipc {
     fn name(&self) -> &'static str {
-        "libipc"
+        if self.shares { "libipc" } else { "libipc, over a socket" }
     }
 
     fn payload(&self) -> Payload {
@@ -45,7 +47,7 @@ impl Contender for Libipc {
     }
 
     fn takes_crowds(&self) -> bool {
-        self.payload == Payload::Copied
+        self.payload == Payload::Copied && self.shares
     }
 
     fn prepare(&self, place: &Place) -> io::Result<Box<dyn Any>> {
@@ -76,7 +78,7 @@ impl Contender for Libipc {
             Waits::Polling if place.is_crowded() => Spin::Learned,
             Waits::Polling => Spin::Always,
         };
-        let node = connect(place, spin)?;
+        let node = connect_as(place, spin, self.shares)?;
         let id = node.wait_service(SERVICE, Some(PATIENCE)).map_err(io::Error::other)?;
         let client = node.client(id).map_err(io::Error::other)?;
         Ok(Box::new(Link { client, payload: self.payload, _node: node }))
@@ -119,7 +121,12 @@ fn answer_in_place(request: &Request<'_>) -> Result<(), CallError> {
     request.reply_loaned(loan)
 }
 
-fn connect(place: &Place, spin: Spin) -> io::Result<Node> {
+pub(super) fn connect(place: &Place, spin: Spin) -> io::Result<Node> {
+    connect_as(place, spin, true)
+}
+
+fn connect_as(place: &Place, spin: Spin, share_memory: bool) -> io::Result<Node> {
     let runtime_dir = Some(place.directory.clone());
-    Node::connect(&Config { runtime_dir, spin, ..Config::default() }).map_err(io::Error::other)
+    let config = Config { runtime_dir, spin, share_memory, ..Config::default() };
+    Node::connect(&config).map_err(io::Error::other)
 }

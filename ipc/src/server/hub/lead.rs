@@ -42,6 +42,17 @@ impl Member {
         }
     }
 
+    /// Of a client that has closed its end: whether it was that client.
+    #[cold]
+    pub(super) fn judge_end(&self) {
+        if let Member::Incoming(it) = self
+            && !it.channel.is_ready()
+            && let Some(rx) = it.channel.rx.try_claim()
+        {
+            it.channel.judge_end(&rx);
+        }
+    }
+
     /// Whether there is something to do.
     #[inline]
     pub(super) fn is_ready(&self) -> bool {

@@ -1,24 +1,37 @@
-//! Subscriptions to events, in a loop: looked at in memory while it is awake, and by the listener
-//! while it sleeps.
+//! What a loop handles beside channels: subscriptions to events, which are looked at in memory while
+//! it is awake, and by the listener while it sleeps; and what threads wait for on its behalf.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Hub, InHandler, Led};
 use crate::{
-    bus::Handled,
     server::incoming::Yield,
     sync::{AtomicBool, Ordering},
 };
 
+/// Something that a loop handles beside channels.
+pub(crate) trait Source: Send + Sync + std::fmt::Debug {
+    /// Whether there may be something to handle, and nobody is at it.
+    fn has_work(&self) -> bool;
+
+    /// Handles what is there, as far as it is its turn. Gives how many handlers ran; none where
+    /// another thread is at it.
+    fn serve(&self) -> usize;
+
+    /// Before its loop sleeps: whether nothing is there, and the loop is kicked when something
+    /// comes.
+    fn arm(&self) -> bool;
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Sources {
-    all: Mutex<Vec<Arc<Handled>>>,
+    all: Mutex<Vec<Arc<dyn Source>>>,
     /// Most loops have none.
     any: AtomicBool,
 }
 
 impl Hub {
-    pub(crate) fn add_source(&self, source: Arc<Handled>) {
+    pub(crate) fn add_source(&self, source: Arc<dyn Source>) {
         {
             let mut all = self.all_sources();
             all.push(source);
@@ -27,7 +40,7 @@ impl Hub {
         self.kick();
     }
 
-    pub(crate) fn drop_source(&self, source: &Arc<Handled>) {
+    pub(crate) fn drop_source(&self, source: &Arc<dyn Source>) {
         let gone = {
             let mut all = self.all_sources();
             let place = all.iter().position(|it| Arc::ptr_eq(it, source));
@@ -39,7 +52,7 @@ impl Hub {
         drop(gone);
     }
 
-    fn all_sources(&self) -> MutexGuard<'_, Vec<Arc<Handled>>> {
+    fn all_sources(&self) -> MutexGuard<'_, Vec<Arc<dyn Source>>> {
         self.sources.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -7,9 +7,10 @@ use std::{
 
 use super::{Handler, Incoming, Next, Yield, pop};
 use crate::{
-    channel::{Fate, Receive},
+    channel::{Fate, Receive, Taken},
     clock,
     failover::post::Post,
+    layout::Ring,
     sync::Ordering,
 };
 
@@ -95,6 +96,26 @@ impl Incoming {
             rx.is_new = false;
             if let Some(high) = self.channel.first_high() {
                 rx.begin_ids(high);
+            }
+        }
+    }
+
+    /// Makes the handshake of an encrypted channel that is opened ahead, and takes nothing else.
+    #[cold]
+    pub(super) fn greet_apart(&self, rx: &mut Receive) {
+        // No pattern has more messages of the client.
+        for _ in 0..2 {
+            if !rx.is_ready() || !self.channel.awaits_greeting() {
+                return;
+            }
+            let ring = if rx.urgent.is_ready() { Ring::Urgent } else { Ring::Ordinary };
+            let taken = rx.take(ring, self.channel.max_payload);
+            let greeted = match taken {
+                Ok(Some(Taken::Hello(message))) => self.channel.greeted(rx, &message),
+                other => other.map(drop),
+            };
+            if let Err(lie) = greeted {
+                self.channel.end(Fate::Poisoned(lie));
             }
         }
     }

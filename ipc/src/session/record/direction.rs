@@ -217,6 +217,16 @@ impl Direction {
         self.tracks[ring as usize].ahead[slot] = batch + 1;
     }
 
+    /// Keystream that is not used yet, in tests of where else it lies.
+    #[cfg(test)]
+    pub(crate) fn unused(
+        &self,
+        ring: Ring,
+    ) -> impl Iterator<Item = &crate::session::chacha::Block> {
+        let blocks = self.secrets.get()[ring as usize].ahead.iter().flatten();
+        blocks.filter(|block| block.iter().any(|word| *word != 0))
+    }
+
     /// The key of a ring, in tests of where else it lies.
     #[cfg(test)]
     pub(crate) fn key(&self, ring: Ring) -> &[u32; 8] {

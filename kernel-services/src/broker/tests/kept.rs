@@ -6,7 +6,7 @@ use crate::{broker::kept::Stow, quota::Quota};
 const BYTES: u64 = 1 << 20;
 
 fn unit(id: u32, service: &str, pid: u32) -> Unit {
-    Unit { id, service: service.into(), pid, uid: UID, start_time: 1 }
+    Unit { id, service: service.into(), pid, uid: UID, start_time: 1, key: None }
 }
 
 /// A process of a unit connects and greets.

@@ -9,7 +9,8 @@ use crate::{
 };
 
 fn unit(id: u32, service: &str, pid: u32) -> Unit {
-    Unit { id, service: service.into(), pid, uid: UID, start_time: u64::from(pid) }
+    let service = service.into();
+    Unit { id, service, pid, uid: UID, start_time: u64::from(pid), key: None }
 }
 
 /// A broker that is recorded and supervised, with nodes of `api` (2) and `store` (3), which serves,

@@ -193,7 +193,14 @@ fn one_that_is_supervised_is_killed_and_its_standby_goes_on() {
     let (first, name) = register(&mut broker, 1, "echo");
     let (second, _) = register(&mut broker, 2, "echo");
     open(&mut broker, 3, first);
-    let unit = crate::desk::Unit { id: 7, service: "echo".into(), pid: 1, uid: UID, start_time: 0 };
+    let unit = crate::desk::Unit {
+        id: 7,
+        service: "echo".into(),
+        pid: 1,
+        uid: UID,
+        start_time: 0,
+        key: None,
+    };
     broker.sessions.get_mut(&1).expect("a session").peer.unit = Some(unit);
     let mark = served_at(&broker, name);
     let effects = suspect(&mut broker, 3, first, mark);

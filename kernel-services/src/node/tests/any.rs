@@ -17,8 +17,9 @@ pub(super) fn node() -> impl Strategy<Value = Node> {
         (1..=u16::MAX).prop_map(Listener::Loopback),
         path().prop_map(Listener::Unix),
     ]);
-    let parts = (services, groups, vec(rule(), 0..4), topics(), quota(), path(), metrics);
-    parts.prop_map(|(drawn, group, rules, topics, user_limits, log_directory, metrics)| {
+    let seen = (metrics, monitor());
+    let parts = (services, groups, vec(rule(), 0..4), topics(), quota(), path(), seen);
+    parts.prop_map(|(drawn, group, rules, topics, user_limits, log_directory, seen)| {
         let mut services: Vec<Service> = Vec::new();
         for (index, (service, wanted)) in drawn.into_iter().enumerate() {
             let Some(mut service) = service else { continue };
@@ -38,7 +39,7 @@ pub(super) fn node() -> impl Strategy<Value = Node> {
         });
         let groups = groups.collect();
         let failovers = failovers(&services);
-        let (metrics, warnings) = (metrics, Vec::new());
+        let ((metrics, monitor), warnings) = (seen, Vec::new());
         Node {
             services,
             groups,
@@ -50,8 +51,21 @@ pub(super) fn node() -> impl Strategy<Value = Node> {
             user_limits,
             log_directory,
             metrics,
+            monitor,
             warnings,
         }
+    })
+}
+
+fn monitor() -> impl Strategy<Value = Monitor> {
+    let names = select(vec!["api", "api*", "*"]).prop_map(|name| match name {
+        "*" => Object::Any,
+        name => Object::Name(name.to_owned()),
+    });
+    let otlp = option::of(select(vec!["http://127.0.0.1:4318", "http://[::1]:9/x"]));
+    (vec(names, 0..3), otlp).prop_map(|(payloads, otlp)| {
+        let otlp = otlp.map(|it| it.parse().expect("a collector"));
+        Monitor { payloads, otlp }
     })
 }
 
@@ -233,6 +247,15 @@ pub(super) fn written(node: &Node) -> String {
             put(&mut out, "metrics", &format!("\"127.0.0.1:{port}\""));
         }
         None => {}
+    }
+    let name = |object: &Object| match object {
+        Object::Name(name) => format!("name:{name}"),
+        _ => "any".to_owned(),
+    };
+    let payloads: Vec<String> = node.monitor.payloads.iter().map(name).collect();
+    put(&mut out, "monitor.payloads", &list(&payloads));
+    if let Some(collector) = &node.monitor.otlp {
+        put(&mut out, "monitor.otlp", &quoted(&collector.to_string()));
     }
     for service in &node.services {
         write_service(&mut out, service);

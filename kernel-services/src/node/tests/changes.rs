@@ -180,13 +180,14 @@ fn copy(service: &mut Service, key: &str, from: &Service) {
     }
 }
 
-const SETTINGS: [&str; 5] = ["log_directory", "metrics", "group", "rule", "limits.user"];
+const SETTINGS: [&str; 6] = ["log_directory", "metrics", "monitor", "group", "rule", "limits.user"];
 
 fn set(node: &mut Node, key: &str, from: &Node) {
     let from = from.clone();
     match key {
         "log_directory" => node.log_directory = from.log_directory,
         "metrics" => node.metrics = from.metrics,
+        "monitor" => node.monitor = from.monitor,
         "group" => node.groups = from.groups,
         "rule" => node.rules = from.rules,
         "limits.user" => node.user_limits = from.user_limits,

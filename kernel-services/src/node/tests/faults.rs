@@ -82,8 +82,8 @@ fn tables_and_names() {
         ("servce.a = 1", &["1:1: unknown key \"servce\"; did you mean \"service\"?"]),
         (
             "zz = 1",
-            &["1:1: unknown key \"zz\"; a node file takes log_directory, metrics, service, \
-                 group, \
+            &["1:1: unknown key \"zz\"; a node file takes log_directory, metrics, monitor, \
+                 service, group, \
              failover, rule, route, topic, limits"],
         ),
         (
@@ -125,6 +125,30 @@ fn tables_and_names() {
             &["1:10: \"\" cannot name a service; names consist of a-z A-Z 0-9 - _ . and begin \
                  with \
              a letter or digit"],
+        ),
+        (
+            "[monitor]\npayloads = 'name:api'",
+            &["2:12: payloads takes a list, not a string; write payloads = [\"name:NAME\"]"],
+        ),
+        (
+            "[monitor]\npayloads = ['runtime', 'api']\npayload = []",
+            &[
+                "2:13: the runtime itself has no payloads; write \"name:NAME\", \
+                 \"name:PREFIX*\" or \"any\"",
+                "2:24: \"api\" is nothing to have rights on; write \"any\", \"name:NAME\", \
+                 \"name:PREFIX*\" or \"runtime\"",
+                "3:1: unknown key \"payload\"; did you mean \"payloads\"?",
+            ],
+        ),
+        (
+            "[monitor]\notlp = '127.0.0.1:4318'",
+            &["2:8: spans cannot be sent to \"127.0.0.1:4318\"; write \"http://HOST:PORT\", such \
+                 as \"http://127.0.0.1:4318\""],
+        ),
+        (
+            "[monitor]\notlp = 'https://a'",
+            &["2:8: libipc does not encrypt what it sends to collectors: run one on this \
+                 machine; write \"http://HOST:PORT\", such as \"http://127.0.0.1:4318\""],
         ),
         (
             "metrics = 'here'",

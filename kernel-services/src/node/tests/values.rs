@@ -163,7 +163,8 @@ fn the_example_and_the_documentation_show_every_key() {
     let example = tree("examples/node.toml");
     let chapter = tree("docs/supervision.md");
     let tables = [
-        ("", "", 9),
+        ("", "", 10),
+        ("[monitor]", "monitor.", 2),
         ("[limits]", "limits.", 1),
         ("[limits.user]", "", 6),
         ("[service.a]", "", 19),

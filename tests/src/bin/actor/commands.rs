@@ -91,6 +91,7 @@ impl Stage {
     /// - `fatten MIB`: takes up that much memory
     /// - `find NAME`, `await NAME`: ask the runtime
     /// - `open NAME`: waits for the name, opens a channel, says the peer's instance and process
+    /// - `by NAME`: the same, and says by what the channel goes
     /// - `leave NAME`: drops the channel
     /// - `ask NAME TIMEOUT_MS TEXT`: calls, and says what came of it
     /// - `calls NAME THREADS COUNT SIZE,SIZE..`: calls that must come back as they were
@@ -110,6 +111,7 @@ impl Stage {
     /// - `release`: answers held requests
     /// - `trace NAME COUNT SIZE`: calls between two marks that a trace shows
     /// - `fork NAME`: tries everything in a child
+    /// - `dump DIRECTORY`: dies, and leaves all of its memory there that the kernel dumps
     /// - `exec`: becomes another program
     /// - `listen PATH`: serves by a socket, too
     /// - `region …`: see [`Regions::act`]; `id` says this node's
@@ -145,6 +147,13 @@ impl Stage {
             ("open", [name]) => {
                 let peer = self.client(name).peer();
                 say(&format!("opened {} {}", peer.id, peer.pid));
+            }
+            ("by", [name]) => {
+                let transport = self.try_client(name).map(|it| it.transport());
+                say(&match transport {
+                    Ok(transport) => format!("goes by {transport}"),
+                    Err(error) => format!("goes not: {}", error.status().name()),
+                });
             }
             ("leave", [name]) => {
                 self.clients.remove(*name);
@@ -202,6 +211,7 @@ impl Stage {
                 trace(&self.client(name), number(count), number(size));
             }
             ("fork", [name]) => self.fork(name),
+            ("dump", [directory]) => dump(directory),
             ("exec", []) => {
                 let program = std::env::current_exe().expect("this program");
                 panic!("{}", Command::new(program).arg("idle").exec());
@@ -388,4 +398,13 @@ fn options(timeout_ms: &str) -> CallOptions {
 
 fn number<N: std::str::FromStr>(word: &str) -> N {
     word.parse().unwrap_or_else(|_| panic!("no number: {word}"))
+}
+
+/// Dies of what makes the kernel dump a process's memory.
+fn dump(directory: &str) -> ! {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    std::env::set_current_dir(directory).expect("it is there");
+    let (_, hard) = getrlimit(Resource::RLIMIT_CORE).expect("a limit");
+    setrlimit(Resource::RLIMIT_CORE, hard, hard).expect("a soft limit may rise to the hard one");
+    std::process::abort()
 }

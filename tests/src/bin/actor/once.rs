@@ -11,7 +11,7 @@ use std::{
 
 use ipc::{
     Node, Region, RegionAccess, RegionOptions, RegionRef, Request, Server, Status,
-    control::SERVICE_IDEMPOTENT,
+    control::SERVICE_DEDUP,
     once::{Gate, Limits},
 };
 use tests::LONG;
@@ -41,7 +41,7 @@ pub(crate) fn serve(node: &Node, server: &Server, name: &str, path: &str) {
         gate: OnceLock::new(),
         file: Mutex::new(OpenOptions::new().append(true).open(path).expect("a file")),
     };
-    let registration = server.register(name, SERVICE_IDEMPOTENT).expect("registered");
+    let registration = server.register(name, SERVICE_DEDUP).expect("registered");
     let server = server.clone();
     std::thread::spawn(move || server.run(|request| once.handle(&request)));
     say(&format!("serving {} {}", registration.instance, registration.name));

@@ -184,8 +184,8 @@ impl End {
         let offer = wire.receive();
         assert_eq!(offer.verb, verb::INCOMING);
         // channel, session, start, asymmetric and six words; behind geometry and permissions the
-        // opener, whether it is encrypted, and the other end's key.
-        let geometry = offer.fields.len() - 16 - 40;
+        // opener, whether it is encrypted, the other end's key, and what binds.
+        let geometry = offer.fields.len() - 16 - 40 - 76;
         assert_eq!((offer.u32(geometry), offer.u32(geometry + 4)), (CELLS, SLAB));
         let (fd, own) = lane(seals());
         wire.accept(offer.u64(0), fd.as_raw_fd());

@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use ipc::{Config, Node, Request};
+use ipc::{Config, Node, Request, StopSignals};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         }
         ["duet", name, other] => duet(name, other),
         ["serve", name] => serve(name),
+        ["orderly", name] => orderly(name),
         ["relay", name] => relay::serve(name),
         ["exit", code] => return ExitCode::from(code.parse::<u8>().expect("a number")),
         ["say", text] => println!("{text}"),
@@ -99,6 +100,21 @@ fn serve(name: &str) {
         .collect();
     for thread in threads {
         let _ = thread.join();
+    }
+}
+
+/// Serves until the first signal to stop, in order; then lingers until the second.
+fn orderly(name: &str) {
+    let signals = StopSignals::block().expect("signals");
+    let node = Node::connect(&Config::default()).expect("a node");
+    signals.forward(node.interrupter()).expect("a thread");
+    let server = node.server().expect("a server");
+    server.register(name, 0).expect("registered");
+    println!("serving");
+    let ended = server.run(|request| answer(&request));
+    println!("{}", matches!(ended, Err(ipc::CallError::Canceled)));
+    loop {
+        std::thread::park();
     }
 }
 
