@@ -305,8 +305,8 @@ fn await_mark(link: &Link) {
     }
 }
 
-/// Whether another than who serves on this channel serves now. Only what was not known when it was
-/// chosen counts: a standby that this client went to may be about to serve.
+/// Whether another than who serves on this channel serves now. Only what was not known when it
+/// was chosen counts: a standby that this client went to may be about to serve.
 fn supersedes(group: &Group, known: u64, link: &Link) -> bool {
     let Some(first) = group.members.first() else { return false };
     if *first == link.channel.introduction.dest || group.served_at <= known {
