@@ -562,8 +562,8 @@ fn a_failover_is_of_a_name_and_its_order_of_those_who_provide_it() {
         ),
         (
             "[failover.\"\"]",
-            &["1:11: \"\" cannot be served: it is empty; give 1 to 255 bytes; write the name of \
-               service as its callers know it"],
+            &["1:11: \"\" cannot be served: it is empty; give 1 to 255 bytes; write the name \
+               of a service as its callers know it"],
         ),
     ]);
 }
