@@ -11,7 +11,7 @@ FUZZ_SECONDS ?= $(if $(findstring command,$(origin SECONDS)),$(SECONDS),600)
 # rustup's default place, for shells that have not read its profile.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help setup build run test bench bench-peers fmt clippy doc header loom c-test fuzz install clean
+.PHONY: help setup build run test bench bench-peers fmt clippy doc header loom simulation c-test fuzz install clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -50,6 +50,9 @@ header: ## Generate include/ipc.h
 
 loom: ## Check the lock-free protocols in every order the memory model allows
 	@scripts/test.sh loom
+
+simulation: ## Simulate failover in 100,000 histories (LIBIPC_SEED=N for one of them)
+	@scripts/test.sh simulation
 
 c-test: setup ## Run the C programs under AddressSanitizer and Valgrind
 	@scripts/test.sh c-test

@@ -1,4 +1,4 @@
-//! A reliable queue: one takes orders, another works them off, and either may be killed at any time.
+//! A reliable queue: one takes orders, another works them off, either may be killed at any time.
 //! Start `ipcd --config examples/orders.toml`, which starts `ipc-queue`; then these, in any order.
 //!
 //!     rust-orders put TEXT...     puts an order for each TEXT; each is stored when this says so

@@ -986,11 +986,10 @@ int ipc_register_service(const char *service_name, service_id_t *id);
 
 /**
  * As ipc_register_service, with flags IPC_SERVICE_IDEMPOTENT, IPC_SERVICE_DEDUP and
- * IPC_SERVICE_EXCLUSIVE, or'ed together. An exclusive service is refused with IPC_EEXIST while anybody serves the name.
+ * IPC_SERVICE_EXCLUSIVE, or'ed together. An exclusive service is refused with IPC_EEXIST while
+ * anybody serves the name.
  */
-int ipc_register_service_ex(const char *service_name,
-                            uint32_t flags,
-                            service_id_t *id);
+int ipc_register_service_ex(const char *service_name, uint32_t flags, service_id_t *id);
 
 /**
  * Ends an instance of this process. Its channels close: callers get IPC_EPEERDIED, or IPC_EMAYBE

@@ -10,12 +10,13 @@ use std::{
     thread,
 };
 
-use ipc::{CallError, Client, Spin, Status};
+use ipc::{CallError, Client, Node, Spin, Status};
 use tests::{
     Actor, LONG, World,
     ledger::{Account, Effect, Entry, Ledger, Repeats},
     wait_until,
 };
+use tokio::runtime::Builder;
 
 const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
 const CALLERS: u32 = 3;
@@ -40,6 +41,32 @@ fn call_on(client: &Client, caller: u32, end: &AtomicBool, answered: &AtomicU64)
                 account.maybe.insert(number);
             }
             Err(error @ CallError::PeerDied { taken: false }) => panic!("with a standby: {error}"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    account
+}
+
+/// The same, as a task of a tokio runtime.
+fn call_in_task(node: &Node, client: &Client, caller: u32, end: &AtomicBool) -> Account {
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_io().build();
+    let runtime = runtime.expect("a runtime");
+    let server = node.server().expect("a server");
+    let port = server.clone();
+    runtime.spawn(async move { ipc::tokio::serve(&port, |_| ()).await });
+    let mut account = Account::default();
+    while !end.load(Ordering::Relaxed) {
+        account.sent += 1;
+        let text = format!("{caller} {}", account.sent);
+        let call = ipc::tokio::call(&server, client, text.as_bytes(), LONG);
+        match runtime.block_on(call) {
+            Ok(answer) => {
+                assert_eq!(answer, text.as_bytes());
+                account.answered.insert(account.sent);
+            }
+            Err(error) if error.status() == Status::MAYBE => {
+                account.maybe.insert(account.sent);
+            }
             Err(error) => panic!("{error}"),
         }
     }
@@ -102,4 +129,94 @@ fn nothing_is_done_twice_and_nothing_answered_is_lost_though_who_serves_is_kille
     assert_eq!((ledger.repeated(), ledger.stale()), (0, 0));
     let maybe: u64 = accounts.iter().map(|it| it.maybe.len()).sum();
     assert!(maybe <= KILLS as u64 * u64::from(CALLERS), "{maybe} are unknown");
+}
+
+/// How who serves ends.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Killed,
+    /// By a signal after which the kernel writes a core dump, or tries to.
+    Aborted,
+    /// Its process becomes another program.
+    Replaced,
+    /// It hangs, is passed over, and is killed then.
+    Stopped,
+    /// And the runtime with it.
+    WithTheRuntime,
+}
+
+const ENDS: [End; 5] =
+    [End::Killed, End::Aborted, End::Replaced, End::Stopped, End::WithTheRuntime];
+
+#[test]
+fn nothing_is_lost_or_done_twice_in_whichever_way_who_serves_ends() {
+    let told = std::env::var("LIBIPC_SEED").ok();
+    let seed: usize = told.map_or(1, |text| text.parse().expect("a number"));
+    eprintln!("LIBIPC_SEED={seed} runs it again");
+    let world = World::without_runtime(ACTOR);
+    let mut runtime = world.runtime();
+    let path = world.directory().join("effects");
+    fs::write(&path, "").expect("a file");
+    let join = || {
+        let mut replica = world.actor(&["spin=never"]);
+        replica.ask(&format!("once till {}", path.display()), "serving");
+        replica
+    };
+    let mut first: Actor = join();
+    let mut second: Actor = join();
+    let (node, client) = world.client("till", Spin::Never);
+    let (end, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let threads = (0..CALLERS).map(|caller| {
+        let (client, end, answered) = (client.clone(), Arc::clone(&end), Arc::clone(&answered));
+        thread::spawn(move || call_on(&client, caller, &end, &answered))
+    });
+    let mut callers: Vec<_> = threads.collect();
+    callers.push({
+        let (node, client, end) = (node.clone(), client.clone(), Arc::clone(&end));
+        thread::spawn(move || call_in_task(&node, &client, CALLERS, &end))
+    });
+    let flow = || {
+        let until = answered.load(Ordering::Relaxed) + BETWEEN;
+        wait_until("calls are answered", || answered.load(Ordering::Relaxed) >= until);
+    };
+    for round in 0..2 * ENDS.len() {
+        flow();
+        // Every end comes twice, in an order that the seed shifts.
+        let how = ENDS[(round * (seed % 4 + 1) + seed) % ENDS.len()];
+        match how {
+            End::Killed => first.kill(),
+            End::Aborted => first.abort(),
+            End::Replaced => {
+                first.tell("exec");
+                first.hear("idle");
+                flow();
+                first.kill();
+            }
+            End::Stopped => {
+                first.stop();
+                flow();
+                first.kill();
+            }
+            End::WithTheRuntime => {
+                runtime.kill();
+                first.kill();
+                flow();
+                runtime = world.runtime();
+                // Who joins reads what the one before has answered, so it has to be found.
+                wait_until("the name is back", || node.discover("till").is_ok());
+            }
+        }
+        flow();
+        first = std::mem::replace(&mut second, join());
+    }
+    flow();
+    end.store(true, Ordering::Relaxed);
+    let accounts: Vec<Account> =
+        callers.into_iter().map(|it| it.join().expect("it did not panic")).collect();
+    let mut ledger = recorded(&fs::read_to_string(&path).expect("lines"));
+    for (caller, account) in (0..).zip(&accounts) {
+        ledger.settle(caller, account);
+    }
+    assert_eq!(ledger.faults(), []);
+    assert_eq!((ledger.repeated(), ledger.stale()), (0, 0));
 }

@@ -93,6 +93,7 @@ fn a_slow_subscriber_knows_what_it_lost_and_holds_up_nobody() {
     let mut publisher = world.actor(&[]);
     publisher.ask("event-advertise flood 100", "advertised");
     let mut slow = world.actor(&[]);
+    let slow_pid = slow.pid();
     slow.ask("event-subscribe flood now", "subscribed");
     slow.tell("event-take flood 20000 100");
     assert_eq!(publisher.ask("event-publish flood 20000 8", "published"), "20000");
@@ -100,6 +101,16 @@ fn a_slow_subscriber_knows_what_it_lost_and_holds_up_nobody() {
     let counts: Vec<u64> = took.split(' ').map(|it| it.parse().expect(&took)).collect();
     assert_eq!(counts[0] + counts[1], 20_000, "{took}");
     assert!(counts[1] > 0, "it kept up: {took}");
+    // Whoever looks sees who it is: it tells the runtime, at the latest when it finds nothing.
+    let node = world.node(Spin::Never);
+    let mut listener = || {
+        slow.ask("event-next flood 1", "event");
+        let all = node.listeners("flood").expect("somebody uses it");
+        assert_eq!(all.len(), 1, "{all:?}");
+        (all[0].pid, all[0].reliable, all[0].lost)
+    };
+    let expected = (slow_pid, 0, counts[1]);
+    wait_until("all that was lost is told", || listener() == expected);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Calls and one-way messages through the public Rust API, between two processes.
 
+use std::cell::RefCell;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,10 +15,11 @@ use tempfile::TempDir;
 
 use crate::c;
 use crate::floor::{Setting, futex_words};
-use crate::measure::{Latency, Throughput, latency, throughput};
+use crate::measure::{Latency, Throughput, latency, latency_after, throughput};
 use crate::pair::{self, Peer, Role};
 use crate::pin;
 use crate::report::{Group, Ruler};
+use crate::seal::by_ring;
 use crate::shm::Words;
 
 /// Sizes of the calls' payloads: in the cell up to 48, then in the slab.
@@ -249,10 +251,65 @@ pub fn polling(setting: &Setting, _: &[usize]) -> io::Result<Group> {
             let sealed = bed.sealed("")?;
             for size in SEALED_SIZES {
                 ruler.latency("call, encrypted", Some(size), || call(setting, &sealed, size))?;
+                if size > 64 {
+                    ruler
+                        .latency("its two seals and opens", Some(size), || alone(setting, size))?;
+                }
             }
+            connects(setting, &bed, ruler)?;
             c::calls(setting, bed.directory(), SERVICE, ruler)
         },
     )
+}
+
+/// Measures what a call of that size cannot do without: it is sealed and opened there, and back.
+fn alone(setting: &Setting, size: usize) -> io::Result<Latency> {
+    let mut text = vec![7; size];
+    let mut once = by_ring()?;
+    latency(&setting.clock, setting.plan, || {
+        let is_right = (0..2).all(|_| once(&mut text));
+        if is_right { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
+    })
+}
+
+/// Measures how long it takes to open a channel, from asking the runtime to the end of the
+/// handshake: a plain one, then encrypted ones by each pattern.
+fn connects(setting: &Setting, bed: &Bed, ruler: &mut Ruler<'_>) -> io::Result<()> {
+    let name = format!("{SEALED}{SERVICE}");
+    let mut row = |row: &str, name: &str, node: &dyn Fn() -> io::Result<Node>| {
+        let place = RefCell::new(None);
+        ruler.latency(row, None, || {
+            let before = || {
+                drop(place.take());
+                let node = node()?;
+                let id = node.wait_service(name, Some(DEADLINE)).map_err(io::Error::other)?;
+                // Below the number of messages a second that a user may send to the runtime.
+                std::thread::sleep(Duration::from_millis(5));
+                place.replace(Some((node, id, None)));
+                Ok(())
+            };
+            let once = || {
+                let mut place = place.borrow_mut();
+                let (node, id, client) = place.as_mut().ok_or(io::ErrorKind::Other)?;
+                *client = Some(node.client(*id).map_err(io::Error::other)?);
+                Ok(())
+            };
+            latency_after(&setting.clock, setting.plan, before, once)
+        })
+    };
+    let fresh = || {
+        let config = config(bed.directory(), Spin::Always, Geometry::default());
+        Node::connect(&config).map_err(io::Error::other)
+    };
+    // One that has no channel open, which it would share.
+    let own = fresh()?;
+    let ours = || Ok(own.clone());
+    row("connect, plain", SERVICE, &ours)?;
+    row("connect, encrypted, IK", &name, &ours)?;
+    row("connect, encrypted, XX", &name, &fresh)?;
+    let server = own.server().map_err(io::Error::other)?;
+    server.register("known", 0).map_err(io::Error::other)?;
+    row("connect, encrypted, KK", &name, &ours)
 }
 
 /// Measures calls of every size.

@@ -54,6 +54,18 @@ enum Verb {
         /// How many of each kind.
         #[arg(long, value_name = "N", default_value_t = 100)]
         kills: usize,
+        /// Sizes of the victims, in MiB.
+        #[arg(long, value_name = "MIB", value_delimiter = ',', default_values_t = [1, 256])]
+        victims: Vec<usize>,
+        /// Encrypted channels, beside plain ones.
+        #[arg(long)]
+        encrypted: bool,
+        /// Stops who serves, with calls outstanding, in place of killing it.
+        #[arg(long)]
+        stop: bool,
+        /// Once more beside so many processes that take a CPU each.
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        hogs: usize,
     },
     /// Reliable queues beside a channel, a socket and a POSIX message queue.
     Queue(Options),
@@ -135,7 +147,9 @@ fn main() -> ExitCode {
         }
         Verb::Sockets(options) => run(&options, &[sockets::group]),
         Verb::Many(options) => run(&options, &[many::idle, many::flooded]),
-        Verb::Failover { kills } => failover::run(kills),
+        Verb::Failover { kills, victims, encrypted, stop, hogs } => {
+            failover::run(&failover::Series { kills, victims, encrypted, stop, hogs })
+        }
         Verb::Queue(options) => run(&options, &[queues::group]),
         Verb::Scale(Scale { services, seconds }) => {
             Setting::new(Plan::lasting(Duration::from_secs_f64(seconds)))

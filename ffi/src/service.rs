@@ -36,7 +36,8 @@ pub unsafe extern "C" fn ipc_register_service(
 }
 
 /// As ipc_register_service, with flags IPC_SERVICE_IDEMPOTENT, IPC_SERVICE_DEDUP and
-/// IPC_SERVICE_EXCLUSIVE, or'ed together. An exclusive service is refused with IPC_EEXIST while anybody serves the name.
+/// IPC_SERVICE_EXCLUSIVE, or'ed together. An exclusive service is refused with IPC_EEXIST while
+/// anybody serves the name.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_register_service_ex(
     service_name: *const c_char,

@@ -15,8 +15,8 @@
 //! `AsyncGreeter`, `AsyncGreeterClient` and `AsyncGreeterServer`. Comments become documentation. A
 //! method's option `idempotency_level` says whether it may be repeated: `IDEMPOTENT` and
 //! `NO_SIDE_EFFECTS` may. A message with the option `(ipc.topic)`, of a file that imports
-//! `ipc/event.proto`, is an `ipc::bus::TypedEvent`. Messages of other crates' packages, Google's own included, need
-//! `prost-types` beside.
+//! `ipc/event.proto`, is an `ipc::bus::TypedEvent`. Messages of other crates' packages, Google's own
+//! included, need `prost-types` beside.
 
 #![deny(missing_docs)]
 

@@ -160,7 +160,8 @@ mod tests {
     #[test]
     fn a_queue_has_its_own_terms_or_the_defaults() {
         let config = Config::parse(
-            "on_demand = 3\non_demand_per_user = 2\n[defaults]\nattempts = 9\n[queue.orders]\ndurability = \
+            "on_demand = 3\non_demand_per_user = 2\n[defaults]\nattempts = 9\n\
+             [queue.orders]\ndurability = \
              \"journalled\"\nmessages = 7\n[queue.\"a.b\"]\n",
         )
         .expect("it is right");

@@ -2,6 +2,7 @@
 
 mod greeting;
 mod mark;
+pub(crate) use mark::GONE;
 mod receive;
 mod sealed;
 mod transmit;
@@ -472,6 +473,12 @@ impl Channel {
 
     /// The error of an operation that the channel's end cut short.
     pub(crate) fn ended(&self, taken: bool) -> CallError {
+        if self.is_encrypted()
+            && let Some(rx) = self.rx.try_claim()
+            && !rx.is_ready()
+        {
+            self.judge_end(&rx);
+        }
         match self.fate() {
             Fate::Poisoned(lie) => CallError::PeerCorrupt(lie),
             Fate::Open | Fate::Died | Fate::Closed => CallError::PeerDied { taken },

@@ -18,6 +18,7 @@ pub mod closer;
 mod entry;
 mod events;
 mod groups;
+mod introduction;
 pub mod packet;
 pub mod regions;
 mod replies;
@@ -28,11 +29,15 @@ mod wire;
 use crate::{ServiceId, error::Status, layout::Geometry};
 pub use bond::{Bond, name_hash};
 pub use entry::{Entry, page_fits};
-pub use events::{BusNote, BusStep, SUBSCRIBER_SLEEPS, TOPIC_RELIABLE, TopicEntry, topics_fit};
+pub use events::{
+    BusNote, BusStep, Listener, MOST_LISTENERS, SUBSCRIBER_SLEEPS, TOPIC_RELIABLE, TopicEntry,
+    topics_fit,
+};
 pub use groups::{
     Cause, Change, FailoverPlan, FailoverStrategy, Failure, FailureKind, Group, HealthCheck,
     MOST_CHANGES, MOST_MEMBERS, Standing,
 };
+pub use introduction::Introduction;
 use regions::{RegionReply, RegionRequest};
 pub use replies::{decode_reply, encode_reply};
 pub use requests::{decode_request, encode_request};
@@ -359,6 +364,13 @@ pub enum Request {
         /// 0, or the `next` of the page before.
         after: u32,
     },
+    /// Lists who subscribes to a topic, a page at a time. Answer: [`Reply::Listeners`].
+    Listeners {
+        /// The topic.
+        topic: u32,
+        /// 0, or the `next` of the page before.
+        after: u32,
+    },
 }
 
 /// What the runtime answers, and what it says by itself.
@@ -544,43 +556,13 @@ pub enum Reply {
         /// Pass it as `after` for the next page; 0 at the end.
         next: u32,
     },
-}
-
-/// Introduces one end of a channel to the other. The kernel proved every word of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Introduction {
-    /// Of the channel; never reused.
-    pub channel: u64,
-    /// High half of the first message id on it.
-    pub session: u32,
-    /// Zero of its deadlines: `CLOCK_MONOTONIC` in ns.
-    pub start_ns: u64,
-    /// Whether both ends use the asymmetric fence.
-    pub asymmetric: bool,
-    /// The other end: its instance, or its anonymous id.
-    pub peer: ServiceId,
-    /// The other end: the id of the name it serves, or 0.
-    pub peer_name: ServiceId,
-    /// The other end's process.
-    pub peer_pid: u32,
-    /// The other end's user.
-    pub peer_uid: u32,
-    /// The instance that serves on this channel.
-    pub dest: ServiceId,
-    /// The name of that instance.
-    pub dest_name: ServiceId,
-    /// Geometry of both lanes.
-    pub geometry: Geometry,
-    /// What the client may do: bits `1 << operation_type_t`.
-    pub permissions: u64,
-    /// Who opened it: its instance, or its anonymous id.
-    pub opener: ServiceId,
-    /// Whether a handshake comes first, and every frame after it is sealed.
-    pub encrypted: bool,
-    /// The other end's public key, as its node told the runtime; zeros where it has none.
-    pub peer_key: [u8; 32],
-    /// Whom it introduces, for the handshake.
-    pub bond: Bond,
+    /// Answer to `Listeners`.
+    Listeners {
+        /// The nodes, by ascending id.
+        entries: Vec<Listener>,
+        /// Pass it as `after` for the next page; 0 at the end.
+        next: u32,
+    },
 }
 
 const HEAD: usize = 12;

@@ -96,10 +96,8 @@ pub(crate) const FLAG_SLAB: u32 = 1;
 pub(crate) const FLAG_MORE: u32 = 2;
 /// The payload begins with an extension of the header: a trace's context.
 pub(crate) const FLAG_EXTENSION: u32 = 4;
-
 /// The payload lies in bulk memory; the cell holds its descriptor.
 pub(crate) const FLAG_BULK: u32 = 8;
-
 /// On an encrypted channel: sealed with a key of odd generation.
 #[cfg(not(loom))]
 pub(crate) const FLAG_PHASE: u32 = 16;

@@ -61,6 +61,8 @@ pub mod rpc;
 mod server;
 #[cfg(not(loom))]
 pub mod session;
+#[cfg(all(feature = "simulation", not(loom)))]
+pub mod simulation;
 #[cfg(not(loom))]
 mod socket;
 mod sync;

@@ -6,13 +6,15 @@ use clap::{Args, Subcommand};
 use ipc::{
     Config, Node,
     bus::{EventError, Start, SubscribeOptions},
-    control::TopicEntry,
+    control::{Listener, TopicEntry},
 };
 use serde::Serialize;
 
 use crate::{
     failure::Failure,
     output::Output,
+    sight::program,
+    supervised::harmless,
     table::{Align, Table},
 };
 
@@ -27,6 +29,11 @@ pub(crate) struct Arguments {
 #[derive(Subcommand)]
 enum What {
     Watch(Watch),
+    /// Show who subscribes to a topic, and how many events each has lost
+    Subscribers {
+        /// Its name, or its number
+        topic: String,
+    },
 }
 
 /// Show the events of a topic as they come, and how many were missed.
@@ -53,10 +60,12 @@ Columns:
   RING         bytes of each publisher's ring
   RETAINED     whether the last events stay when their publisher is gone
 
-What each subscriber has missed it knows itself: publishers do not know of their subscribers.
+What each subscriber has missed it knows itself, since publishers do not know of their subscribers.
+It tells the runtime, ten times a second at most: see ipctl events subscribers.
 
 Examples:
   ipctl events
+  ipctl events subscribers prices
   ipctl events watch prices --last 10
   ipctl events --json | jq -r '.[] | select(.publishers == 0) | .name'";
 
@@ -72,11 +81,84 @@ pub(crate) fn run(arguments: &Arguments, config: &Config, output: Output) -> Res
     if let Some(What::Watch(watch)) = &arguments.what {
         return follow(watch, &node, output);
     }
+    if let Some(What::Subscribers { topic }) = &arguments.what {
+        return subscribers(topic, &node, output);
+    }
     let list = List(node.topics()?.into_iter().map(Row::new).collect());
     if list.0.is_empty() {
         output.remark("no topics: nobody publishes or subscribes");
     }
     output.show(&list)
+}
+
+fn subscribers(topic: &str, node: &Node, output: Output) -> Result<(), Failure> {
+    let listeners = match topic.parse::<u32>() {
+        Ok(number) => node.listeners(number)?,
+        Err(_) => node.listeners(topic)?,
+    };
+    let entries = node.list()?;
+    let row = |it: Listener| {
+        let named = entries.iter().find(|entry| entry.pid == it.pid);
+        let program = || format!("({})", harmless(&program(it.pid)));
+        Subscriber {
+            name: named.map_or_else(program, |entry| harmless(&entry.name)),
+            node: it.node.get(),
+            pid: it.pid,
+            uid: it.uid,
+            sleeps: it.sleeps,
+            reliable: it.reliable,
+            lost: it.lost,
+        }
+    };
+    let rows = Subscribers(listeners.into_iter().map(row).collect());
+    if rows.0.is_empty() {
+        output.remark("nobody subscribes to it");
+    }
+    output.show(&rows)
+}
+
+#[derive(Serialize)]
+struct Subscribers(Vec<Subscriber>);
+
+/// A process that subscribes to a topic.
+#[derive(Serialize)]
+struct Subscriber {
+    name: String,
+    node: u32,
+    pid: u32,
+    uid: u32,
+    sleeps: bool,
+    reliable: u32,
+    lost: u64,
+}
+
+impl fmt::Display for Subscribers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let mut table = Table::new([
+            ("PROCESS", Align::Left),
+            ("NODE", Align::Right),
+            ("PID", Align::Right),
+            ("UID", Align::Right),
+            ("SLEEPS", Align::Left),
+            ("RELIABLE", Align::Right),
+            ("LOST", Align::Right),
+        ]);
+        for row in &self.0 {
+            table.row([
+                row.name.clone(),
+                row.node.to_string(),
+                row.pid.to_string(),
+                row.uid.to_string(),
+                if row.sleeps { "yes" } else { "-" }.to_owned(),
+                row.reliable.to_string(),
+                row.lost.to_string(),
+            ]);
+        }
+        table.fmt(f)
+    }
 }
 
 fn follow(watch: &Watch, node: &Node, output: Output) -> Result<(), Failure> {

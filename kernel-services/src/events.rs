@@ -97,6 +97,8 @@ pub(crate) struct Subscriber {
     sleeps: bool,
     /// The rings that it was given.
     given: BTreeSet<RingId>,
+    /// Events that it has lost, as it says.
+    lost: u64,
 }
 
 /// All topics.
@@ -250,6 +252,14 @@ impl Topics {
         state.subscribers.entry(by).or_default().sleeps = sleeps;
         let woken = sleeps && !slept;
         Ok((is_new, if woken { state.publishers().collect() } else { Vec::new() }))
+    }
+
+    /// Notes how many events a subscriber has lost, as it says.
+    pub(crate) fn note_lost(&mut self, topic: u32, by: Token, lost: u64) {
+        let state = self.live.get_mut(&topic);
+        if let Some(it) = state.and_then(|state| state.subscribers.get_mut(&by)) {
+            it.lost = lost;
+        }
     }
 
     /// Notes that a subscriber was given a ring.
@@ -426,6 +436,14 @@ impl State {
 
     pub(crate) fn subscribers(&self) -> impl Iterator<Item = Token> {
         self.subscribers.keys().copied()
+    }
+
+    /// Each subscriber: whether it sleeps, in how many rings it is reliable, what it has lost.
+    pub(crate) fn listeners(&self) -> impl Iterator<Item = (Token, bool, u32, u64)> {
+        self.subscribers.iter().map(|(&token, it)| {
+            let waits = |ring: &&Ring| ring.reliable.values().any(|&by| by == token);
+            (token, it.sleeps, self.rings.iter().filter(waits).count() as u32, it.lost)
+        })
     }
 
     /// Who was given a ring.

@@ -53,6 +53,8 @@ mod registry;
 #[cfg(feature = "node")]
 mod sandbox;
 pub mod security;
+#[cfg(test)]
+mod simulation;
 mod spans;
 mod succession;
 #[cfg(feature = "node")]

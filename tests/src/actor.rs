@@ -111,6 +111,13 @@ impl Actor {
         self.child.wait().expect("it was not waited for");
     }
 
+    /// Has it die as of a fault of its own, with whatever core dump this machine makes, and waits
+    /// for its end.
+    pub fn abort(mut self) {
+        self.signal(Signal::SIGABRT);
+        self.child.wait().expect("it was not waited for");
+    }
+
     /// Tells it to end in order, and waits for its end.
     pub fn quit(mut self) {
         self.tell("quit");

@@ -247,6 +247,14 @@ impl Ledger {
         }
     }
 
+    /// Somebody begins to serve in this epoch: from here on older ones are refused. Who has a
+    /// memory of what was answered says so before it reads that of the one before, who may go on.
+    /// Returns whether it is the latest.
+    pub fn begin(&mut self, epoch: u64) -> bool {
+        self.epoch = self.epoch.max(epoch);
+        self.epoch == epoch
+    }
+
     /// Writes an effect down, or refuses it.
     pub fn record(&mut self, effect: Effect) -> Entry {
         if effect.epoch < self.epoch {
@@ -372,6 +380,16 @@ mod tests {
         assert_eq!(ledger.record(effect(1, 1, 5)), Entry::Stale(2));
         assert_eq!((ledger.stale(), ledger.effects(), ledger.epoch()), (1, 4, 2));
         assert_eq!(verdict(ledger, &all_answered(4)), []);
+    }
+
+    #[test]
+    fn who_begins_is_later_than_all_before_it() {
+        let mut ledger = honest(1);
+        assert!(ledger.begin(3));
+        assert_eq!(ledger.record(effect(1, 1, 2)), Entry::Stale(3));
+        assert!(!ledger.begin(2));
+        assert_eq!(ledger.record(effect(2, 2, 2)), Entry::Stale(3));
+        assert_eq!(ledger.record(effect(3, 3, 2)), Entry::Recorded);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::memory::{Page, Ring};
 use crate::{
-    ServiceId,
+    ServiceId, clock,
     sync::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     wait::futex,
 };
@@ -22,6 +22,11 @@ pub(crate) struct Feed {
     /// Whether the runtime knows that this node may sleep, and all publishers do.
     pub(crate) sleeps: AtomicBool,
     pub(crate) revoked: AtomicBool,
+    /// Events that its subscriptions have lost, and when the runtime was last told how many.
+    pub(crate) lost: AtomicU64,
+    said_ns: AtomicU64,
+    /// Whether it is to be told once more.
+    unsaid: AtomicBool,
     /// Whether the rings that come were there before.
     pub(crate) joining: AtomicBool,
     rings: Mutex<Vec<Arc<Source>>>,
@@ -63,7 +68,33 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Between two words to the runtime of what was lost.
+const SAY_NS: u64 = 100_000_000;
+
 impl Feed {
+    /// Counts what a subscription has lost. Gives whether the runtime is to be told now.
+    #[cold]
+    pub(crate) fn lose(&self, count: u64) -> bool {
+        self.lost.fetch_add(count, Ordering::Relaxed);
+        self.unsaid.store(true, Ordering::Relaxed);
+        self.is_to_say()
+    }
+
+    /// Whether the runtime is to be told how much was lost, and was not for a while.
+    #[inline]
+    pub(crate) fn is_to_say(&self) -> bool {
+        if !self.unsaid.load(Ordering::Relaxed) {
+            return false;
+        }
+        let (now, said) = (clock::now_ns(), self.said_ns.load(Ordering::Relaxed));
+        if now.saturating_sub(said) < SAY_NS {
+            return false;
+        }
+        self.said_ns.store(now, Ordering::Relaxed);
+        self.unsaid.store(false, Ordering::Relaxed);
+        true
+    }
+
     pub(crate) fn new(topic: u32, name: String) -> Feed {
         Feed {
             topic,
@@ -72,6 +103,9 @@ impl Feed {
             news: AtomicU32::new(0),
             sleeps: AtomicBool::new(false),
             revoked: AtomicBool::new(false),
+            lost: AtomicU64::new(0),
+            said_ns: AtomicU64::new(0),
+            unsaid: AtomicBool::new(false),
             joining: AtomicBool::new(true),
             rings: Mutex::default(),
             seats: Mutex::default(),

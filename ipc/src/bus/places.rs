@@ -197,6 +197,9 @@ impl Places {
     ) -> Result<(), EventError> {
         let publisher = self.all[index].source.publisher;
         if let Over::Lagged(count) = over {
+            if feed.lose(count) {
+                node.core.say(BusWord::Lost { feed: Arc::clone(feed) });
+            }
             return Err(EventError::Lagged { publisher, count });
         }
         let Place { source, state } = self.all.swap_remove(index);

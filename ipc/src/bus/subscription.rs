@@ -17,7 +17,7 @@ use super::{
 use crate::{
     clock,
     link::{FOREVER, time_left, until},
-    node::Shared,
+    node::{BusWord, Shared},
     sync::{Ordering, pause},
     wait::{
         futex,
@@ -138,6 +138,9 @@ impl Subscription {
         }
         if self.feed.revoked.load(Ordering::Acquire) {
             return Err(EventError::Revoked);
+        }
+        if self.feed.is_to_say() {
+            self.node.core.say(BusWord::Lost { feed: Arc::clone(&self.feed) });
         }
         Ok(None)
     }

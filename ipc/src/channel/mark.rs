@@ -1,7 +1,16 @@
 //! What the ends of a channel say of themselves: where they stand, and whether they live.
 
 use super::Channel;
-use crate::{layout::Ring, life::Life, sync::Ordering, wait::futex};
+use crate::{
+    layout::Ring,
+    life::Life,
+    sync::{Ordering, fence},
+    wait::futex,
+};
+
+/// What a client that has left shows: it wants nothing more. One that wants nothing of a standby
+/// shows 1.
+pub(crate) const GONE: u32 = 2;
 
 impl Channel {
     /// The word by which the peer says where it stands: see `Identity::mark`.
@@ -9,9 +18,30 @@ impl Channel {
         self.peer.header().identity.mark.load(Ordering::Acquire)
     }
 
+    /// Where this end says that it stands.
+    pub(crate) fn own_mark(&self) -> u32 {
+        self.own.header().identity.mark.load(Ordering::Relaxed)
+    }
+
     /// Says where this end stands.
     pub(crate) fn set_mark(&self, mark: u32) {
         self.own.header().identity.mark.store(mark, Ordering::Release);
+    }
+
+    /// Says that this end serves at an epoch. Returns whether the peer still wants that: either it
+    /// sees the mark when it looks after it has left, or this end sees that it left.
+    pub(crate) fn show_mark(&self, mark: u32) -> bool {
+        self.set_mark(mark);
+        fence(Ordering::SeqCst);
+        self.peer_mark() != GONE
+    }
+
+    /// Leaves: wants nothing more of the peer. Returns the peer's mark after that: where it is 0,
+    /// the peer takes nothing more, whatever becomes of it.
+    pub(crate) fn leave(&self) -> u32 {
+        self.set_mark(GONE);
+        fence(Ordering::SeqCst);
+        self.peer_mark()
     }
 
     /// Counts what was heard of the peer: frames that came of it, and those of ours that it took.

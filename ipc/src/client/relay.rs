@@ -14,9 +14,9 @@ use crate::{
     control::{Group, HealthCheck},
     error::CallError,
     failover::{
+        course,
         detector::{Advice, Detector},
         replay::Repeat,
-        rule,
     },
     frame::Label,
     life::Life,
@@ -52,9 +52,30 @@ pub(crate) struct Relay {
 #[derive(Debug, Default)]
 struct Ahead {
     group: Option<Group>,
-    /// The epoch that was known to be served when the channel now was chosen.
-    chosen_at: u64,
     links: Vec<Arc<Link>>,
+    /// Members of the group that the kernel says are dead.
+    dead: Vec<ServiceId>,
+}
+
+impl Ahead {
+    /// Lets go of the channels that have ended.
+    fn sort_out(&mut self) {
+        for link in std::mem::take(&mut self.links) {
+            if link.channel.check_life() == Fate::Open {
+                self.links.push(link);
+            } else {
+                self.bury(&link);
+            }
+        }
+    }
+
+    /// Notes whose lane it is that the kernel marked, if it did.
+    fn bury(&mut self, link: &Link) {
+        let instance = link.channel.introduction.dest;
+        if link.channel.peer_life() == Life::Died && !self.dead.contains(&instance) {
+            self.dead.push(instance);
+        }
+    }
 }
 
 impl Relay {
@@ -78,8 +99,15 @@ impl Relay {
 }
 
 impl ClientState {
-    pub(crate) fn dest(&self) -> ServiceId {
-        self.dest
+    /// Whether this group serves what the client calls.
+    pub(crate) fn is_of(&self, group: &Group) -> bool {
+        let link = self.link.load();
+        let introduction = &link.channel.introduction;
+        // Who is called by its own id is called wherever it stands.
+        self.dest == group.name
+            || introduction.dest != self.dest
+                && (introduction.dest_name == group.name
+                    || group.members.contains(&introduction.dest))
     }
 
     /// Whether what the service had taken may be sent to the next.
@@ -94,7 +122,11 @@ impl ClientState {
             // What is needed to go on elsewhere stands in memory that the two would share.
             return false;
         }
-        self.relay.lock().group = Some(group.clone());
+        {
+            let mut ahead = self.relay.lock();
+            ahead.dead.retain(|id| group.members.contains(id));
+            ahead.group = Some(group.clone());
+        }
         self.relay.flags.store(group.flags, Ordering::Relaxed);
         self.relay.detector().adopt(group.health);
         if group.members.len() > 1 && !self.relay.on.swap(true, Ordering::AcqRel) {
@@ -108,12 +140,13 @@ impl ClientState {
 
     /// Leaves a channel to one in whose place another serves by now.
     fn review(&self, link: &Link) {
+        let (instance, mark) = (link.channel.introduction.dest, link.channel.peer_mark());
         let (is_over, is_gone) = {
             let ahead = self.relay.lock();
+            let is_dead = |id| ahead.dead.contains(&id);
             let group = ahead.group.as_ref();
-            let instance = link.channel.introduction.dest;
             (
-                group.is_some_and(|group| supersedes(group, ahead.chosen_at, link)),
+                group.is_some_and(|group| course::supersedes(group, is_dead, instance, mark)),
                 group.is_some_and(|group| !group.members.contains(&instance)),
             )
         };
@@ -123,9 +156,7 @@ impl ClientState {
             }
             // Who died is known by that: the next in order need not have said that it serves.
             link.channel.check_life();
-            link.channel.end(Fate::Closed);
-            link.wake_all();
-            link.bereaved();
+            link.supersede();
         }
     }
 
@@ -165,6 +196,11 @@ impl ClientState {
         self.relay.detector().answered(now);
     }
 
+    /// What was told of the group may not be so any more.
+    pub(crate) fn forget_group(&self) {
+        self.relay.lock().group = None;
+    }
+
     /// The next member of the group to which a channel is to be opened ahead.
     fn wanted(&self) -> Option<ServiceId> {
         if !self.relay.on.load(Ordering::Relaxed) {
@@ -172,7 +208,7 @@ impl ClientState {
         }
         let current = self.link.load().channel.introduction.dest;
         let mut ahead = self.relay.lock();
-        ahead.links.retain(|link| link.channel.check_life() == Fate::Open);
+        ahead.sort_out();
         let Ahead { group, links, .. } = &*ahead;
         let standbys = group.iter().flat_map(|group| &group.members);
         let mut standbys = standbys.copied().filter(|id| *id != current).take(MOST_AHEAD);
@@ -199,14 +235,8 @@ impl ClientState {
         if current.channel.check_life() == Fate::Open {
             return Some(current);
         }
-        let known = self.known();
         let next = self.pick(&current).or_else(|| self.open_named(&current, until))?;
-        Some(self.adopt(&current, next, known))
-    }
-
-    /// The epoch that is known to be served.
-    fn known(&self) -> u64 {
-        self.relay.lock().group.as_ref().map_or(0, |group| group.served_at)
+        Some(self.adopt(&current, next))
     }
 
     /// The same, where there is one already.
@@ -219,9 +249,8 @@ impl ClientState {
         if current.channel.check_life() == Fate::Open {
             return Some(current);
         }
-        let known = self.known();
         let next = self.pick(&current)?;
-        Some(self.adopt(&current, next, known))
+        Some(self.adopt(&current, next))
     }
 
     /// Has what went by a channel that ended go on elsewhere, and waits for nothing.
@@ -242,28 +271,14 @@ impl ClientState {
         }
     }
 
-    /// One of those opened ahead: who serves, by its own word or else by the runtime's; or, where
-    /// the one before died, the first in order.
+    /// One of those opened ahead: who serves, or who is next to.
     fn pick(&self, current: &Link) -> Option<Arc<Link>> {
         let mut ahead = self.relay.lock();
-        ahead.links.retain(|link| link.channel.check_life() == Fate::Open);
-        let links = &ahead.links;
-        let known = ahead.group.as_ref().map_or(0, |group| group.served_at);
-        // One that was passed over may not have heard of it.
-        let serves = |mark: u32| mark != 0 && rule::whole(mark, known) >= known;
-        let serves = links.iter().position(|link| serves(link.channel.peer_mark()));
-        let told = ahead.group.as_ref().filter(|group| group.served_at > 0);
-        let told = told.and_then(|group| group.members.first());
-        let told = || links.iter().position(|link| Some(&link.channel.introduction.dest) == told);
-        let died = current.channel.peer_life() == Life::Died;
-        let place = |link: &Link| {
-            let dest = link.channel.introduction.dest;
-            let members = ahead.group.as_ref().map(|group| &group.members);
-            members.and_then(|members| members.iter().position(|id| *id == dest))
-        };
-        let rank = |index: &usize| place(&links[*index]).unwrap_or(usize::MAX);
-        let first = || (0..links.len()).min_by_key(rank);
-        let chosen = serves.or_else(told).or_else(|| died.then(first).flatten())?;
+        ahead.bury(current);
+        ahead.sort_out();
+        let open = ahead.links.iter().map(|link| &link.channel);
+        let open = open.map(|channel| (channel.introduction.dest, channel.peer_mark()));
+        let chosen = course::next(ahead.group.as_ref()?, |id| ahead.dead.contains(&id), open)?;
         Some(ahead.links.swap_remove(chosen))
     }
 
@@ -272,7 +287,15 @@ impl ClientState {
         let core = self.relay.core.upgrade()?;
         for _ in 0..ATTEMPTS {
             match core.open_beside(self.dest, current) {
-                Ok(link) => return Some(link),
+                Ok(link) => {
+                    let introduction = &link.channel.introduction;
+                    core.outdate_groups(introduction.dest, introduction.dest_name);
+                    let mut ahead = self.relay.lock();
+                    ahead.group =
+                        ahead.group.take().filter(|it| it.members.contains(&introduction.dest));
+                    drop(ahead);
+                    return Some(link);
+                }
                 Err(_) if clock::now_ns() < until => std::thread::sleep(PAUSE),
                 Err(_) => return None,
             }
@@ -280,13 +303,14 @@ impl ClientState {
         None
     }
 
-    fn adopt(self: &Arc<Self>, current: &Link, next: Arc<Link>, known: u64) -> Arc<Link> {
+    fn adopt(self: &Arc<Self>, current: &Link, next: Arc<Link>) -> Arc<Link> {
         self.relay.detector().restart();
         current.hand_over(&next, self);
-        self.relay.lock().chosen_at = known;
         self.link.store(Arc::clone(&next));
         current.wake_all();
         if let Some(core) = self.relay.core.upgrade() {
+            // The name may have another id since the runtime began once more.
+            core.introduce(self);
             core.send_for(self);
         }
         // What was heard while it was opened was said of the one before.
@@ -296,24 +320,13 @@ impl ClientState {
 }
 
 /// Waits for the kernel to mark the end of one that is in its group no more. It marks lanes one
-/// after another, and wakes who watches each: the next may serve, and the runtime tell of it, before
-/// the last is marked. Until then it looks as if it lived, and might act on what it took.
+/// after another, and wakes who watches each: the next may serve, and the runtime tell of it,
+/// before the last is marked. Until then it looks as if it lived, and might act on what it took.
 fn await_mark(link: &Link) {
     let until = clock::now_ns() + MARKING.as_nanos() as u64;
     while link.channel.peer_life() == Life::Alive && clock::now_ns() < until {
         std::thread::sleep(MARKING / 100);
     }
-}
-
-/// Whether another than who serves on this channel serves now. Only what was not known when it
-/// was chosen counts: a standby that this client went to may be about to serve.
-fn supersedes(group: &Group, known: u64, link: &Link) -> bool {
-    let Some(first) = group.members.first() else { return false };
-    if *first == link.channel.introduction.dest || group.served_at <= known {
-        return false;
-    }
-    let mark = link.channel.peer_mark();
-    mark == 0 || group.served_at > rule::whole(mark, group.served_at)
 }
 
 impl Client {

@@ -1,5 +1,7 @@
 //! The packets of the event bus.
 
+use crate::ServiceId;
+
 use super::{
     HEAD, MAX_PACKET, Malformed, Reply, Request, check_name,
     wire::{Reader, Writer},
@@ -34,15 +36,18 @@ pub enum BusStep {
     Rotate = 8,
     /// To a subscriber: the topic is forbidden to it. To a publisher: the ring is.
     Revoked = 9,
+    /// A subscriber has lost `value` events of the topic so far, in all.
+    Lost = 10,
 }
 
 impl BusStep {
     /// Finds the step of a number.
     pub fn from_number(number: u32) -> Option<BusStep> {
         use BusStep::{
-            Cursor, Cut, Held, Left, Revoked, Rotate, Sleepers, Unsubscribed, Withdrawn,
+            Cursor, Cut, Held, Left, Lost, Revoked, Rotate, Sleepers, Unsubscribed, Withdrawn,
         };
-        let all = [Cursor, Held, Cut, Left, Withdrawn, Unsubscribed, Sleepers, Rotate, Revoked];
+        let all =
+            [Cursor, Held, Cut, Left, Withdrawn, Unsubscribed, Sleepers, Rotate, Revoked, Lost];
         all.into_iter().find(|it| *it as u32 == number)
     }
 }
@@ -86,6 +91,27 @@ impl TopicEntry {
     const FIXED: usize = 5 * 4 + 8 + 2;
 }
 
+/// Most of them in one page.
+pub const MOST_LISTENERS: usize = 128;
+
+/// Describes a node that subscribes to a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Its anonymous id.
+    pub node: ServiceId,
+    /// Its process.
+    pub pid: u32,
+    /// Its user.
+    pub uid: u32,
+    /// Whether publishers have to wake it.
+    pub sleeps: bool,
+    /// Rings whose publishers wait for it.
+    pub reliable: u32,
+    /// Events of the topic that it has lost since it subscribed, as it says: those that were
+    /// overwritten before it read them.
+    pub lost: u64,
+}
+
 /// Tells how many of the entries, from the first, fit into one packet.
 pub fn topics_fit(entries: &[TopicEntry]) -> usize {
     let mut room = MAX_PACKET - HEAD - 8;
@@ -117,6 +143,10 @@ pub(super) fn encode_request(out: &mut Writer, request: &Request) {
         }
         Request::Bus(note) => write_note(out, note),
         Request::Topics { after } => out.u32(*after),
+        Request::Listeners { topic, after } => {
+            out.u32(*topic);
+            out.u32(*after);
+        }
         _ => {}
     }
 }
@@ -139,6 +169,7 @@ pub(super) fn decode_request(verb: u16, input: &mut Reader<'_>) -> Result<Reques
         42 => Request::Subscribe { topic: input.u32()?, flags: input.u32()?, name: input.name()? },
         43 => Request::Bus(read_note(input)?),
         44 => Request::Topics { after: input.u32()? },
+        68 => Request::Listeners { topic: input.u32()?, after: input.u32()? },
         verb => return Err(Malformed::Verb(verb)),
     })
 }
@@ -172,6 +203,18 @@ pub(super) fn encode_reply(out: &mut Writer, reply: &Reply) {
                 out.name(&entry.name);
             }
         }
+        Reply::Listeners { entries, next } => {
+            out.u32(*next);
+            out.u32(entries.len() as u32);
+            for entry in entries {
+                out.u32(entry.node.get());
+                out.u32(entry.pid);
+                out.u32(entry.uid);
+                out.u32(u32::from(entry.sleeps));
+                out.u32(entry.reliable);
+                out.u64(entry.lost);
+            }
+        }
         _ => {}
     }
 }
@@ -201,6 +244,15 @@ pub(super) fn decode_reply(verb: u16, input: &mut Reader<'_>) -> Result<Reply, M
             let entries = (0..count).map(|_| read_entry(input)).collect::<Result<_, _>>()?;
             Reply::Topics { entries, next }
         }
+        168 => {
+            let next = input.u32()?;
+            let count = input.u32()? as usize;
+            if count > MOST_LISTENERS {
+                return Err(Malformed::Field);
+            }
+            let entries = (0..count).map(|_| read_listener(input)).collect::<Result<_, _>>()?;
+            Reply::Listeners { entries, next }
+        }
         verb => return Err(Malformed::Verb(verb)),
     })
 }
@@ -214,6 +266,17 @@ fn read_entry(input: &mut Reader<'_>) -> Result<TopicEntry, Malformed> {
         reliable: input.u32()?,
         retained: input.bool()?,
         name: input.name()?,
+    })
+}
+
+fn read_listener(input: &mut Reader<'_>) -> Result<Listener, Malformed> {
+    Ok(Listener {
+        node: input.id()?,
+        pid: input.u32()?,
+        uid: input.u32()?,
+        sleeps: input.bool()?,
+        reliable: input.u32()?,
+        lost: input.u64()?,
     })
 }
 

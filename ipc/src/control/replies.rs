@@ -84,7 +84,11 @@ pub fn encode_reply(sequence: u32, reply: &Reply) -> Vec<u8> {
         }
         Reply::Standing(standing) => out.standing(standing),
         Reply::Region(reply) => reply.write(&mut out),
-        Reply::Topic { .. } | Reply::Ring { .. } | Reply::Bus(_) | Reply::Topics { .. } => {
+        Reply::Topic { .. }
+        | Reply::Ring { .. }
+        | Reply::Bus(_)
+        | Reply::Topics { .. }
+        | Reply::Listeners { .. } => {
             events::encode_reply(&mut out, reply);
         }
         Reply::Kept { next, name } => {
@@ -125,6 +129,7 @@ fn reply_verb(reply: &Reply) -> u16 {
         Reply::Ring { .. } => 142,
         Reply::Bus(_) => 143,
         Reply::Topics { .. } => 144,
+        Reply::Listeners { .. } => 168,
         Reply::Kept { .. } => 160,
         Reply::Payloads { .. } => 162,
     }
@@ -190,7 +195,7 @@ pub fn decode_reply(bytes: &[u8]) -> Result<(u32, Reply), Malformed> {
         155 => Reply::Probe { instance: input.id()?, number: input.u32()? },
         156 => Reply::Standing(input.standing()?),
         145..=148 => Reply::Region(RegionReply::read(head.verb, &mut input)?),
-        140..=144 => events::decode_reply(head.verb, &mut input)?,
+        140..=144 | 168 => events::decode_reply(head.verb, &mut input)?,
         160 => Reply::Kept { next: input.u64()?, name: input.name()? },
         162 => Reply::Payloads { instance: input.id()?, bytes: input.u32()?, for_ms: input.u32()? },
         verb => return Err(Malformed::Verb(verb)),

@@ -43,7 +43,8 @@ pub fn encode_request(sequence: u32, request: &Request) -> Vec<u8> {
         | Request::Advertise { .. }
         | Request::Subscribe { .. }
         | Request::Bus(_)
-        | Request::Topics { .. } => events::encode_request(&mut out, request),
+        | Request::Topics { .. }
+        | Request::Listeners { .. } => events::encode_request(&mut out, request),
         Request::Command { text } => out.text(text),
         Request::Closed { channel } => out.u64(*channel),
         Request::Board { segment } => out.u32(*segment),
@@ -102,6 +103,16 @@ pub fn encode_request(sequence: u32, request: &Request) -> Vec<u8> {
     out.bytes
 }
 
+impl Request {
+    /// Whether a [`Request::Forget`] withdraws it, while it is not answered.
+    pub(crate) fn may_be_forgotten(&self) -> bool {
+        matches!(
+            self,
+            Request::Wait { .. } | Request::Connect { .. } | Request::ConnectBySocket { .. }
+        )
+    }
+}
+
 fn request_verb(request: &Request) -> u16 {
     match request {
         Request::Hello { .. } => 1,
@@ -143,6 +154,7 @@ fn request_verb(request: &Request) -> u16 {
         Request::Payloads { .. } => 62,
         Request::ConnectBySocket { .. } => 66,
         Request::SharesNoMemory => 67,
+        Request::Listeners { .. } => 68,
     }
 }
 
@@ -198,7 +210,7 @@ pub fn decode_request(bytes: &[u8]) -> Result<(u32, Request), Malformed> {
         56 => Request::Pulse { instance: input.id()?, number: input.u32()?, busy_us: input.u64()? },
         57 => Request::Standing { service: input.id()? },
         45..=49 => Request::Region(RegionRequest::read(head.verb, &mut input)?),
-        40..=44 => events::decode_request(head.verb, &mut input)?,
+        40..=44 | 68 => events::decode_request(head.verb, &mut input)?,
         60 => Request::Keep { name: input.name()? },
         61 => Request::Kept { after: input.u64()? },
         62 => {

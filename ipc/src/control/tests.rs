@@ -113,6 +113,7 @@ fn requests() -> impl Strategy<Value = Request> {
             .prop_map(|(id, geometry)| Request::Connect { dest: ServiceId::new(id), geometry }),
         any::<u32>().prop_map(|id| Request::ConnectBySocket { dest: ServiceId::new(id) }),
         Just(Request::SharesNoMemory),
+        any::<[u32; 2]>().prop_map(|[topic, after]| Request::Listeners { topic, after }),
         (any::<u64>(), any::<i32>()).prop_map(|(channel, status)| Request::Accept {
             channel,
             status: Status::from_code(status)
@@ -183,7 +184,7 @@ fn requests() -> impl Strategy<Value = Request> {
 }
 
 fn notes() -> impl Strategy<Value = BusNote> {
-    (1_u32..10, any::<u32>(), any::<[u64; 3]>()).prop_map(
+    (1_u32..11, any::<u32>(), any::<[u64; 3]>()).prop_map(
         |(step, topic, [ring, subscriber, value])| BusNote {
             step: BusStep::from_number(step).expect("a step"),
             topic,
@@ -233,6 +234,17 @@ fn changes() -> impl Strategy<Value = Change> {
         took_us: n[3],
         detected_us: n[4],
         promoted_us: n[5],
+    })
+}
+
+fn listeners() -> impl Strategy<Value = Listener> {
+    (any::<[u32; 4]>(), any::<bool>(), any::<u64>()).prop_map(|(n, sleeps, lost)| Listener {
+        node: ServiceId::new(n[0]),
+        pid: n[1],
+        uid: n[2],
+        sleeps,
+        reliable: n[3],
+        lost,
     })
 }
 
@@ -299,6 +311,8 @@ fn replies() -> impl Strategy<Value = Reply> {
         notes().prop_map(Reply::Bus),
         (prop::collection::vec(topics(), 0..12), any::<u32>())
             .prop_map(|(entries, next)| Reply::Topics { entries, next }),
+        (prop::collection::vec(listeners(), 0..12), any::<u32>())
+            .prop_map(|(entries, next)| Reply::Listeners { entries, next }),
         any::<[u32; 2]>()
             .prop_map(|n| Reply::Welcome { node: ServiceId::new(n[0]), kernel_pid: n[1] }),
         (any::<[u32; 2]>(), any::<Ticket>()).prop_map(|(n, ticket)| Reply::Registered {

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use super::replay::{self, Reached};
+use super::replay::{self, Before, Reached, Repeat, Verdict};
 use crate::{
     channel::{Transmit, ring_of},
     error::CallError,
@@ -93,7 +93,7 @@ impl Kept {
     }
 
     /// Keeps only those for which this is true.
-    pub(crate) fn retain(&mut self, mut stays: impl FnMut(&mut Sent) -> bool) {
+    fn retain(&mut self, mut stays: impl FnMut(&mut Sent) -> bool) {
         let bytes = &mut self.bytes;
         self.sent.retain_mut(|it| {
             let stays = stays(it);
@@ -103,6 +103,42 @@ impl Kept {
             stays
         });
     }
+
+    /// The channel has ended: leaves what is to go by another, from its first byte on, and of the
+    /// rest tells which may have been acted on, though somebody waits for the end.
+    pub(crate) fn reconsider(
+        &mut self,
+        left: &Left,
+        is_waiting: impl Fn(u64) -> bool,
+        mut doubtful: impl FnMut(u64),
+        mut goes: impl FnMut(&mut Sent),
+    ) {
+        self.retain(|it| {
+            if it.wants_answer() && !is_waiting(it.id) {
+                return false;
+            }
+            let verdict = it.verdict(left);
+            match verdict {
+                Verdict::Send => {
+                    (it.place, it.begun) = (None, 0);
+                    goes(it);
+                }
+                Verdict::Maybe => doubtful(it.id),
+                Verdict::Done => {}
+            }
+            verdict == Verdict::Send
+        });
+    }
+}
+
+/// A channel that has ended, as far as it says what may go by another.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Left {
+    /// Frames of each ring that the service had taken.
+    pub(crate) taken: [u64; 2],
+    pub(crate) before: Before,
+    /// What may be sent again.
+    pub(crate) repeat: Repeat,
 }
 
 impl Sent {
@@ -120,6 +156,15 @@ impl Sent {
     pub(crate) fn reached(&self, taken: [u64; 2]) -> Reached {
         let ring = ring_of(self.label.priority());
         replay::reached(self.place.map(|(_, position)| position), taken[ring as usize])
+    }
+
+    fn verdict(&self, left: &Left) -> Verdict {
+        let reached = self.reached(left.taken);
+        if self.wants_answer() {
+            replay::request(reached, left.before, left.repeat)
+        } else {
+            replay::one_way(reached, left.before, left.repeat)
+        }
     }
 }
 

@@ -45,9 +45,8 @@ impl Post {
         if self.epoch() >= epoch {
             return false;
         }
-        // The channels first: a loop that sees the epoch serves, and says it to its handlers.
-        channels.iter().filter_map(Weak::upgrade).for_each(|it| it.stand(epoch));
         self.epoch.store(epoch, Ordering::Release);
+        channels.iter().filter_map(Weak::upgrade).for_each(|it| it.stand(epoch));
         true
     }
 
@@ -60,19 +59,22 @@ impl Post {
                 return false;
             }
             self.epoch.store(0, Ordering::Release);
-            channels.iter().filter_map(Weak::upgrade).inspect(|it| it.hold()).collect()
-        };
-        for it in &channels {
-            it.finish();
-        }
-        let _channels = self.lock();
-        let has_left = self.epoch() == 0;
-        if has_left {
-            for it in &channels {
-                it.withdraw();
+            let all: Vec<_> = channels.iter().filter_map(Weak::upgrade).collect();
+            for it in &all {
+                it.hold();
             }
+            all
+        };
+        let ended: Vec<bool> = channels.iter().map(|it| it.finish()).collect();
+        let _others = self.lock();
+        if self.epoch() != 0 {
+            // It was promoted meanwhile, and its channels stand as they should.
+            return false;
         }
-        has_left
+        for (it, _) in channels.iter().zip(ended).filter(|(_, has_ended)| *has_ended) {
+            it.rest();
+        }
+        true
     }
 
     /// Hears of the group in which it has this rank.

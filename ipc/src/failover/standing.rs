@@ -8,30 +8,48 @@ use crate::{ServiceId, channel::Fate, control::Group, link::Link};
 /// Those before an instance that it watches; one that stands further behind waits for the runtime.
 const MOST_BEFORE: usize = 16;
 
+/// A channel to one before, as a standby looks at it: a link, or what a simulation makes up.
+pub(crate) trait Watched {
+    /// The low half of the epoch at which it serves, by its lane; 0 while it stands by.
+    fn mark(&self) -> u32;
+    /// How the channel stands, and its peer's life word.
+    fn fate(&self) -> Fate;
+}
+
+impl Watched for Arc<Link> {
+    fn mark(&self) -> u32 {
+        self.channel.peer_mark()
+    }
+
+    fn fate(&self) -> Fate {
+        self.channel.check_life()
+    }
+}
+
 /// An instance that stands by, and those before it.
 #[derive(Debug)]
-pub(crate) struct Standing {
+pub(crate) struct Standing<L = Arc<Link>> {
     epochs: Epochs,
     ordered: bool,
-    before: Vec<Before>,
+    before: Vec<Before<L>>,
 }
 
 #[derive(Debug)]
-struct Before {
+struct Before<L> {
     instance: ServiceId,
-    link: Option<Arc<Link>>,
+    link: Option<L>,
     evidence: Evidence,
 }
 
-impl Standing {
+impl<L: Watched + Clone> Standing<L> {
     /// As a group stands in which the instance has this rank; `known` is what was known before.
-    pub(crate) fn new(group: &Group, rank: usize, known: Option<Standing>) -> Standing {
+    pub(crate) fn new(group: &Group, rank: usize, known: Option<Standing<L>>) -> Standing<L> {
         let mut old = known.map(|it| it.before).unwrap_or_default();
         let told = group.members[..rank].iter().map(|&before| {
             let place = old.iter().position(|it| it.instance == before);
             place.map_or_else(|| Before::unknown(before), |place| old.swap_remove(place))
         });
-        let mut before: Vec<Before> = told.collect();
+        let mut before: Vec<Before<L>> = told.collect();
         // A runtime that has just begun may not have heard of all: who is not heard of and lives
         // counts as before.
         old.retain(|it| !group.members.contains(&it.instance) && it.lives());
@@ -57,7 +75,7 @@ impl Standing {
     }
 
     /// The channels to those who live.
-    pub(crate) fn watched(&self) -> impl Iterator<Item = Arc<Link>> {
+    pub(crate) fn watched(&self) -> impl Iterator<Item = L> {
         let living = self.before.iter().filter(|one| one.evidence == Evidence::Unknown);
         living.filter_map(|one| one.link.clone())
     }
@@ -69,15 +87,15 @@ impl Standing {
     }
 
     /// Watches one of them from now on.
-    pub(crate) fn watch(&mut self, instance: ServiceId, link: Arc<Link>) {
+    pub(crate) fn watch(&mut self, instance: ServiceId, link: L) {
         if let Some(one) = self.before.iter_mut().find(|one| one.instance == instance) {
             one.link = Some(link);
         }
     }
 }
 
-impl Before {
-    fn unknown(instance: ServiceId) -> Before {
+impl<L: Watched> Before<L> {
+    fn unknown(instance: ServiceId) -> Before<L> {
         Before { instance, link: None, evidence: Evidence::Unknown }
     }
 
@@ -86,17 +104,17 @@ impl Before {
     }
 
     fn lives(&self) -> bool {
-        self.link.as_ref().is_some_and(|link| link.channel.check_life() == Fate::Open)
+        self.link.as_ref().is_some_and(|link| link.fate() == Fate::Open)
     }
 
     /// Reads what the kernel says of it, and the epoch at which it served.
     fn look(&mut self, epochs: &mut Epochs) {
         let Some(link) = &self.link else { return };
-        let mark = link.channel.peer_mark();
+        let mark = link.mark();
         if mark != 0 {
             epochs.seen = epochs.seen.max(rule::whole(mark, epochs.told));
         }
-        match link.channel.check_life() {
+        match link.fate() {
             Fate::Open => {}
             Fate::Died => self.evidence = Evidence::Dead,
             // It closed this channel, which says nothing of the others.

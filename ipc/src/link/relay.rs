@@ -4,11 +4,11 @@ use std::sync::{Arc, Weak};
 
 use super::{FOREVER, Limit, Link, Sink};
 use crate::{
-    channel::Transmit,
+    channel::{Fate, Transmit},
     client::ClientState,
     error::CallError,
     failover::{
-        kept::Sent,
+        kept::Left,
         replay::{self, Before, Repeat, Verdict},
     },
     frame::Label,
@@ -82,6 +82,13 @@ impl Link {
         if !self.is_retired() {
             self.is_relayed_on();
         }
+    }
+
+    /// Another than who serves by this channel serves: what goes by it goes elsewhere.
+    pub(crate) fn supersede(&self) {
+        self.channel.end(Fate::Closed);
+        self.wake_all();
+        self.bereaved();
     }
 
     /// Waits for the end of a call whose channel has ended.
@@ -163,16 +170,20 @@ impl Link {
 
     /// What becomes of the request of a call that went by this channel.
     fn judge(&self, id: u32) -> Verdict {
+        let before = self.before();
         let place = self.table.slot(id).position();
         let taken = place.map_or(0, |(ring, _)| self.channel.taken_by_peer(ring));
         let reached = replay::reached(place.map(|(_, position)| position), taken);
-        replay::request(reached, self.before(), self.repeat())
+        replay::request(reached, before, self.repeat())
     }
 
+    /// What is known of the service, for whom this end has nothing more. To be asked before what
+    /// was taken is read.
     fn before(&self) -> Before {
+        let mark = self.channel.leave();
         let lives = self.channel.peer_life() == Life::Alive;
-        // One that has let its name go takes nothing more from those who want it.
-        if lives && self.channel.peer_mark() != 0 { Before::Alive } else { Before::Final }
+        // One that stands by takes nothing from who left meanwhile.
+        if lives && mark != 0 { Before::Alive } else { Before::Final }
     }
 
     fn repeat(&self) -> Repeat {
@@ -193,34 +204,26 @@ impl Link {
                 break;
             }
         }
+        let before = self.before();
         // A lying service claims at most that it took what it did not: that is doubtful then.
         let taken = [Ring::Urgent, Ring::Ordinary].map(|ring| self.channel.taken_by_peer(ring));
-        let before = self.before();
         let number = self.table.number() + 1;
         next.table.set_number(number);
         let _ = next.relay.set(Arc::downgrade(state));
         next.set_interval(state.interval_ns());
         let mut to = next.channel.tx.claim();
         let mut kept = tx.kept.take().unwrap_or_default();
-        kept.retain(|it| {
-            let goes = self.goes(
-                it,
-                replay::reached(it.place.map(|at| at.1), {
-                    let ring = crate::channel::ring_of(it.label.priority());
-                    taken[ring as usize]
-                }),
-                before,
-                repeat,
-            );
-            if goes {
-                (it.place, it.begun) = (None, 0);
+        kept.reconsider(
+            &Left { taken, before, repeat },
+            |id| self.table.slot(id as u32).is_waiting(id as u32),
+            |id| self.finish(id as u32, Err(CallError::PeerDied { taken: true })),
+            |it| {
                 it.wire = next.with_limit(it.label, it.limit);
                 if it.wants_answer() {
                     self.table.slot(it.id as u32).move_to(number);
                 }
-            }
-            goes
-        });
+            },
+        );
         next.restart_lines(&mut lines, number);
         self.end_the_others(number);
         next.channel.begin_ids(self.table.lowest().unwrap_or(tx.next_id).min(tx.next_id));
@@ -238,23 +241,6 @@ impl Link {
         if let Some(hub) = self.calls.hub.get().and_then(Weak::upgrade) {
             hub.add(Member::Outgoing(Arc::clone(next)));
         }
-    }
-
-    /// Whether a message is to be sent once more. One of which nobody can know whether it was acted
-    /// on ends.
-    fn goes(&self, it: &Sent, reached: replay::Reached, before: Before, repeat: Repeat) -> bool {
-        if !it.wants_answer() {
-            return replay::one_way(reached, before, repeat) == Verdict::Send;
-        }
-        let id = it.id as u32;
-        if !self.table.slot(id).is_waiting(id) {
-            return false;
-        }
-        let goes = replay::request(reached, before, repeat) == Verdict::Send;
-        if !goes {
-            self.finish(id, Err(CallError::PeerDied { taken: true }));
-        }
-        goes
     }
 
     /// Ends the calls for which nobody has the request: sent before anything was kept.

@@ -4,16 +4,21 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    env,
+    path::Path,
     sync::Mutex,
 };
 
-use super::core::{Core, lock};
+use super::{
+    Config,
+    core::{Core, lock},
+};
 use crate::{
     Node, ServiceId,
     control::{Introduction, name_hash},
     error::{NodeError, Status},
     frame::Sender,
-    session::PublicKey,
+    session::{KeyError, PublicKey, StaticKey},
 };
 
 /// Names looked up, and services met, that are remembered. Beyond that the oldest memories go all
@@ -73,6 +78,28 @@ impl Acquaintances {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// The key of a node of that configuration.
+///
+/// # Errors
+/// `AUTH` for a file that others can read, or that holds none; [`NodeError::System`].
+pub(super) fn key_of(config: &Config) -> Result<StaticKey, NodeError> {
+    let key = match (&config.key_file, env::var_os("IPC_KEY_FILE")) {
+        (Some(path), _) => StaticKey::open(path),
+        // Made by the supervisor for this service. Where it cannot be read, as by a program of
+        // another user that the service has run, there is one that nobody knows.
+        (None, Some(path)) => StaticKey::load(Path::new(&path)).or_else(|_| StaticKey::generate()),
+        (None, None) => StaticKey::generate(),
+    };
+    key.map_err(no_key)
+}
+
+fn no_key(error: KeyError) -> NodeError {
+    match error {
+        KeyError::System(error) => error,
+        other => NodeError::Refused(other.status()),
     }
 }
 

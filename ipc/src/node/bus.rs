@@ -16,7 +16,7 @@ use crate::{
         Subscription, Topic, layout,
     },
     control::{
-        BusNote, BusStep, Reply, Request, SUBSCRIBER_SLEEPS, TOPIC_RELIABLE, TopicEntry,
+        self, BusNote, BusStep, Reply, Request, SUBSCRIBER_SLEEPS, TOPIC_RELIABLE, TopicEntry,
         closer::Stranger,
     },
     error::{NodeError, Status},
@@ -56,6 +56,8 @@ pub(crate) enum BusWord {
     Withdrawn { topic: u32, ring: u32 },
     /// Nobody here subscribes any more.
     Unsubscribed { topic: u32 },
+    /// Events of a topic were overwritten before they were read here.
+    Lost { feed: Arc<Feed> },
     /// A subscription wants to be waited for.
     Cursor { topic: u32, seat: Arc<Seat> },
     /// It wants that no more.
@@ -97,6 +99,10 @@ impl Core {
             }
             BusWord::Unsubscribed { topic } => {
                 self.post(0, &note(BusStep::Unsubscribed, *topic, 0, 0, 0), &[])
+            }
+            BusWord::Lost { feed } => {
+                let lost = feed.lost.load(Ordering::Relaxed);
+                self.post(0, &note(BusStep::Lost, feed.topic, 0, 0, lost), &[])
             }
             BusWord::Cursor { topic, seat } => {
                 let ring = seat.source.id.load(Ordering::Relaxed);
@@ -142,6 +148,9 @@ impl Core {
         for feed in feeds {
             let sleeps = feed.sleeps.load(Ordering::SeqCst);
             let _ = self.post(0, &subscription(&feed, sleeps), &[]);
+            if feed.lost.load(Ordering::Relaxed) > 0 {
+                self.say(BusWord::Lost { feed });
+            }
         }
     }
 
@@ -231,7 +240,8 @@ impl Core {
                     feed.withdraw(ring, value != 0);
                 }
             }
-            BusStep::Unsubscribed => {}
+            // Theirs to say, not the runtime's.
+            BusStep::Unsubscribed | BusStep::Lost => {}
         }
     }
 
@@ -430,6 +440,33 @@ impl Node {
             let request = Request::Topics { after };
             match self.shared.core.request(&request, &[], Some(PATIENCE))?.0 {
                 Reply::Topics { entries, next } => {
+                    all.extend(entries);
+                    // A runtime that goes round in circles lies.
+                    if next <= after {
+                        return Ok(all);
+                    }
+                    after = next;
+                }
+                reply => return Err(refused(&reply)),
+            }
+        }
+    }
+
+    /// Lists the nodes that subscribe to a topic, by id, with what each has lost. For operators'
+    /// programs.
+    ///
+    /// # Errors
+    /// [`NodeError::Refused`] with `ACCESS` in a supervised service, `NOT_FOUND` where nobody uses
+    /// the topic; those of a lost runtime.
+    pub fn listeners(&self, topic: impl Into<Topic>) -> Result<Vec<control::Listener>, NodeError> {
+        let topic = topic.into();
+        topic.check()?;
+        let (topic, ..) = self.shared.core.topic(&topic)?;
+        let (mut all, mut after) = (Vec::new(), 0);
+        loop {
+            let request = Request::Listeners { topic, after };
+            match self.shared.core.request(&request, &[], Some(PATIENCE))?.0 {
+                Reply::Listeners { entries, next } => {
                     all.extend(entries);
                     // A runtime that goes round in circles lies.
                     if next <= after {

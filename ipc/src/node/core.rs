@@ -2,9 +2,8 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    env,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
@@ -20,7 +19,7 @@ use nix::{
 
 use super::{
     Config, PATIENCE,
-    acquaintances::Acquaintances,
+    acquaintances::{Acquaintances, key_of},
     bus::Bus,
     dial::{Connection, Told, dial},
     peers::{End, Peers},
@@ -46,7 +45,7 @@ use crate::{
     link::{time_left, until},
     region::Held,
     server::{Hub, Incoming, Registration},
-    session::{KeyError, StaticKey},
+    session::StaticKey,
     socket::Relays,
     sync::{AtomicBool, AtomicU32, Ordering},
     trace,
@@ -143,16 +142,7 @@ impl Core {
     /// Connects, if it is to be attached; without a warden yet.
     pub(super) fn connect(config: &Config, attached: bool) -> Result<Arc<Core>, NodeError> {
         let directory = config.runtime_dir.clone().unwrap_or_else(runtime_dir);
-        let key = match (&config.key_file, env::var_os("IPC_KEY_FILE")) {
-            (Some(path), _) => StaticKey::open(path),
-            // Made by the supervisor for this service. Where it cannot be read, as by a program of
-            // another user that the service has run, there is one that nobody knows.
-            (None, Some(path)) => {
-                StaticKey::load(Path::new(&path)).or_else(|_| StaticKey::generate())
-            }
-            (None, None) => StaticKey::generate(),
-        };
-        let key = key.map_err(no_key)?;
+        let key = key_of(config)?;
         let closer = Closer::new().map_err(NodeError::system("make an eventfd"))?;
         let told = Told { key: &key, encrypts: config.encrypt };
         let connection = attached.then(|| dial(&directory, told, &closer)).transpose()?;
@@ -227,12 +217,7 @@ impl Core {
         connection: Connection,
     ) -> Result<(), NodeError> {
         let Connection { socket, node } = connection;
-        if !self.config.share_memory {
-            // A fresh socket has room.
-            let told = encode_request(0, &Request::SharesNoMemory);
-            packet::send(socket.as_fd(), &told, &[])
-                .map_err(NodeError::system("send to the runtime"))?;
-        }
+        self.tell_what_it_shares(&socket)?;
         let level = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
         self.epoll
             .add(&socket, EpollEvent::new(level, TOKEN_SOCKET))
@@ -262,6 +247,7 @@ impl Core {
         self.adopt(&mut slot, connection)?;
         let socket = slot.clone().ok_or(NodeError::Closed)?;
         drop(slot);
+        self.forget_groups();
         self.claim_again();
         self.tell_kept();
         self.board.forget_told();
@@ -446,10 +432,7 @@ impl Core {
             // The answer came in this very moment.
             return ticket.take();
         }
-        if matches!(
-            request,
-            Request::Wait { .. } | Request::Connect { .. } | Request::ConnectBySocket { .. }
-        ) {
+        if request.may_be_forgotten() {
             let _ = self.post(0, &Request::Forget { request: sequence }, &[]);
         }
         Err(given_up)
@@ -591,13 +574,6 @@ impl Core {
                 Ok(()) | Err(_) => drop(closed.pop()),
             }
         }
-    }
-}
-
-fn no_key(error: KeyError) -> NodeError {
-    match error {
-        KeyError::System(error) => error,
-        other => NodeError::Refused(other.status()),
     }
 }
 

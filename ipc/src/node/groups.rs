@@ -166,18 +166,38 @@ impl Core {
         for (instance, post) in own {
             self.stand_by(instance, post, group);
         }
-        let state = lock(&self.clients).get(&group.name).and_then(Weak::upgrade);
-        if let Some(state) = state {
-            self.tell(&state, group);
+        // A name may have got another id since a client was made, in a later run of the runtime.
+        let clients: Vec<_> = lock(&self.clients).values().filter_map(Weak::upgrade).collect();
+        for state in clients.iter().filter(|it| it.is_of(group)) {
+            self.tell(state, group);
         }
     }
 
-    /// A client was made: tells it what is known of its name.
+    /// A client was made, or goes by another channel: tells it what is known of its name.
     pub(crate) fn introduce(self: &Arc<Self>, state: &Arc<ClientState>) {
-        let group = lock(&self.groups).get(&state.dest()).cloned();
+        let group = {
+            let groups = lock(&self.groups);
+            let all = groups.values().filter(|it| state.is_of(it));
+            all.max_by_key(|it| it.epoch).cloned()
+        };
         if let Some(group) = group {
             self.tell(state, &group);
         }
+    }
+
+    /// What an earlier run of the runtime told may not be so any more: this one tells it again.
+    pub(super) fn forget_groups(&self) {
+        lock(&self.groups).clear();
+        let clients: Vec<_> = lock(&self.clients).values().filter_map(Weak::upgrade).collect();
+        for state in clients {
+            state.forget_group();
+        }
+    }
+
+    /// The runtime led to an instance just now, which is news beside groups of its name that do
+    /// not have it.
+    pub(crate) fn outdate_groups(&self, instance: ServiceId, name: ServiceId) {
+        lock(&self.groups).retain(|_, it| it.name != name || it.members.contains(&instance));
     }
 
     fn tell(self: &Arc<Self>, state: &Arc<ClientState>, group: &Group) {

@@ -1,6 +1,7 @@
 //! Addresses of sockets: found, waited for, and known by ids of this node's own.
 
 use std::{
+    os::fd::AsFd,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -12,7 +13,11 @@ use super::{
 };
 use crate::{
     Address, AddressError, ServiceId,
-    control::closer::Closer,
+    control::{
+        Request,
+        closer::{Closer, PeerSocket},
+        encode_request, packet,
+    },
     error::{NodeError, Status},
     lane::Lane,
     life::Entry,
@@ -88,6 +93,16 @@ impl Core {
     pub(super) fn path_behind(&self, id: ServiceId) -> Option<PathBuf> {
         let index = id.get().checked_sub(FIRST)?;
         lock(&self.addresses).get(index as usize).cloned()
+    }
+
+    /// Says to a runtime that was just reached whether memory can be shared with this node.
+    pub(super) fn tell_what_it_shares(&self, socket: &PeerSocket) -> Result<(), NodeError> {
+        if self.config.share_memory {
+            return Ok(());
+        }
+        // A fresh socket has room.
+        packet::send(socket.as_fd(), &encode_request(0, &Request::SharesNoMemory), &[])
+            .map_err(NodeError::system("send to the runtime"))
     }
 
     /// Enters a lane whose life word is to tell of this process.

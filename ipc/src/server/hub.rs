@@ -521,10 +521,11 @@ impl Hub {
             let Some(member) = lead.member(token) else { continue };
             let is_over = match member.channel().check_life() {
                 Fate::Open => false,
-                // What it sent before it went counts.
+                // What it sent before it went counts, unless it went to another.
                 Fate::Died | Fate::Closed => {
                     member.judge_end();
-                    !member.is_ready() || member.channel().is_cut()
+                    let has_left = matches!(member, Member::Incoming(it) if it.has_left());
+                    has_left || !member.is_ready() || member.channel().is_cut()
                 }
                 Fate::Poisoned(_) => true,
             };

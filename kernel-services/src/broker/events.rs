@@ -4,7 +4,10 @@ use std::{borrow::Cow, sync::Arc};
 
 use ipc::{
     ServiceId, Status,
-    control::{BusNote, BusStep, Reply, Request, SUBSCRIBER_SLEEPS, TOPIC_RELIABLE, topics_fit},
+    control::{
+        BusNote, BusStep, Listener, MOST_LISTENERS, Reply, Request, SUBSCRIBER_SLEEPS,
+        TOPIC_RELIABLE, topics_fit,
+    },
 };
 
 use super::{Broker, Carried, Effect, Token, Turn};
@@ -74,7 +77,10 @@ impl Broker {
                 };
                 Ok(Some(Reply::Topics { entries, next }))
             }
-            Request::Topics { .. } => Err(Status::ACCESS),
+            Request::Listeners { topic, after } if self.is_operator(from) => {
+                self.listeners(topic, after).map(Some)
+            }
+            Request::Topics { .. } | Request::Listeners { .. } => Err(Status::ACCESS),
             Request::Bus(told) => {
                 self.bus_note(from, node, told, carried, turn);
                 Ok(None)
@@ -209,9 +215,27 @@ impl Broker {
             }
             BusStep::Withdrawn => self.withdraw_ring(from, topic, ring, turn),
             BusStep::Unsubscribed => self.unsubscribe(from, topic, turn),
+            BusStep::Lost => self.topics.note_lost(topic, from, told.value),
             // The runtime's own to say.
             BusStep::Sleepers | BusStep::Rotate | BusStep::Revoked => {}
         }
+    }
+
+    /// Lists who subscribes to a topic, by ids of nodes, from the first above `after`.
+    fn listeners(&self, topic: u32, after: u32) -> Result<Reply, Status> {
+        let state = self.topics.state(topic).ok_or(Status::NOT_FOUND)?;
+        let listener = |(token, sleeps, reliable, lost)| {
+            let session = self.sessions.get(&token)?;
+            let node = session.node.filter(|node| node.get() > after)?;
+            let (pid, uid) = (session.peer.pid, session.peer.uid);
+            Some(Listener { node, pid, uid, sleeps, reliable, lost })
+        };
+        let mut entries: Vec<Listener> = state.listeners().filter_map(listener).collect();
+        entries.sort_unstable_by_key(|it| it.node.get());
+        let is_more = entries.len() > MOST_LISTENERS;
+        entries.truncate(MOST_LISTENERS);
+        let next = entries.last().filter(|_| is_more).map_or(0, |it| it.node.get());
+        Ok(Reply::Listeners { entries, next })
     }
 
     fn withdraw_ring(&mut self, from: Token, topic: u32, ring: RingId, turn: &mut Turn) {

@@ -251,6 +251,10 @@ impl Broker {
         if members.is_empty() {
             return;
         }
+        if let Some(serving) = before {
+            // One that returns is put where it was by age, which may be before who serves now.
+            self.registry.put_first(serving);
+        }
         self.arrange(name);
         if before.is_none() && turn.now_ns >= self.unsettled_until_ns(name) {
             let heir = heir.or_else(|| self.choose(name, left, &[]));
@@ -338,7 +342,10 @@ impl Broker {
         let instances = group.members.iter().filter_map(|id| self.registry.instance(*id));
         let mut to: BTreeSet<Token> =
             instances.filter_map(|it| self.tokens.get(&it.node)).copied().collect();
-        if let Some(text) = self.registry.name_behind(name) {
+        // While nobody is known to serve, the first may be anybody: callers stay where they are.
+        if state.serving.is_some()
+            && let Some(text) = self.registry.name_behind(name)
+        {
             let callers = self.channels.all().filter(|(_, it)| it.name == *text);
             to.extend(callers.map(|(_, it)| it.client));
         }
@@ -354,6 +361,7 @@ impl Broker {
         let name = self.registry.instance(instance).map(|it| it.name);
         if let Some(group) = name.and_then(|name| self.group(name))
             && group.members.len() > 1
+            && self.is_served(group.name)
         {
             turn.out.push(Effect::Send { to, sequence: 0, reply: Reply::Group(group) });
         }

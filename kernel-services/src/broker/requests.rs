@@ -97,7 +97,8 @@ impl Broker {
             | Request::Advertise { .. }
             | Request::Subscribe { .. }
             | Request::Bus(_)
-            | Request::Topics { .. }) => match self.bus(to, node, request, carried, turn) {
+            | Request::Topics { .. }
+            | Request::Listeners { .. }) => match self.bus(to, node, request, carried, turn) {
                 Ok(None) => return,
                 Ok(Some(reply)) => reply,
                 Err(status) => Reply::Refused(status),

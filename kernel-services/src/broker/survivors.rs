@@ -138,7 +138,9 @@ impl Broker {
         if is_allowed && self.accounts.survived(client, channel, lane_bytes).is_ok() {
             self.registry.count_channel(dest);
             let open = Channel { client, service, who, name, served_by, granted, encrypted };
-            return self.channels.insert(channel, open);
+            self.channels.insert(channel, open);
+            // The name may have changed hands before this end was known.
+            return self.tell_caller(client, dest, turn);
         }
         for to in [client, service] {
             turn.out.push(Effect::Send { to, sequence: 0, reply: Reply::Revoked { channel } });

@@ -11,6 +11,7 @@ use super::{
     *,
 };
 
+mod events;
 mod groups;
 mod kept;
 mod payloads;

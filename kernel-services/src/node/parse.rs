@@ -250,7 +250,7 @@ fn environment(reading: &mut Reading, field: Field<'_>) -> Option<BTreeMap<Strin
         if name.is_empty() || name.contains(['=', '\0']) {
             let what = format!("{} cannot name a variable", quoted(name));
             reading.fault(at, what, "use letters, digits and _");
-        } else if ["IPC_RUNTIME_DIR", "IPC_SERVICE"].contains(&name) {
+        } else if ["IPC_RUNTIME_DIR", "IPC_SERVICE", "IPC_KEY_FILE"].contains(&name) {
             reading.fault(at, format!("ipcd itself sets {name}"), "take it out");
         } else if let Some(value) = reading.string(field) {
             variables.insert(name.to_owned(), value);

@@ -71,7 +71,8 @@ pub struct Service {
     pub executable: PathBuf,
     /// Without the executable itself.
     pub arguments: Vec<String>,
-    /// All that it gets of an environment, beside `PATH`, `IPC_RUNTIME_DIR` and `IPC_SERVICE`.
+    /// All that it gets of an environment, beside `PATH` and what is
+    /// `ipcd`'s to set: `IPC_RUNTIME_DIR`, `IPC_SERVICE` and `IPC_KEY_FILE`.
     pub environment: BTreeMap<String, String>,
     /// Its working directory, absolute; that of the node file by default.
     pub directory: PathBuf,

@@ -1,5 +1,5 @@
-//! Accounts in RocksDB: each deposit and the record that it was made commit in one transaction, so
-//! that a deposit sent again, to this process or to its successor, is made once.
+//! Accounts in `RocksDB`: each deposit and the record that it was made commit in one transaction,
+//! so that a deposit sent again, to this process or to its successor, is made once.
 #![deny(missing_docs)]
 
 mod records;
@@ -260,20 +260,20 @@ mod tests {
         store.deposit(&key(id), 5, amount, id).expect("the database works")
     }
 
-    fn balance(balance: u64) -> Answer {
-        Ok(rows::numbers([balance]))
+    fn bytes(balance: u64) -> Vec<u8> {
+        rows::numbers([balance])
     }
 
     #[test]
     fn a_deposit_sent_again_is_made_once_also_by_a_successor() {
         let directory = tempfile::tempdir().expect("a directory");
         let first = open(&directory, 1);
-        assert_eq!(deposit(&first, 1, 10), balance(10));
-        assert_eq!(deposit(&first, 1, 10), balance(10));
+        assert_eq!(deposit(&first, 1, 10), Ok(bytes(10)));
+        assert_eq!(deposit(&first, 1, 10), Ok(bytes(10)));
         drop(first);
         let second = open(&directory, 2);
-        assert_eq!(deposit(&second, 1, 10), balance(10));
-        assert_eq!(deposit(&second, 2, 1), balance(11));
+        assert_eq!(deposit(&second, 1, 10), Ok(bytes(10)));
+        assert_eq!(deposit(&second, 2, 1), Ok(bytes(11)));
         assert_eq!(second.balance(5).expect("a number"), 11);
         let epochs: Vec<u64> =
             second.deposits().expect("whole").iter().map(|deposit| deposit.epoch).collect();
@@ -284,7 +284,7 @@ mod tests {
     fn a_refusal_is_recorded_as_well() {
         let directory = tempfile::tempdir().expect("a directory");
         let store = open(&directory, 1);
-        assert_eq!(deposit(&store, 1, u64::MAX), balance(u64::MAX));
+        assert_eq!(deposit(&store, 1, u64::MAX), Ok(bytes(u64::MAX)));
         assert_eq!(deposit(&store, 2, 1), Err(Status::INVALID));
         let again = store.deposit(&key(2), 6, 1, 2).expect("known");
         assert_eq!(again, Err(Status::INVALID), "though there is room in this account");
@@ -294,7 +294,7 @@ mod tests {
     fn the_deposed_do_nothing() {
         let directory = tempfile::tempdir().expect("a directory");
         let mut store = open(&directory, 2);
-        assert_eq!(deposit(&store, 1, 10), balance(10));
+        assert_eq!(deposit(&store, 1, 10), Ok(bytes(10)));
         store.epoch = 1;
         let refused = store.deposit(&key(2), 5, 10, 2).expect_err("deposed");
         assert_eq!(refused.status(), Status::STALE);
@@ -321,6 +321,6 @@ mod tests {
         });
         failed.expect_err("it fails");
         assert_eq!(store.balance(5).expect("a number"), 0);
-        assert_eq!(deposit(&store, 1, 3), balance(3), "it was not recorded");
+        assert_eq!(deposit(&store, 1, 3), Ok(bytes(3)), "it was not recorded");
     }
 }

@@ -1,5 +1,5 @@
-//! What a loop handles beside channels: subscriptions to events, which are looked at in memory while
-//! it is awake, and by the listener while it sleeps; and what threads wait for on its behalf.
+//! What a loop handles beside channels: subscriptions to events, which are looked at in memory
+//! while it is awake, and by the listener while it sleeps; and what threads wait for on its behalf.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -7,7 +7,7 @@ use std::{
 
 use super::{Handler, Incoming, Next, Yield, pop};
 use crate::{
-    channel::{Fate, Receive, Taken},
+    channel::{Fate, GONE, Receive, Taken},
     clock,
     failover::post::Post,
     layout::Ring,
@@ -34,36 +34,47 @@ impl Incoming {
     /// serves waits in the rings meanwhile.
     pub(crate) fn stand(&self, epoch: u64) {
         self.epoch.store(epoch, Ordering::Relaxed);
-        self.held.store(epoch == 0, Ordering::Release);
-        self.channel.set_mark(epoch as u32);
-        if epoch != 0 {
-            self.summon();
+        if epoch == 0 {
+            self.held.store(true, Ordering::Release);
+            return self.channel.set_mark(0);
         }
+        // A client that has left saw the mark as it was before, and relies on it that nothing more
+        // is taken; or it sees this one, and counts on nothing.
+        if !self.channel.show_mark(epoch as u32) {
+            return;
+        }
+        self.held.store(false, Ordering::Release);
+        self.summon();
     }
 
-    /// The instance serves no more: nothing is taken from here on. What was is of its epoch.
+    /// The instance is about to serve no more: no turn begins.
     pub(crate) fn hold(&self) {
         self.held.store(true, Ordering::Release);
     }
 
-    /// Returns when what was taken is handled, or when the instance serves again.
-    pub(crate) fn finish(&self) {
+    /// Waits until what was taken is handled, or the instance serves again. Returns whether it is:
+    /// where a turn is not over, that may take more, the next one says that nothing more is taken.
+    pub(crate) fn finish(&self) -> bool {
         let until = clock::now_ns() + PATIENCE_NS;
-        while self.channel.peer_mark() != 0
+        let mut has_ended = false;
+        while !has_ended
+            && self.channel.peer_mark() != 0
             && self.held.load(Ordering::Acquire)
             && self.channel.fate() == Fate::Open
             && clock::now_ns() < until
         {
-            if self.channel.rx.try_claim().is_some_and(|rx| rx.queue.is_empty()) {
-                break;
+            has_ended = self.channel.rx.try_claim().is_some_and(|rx| rx.queue.is_empty());
+            if !has_ended {
+                self.summon();
+                std::thread::sleep(Duration::from_micros(100));
             }
-            self.summon();
-            std::thread::sleep(Duration::from_micros(100));
         }
+        has_ended || self.channel.rx.try_claim().is_some()
     }
 
-    /// From here on the client relies on it that nothing more is taken.
-    pub(crate) fn withdraw(&self) {
+    /// Nothing more is taken: from here on the client relies on that. Until then handlers have the
+    /// epoch at which it was.
+    pub(crate) fn rest(&self) {
         self.epoch.store(0, Ordering::Relaxed);
         self.channel.set_mark(0);
     }
@@ -72,7 +83,18 @@ impl Incoming {
     /// of one that does.
     #[inline]
     pub(crate) fn is_held(&self) -> bool {
-        self.held.load(Ordering::Acquire) && self.channel.peer_mark() != 0 && !self.is_due()
+        self.held.load(Ordering::Acquire) && self.channel.peer_mark() != 0 && self.stands_by()
+    }
+
+    /// The same, where it looked so. What others take a name for is theirs to finish.
+    #[cold]
+    fn stands_by(&self) -> bool {
+        self.has_left() || !self.is_due() || self.held.load(Ordering::Acquire)
+    }
+
+    /// Whether the client counts on nothing that it sent here any more.
+    pub(crate) fn has_left(&self) -> bool {
+        self.channel.peer_mark() == GONE
     }
 
     /// The epoch at which the instance serves, or 0.
@@ -86,7 +108,12 @@ impl Incoming {
         if rx.is_new {
             self.begin(rx);
         }
-        self.is_held()
+        let is_held = self.is_held();
+        if is_held && self.channel.own_mark() != 0 {
+            // It let go while a turn went on for long.
+            self.rest();
+        }
+        is_held
     }
 
     /// Before the first frame: learns where the client's ids begin.

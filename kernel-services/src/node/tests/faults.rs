@@ -199,6 +199,7 @@ fn the_program() {
             "3:13: \"A=\" cannot name a variable; use letters, digits and _",
         ),
         ("environment.IPC_SERVICE = 'b'", "3:13: ipcd itself sets IPC_SERVICE; take it out"),
+        ("environment.IPC_KEY_FILE = 'b'", "3:13: ipcd itself sets IPC_KEY_FILE; take it out"),
         (
             "user = 'nobody-by-this-name'",
             "3:8: there is no user \"nobody-by-this-name\"; see `getent passwd` for those that \
