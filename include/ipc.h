@@ -1492,8 +1492,8 @@ int ipc_queue_close(queue_id_t queue);
  *
  * IPC_EINVAL: a NULL, no such strategy, an interval or timeout over 60000, a threshold over 100,
  * more than 63 replicas, or one twice. IPC_ENOENT: nobody serves the name, or an instance is not
- * of it. IPC_EACCES: this process is no member of the group, and may give no orders. IPC_EEXIST: the
- * node file says it. IPC_EQUOTA: too many names are configured. IPC_ENORUNTIME: ipcd is gone.
+ * of it. IPC_EACCES: this process is no member of the group, and may give no orders. IPC_EEXIST:
+ * the node file says it. IPC_EQUOTA: too many names are configured. IPC_ENORUNTIME: ipcd is gone.
  */
 int ipc_configure_failover(service_id_t service,
                            struct failover_config_t *config);

@@ -28,8 +28,8 @@ const ID_BYTES: usize = size_of::<service_id_t>();
 ///
 /// IPC_EINVAL: a NULL, no such strategy, an interval or timeout over 60000, a threshold over 100,
 /// more than 63 replicas, or one twice. IPC_ENOENT: nobody serves the name, or an instance is not
-/// of it. IPC_EACCES: this process is no member of the group, and may give no orders. IPC_EEXIST: the
-/// node file says it. IPC_EQUOTA: too many names are configured. IPC_ENORUNTIME: ipcd is gone.
+/// of it. IPC_EACCES: this process is no member of the group, and may give no orders. IPC_EEXIST:
+/// the node file says it. IPC_EQUOTA: too many names are configured. IPC_ENORUNTIME: ipcd is gone.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_configure_failover(
     service: service_id_t,
