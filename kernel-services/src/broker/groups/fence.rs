@@ -18,7 +18,8 @@ impl Broker {
 
     /// Takes from the process of an instance, which served until now and did not let go, what it
     /// had by that: its tokens, the regions of others that it has mapped, and the channels on which
-    /// it is the client. Services on these see it leave, and what it was leased there goes to others.
+    /// it is the client. Services on these see it leave, and what it was leased there goes to
+    /// others.
     pub(super) fn turn_out(&mut self, instance: ServiceId, epoch: u64, turn: &mut Turn) {
         let Some(token) = self.token_of(instance) else { return };
         if let Some(session) = self.sessions.get_mut(&token) {
