@@ -1,7 +1,6 @@
 //! Who serves a name dies, and another does: callers go on, and hear nothing of it.
 
 use std::{
-    os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::{
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc,
@@ -11,13 +10,9 @@ use std::{
 
 use ipc::{
     CallError, CallOptions, Client, NodeError, ServiceId, Spin, Status,
-    control::{self, Cause, Reply, Request, closer::Closer, packet},
+    control::{Cause, Reply, Request},
 };
-use nix::{
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket},
-};
-use tests::{Actor, LONG, World, wait_until};
+use tests::{Actor, LONG, Liar, World, wait_until};
 
 const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
 
@@ -284,57 +279,6 @@ fn who_comes_back_stands_by_as_the_last() {
         let rank = |pid| entries.iter().find(|it| it.pid == pid).map(|it| it.rank);
         assert_eq!(rank(servers[0].pid()), Some(0));
         assert_eq!(rank(servers[1].pid()), Some(1));
-    }
-}
-
-/// A node that says what it likes.
-struct Liar {
-    socket: OwnedFd,
-}
-
-impl Liar {
-    fn new(world: &World) -> Liar {
-        let flags = SockFlag::SOCK_CLOEXEC;
-        let socket =
-            socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).expect("a socket");
-        let address = UnixAddr::new(&world.directory().join("ipcd.sock")).expect("short");
-        connect(socket.as_raw_fd(), &address).expect("connected");
-        let liar = Liar { socket };
-        liar.say(&Request::Hello { asymmetric: true, encrypts: false, key: [0; 32] });
-        assert!(matches!(liar.hear(), Some(Reply::Welcome { .. })));
-        liar
-    }
-
-    fn say(&self, request: &Request) {
-        let bytes = control::encode_request(9, request);
-        packet::send(self.socket.as_fd(), &bytes, &[]).expect("sent");
-    }
-
-    /// The next that the runtime says; nothing when it has hung up.
-    fn hear(&self) -> Option<Reply> {
-        let closer = Closer::new().expect("an eventfd");
-        let mut buffer = [0; control::MAX_PACKET];
-        let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-        poll(&mut fds, PollTimeout::NONE).expect("polled");
-        match packet::receive(self.socket.as_fd(), &mut buffer, &closer) {
-            Ok(packet::Received::Packet(length, _)) => {
-                Some(control::decode_reply(&buffer[..length]).expect("a reply").1)
-            }
-            _ => None,
-        }
-    }
-
-    fn stand_by(&self, name: &str) -> (ServiceId, u64) {
-        self.say(&Request::Register {
-            flags: 0,
-            claim_instance: 0,
-            claim_name: 0,
-            ticket: [0; 32],
-            name: name.to_owned(),
-        });
-        let Some(Reply::Registered { instance, .. }) = self.hear() else { panic!("refused") };
-        let Some(Reply::Group(group)) = self.hear() else { panic!("not told") };
-        (instance, group.epoch)
     }
 }
 

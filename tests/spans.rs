@@ -251,7 +251,8 @@ fn a_collector_gets_the_spans_of_ipcd_and_commands_lead_to_launches() {
     wait_until("the command and its launch are sent", || {
         of_trace("command").is_some() && of_trace("launch").is_some()
     });
-    let (command, launch) = (of_trace("command").expect("sent").1, of_trace("launch").expect("sent").1);
+    let (command, launch) =
+        (of_trace("command").expect("sent").1, of_trace("launch").expect("sent").1);
     let [[_, command, above], [trace, _, parent]] = [command, launch];
     assert_eq!((above, parent), (root.span.to_be_bytes().to_vec(), command));
     // The first start was nobody's command.

@@ -7,11 +7,20 @@ use std::{
 
 use ipc::{
     CallError, Client, FailoverPlan, FailoverStrategy, FailureKind, HealthCheck, Node, ServiceId,
-    Spin, control::Cause,
+    Spin,
+    control::{Cause, Reply, Request},
 };
-use tests::{Actor, LONG, World, wait_until};
+use nix::sys::signal::Signal;
+use tests::{
+    Actor, Ipcd, LONG, Liar, World,
+    ipcd::{open_to_all, signal},
+    proc::has_ended,
+    wait_until,
+};
 
 const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
+const IPCD: &str = env!("CARGO_BIN_EXE_ipcd-under-test");
+const PROBE: &str = env!("CARGO_BIN_EXE_probe");
 
 /// Starts so many processes that serve a name, in this order.
 fn replicas(world: &World, name: &str, count: usize) -> Vec<Actor> {
@@ -251,4 +260,120 @@ fn who_asks_hears_of_what_failed() {
     let dead = detect(ids[0]);
     assert_eq!((dead.kind, dead.instance), (FailureKind::Crashed, ids[0]));
     assert!(node.detect_failure(ServiceId::new(u32::MAX)).is_err());
+}
+
+#[test]
+fn a_flood_of_false_suspicions_changes_nothing() {
+    let world = World::new(ACTOR);
+    let servers = replicas(&world, "echo", 2);
+    let (node, client) = world.client("echo", Spin::Never);
+    settled(&node, 2);
+    let before = serving(&client);
+    let entries = node.list().expect("a list");
+    // A stranger, and a standby, which has a channel to who serves.
+    let liar = Liar::new(&world);
+    let standby = Liar::new(&world);
+    standby.stand_by("echo");
+    for round in 0..500_u64 {
+        for entry in &entries {
+            for mark in [0, before.1 as u32, u32::MAX] {
+                liar.say(&Request::Suspect { instance: entry.instance, mark });
+                standby.say(&Request::Suspect { instance: entry.instance, mark });
+            }
+            // Nor does it answer for others.
+            let (instance, number) = (entry.instance, round as u32);
+            liar.say(&Request::Pulse { instance, number, busy_us: u64::MAX });
+        }
+    }
+    for liar in [&liar, &standby] {
+        liar.say(&Request::Ping);
+        while !matches!(liar.hear(), Some(Reply::State { .. } | Reply::Refused(_))) {}
+    }
+    assert_eq!(serving(&client), before);
+    assert_eq!(before.0, servers[0].pid());
+    let standing = node.failover_standing(client.dest()).expect("it stands");
+    assert_eq!(standing.suspicions, 0, "none had a channel there");
+    assert_eq!(last(&node).cause, Cause::First);
+}
+
+#[test]
+fn asking_over_and_over_changes_nothing() {
+    let world = World::new(ACTOR);
+    let servers = replicas(&world, "echo", 2);
+    let (node, client) = world.client("echo", Spin::Never);
+    settled(&node, 2);
+    let before = serving(&client);
+    let entries = node.list().expect("a list");
+    let first = entries.iter().find(|it| it.pid == servers[0].pid()).expect("listed").instance;
+    for _ in 0..50 {
+        let failure = node.detect_failure(first).expect("known");
+        assert_eq!((failure.kind, failure.instance), (FailureKind::None, first));
+    }
+    assert_eq!(serving(&client), before);
+}
+
+#[test]
+fn what_was_configured_holds_beyond_a_restart_of_the_runtime() {
+    let world = World::without_runtime(ACTOR);
+    let runtime = world.runtime();
+    let servers = replicas(&world, "echo", 2);
+    let (node, client) = world.client("echo", Spin::Never);
+    settled(&node, 2);
+    let entries = node.list().expect("a list");
+    let second = entries.iter().find(|it| it.pid == servers[1].pid()).expect("listed").instance;
+    let health = HealthCheck { interval_ms: 20, timeout_ms: 30, threshold: 2, busy_ms: 4000 };
+    let (service, strategy) = (client.dest(), FailoverStrategy::Priority);
+    let plan = FailoverPlan { service, strategy, health, order: vec![second] };
+    node.configure_failover(&plan).expect("configured");
+    wait_until("the second serves", || serving(&client).0 == servers[1].pid());
+    runtime.kill();
+    let _runtime = world.runtime();
+    let node = world.node(Spin::Never);
+    wait_until("both are back", || node.list().is_ok_and(|it| it.len() == 2));
+    let name = node.discover("echo").expect("served");
+    let standing = node.failover_standing(name).expect("it stands");
+    assert_eq!((standing.strategy, standing.health), (strategy, health));
+    assert!(standing.configured);
+    assert_eq!(serving(&client).0, servers[1].pid());
+}
+
+#[test]
+fn a_supervised_process_that_is_stopped_is_killed_and_comes_back_as_a_standby() {
+    let world = World::without_runtime(ACTOR);
+    let service = format!(
+        "[service.trio]\nexecutable = \"{PROBE}\"\narguments = [\"serve\", \"trio\"]\n\
+         replicas = 3\nbackoff = {{ first = \"1ms\", most = \"1ms\" }}\n\
+         [failover.trio]\norder = [\"trio\"]\n\
+         health_check = {{ interval = \"10ms\", timeout = \"200ms\" }}\n"
+    );
+    let _ipcd = Ipcd::start(IPCD, world.directory(), &format!("{service}{}", open_to_all()));
+    let node = world.node(Spin::Never);
+    let name = node.wait_service("trio", Some(LONG)).expect("served");
+    let client = node.client(name).expect("a channel");
+    settled(&node, 3);
+    let standing = node.failover_standing(client.dest()).expect("it stands");
+    assert!(standing.configured);
+    // What the file says is nobody else's to say.
+    let plan = FailoverPlan {
+        service: client.dest(),
+        strategy: FailoverStrategy::Manual,
+        health: HealthCheck::default(),
+        order: Vec::new(),
+    };
+    assert!(node.configure_failover(&plan).is_err());
+    let first = client.peer();
+    signal(first.pid, Signal::SIGSTOP);
+    // What it has not taken is known not to be, since it is dead; what it had is doubtful.
+    wait_until("another one answers", || {
+        let ended = client.call(b"hello", LONG);
+        assert!(matches!(ended, Ok(_) | Err(CallError::PeerDied { taken: true })), "{ended:?}");
+        client.peer().pid != first.pid
+    });
+    wait_until("it is killed", || has_ended(first.pid));
+    settled(&node, 3);
+    let change = node.failovers().expect("a history");
+    let change = change.iter().rev().find(|it| it.from == first.id).expect("one");
+    assert_eq!(change.cause, Cause::Hung);
+    let newest = node.list().expect("a list").into_iter().max_by_key(|it| it.instance);
+    assert!(newest.is_some_and(|it| it.rank > 0), "who comes back stands by");
 }

@@ -22,14 +22,14 @@ const ID_BYTES: usize = size_of::<service_id_t>();
 /// name's id, or an instance's; config->primary and config->replicas are instances of it in their
 /// order, or 0 and NULL for the order in which they came; those that are not named come behind. A
 /// member of config->health_check that is 0 is the default: 10 ms, 5 ms, 3. It holds until it is
-/// said otherwise, beyond restarts of ipcd. If another one is the primary now the name changes hands,
-/// in order and without an error at any caller; this does not wait for it. Nothing is kept of
-/// config.
+/// said otherwise, beyond restarts of ipcd. If another one is the primary now the name changes
+/// hands, in order and without an error at any caller; this does not wait for it. Nothing is kept
+/// of config.
 ///
 /// IPC_EINVAL: a NULL, no such strategy, an interval or timeout over 60000, a threshold over 100,
-/// more than 63 replicas, or one twice. IPC_ENOENT: nobody serves the name, or an instance is not of
-/// it. IPC_EACCES: this process is no member of the group, and may give no orders. IPC_EEXIST: the
-/// node file says it. IPC_EQUOTA: too many names are configured. IPC_ENORUNTIME: ipcd is gone.
+/// more than 63 replicas, or one twice. IPC_ENOENT: nobody serves the name, or an instance is not
+/// of it. IPC_EACCES: this process is no member of the group, and may give no orders. IPC_EEXIST:
+/// the node file says it. IPC_EQUOTA: too many names are configured. IPC_ENORUNTIME: ipcd is gone.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_configure_failover(
     service: service_id_t,
@@ -74,10 +74,10 @@ pub unsafe extern "C" fn ipc_detect_service_failure(
     })
 }
 
-/// Has another instance serve a name, and returns when it does. failed_service is the name's id, or
-/// that of the instance which serves it; backup the instance that is to serve, 0 for the next in the
-/// order. Who serves finishes what it has taken, and stands by; no caller hears of it. One that does
-/// not let go within two seconds is passed over.
+/// Has another instance serve a name, and returns when it does. failed_service is the name's id,
+/// or that of the instance which serves it; backup the instance that is to serve, 0 for the next in
+/// the order. Who serves finishes what it has taken, and stands by; no caller hears of it. One that
+/// does not let go within two seconds is passed over.
 ///
 /// IPC_ENOENT: nobody serves the name, or nobody stands by. IPC_EALREADY: that instance does not
 /// serve. IPC_EEXIST: it changes hands already. IPC_EACCES: this process is no member of the group,

@@ -4,7 +4,7 @@ use std::{collections::HashMap, fmt};
 
 use clap::{Args, Subcommand, ValueHint};
 use ipc::{
-    Config, Node, ServiceId,
+    Config, HealthCheck, Node, ServiceId, Standing,
     control::{Cause, Change, Entry},
 };
 use serde::Serialize;
@@ -24,8 +24,11 @@ Examples:
   ipctl failover history           which names changed hands, why, and how long it took
   ipctl --json failover history | jq -r '.[].cause'
 
-`trigger` returns when the other one serves. Who served finishes what it has taken, and stands by
-as the last. One that does not let go within two seconds is passed over.";
+`status` says who is next, when who serves is suspected, and whether it is. `history` says how long
+a suspicion took to be confirmed, who served to let go, and who serves to say that it does.
+
+`trigger` returns when the other one serves. Who served finishes what it has taken, and stands by.
+One that does not let go within two seconds is passed over.";
 
 /// Show who stands by for a name, have it change hands, and show when it did
 #[derive(Args)]
@@ -62,7 +65,11 @@ pub(crate) fn run(arguments: &Arguments, config: &Config, output: Output) -> Res
     let node = Node::connect(config)?;
     match &arguments.command {
         Verb::Status => {
-            let groups = Groups::new(node.list()?);
+            let mut groups = Groups::new(node.list()?);
+            for group in &mut groups.0 {
+                // One that nobody serves any more has nothing to tell.
+                group.standing = node.failover_standing(ServiceId::new(group.id)).ok();
+            }
             if groups.0.is_empty() {
                 output.remark("no standbys: each name is served by one process, or by none");
             }
@@ -89,6 +96,44 @@ struct Group {
     serves: u32,
     pid: u32,
     standbys: Vec<u32>,
+    #[serde(skip)]
+    id: u32,
+    #[serde(flatten, serialize_with = "stands")]
+    standing: Option<Standing>,
+}
+
+/// How a name stands, for programs.
+#[derive(Serialize)]
+struct Stands {
+    epoch: u64,
+    strategy: &'static str,
+    interval_ms: u32,
+    timeout_ms: u32,
+    threshold: u32,
+    busy_ms: u32,
+    configured: bool,
+    suspected: bool,
+    suspicions: u64,
+}
+
+fn stands<S: serde::Serializer>(it: &Option<Standing>, to: S) -> Result<S::Ok, S::Error> {
+    let told = it.map(|it| {
+        let HealthCheck { interval_ms, timeout_ms, threshold, busy_ms } = it.health;
+        let Standing { epoch, configured, suspected, suspicions, .. } = it;
+        let strategy = it.strategy.word();
+        Stands {
+            epoch,
+            strategy,
+            interval_ms,
+            timeout_ms,
+            threshold,
+            busy_ms,
+            configured,
+            suspected,
+            suspicions,
+        }
+    });
+    told.serialize(to)
 }
 
 impl Groups {
@@ -104,6 +149,8 @@ impl Groups {
                     serves: instance,
                     pid: entry.pid,
                     standbys: Vec::new(),
+                    id: entry.name_id.get(),
+                    standing: None,
                 }),
             }
         }
@@ -122,6 +169,9 @@ impl fmt::Display for Groups {
             ("SERVES", Align::Right),
             ("PID", Align::Right),
             ("STANDBYS", Align::Left),
+            ("STRATEGY", Align::Left),
+            ("HEALTH CHECK", Align::Left),
+            ("SUSPECTED", Align::Left),
         ];
         let mut table = Table::new(columns);
         for group in &self.0 {
@@ -131,10 +181,27 @@ impl fmt::Display for Groups {
                 group.serves.to_string(),
                 group.pid.to_string(),
                 standbys.join(" "),
+                group.standing.map_or("-", |it| it.strategy.word()).to_owned(),
+                group.standing.map_or_else(|| "-".to_owned(), |it| check(&it)),
+                group.standing.map_or_else(|| "-".to_owned(), |it| suspected(&it)),
             ]);
         }
         table.fmt(f)
     }
+}
+
+/// When who serves is suspected, and when passed over.
+fn check(standing: &Standing) -> String {
+    let HealthCheck { interval_ms, timeout_ms, threshold, busy_ms } = standing.health;
+    let busy = if busy_ms == 0 { String::new() } else { format!(", busy {busy_ms} ms") };
+    let origin = if standing.configured { "" } else { " (default)" };
+    format!("{interval_ms} ms, {threshold} x {timeout_ms} ms{busy}{origin}")
+}
+
+/// Whether it is, and how often it was.
+fn suspected(standing: &Standing) -> String {
+    let now = if standing.suspected { "now, " } else { "" };
+    format!("{now}{} times", standing.suspicions)
 }
 
 /// What became of names.
@@ -151,6 +218,10 @@ struct Row {
     cause: &'static str,
     /// From the order to the word that it is done; none where a standby went first.
     took_us: Option<u32>,
+    /// From the first word of a suspicion to the runtime's own finding.
+    detected_us: Option<u32>,
+    /// From the runtime's word to that of who serves now that it does.
+    promoted_us: Option<u32>,
 }
 
 impl History {
@@ -166,6 +237,8 @@ impl History {
             epoch: change.epoch,
             cause: cause(change.cause),
             took_us: Some(change.took_us).filter(|us| *us != 0),
+            detected_us: Some(change.detected_us).filter(|us| *us != 0),
+            promoted_us: Some(change.promoted_us).filter(|us| *us != 0),
         };
         History(changes.into_iter().map(row).collect())
     }
@@ -194,7 +267,9 @@ impl fmt::Display for History {
             ("TO", Align::Right),
             ("EPOCH", Align::Right),
             ("CAUSE", Align::Left),
-            ("TOOK", Align::Right),
+            ("DETECTED", Align::Right),
+            ("LET GO", Align::Right),
+            ("PROMOTED", Align::Right),
         ]);
         for row in &self.0 {
             table.row([
@@ -204,11 +279,17 @@ impl fmt::Display for History {
                 row.to.to_string(),
                 row.epoch.to_string(),
                 row.cause.to_owned(),
-                row.took_us.map_or_else(|| "-".to_owned(), |us| format!("{us} us")),
+                time(row.detected_us),
+                time(row.took_us),
+                time(row.promoted_us),
             ]);
         }
         table.fmt(f)
     }
+}
+
+fn time(us: Option<u32>) -> String {
+    us.map_or_else(|| "-".to_owned(), |us| format!("{us} us"))
 }
 
 #[cfg(test)]
@@ -232,8 +313,35 @@ mod tests {
     fn only_names_with_standbys_are_shown_in_their_order() {
         let groups =
             Groups::new(vec![entry("echo", 9, 2), entry("clock", 5, 0), entry("echo", 12, 0)]);
-        let lines = ["NAME  SERVES   PID  STANDBYS", "echo      12  4711  9", ""];
+        let lines = [
+            "NAME  SERVES   PID  STANDBYS  STRATEGY  HEALTH CHECK  SUSPECTED",
+            "echo      12  4711  9         -         -             -",
+            "",
+        ];
         assert_eq!(groups.to_string(), lines.join("\n"));
+    }
+
+    #[test]
+    fn a_name_is_shown_with_its_strategy_its_check_and_its_suspicions() {
+        let mut groups = Groups::new(vec![entry("echo", 9, 1), entry("echo", 12, 0)]);
+        groups.0[0].standing = Some(Standing {
+            name: ServiceId::new(100),
+            serves: ServiceId::new(12),
+            epoch: 66,
+            strategy: ipc::FailoverStrategy::RoundRobin,
+            health: HealthCheck { busy_ms: 500, ..HealthCheck::default() },
+            configured: true,
+            suspected: true,
+            suspicions: 7,
+        });
+        let shown = groups.to_string();
+        let expected = "round_robin  10 ms, 3 x 5 ms, busy 500 ms  now, 7 times\n";
+        assert!(shown.ends_with(expected), "{shown}");
+        let json = serde_json::to_value(&groups).expect("plain data");
+        assert_eq!(
+            (&json[0]["strategy"], &json[0]["suspicions"]),
+            (&"round_robin".into(), &7.into())
+        );
     }
 
     #[test]
@@ -247,15 +355,15 @@ mod tests {
             cause,
             at_ns: 1,
             took_us,
-            detected_us: 0,
+            detected_us: took_us / 2,
             promoted_us: 0,
         };
         let changes = vec![change(0, Cause::First, 0), change(5, Cause::Triggered, 120)];
         let history = History::new(changes, vec![entry("echo", 9, 0)]);
         let lines = [
-            "NUMBER  NAME  FROM  TO  EPOCH  CAUSE        TOOK",
-            "     1  echo     -   9     66  first           -",
-            "     1  echo     5   9     66  triggered  120 us",
+            "NUMBER  NAME  FROM  TO  EPOCH  CAUSE      DETECTED  LET GO  PROMOTED",
+            "     1  echo     -   9     66  first             -       -         -",
+            "     1  echo     5   9     66  triggered     60 us  120 us         -",
             "",
         ];
         assert_eq!(history.to_string(), lines.join("\n"));

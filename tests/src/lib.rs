@@ -8,6 +8,7 @@ pub mod duet;
 mod house;
 pub mod ipcd;
 pub mod ledger;
+mod liar;
 pub mod post;
 pub mod proc;
 pub mod services;
@@ -17,6 +18,7 @@ mod world;
 pub use actor::Actor;
 pub use house::House;
 pub use ipcd::Ipcd;
+pub use liar::Liar;
 pub use watchdog::{Watchdog, wait_for, wait_until};
 pub use world::World;
 

@@ -44,7 +44,8 @@ pub struct HealthCheck {
     pub timeout_ms: u32,
     /// So many answers missed one after another are a suspicion: 1 to 100.
     pub threshold: u32,
-    /// How long who serves may be in handlers without coming round: up to 3,600,000; 0 for any time.
+    /// How long who serves may be in handlers without coming round: up to 3,600,000; 0 for any
+    /// time.
     pub busy_ms: u32,
 }
 

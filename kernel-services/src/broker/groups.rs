@@ -185,8 +185,22 @@ impl Broker {
         self
     }
 
-    /// Carries out what somebody says, or asks, of groups. Gives the answer, where it has one now.
-    pub(super) fn of_groups(
+    /// Carries out what somebody says, or asks, of groups, and answers it where it has an answer
+    /// now.
+    pub(super) fn hear_of_groups(
+        &mut self,
+        asked: (Token, u32),
+        request: Request,
+        turn: &mut Turn,
+    ) {
+        let answer = self.of_groups(asked, request, turn);
+        if let Some(reply) = answer.unwrap_or_else(|status| Some(Reply::Refused(status))) {
+            let (to, sequence) = asked;
+            turn.out.push(Effect::Send { to, sequence, reply });
+        }
+    }
+
+    fn of_groups(
         &mut self,
         asked: (Token, u32),
         request: Request,

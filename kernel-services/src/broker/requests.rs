@@ -3,7 +3,6 @@
 use ipc::{
     ServiceId, Status,
     control::{Reply, Request},
-    trace,
 };
 
 use super::{Broker, Carried, Effect, Token, Turn, introductions::Way};
@@ -35,11 +34,9 @@ impl Broker {
             | Request::Pulse { .. }
             | Request::Detect { .. }
             | Request::Configure(_)
-            | Request::Standing { .. }) => match self.of_groups((to, sequence), request, turn) {
-                Ok(None) => return,
-                Ok(Some(reply)) => reply,
-                Err(status) => Reply::Refused(status),
-            },
+            | Request::Standing { .. }) => {
+                return self.hear_of_groups((to, sequence), request, turn);
+            }
             Request::Discover { name } => match self.registry.discover(&name) {
                 Some(name) => Reply::Found { name },
                 None => Reply::Refused(Status::NOT_FOUND),
@@ -73,12 +70,7 @@ impl Broker {
             Request::Command { text } if !self.may_command(to, &text, turn) => {
                 Reply::Refused(Status::ACCESS)
             }
-            Request::Command { text } => {
-                let by = self.sessions.get(&to).map(|it| it.who.to_string()).unwrap_or_default();
-                let trace = trace::current();
-                let notice = Notice::Command { from: to, sequence, by, text, trace };
-                return turn.out.push(Effect::Tell(notice));
-            }
+            Request::Command { text } => return self.pass_command(to, sequence, text, turn),
             Request::Board { segment } => {
                 return self.show_board(to, node, sequence, segment, carried, turn);
             }
@@ -115,6 +107,14 @@ impl Broker {
             },
         };
         turn.out.push(Effect::Send { to, sequence, reply });
+    }
+
+    /// Hands an operator's command to who supervises.
+    fn pass_command(&self, from: Token, sequence: u32, text: String, turn: &mut Turn) {
+        let by = self.sessions.get(&from).map(|it| it.who.to_string()).unwrap_or_default();
+        // The reactor's thread is within it while the request is carried out.
+        let trace = ipc::trace::current();
+        turn.out.push(Effect::Tell(Notice::Command { from, sequence, by, text, trace }));
     }
 
     fn state(&self, now_ns: u64) -> Reply {

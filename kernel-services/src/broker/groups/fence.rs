@@ -1,5 +1,5 @@
-//! One that was passed over: what it held at its epoch counts for nothing more, wherever the runtime
-//! has a say. One that is supervised is killed, and comes back as a standby.
+//! One that was passed over: what it held at its epoch counts for nothing more, wherever the
+//! runtime has a say. One that is supervised is killed, and comes back as a standby.
 
 use ipc::{ServiceId, control::Cause};
 
@@ -16,9 +16,10 @@ impl Broker {
         is_unit
     }
 
-    /// Takes from the process of an instance, which served until now and did not let go, what it had
-    /// by that: its tokens, the regions of others that it has mapped, and the channels on which it
-    /// is the client. Services on these see it leave, and what it was leased there goes to others.
+    /// Takes from the process of an instance, which served until now and did not let go, what it
+    /// had by that: its tokens, the regions of others that it has mapped, and the channels on which
+    /// it is the client. Services on these see it leave, and what it was leased there goes to
+    /// others.
     pub(super) fn turn_out(&mut self, instance: ServiceId, epoch: u64, turn: &mut Turn) {
         let Some(token) = self.token_of(instance) else { return };
         if let Some(session) = self.sessions.get_mut(&token) {

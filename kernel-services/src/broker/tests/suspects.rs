@@ -343,8 +343,11 @@ fn what_one_that_was_passed_over_had_counts_for_nothing() {
     let effects = look(&mut broker, &effects, first, Sight::Stopped, 0);
     // Its channel to the other is closed at both ends; that of its own client is the client's.
     let revoked = |to| {
-        let is_one = |it: &&Effect| matches!(it, Effect::Send { to: told, reply: Reply::Revoked { .. }, .. } if *told == to);
-        effects.iter().filter(is_one).count()
+        let told = effects.iter().filter_map(|it| match it {
+            Effect::Send { to, reply: Reply::Revoked { .. }, .. } => Some(*to),
+            _ => None,
+        });
+        told.filter(|it| *it == to).count()
     };
     assert_eq!((revoked(1), revoked(3)), (1, 1), "{effects:?}");
     assert_eq!(ask(&mut broker, 3, check.clone()), [refusal(3, 7, Status::AUTH)]);

@@ -544,7 +544,8 @@ fn a_failover_is_of_a_name_and_its_order_of_those_who_provide_it() {
                 "2:12: strategy cannot be \"hot\"; it can be hot_standby, priority, round_robin, \
                  least_loaded, manual",
                 "3:29: interval is 120000ms; it takes 1ms to 60000ms",
-                "3:37: unknown key \"tries\"; health_check takes interval, timeout, threshold, busy",
+                "3:37: unknown key \"tries\"; health_check takes interval, timeout, \
+                 threshold, busy",
             ],
         ),
         (
@@ -562,10 +563,8 @@ fn a_failover_is_of_a_name_and_its_order_of_those_who_provide_it() {
         ),
         (
             "[failover.\"\"]",
-            &[
-                "1:11: \"\" cannot be served: it is empty; give 1 to 255 bytes; write the name of a \
-               service as its callers know it",
-            ],
+            &["1:11: \"\" cannot be served: it is empty; give 1 to 255 bytes; write the name \
+               of a service as its callers know it"],
         ),
     ]);
 }
