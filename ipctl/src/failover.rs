@@ -116,6 +116,7 @@ struct Stands {
     suspicions: u64,
 }
 
+#[allow(clippy::ref_option)] // as serde calls it
 fn stands<S: serde::Serializer>(it: &Option<Standing>, to: S) -> Result<S::Ok, S::Error> {
     let told = it.map(|it| {
         let HealthCheck { interval_ms, timeout_ms, threshold, busy_ms } = it.health;

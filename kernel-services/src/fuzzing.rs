@@ -268,7 +268,6 @@ impl Ground {
                 assert!(self.connected.remove(&token), "cut twice");
             }
             Effect::Tell(notice) => panic!("nobody supervises, but was told {notice:?}"),
-            Effect::Stow(stow) => panic!("nobody is supervised, but {stow:?}"),
             Effect::Keep(_)
             | Effect::LetGo { .. }
             | Effect::Examine { .. }
