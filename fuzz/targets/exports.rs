@@ -11,14 +11,14 @@
 mod abi;
 #[path = "exports/events.rs"]
 mod events;
+#[path = "exports/failover.rs"]
+mod failover;
 #[path = "exports/loans.rs"]
 mod loans;
 #[path = "exports/queues.rs"]
 mod queues;
 #[path = "exports/regions.rs"]
 mod regions;
-#[path = "exports/failover.rs"]
-mod failover;
 #[path = "exports/rights.rs"]
 mod rights;
 #[path = "exports/transports.rs"]

@@ -42,9 +42,8 @@ pub(crate) fn act(choice: &Choice) {
         }
         _ => {
             let number = ipc_trigger_failover(*id, *other);
-            let known = [
-                ENOENT, EALREADY, EEXIST, EACCES, EPEERDIED, ENORUNTIME, EQUOTA, ESYS, ETIMEDOUT,
-            ];
+            let known =
+                [ENOENT, EALREADY, EEXIST, EACCES, EPEERDIED, ENORUNTIME, EQUOTA, ESYS, ETIMEDOUT];
             abi::documented("ipc_trigger_failover", number, &known);
         }
     }
@@ -59,9 +58,11 @@ fn configure(what: u8, [service, primary]: [u32; 2], bytes: &[u8]) {
     config.primary = primary;
     config.replicas = if what & 4 == 0 { replicas.as_mut_ptr() } else { ptr::null_mut() };
     config.replica_count = if count == 255 { u32::MAX } else { u32::from(count) % 65 };
-    let mut numbers = bytes.get(1..).unwrap_or_default().chunks_exact(4).map(|it| {
-        u32::from_le_bytes([it[0], it[1], it[2], it[3]])
-    });
+    let mut numbers = bytes
+        .get(1..)
+        .unwrap_or_default()
+        .chunks_exact(4)
+        .map(|it| u32::from_le_bytes([it[0], it[1], it[2], it[3]]));
     let mut number = || numbers.next().unwrap_or_default();
     config.health_check.interval_ms = number();
     config.health_check.timeout_ms = number();
