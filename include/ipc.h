@@ -1495,8 +1495,7 @@ int ipc_queue_close(queue_id_t queue);
  * of it. IPC_EACCES: this process is no member of the group, and may give no orders. IPC_EEXIST:
  * the node file says it. IPC_EQUOTA: too many names are configured. IPC_ENORUNTIME: ipcd is gone.
  */
-int ipc_configure_failover(service_id_t service,
-                           struct failover_config_t *config);
+int ipc_configure_failover(service_id_t service, struct failover_config_t *config);
 
 /**
  * Finds out whether an instance has failed: ipcd looks at its process, and has its loop answer.

@@ -91,7 +91,7 @@ static void bad_configurations(void) {
         config.size = sizes[i];
         CHECK_IS(ipc_init(&config), IPC_EINVAL);
     }
-    config = init; config.flags = 16; CHECK_IS(ipc_init(&config), IPC_EINVAL);
+    config = init; config.flags = 32; CHECK_IS(ipc_init(&config), IPC_EINVAL);
     config = init; config.flags = IPC_NO_SPIN; config.spin_us = 1; CHECK_IS(ipc_init(&config), IPC_EINVAL);
     config = init; config.ring_cells = 65537; CHECK_IS(ipc_init(&config), IPC_EINVAL);
     config = init; config.max_payload = UINT64_MAX; CHECK_IS(ipc_init(&config), IPC_EINVAL);
