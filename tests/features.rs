@@ -111,7 +111,10 @@ fn the_doctor_says_what_is_used_instead() {
     }
     let (_, report) = examine(&world, Some("io_uring"));
     assert_eq!(check(&report, "io_uring")["state"], "unused");
-    assert_eq!(check(&report, "io_uring")["found"], "not there: ipc-queue writes its journals by pwrite and fdatasync");
+    assert_eq!(
+        check(&report, "io_uring")["found"],
+        "not there: ipc-queue writes its journals by pwrite and fdatasync"
+    );
 }
 
 /// Whether this machine itself lacks nothing.

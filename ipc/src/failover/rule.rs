@@ -22,8 +22,12 @@ pub(crate) struct Epochs {
 
 /// Gives the epoch at which a standby takes its name, if it may: when all before it are dead, and
 /// the epoch is reserved. What callers say plays no part.
+///
+/// Each of those before it may have served, and died before its lanes said so: for each there is an
+/// epoch of its own.
 pub(crate) fn promotes(before: &[Evidence], epochs: Epochs) -> Option<u64> {
-    let epoch = epochs.told.max(epochs.seen).checked_add(1)?;
+    let of_this_place = epochs.told.checked_add(before.len() as u64)?;
+    let epoch = of_this_place.max(epochs.seen.checked_add(1)?);
     let all_dead = before.iter().all(|it| *it == Evidence::Dead);
     // Whoever has nobody before it is told to serve by the runtime, which knows why.
     (all_dead && !before.is_empty() && epoch < epochs.limit).then_some(epoch)
@@ -45,7 +49,7 @@ mod tests {
         use Evidence::*;
         let epochs = Epochs { told: 10, limit: 64, seen: 0 };
         assert_eq!(promotes(&[Dead], epochs), Some(11));
-        assert_eq!(promotes(&[Dead, Dead], epochs), Some(11));
+        assert_eq!(promotes(&[Dead, Dead], epochs), Some(12));
         assert_eq!(promotes(&[Dead, Unknown], epochs), None);
         assert_eq!(promotes(&[Unknown, Dead], epochs), None);
         assert_eq!(promotes(&[], epochs), None);

@@ -59,6 +59,8 @@ struct State {
     last: Option<ServiceId>,
     /// Members that were passed over, and have not been heard of since.
     hung: Vec<ServiceId>,
+    /// All members, as they were told last.
+    told: Vec<ServiceId>,
     /// Until when nobody is suspected: who serves was just found well, or there is nobody else.
     quiet_until_ns: u64,
     suspicions: u64,
@@ -137,6 +139,7 @@ impl Groups {
             served_at: 0,
             last: None,
             hung: Vec::new(),
+            told: Vec::new(),
             quiet_until_ns: 0,
             suspicions: 0,
             is_plural: false,
@@ -231,6 +234,10 @@ impl Broker {
         let before = state.serving.filter(|it| members.contains(it));
         let left = state.serving.filter(|_| before.is_none());
         state.serving = before;
+        // Each that left may have served, at an epoch of its own, and died before it could say so.
+        let gone = state.told.iter().filter(|it| !members.contains(it)).count() as u64;
+        state.epoch = (state.epoch + gone).min(state.limit - 1);
+        state.told.clone_from(&members);
         state.hung.retain(|it| members.contains(it));
         let is_over = |hand: &Hand| [hand.from, hand.to].iter().any(|it| !members.contains(it));
         let mut heir = None;

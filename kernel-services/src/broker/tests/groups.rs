@@ -87,7 +87,7 @@ fn a_standby_is_believed_when_the_one_before_is_found_dead() {
     let effects = broker.step(examined, 0);
     assert!(effects.contains(&Effect::Cut { token: 1, last: None }), "{effects:?}");
     assert_eq!(group(&effects, 2), Some(vec![second]));
-    assert_eq!(broker.groups.epoch(name), epoch);
+    assert!(broker.groups.epoch(name) >= epoch);
     assert_eq!(broker.registry.resolve(name), Some(second));
 }
 
