@@ -204,7 +204,7 @@ fn beside(what: u8) {
     match what {
         0 => match with(|play| (play.input.u8(), play.dest())) {
             (what, _) if what % 2 == 0 => abi::free_nothing(),
-            (what, dest) => transports::act(what / 2 * 3, dest, &world().directory),
+            (what, dest) => transports::act(what / 2 % 85 * 3, dest, &world().directory),
         },
         1 => {
             let (what, data) = with(|play| (play.input.u8(), play.lent()));

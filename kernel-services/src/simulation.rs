@@ -37,7 +37,7 @@ use crate::token::TokenKey;
 const NAME: &str = "echo";
 
 /// Histories, where the compiler optimizes and where it does not.
-const HISTORIES: u64 = if cfg!(debug_assertions) { 400 } else { 100_000 };
+const HISTORIES: u64 = if cfg!(debug_assertions) { 400 } else { 50_000 };
 
 fn of_environment(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))
