@@ -202,7 +202,7 @@
 #define IPC_BULK_VIEWS 8
 
 /**
- * Flag of ipc_config_t: refuse channels that are not encrypted. Not supported yet: IPC_ENOTSUP.
+ * Flag of ipc_config_t: refuse channels that are not encrypted.
  */
 #define IPC_ENCRYPT_ALWAYS 4
 

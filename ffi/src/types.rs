@@ -327,7 +327,7 @@ pub const IPC_NO_SPIN: u32 = 2;
 /// Flag of ipc_config_t: a payload in bulk memory is not copied for handlers: payload is NULL then,
 /// and ipc_message_read reads it where it lies.
 pub const IPC_BULK_VIEWS: u32 = 8;
-/// Flag of ipc_config_t: refuse channels that are not encrypted. Not supported yet: IPC_ENOTSUP.
+/// Flag of ipc_config_t: refuse channels that are not encrypted.
 pub const IPC_ENCRYPT_ALWAYS: u32 = 4;
 /// Flag of ipc_config_t: share no memory with other processes. All calls from and to this process
 /// go over sockets then, at a socket's cost. By default they do only where the kernel denies it.

@@ -146,7 +146,7 @@ static void bad_arguments(void) {
 
     CHECK_IS(ipc_register_service(NULL, &id), IPC_EINVAL);
     CHECK_IS(ipc_register_service("name", NULL), IPC_EINVAL);
-    CHECK_IS(ipc_register_service_ex("name", 4, &id), IPC_EINVAL);
+    CHECK_IS(ipc_register_service_ex("name", 8, &id), IPC_EINVAL);
     CHECK_IS(ipc_discover_service(NULL, &id), IPC_EINVAL);
     CHECK_IS(ipc_discover_service("name", NULL), IPC_EINVAL);
     CHECK_IS(ipc_wait_service(NULL, 0, &id), IPC_EINVAL);
