@@ -67,7 +67,7 @@ int main(void) {
     }
     OK(ipc_get_session(dest, &session));
     CHECK_IS(session.size, sizeof session);
-    CHECK_IS(session.pattern, IPC_PATTERN_KK);
+    CHECK_IS(session.pattern, IPC_PATTERN_XX);
     CHECK_IS(session.peer_pid, server);
     CHECK_IS(session.messages_sent, 5);
     CHECK_IS(session.messages_received, 5);
