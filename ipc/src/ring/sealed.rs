@@ -313,7 +313,11 @@ impl Consumer {
         let index = self.index();
         let first = self.peer.stamp(index);
         let lap = frame::lap(self.tail, self.cells_log2);
-        if first as u32 >> 4 != lap || is_hello(first) {
+        if first as u32 >> 4 != lap {
+            let before = lap.wrapping_sub(1) & 0x0FFF_FFFF;
+            return if first as u32 >> 4 == before { Ok(None) } else { Err(PeerCorrupt::Stamp) };
+        }
+        if is_hello(first) {
             return self.peek();
         }
         let words = [first, self.peer.word(index, 1)];
