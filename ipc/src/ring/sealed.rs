@@ -376,8 +376,9 @@ impl Producer {
             }
             self.put_in_slab(piece, slab, label);
         }
-        let ([a, b, c, d], [e, f]) = (frame::pack(inline), frame::pack(tag));
-        self.commit(label, frame.head.flags, length, [a, b, c, d, e, f]);
+        let (body, tag) = (frame::pack::<4>(inline), frame::pack::<2>(tag));
+        let words = std::array::from_fn(|at| if at < 4 { body[at] } else { tag[at - 4] });
+        self.commit(label, frame.head.flags, length, words);
         Ok(())
     }
 }
