@@ -85,7 +85,9 @@ pub use {
     bulk::{Loan, View},
     channel::Peer,
     client::{Burst, CallOptions, Client, Pending},
-    control::{FailoverPlan, FailoverStrategy, Failure, FailureKind, HealthCheck, Standing},
+    control::{
+        FailoverPlan, FailoverStrategy, Failure, FailureKind, HealthCheck, ProcessEnd, Standing,
+    },
     features::{Features, features},
     fork::Birth,
     interrupt::{Interrupter, StopSignals},

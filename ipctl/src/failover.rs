@@ -162,9 +162,6 @@ impl Groups {
 
 impl fmt::Display for Groups {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            return Ok(());
-        }
         let columns = [
             ("NAME", Align::Left),
             ("SERVES", Align::Right),
@@ -258,9 +255,6 @@ fn cause(cause: Cause) -> &'static str {
 
 impl fmt::Display for History {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            return Ok(());
-        }
         let mut table = Table::new([
             ("NUMBER", Align::Right),
             ("NAME", Align::Left),

@@ -36,6 +36,8 @@ pub(crate) enum Failure {
     Unanswered(Duration),
     #[error("{0}")]
     Told(String),
+    #[error("{0}")]
+    Usage(String),
     #[error(
         "the payloads of {0:?} may not be shown: the node file must say so, under [monitor]: \
          payloads = [\"name:{0}\"]; then `ipctl reload`"
@@ -80,7 +82,7 @@ impl Failure {
             | Failure::Stalled { .. }
             | Failure::Unanswered(_) => Status::TIMED_OUT,
             Failure::Read { .. } | Failure::Store { .. } | Failure::Write(_) => Status::IO,
-            Failure::Histogram { .. } => Status::INVALID,
+            Failure::Histogram { .. } | Failure::Usage(_) => Status::INVALID,
             Failure::Node(error) => error.status(),
             Failure::Call(error) => error.status(),
             Failure::Event(error) => error.status(),
@@ -92,6 +94,9 @@ impl Failure {
         if let Failure::Call(CallError::Remote(status)) = self {
             // The service's own opinion, except that its side too may find the deadline passed.
             return if *status == Status::TIMED_OUT { 5 } else { 1 };
+        }
+        if let Failure::Usage(_) = self {
+            return 2;
         }
         match self.status() {
             Status::NO_RUNTIME => 3,
@@ -123,6 +128,7 @@ mod tests {
         assert_eq!(Failure::NoUnit("api".to_owned()).exit_code(), 4);
         assert_eq!(Failure::Unanswered(Duration::from_mins(1)).exit_code(), 5);
         assert_eq!(Failure::Told("api: exit code 1".to_owned()).exit_code(), 1);
+        assert_eq!(Failure::Usage("\"fly\" is no operation".to_owned()).exit_code(), 2);
     }
 
     #[test]

@@ -167,9 +167,6 @@ impl List {
 
 impl fmt::Display for List {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            return Ok(());
-        }
         let mut table = Table::new([
             ("NAME", Align::Left),
             ("READY", Align::Right),
