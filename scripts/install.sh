@@ -19,7 +19,7 @@ ln -sf "libipc.so.$version" "$root/lib/$soname"
 ln -sf "$soname" "$root/lib/libipc.so"
 install -m 644 "$target/release/libipc.a" "$root/lib/libipc.a"
 install -m 644 include/ipc.h "$root/include/ipc.h"
-install -m 755 "$target/release/ipcd" "$target/release/ipctl" "$root/bin/"
+install -m 755 "$target"/release/{ipcd,ipctl,ipc-queue} "$root/bin/"
 
 cat >"$root/lib/pkgconfig/libipc.pc" <<PC
 prefix=$PREFIX

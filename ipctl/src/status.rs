@@ -20,8 +20,8 @@ const SOME_FAILED: u8 = 6;
 /// Show the supervised services: what runs, since when, and what failed.
 ///
 /// Without NAME, one line for each unit, which is one replica of one service; below them why units
-/// are failed, with the last lines of their logs, why others ended, and for what the rest waits. With NAME, all that is
-/// known of it.
+/// are failed, with the last lines of their logs, why others ended, and for what the rest waits.
+/// With NAME, all that is known of it.
 #[derive(Args)]
 #[command(verbatim_doc_comment, after_long_help = HELP)]
 pub(crate) struct Arguments {
