@@ -9,10 +9,21 @@ use crate::units;
 /// Ends a command. Each sentence says what can be done, in terms of this program.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
+    #[error("no such service: nobody serves {0:?} now; see `ipctl ls`")]
+    NoService(String),
     #[error(
         "no such service: nobody serves {0:?} now; see `ipctl ls`, or wait for it with --wait 10s"
     )]
-    NoService(String),
+    NotYetServed(String),
+    #[error(
+        "no such service: nobody serves {0:?} now; start ipc-queue (docs/queues.md), or say with \
+         --service NAME by which name it serves"
+    )]
+    NoQueues(String),
+    #[error("nobody stands by for {0:?}; see `ipctl failover status`, or give it `replicas = 2`")]
+    NoStandby(String),
+    #[error("instance {to} does not stand by for {name:?}; see `ipctl failover status`")]
+    NotStandby { name: String, to: u32 },
     #[error("nobody served {name:?} within {}", units::show(*waited))]
     NeverServed { name: String, waited: Duration },
     #[error("{0:?} did not accept a channel in time: its process is stopped or stuck")]
@@ -69,7 +80,13 @@ impl Failure {
     /// The number by which C knows it.
     pub(crate) fn status(&self) -> Status {
         match self {
-            Failure::NoService(_) | Failure::NoUnit(_) | Failure::NoQueue(_) => Status::NOT_FOUND,
+            Failure::NoService(_)
+            | Failure::NotYetServed(_)
+            | Failure::NoQueues(_)
+            | Failure::NoStandby(_)
+            | Failure::NotStandby { .. }
+            | Failure::NoUnit(_)
+            | Failure::NoQueue(_) => Status::NOT_FOUND,
             Failure::Queue(error) => error.status(),
             Failure::Unsupervised => Status::NOT_SUPPORTED,
             Failure::NoPayloads(_) => Status::ACCESS,
