@@ -79,6 +79,11 @@ impl<W: Watch> Standby<W> {
         self.0.decide()
     }
 
+    /// It was told to let go.
+    pub fn void(&mut self) {
+        self.0.void();
+    }
+
     /// Lists those to whom it wants channels.
     pub fn wanted(&self) -> Vec<ServiceId> {
         self.0.wanted().collect()
@@ -208,13 +213,25 @@ fn ring(urgent: bool) -> Ring {
 }
 
 /// Chooses among channels that were opened ahead, each to an instance and with the mark that it
-/// shows, in place of one that has ended.
+/// shows, in place of one that has ended; `served_at` is the latest epoch that the caller knows of.
 pub fn next_channel(
     group: &Group,
+    served_at: u64,
     is_dead: impl Fn(ServiceId) -> bool,
     open: impl Iterator<Item = (ServiceId, u32)> + Clone,
 ) -> Option<usize> {
-    course::next(group, is_dead, open)
+    course::next(group, served_at, is_dead, open)
+}
+
+/// Tells whether a caller that was served at that epoch refuses one that shows this mark, as the
+/// one refuses the caller.
+pub fn is_past(mark: u32, served_at: u64) -> bool {
+    course::is_past(mark, served_at)
+}
+
+/// The later of an epoch and the one that a lane shows.
+pub fn later(served_at: u64, mark: u32) -> u64 {
+    course::later(served_at, mark)
 }
 
 /// Tells whether a caller leaves the channel to `current`, which shows this mark, as it hears of a

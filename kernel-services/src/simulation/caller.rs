@@ -64,6 +64,8 @@ pub(super) struct Caller {
     /// All that it heard of, by name.
     groups: HashMap<ServiceId, Group>,
     flags: u32,
+    /// The latest epoch at which the name was served, as far as it knows.
+    served_at: u64,
     keeper: Keeper,
     calls: BTreeMap<u64, Call>,
     sending: Option<Sending>,
@@ -87,6 +89,7 @@ impl Caller {
             dead: HashSet::new(),
             groups: HashMap::new(),
             flags: 0,
+            served_at: 0,
             keeper: Keeper::default(),
             calls: BTreeMap::new(),
             sending: None,
@@ -172,7 +175,10 @@ impl Caller {
                 lane.told_opener.set(Some(*introduction));
                 match purpose {
                     Purpose::Ahead(_) => self.ahead.push(lane),
+                    // It was passed over, and has yet to hear so.
+                    Purpose::Name if simulation::is_past(lane.mark.get(), self.served_at) => {}
                     Purpose::Name => {
+                        lane.required.set(self.served_at);
                         // Later than what was told of groups without it.
                         self.groups.retain(|_, it| it.members.contains(&introduction.dest));
                         self.group = None;
@@ -203,6 +209,7 @@ impl Caller {
 
     fn hear_group(&mut self, group: Group) {
         self.flags = group.flags;
+        self.served_at = self.served_at.max(group.served_at);
         if let Some(lane) = self.current.as_ref().filter(|it| it.is_open())
             && let Some(told) = lane.told_opener.get()
             && simulation::supersedes(
@@ -260,13 +267,16 @@ impl Caller {
         if current.died.get() {
             self.dead.insert(dest(&current));
         }
+        self.served_at = simulation::later(self.served_at, current.mark.get());
         let open = self.ahead.iter().map(|lane| (dest(lane), lane.mark.get()));
+        let is_dead = |id| self.dead.contains(&id);
         let group = self.group.as_ref();
-        let chosen = group
-            .and_then(|group| simulation::next_channel(group, |id| self.dead.contains(&id), open));
+        let chosen =
+            group.and_then(|group| simulation::next_channel(group, self.served_at, is_dead, open));
         match chosen {
             Some(index) => {
                 let heir = self.ahead.swap_remove(index);
+                heir.required.set(self.served_at);
                 self.adopt(heir, record);
             }
             None => self.open(net, Purpose::Name),

@@ -75,6 +75,8 @@ pub(super) struct Lane {
     /// The low half of the epoch, as the server's lane shows it.
     pub(super) mark: Cell<u32>,
     pub(super) wish: Cell<u32>,
+    /// The epoch at which the caller was served last.
+    pub(super) required: Cell<u64>,
     /// Whether the server takes nothing from it.
     pub(super) held: Cell<bool>,
     /// Whether the kernel marked the server's lane.
@@ -93,6 +95,7 @@ impl Lane {
             told_server: Cell::new(None),
             mark: Cell::new(0),
             wish: Cell::new(wish::SERVED),
+            required: Cell::new(0),
             held: Cell::new(true),
             died: Cell::new(false),
             closed: Cell::new(false),

@@ -199,6 +199,7 @@ impl Member {
             }
             Reply::Yield { instance } if instance == self.instance => {
                 record.say(|| format!("{} is to let go", self.process));
+                self.standing.iter_mut().for_each(Standby::void);
                 if std::mem::take(&mut self.epoch) == 0 {
                     return self.say_epoch(net, 0);
                 }
@@ -396,5 +397,6 @@ impl Member {
 /// A channel of an instance that serves at this epoch, or stands by.
 fn stand(lane: &Lane, epoch: u64) {
     lane.mark.set(epoch as u32);
-    lane.held.set(epoch == 0 || lane.wish.get() == wish::NOTHING);
+    let is_wanted = lane.wish.get() != wish::NOTHING && epoch >= lane.required.get();
+    lane.held.set(epoch == 0 || !is_wanted);
 }

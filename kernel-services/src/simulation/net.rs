@@ -19,6 +19,7 @@ use crate::{
     holders::Holder,
     ids::{Ids, tests::Memory},
     registry::Registry,
+    served::Served,
     token::TokenKey,
 };
 
@@ -68,6 +69,8 @@ pub(super) struct Net {
     key: Arc<TokenKey>,
     ids: Memory,
     epochs: Disk,
+    /// The last epochs of names, as they are on the disk.
+    served: Option<Served>,
     holders: BTreeMap<u32, Holder>,
     ties: Vec<Option<Tie>>,
     by_token: HashMap<Token, usize>,
@@ -85,6 +88,7 @@ impl Net {
             key,
             ids: Memory::default(),
             epochs: Disk::default(),
+            served: Some(Served::default()),
             holders: BTreeMap::new(),
             ties: Vec::new(),
             by_token: HashMap::new(),
@@ -110,7 +114,7 @@ impl Net {
 
     /// The runtime dies. What was said to it and not heard is lost.
     pub(super) fn fall(&mut self) {
-        self.broker = None;
+        self.served = self.broker.take().map(Broker::into_served);
         self.held.clear();
         self.by_token.clear();
         for tie in self.ties.iter_mut().flatten() {
@@ -129,7 +133,9 @@ impl Net {
         let lives = |it: &&Holder| !self.killed[it.pid as usize - 100];
         let living = self.holders.values().filter(lives).cloned().collect();
         let broker = broker.expect("ids").expecting(living, self.now_ns);
-        self.broker = Some(broker.numbering(Epochs::new(first, Box::new(self.epochs.clone()))));
+        let epochs = Epochs::new(first, Box::new(self.epochs.clone()));
+        let served = self.served.take().expect("it is kept while the runtime is down");
+        self.broker = Some(broker.numbering(epochs, served));
     }
 
     /// Whether a process has a connection.
