@@ -2,17 +2,18 @@
 //!
 //! A [`Standby`] decides when it serves, by what it sees of those before it. A [`Keeper`] holds
 //! what a caller sent, and decides what of it goes elsewhere when a channel ends; [`judge`] does so
-//! for a request that its own thread holds. [`next_channel`] and [`supersedes`] say to whom a
-//! caller goes, and when. It is the code that a node runs; only the lanes are another's.
+//! for a request that its own thread holds. A [`Watcher`] says when it suspects who serves, and
+//! [`next_channel`] and [`supersedes`] to whom a caller goes, and when. It is the code that a node runs; only the lanes are another's.
 
 use std::{fmt, rc::Rc};
 
 use crate::{
     ServiceId,
     channel::Fate,
-    control::Group,
+    control::{Group, HealthCheck},
     failover::{
         course,
+        detector::{self, Detector},
         kept::{Kept, Left, Payload, Sent},
         replay::{self, Before, Reached, Repeat, Verdict},
         standing::{Standing, Watched},
@@ -243,4 +244,51 @@ pub fn supersedes(
     mark: u32,
 ) -> bool {
     course::supersedes(group, is_dead, current, mark)
+}
+
+/// What a caller that waits is to do about who serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advice {
+    /// Nothing.
+    Wait,
+    /// Ask whether anybody is there.
+    Ask,
+    /// Tell the runtime.
+    Suspect,
+}
+
+/// Watches over who serves, for a caller that waits.
+#[derive(Debug)]
+pub struct Watcher(Detector);
+
+impl Default for Watcher {
+    fn default() -> Watcher {
+        Watcher(Detector::new(HealthCheck::default()))
+    }
+}
+
+impl Watcher {
+    /// Goes by this check from now on.
+    pub fn adopt(&mut self, health: HealthCheck) {
+        self.0.adopt(health);
+    }
+
+    /// Forgets what it knows: somebody else is watched.
+    pub fn restart(&mut self) {
+        self.0.restart();
+    }
+
+    /// An answer has come.
+    pub fn answered(&mut self, now_ns: u64) {
+        self.0.answered(now_ns);
+    }
+
+    /// Looks, for a caller that has waited since then; `count` counts all that has come.
+    pub fn look(&mut self, now_ns: u64, since_ns: u64, count: u64) -> Advice {
+        match self.0.look(now_ns, since_ns, count) {
+            detector::Advice::Wait(_) => Advice::Wait,
+            detector::Advice::Ask(_) => Advice::Ask,
+            detector::Advice::Suspect(_) => Advice::Suspect,
+        }
+    }
 }

@@ -37,7 +37,7 @@ use crate::token::TokenKey;
 const NAME: &str = "echo";
 
 /// Histories, where the compiler optimizes and where it does not.
-const HISTORIES: u64 = if cfg!(debug_assertions) { 400 } else { 50_000 };
+const HISTORIES: u64 = if cfg!(debug_assertions) { 400 } else { 100_000 };
 
 /// Histories with a fault after which no more are begun.
 const MOST_FAULTY: usize = 24;
@@ -88,6 +88,15 @@ fn no_history_loses_repeats_or_reorders_anything_or_has_two_primaries_of_one_epo
     tallies.iter().for_each(|tally| sum.add(tally));
     eprintln!("{histories} histories: {sum:?}");
     // A simulation in which nothing happens finds nothing.
-    let least = [sum.answered / 4, sum.maybe, sum.deaths, sum.falls, sum.promotions, sum.handovers];
+    let least = [
+        sum.answered / 4,
+        sum.maybe,
+        sum.deaths,
+        sum.falls,
+        sum.promotions,
+        sum.handovers,
+        sum.farewells,
+        sum.suspicions,
+    ];
     assert!(least.iter().all(|count| *count > histories / 20), "{sum:?}");
 }

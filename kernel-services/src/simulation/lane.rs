@@ -83,6 +83,9 @@ pub(super) struct Lane {
     pub(super) died: Cell<bool>,
     /// Whether the opener closed it.
     pub(super) closed: Cell<bool>,
+    /// Whether the opener asks if anybody comes round, and whether somebody did.
+    pub(super) asked: Cell<bool>,
+    pub(super) pulse: Cell<bool>,
     pub(super) rings: RefCell<[Ring; 2]>,
     pub(super) answers: RefCell<VecDeque<(u64, Outcome)>>,
 }
@@ -99,6 +102,8 @@ impl Lane {
             held: Cell::new(true),
             died: Cell::new(false),
             closed: Cell::new(false),
+            asked: Cell::new(false),
+            pulse: Cell::new(false),
             rings: RefCell::default(),
             answers: RefCell::default(),
         })

@@ -49,6 +49,8 @@ pub(super) struct Member {
     /// What it has taken, and whether it has acted on it.
     at_work: Option<Work>,
     is_leaving: bool,
+    /// What the runtime asked its loop; 0 for nothing.
+    probed: u32,
     /// What it wrote down of what it answered, when it served last.
     pub(super) log: Option<Log>,
 }
@@ -86,6 +88,7 @@ impl Member {
             last_sequence: 0,
             at_work: None,
             is_leaving: false,
+            probed: 0,
             log: None,
         }
     }
@@ -152,7 +155,10 @@ impl Member {
         match chance.below(8) {
             0 | 1 => self.hear(net, record),
             2 => self.keep_vigil(net, record),
-            3 => self.leave(net),
+            3 => {
+                self.come_round(net);
+                self.leave(net);
+            }
             4 | 5 if self.at_work.is_none() => self.take_frame(net, record, chance),
             _ => self.work(net, record, fate, chance),
         }
@@ -206,6 +212,9 @@ impl Member {
                 self.lanes.iter().for_each(|lane| lane.held.set(true));
                 self.is_leaving = true;
             }
+            Reply::Probe { instance, number } if instance == self.instance => {
+                self.probed = number;
+            }
             Reply::Incoming(introduction) => self.join(net, *introduction, down.lane),
             Reply::Connected(introduction) => {
                 self.opening.remove(&down.sequence);
@@ -254,6 +263,17 @@ impl Member {
         record.serves(self.process, epoch);
         self.lanes.iter().for_each(|lane| stand(lane, epoch));
         true
+    }
+
+    /// Its loop comes round, and answers whoever asks whether it does.
+    fn come_round(&mut self, net: &mut Net) {
+        for lane in self.lanes.iter().filter(|lane| lane.asked.take()) {
+            lane.pulse.set(true);
+        }
+        let (instance, number) = (self.instance, std::mem::take(&mut self.probed));
+        if number != 0 {
+            net.say(self.process, 0, Request::Pulse { instance, number, busy_us: 0 });
+        }
     }
 
     /// Finishes what it has taken, lets the name go, and says so.

@@ -14,7 +14,7 @@ use ipc::{
 
 use super::{chance::Chance, lane::Lane};
 use crate::{
-    broker::{Broker, Carried, Effect, Event, Peer, Token},
+    broker::{Broker, Carried, Effect, Event, Peer, Sight, Token},
     epochs::{EpochSource, Epochs},
     holders::Holder,
     ids::{Ids, tests::Memory},
@@ -75,8 +75,9 @@ pub(super) struct Net {
     ties: Vec<Option<Tie>>,
     by_token: HashMap<Token, usize>,
     held: HashMap<u64, Rc<Lane>>,
-    /// Which processes are dead or dying.
+    /// Which processes are dead or dying, and which are stopped.
     pub(super) killed: Vec<bool>,
+    pub(super) frozen: Vec<bool>,
     last_token: Token,
     pub(super) now_ns: u64,
 }
@@ -94,6 +95,7 @@ impl Net {
             by_token: HashMap::new(),
             held: HashMap::new(),
             killed: Vec::new(),
+            frozen: Vec::new(),
             last_token: 0,
             now_ns: 1,
         };
@@ -105,6 +107,7 @@ impl Net {
     pub(super) fn enter(&mut self) -> usize {
         self.ties.push(None);
         self.killed.push(false);
+        self.frozen.push(false);
         self.ties.len() - 1
     }
 
@@ -270,6 +273,15 @@ impl Net {
                 let is_dead = |(_, pid): &&(Token, u32)| self.killed[*pid as usize - 100];
                 let dead = processes.iter().filter(is_dead).map(|(token, _)| *token).collect();
                 return Some(Event::Examined { instance, epoch, dead });
+            }
+            Effect::LookInto { instance, processes } => {
+                let sight = |pid: u32| match pid as usize - 100 {
+                    it if self.killed[it] => Sight::Dead,
+                    it if self.frozen[it] => Sight::Stopped,
+                    _ => Sight::Runs,
+                };
+                let found = processes.iter().map(|(id, pid, _)| (*id, sight(*pid))).collect();
+                return Some(Event::LookedInto { instance, found });
             }
             other => panic!("nobody asked for {other:?}"),
         }
