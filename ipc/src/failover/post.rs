@@ -132,7 +132,9 @@ impl Post {
 
     /// The epoch of which the runtime is to be told, once.
     pub(crate) fn untold(&self) -> Option<u64> {
-        Some(self.untold.swap(0, Ordering::AcqRel)).filter(|epoch| *epoch != 0)
+        let untold = self.untold.swap(0, Ordering::AcqRel);
+        // What it has let go of meanwhile is no news.
+        (untold != 0 && untold == self.epoch()).then_some(untold)
     }
 
     /// Whether it stands by, for others before it.

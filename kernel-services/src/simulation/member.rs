@@ -307,9 +307,10 @@ impl Member {
 
     fn keep_vigil(&mut self, net: &mut Net, record: &mut Record) {
         self.is_due(net, record);
-        match std::mem::take(&mut self.untold) {
-            0 => {}
-            epoch => self.say_epoch(net, epoch),
+        // What it has let go of meanwhile is no news.
+        let untold = std::mem::take(&mut self.untold);
+        if untold != 0 && untold == self.epoch {
+            self.say_epoch(net, untold);
         }
         if self.epoch == 0
             && let Some(standing) = &self.standing

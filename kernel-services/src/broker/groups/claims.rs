@@ -44,6 +44,9 @@ impl Broker {
         } else if state.serving.is_none() && epoch >= state.served_at {
             // One that served last, under an earlier run or on an earlier connection.
             self.serves(name, instance, epoch);
+            // It may have let go by now, for a run that is over: then it goes on.
+            let reply = Reply::Promote { instance, epoch };
+            turn.out.push(Effect::Send { to: from, sequence: 0, reply });
             self.tell_group(name, turn);
         } else if epoch <= state.served_at || !is_ordered {
             self.depose(instance, name, epoch, turn);
