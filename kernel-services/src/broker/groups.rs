@@ -135,6 +135,12 @@ impl Groups {
         self.served.id(text).unwrap_or(ServiceId::NONE)
     }
 
+    /// The epoch that the first who stands by owns, and the first that is not reserved.
+    #[cfg(test)]
+    pub(super) fn place(&self, name: ServiceId) -> (u64, u64) {
+        self.names.get(&name).map_or((0, 0), |it| (it.told_epoch + 1, it.limit))
+    }
+
     /// Makes room for a name's epochs.
     pub(super) fn enter(&mut self, name: ServiceId, text: &str) -> Result<(), Status> {
         if self.names.contains_key(&name) {
