@@ -57,7 +57,7 @@ stage_loom() {
         cargo test -p ipc --release --lib loom
 }
 
-# Optimized: 50,000 histories of failover take less than half a minute then.
+# Optimized: 100,000 histories of failover take less than half a minute then.
 stage_simulation() {
     cargo test -p kernel-services --release --lib no_history -- --nocapture
 }

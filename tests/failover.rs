@@ -218,6 +218,42 @@ fn a_process_that_was_passed_over_changes_nothing_when_it_goes_on() {
     assert_eq!(last.cause, Cause::Hung);
 }
 
+/// A process was passed over while it was frozen, and the runtime that knew it is gone: it is the
+/// first to come to the next one, and says that it serves.
+#[test]
+fn one_that_was_passed_over_is_not_believed_by_the_next_runtime() {
+    let world = World::without_runtime(ACTOR);
+    let runtime = world.runtime();
+    let servers = replicas(&world, "echo", 2);
+    let (node, client) = world.client("echo", Spin::Never);
+    settled(&world, 2);
+    let (_, epoch) = serving(&client);
+    servers[0].stop();
+    node.trigger_failover(client.dest(), None).expect("it changes hands");
+    let (pid, later) = serving(&client);
+    assert_eq!(pid, servers[1].pid());
+    assert!(later > epoch);
+    runtime.kill();
+    // Who serves cannot come back before it does.
+    servers[1].stop();
+    servers[0].go_on();
+    let _runtime = world.runtime();
+    let node = world.node(Spin::Never);
+    wait_until("it is back", || node.list().is_ok_and(|it| it.len() == 1));
+    let name = node.discover("echo").expect("served");
+    let standing = |node: &ipc::Node| node.failover_standing(name).expect("it stands");
+    // It has come, and is told to let go; the name waits for who serves.
+    assert_eq!(standing(&node).epoch & 0xFFFF_FFFF, later);
+    assert_eq!(standing(&node).serves, ServiceId::NONE);
+    servers[1].go_on();
+    wait_until("who serves is back", || standing(&node).serves != ServiceId::NONE);
+    let (pid, last) = serving(&client);
+    assert!(last >= later, "{last} {later}");
+    // At its own epoch, unless it was away for as long as a runtime waits.
+    assert!(pid == servers[1].pid() || last > later);
+    assert_eq!(standing(&node).epoch & 0xFFFF_FFFF, last);
+}
+
 #[test]
 fn a_standby_needs_no_runtime_to_go_on() {
     let world = World::without_runtime(ACTOR);

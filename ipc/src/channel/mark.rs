@@ -2,6 +2,7 @@
 
 use super::Channel;
 use crate::{
+    failover::course,
     layout::Ring,
     life::Life,
     sync::{Ordering, fence},
@@ -9,8 +10,14 @@ use crate::{
 };
 
 /// What a client that has left shows: it wants nothing more. One that wants nothing of a standby
-/// shows 1.
+/// shows 1, or the low half of the epoch at which it was served last: none is as small as these.
 pub(crate) const GONE: u32 = 2;
+
+/// Whether a client that shows this wants to be served by one that shows that: not by one whose
+/// epoch is before the one at which it was served.
+fn wants(client: u32, service: u32) -> bool {
+    client <= GONE || !course::is_before(service, client)
+}
 
 impl Channel {
     /// The word by which the peer says where it stands: see `Identity::mark`.
@@ -29,11 +36,25 @@ impl Channel {
     }
 
     /// Says that this end serves at an epoch. Returns whether the peer still wants that: either it
-    /// sees the mark when it looks after it has left, or this end sees that it left.
+    /// sees the mark when it looks after it has left, or was served elsewhere, or this end sees
+    /// that.
     pub(crate) fn show_mark(&self, mark: u32) -> bool {
         self.set_mark(mark);
         fence(Ordering::SeqCst);
-        self.peer_mark() != GONE
+        let peer = self.peer_mark();
+        peer != GONE && wants(peer, mark)
+    }
+
+    /// Says, before anything is sent, that this end was served at that epoch: the peer takes
+    /// nothing at one before it. Returns whether the peer may serve, or stands by.
+    pub(crate) fn require(&self, served_at: u64) -> bool {
+        if self.own_mark() == 0 || served_at == 0 {
+            return true;
+        }
+        self.set_mark(served_at as u32);
+        fence(Ordering::SeqCst);
+        let peer = self.peer_mark();
+        peer == 0 || wants(served_at as u32, peer)
     }
 
     /// Leaves: wants nothing more of the peer. Returns the peer's mark after that: where it is 0,
@@ -81,5 +102,17 @@ impl Channel {
         let value = life.load(Ordering::Acquire);
         let lives = Life::from_word(value) == Life::Alive;
         lives.then_some(futex::Word { at: life, value, shared: true })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_wants_to_be_served_at_an_epoch_before_the_one_at_which_he_was() {
+        assert!(wants(0, 65) && wants(1, 65), "it was served nowhere");
+        assert!(wants(70, 70) && wants(70, 71) && !wants(70, 69));
+        assert!(wants(u32::MAX, 64), "only low halves are shown");
     }
 }
