@@ -29,6 +29,10 @@ mod copy;
 pub mod error;
 #[cfg(not(loom))]
 mod failover;
+#[cfg(not(feature = "failpoints"))]
+mod failpoint;
+#[cfg(feature = "failpoints")]
+pub mod failpoint;
 #[cfg(not(loom))]
 mod features;
 #[cfg(not(loom))]

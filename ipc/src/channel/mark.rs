@@ -2,6 +2,7 @@
 
 use super::Channel;
 use crate::{
+    failpoint::shared,
     layout::Ring,
     life::Life,
     sync::{Ordering, fence},
@@ -25,7 +26,7 @@ impl Channel {
 
     /// Says where this end stands.
     pub(crate) fn set_mark(&self, mark: u32) {
-        self.own.header().identity.mark.store(mark, Ordering::Release);
+        shared!(Mark, self.own.header().identity.mark.store(mark, Ordering::Release));
     }
 
     /// Says that this end serves at an epoch. Returns whether the peer still wants that: either it
@@ -72,7 +73,8 @@ impl Channel {
     /// Says with which id the messages on this channel begin, before the first of them.
     pub(crate) fn begin_ids(&self, first: u64) {
         let high = (first >> 32) as u32;
-        self.own.header().attention.first_high.store(high, Ordering::Relaxed);
+        let word = &self.own.header().attention.first_high;
+        shared!(FirstHigh, word.store(high, Ordering::Relaxed));
     }
 
     /// The peer's life word and the value at which it lives, to sleep on.

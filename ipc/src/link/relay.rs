@@ -11,6 +11,7 @@ use crate::{
         kept::Left,
         replay::{self, Before, Repeat, Verdict},
     },
+    failpoint::shared,
     frame::Label,
     layout::{Geometry, Ring},
     life::Life,
@@ -232,7 +233,7 @@ impl Link {
         to.kept = Some(kept);
         let _ = to.settle();
         (tx.retired, tx.owes) = (true, true);
-        self.retired.store(true, Ordering::Release);
+        shared!(HandedOver, self.retired.store(true, Ordering::Release));
         // Nobody reads here any more: an answer counts only on the channel by which its request
         // went last.
         std::mem::forget(rx);

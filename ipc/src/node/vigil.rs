@@ -17,6 +17,7 @@ use crate::{
     client::ClientState,
     control::Group,
     failover::post::Post,
+    failpoint::shared,
     link::Link,
     sync::{AtomicU32, Ordering},
     wait::futex,
@@ -129,7 +130,7 @@ impl Core {
         for (instance, post) in posts {
             watched.extend(post.look());
             if let Some(epoch) = post.untold() {
-                self.say_epoch(instance, epoch);
+                shared!(PromotionTold, self.say_epoch(instance, epoch));
             }
         }
         watched
