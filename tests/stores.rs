@@ -57,7 +57,7 @@ fn die_everywhere(name: &str, is_meant: impl Fn(At) -> bool, trial: impl Fn(&Doo
     let (mut died, mut missed) = (Vec::new(), Vec::new());
     for (at, side, most) in places.into_iter().filter(|(at, ..)| is_meant(*at)) {
         let mut times: Vec<u64> = (1..=most.min(4)).collect();
-        times.push(1 + random.next() % most);
+        times.push(1 + random.next() % most.div_ceil(2));
         if !all {
             times = vec![times[random.next() as usize % times.len()]];
         }

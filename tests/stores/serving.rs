@@ -198,8 +198,14 @@ impl Trial {
         });
         // A channel of each caller to each, and those by which the later watch the earlier.
         let lanes = 2 * (living.len() + living.len() * (living.len() - 1) / 2 * 2);
-        wait_until("nothing is mapped of the dead", || {
-            living.iter().map(|pid| proc::holdings(*pid).lanes).sum::<usize>() <= lanes
+        let mut seen = 0;
+        wait_until(&format!("{lanes} lanes are mapped"), || {
+            let now = living.iter().map(|pid| proc::holdings(*pid).lanes).sum();
+            if now != seen {
+                seen = now;
+                eprintln!("{seen} lanes of {lanes}");
+            }
+            seen <= lanes
         });
         for other in others {
             let threads = proc::holdings(other.pid()).threads;

@@ -119,7 +119,8 @@ impl Incoming {
     /// Before the first frame: learns where the client's ids begin.
     #[cold]
     pub(super) fn begin(&self, rx: &mut Receive) {
-        if rx.is_ready() {
+        // A handshake has no ids, and is made long before the client says where they begin.
+        if rx.is_ready() && !self.channel.awaits_greeting() {
             rx.is_new = false;
             if let Some(high) = self.channel.first_high() {
                 rx.begin_ids(high);
