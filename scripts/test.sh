@@ -26,7 +26,7 @@ stage_fmt() {
 
 stage_clippy() {
     cargo clippy --workspace --all-targets -- -D warnings &&
-        cargo clippy -p kernel-services -p tests --features tests/failpoints --all-targets -- \
+        cargo clippy -p ipc -p ipc-queue -p kernel-services -p tests --features tests/failpoints --all-targets -- \
             -D warnings &&
         CARGO_TARGET_DIR="$target" cargo clippy --manifest-path fuzz/Cargo.toml --locked \
             --no-default-features --lib --bins -- -D warnings
@@ -43,9 +43,11 @@ stage_build() {
 # Unit, multi-process and doc tests, and the house rules of tests/tidy.rs.
 stage_tests() { cargo test --workspace --no-fail-fast; }
 
-# ipcd dies at every step. Alone, so that no other build has the places where it may.
+# Processes die at every step, and before and after every store into shared memory. Alone, so that
+# no other build has the places where they may.
 stage_failpoints() {
-    cargo test -p tests --features failpoints --test failpoints --test queue_failpoints
+    cargo test -p tests --features failpoints --test failpoints --test queue_failpoints \
+        --test stores
 }
 
 # The same tests on kernels that lack something.

@@ -3,7 +3,7 @@
 //!
 //! Each scenario is run once with a process that counts at which points it comes by. Then it is
 //! run again for each of them, with one that dies there. `LIBIPC_SEED` chooses at the how manieth
-//! time; with `LIBIPC_ALL=1` it dies at each of the first times.
+//! time; with `LIBIPC_ALL=1` it dies at each of the first times. `LIBIPC_POINT` names the only point.
 
 use std::{env, fs, path::Path};
 
@@ -55,7 +55,10 @@ fn die_everywhere(name: &str, is_meant: impl Fn(At) -> bool, trial: impl Fn(&Doo
     eprintln!("{name}: LIBIPC_SEED={seed} runs it again");
     let mut random = Random(seed);
     let (mut died, mut missed) = (Vec::new(), Vec::new());
-    for (at, side, most) in places.into_iter().filter(|(at, ..)| is_meant(*at)) {
+    let only = env::var("LIBIPC_POINT").ok();
+    let is_asked = |at| only.as_ref().is_none_or(|only| *only == format!("{at:?}"));
+    let places = places.into_iter().filter(|(at, ..)| is_meant(*at) && is_asked(*at));
+    for (at, side, most) in places {
         let mut times: Vec<u64> = (1..=most.min(4)).collect();
         times.push(1 + random.next() % most.div_ceil(2));
         if !all {

@@ -222,7 +222,11 @@ impl ClientState {
         while let Some(instance) = self.wanted() {
             let current = self.link.load_full();
             let Ok(link) = core.open_beside(instance, &current) else { return false };
-            self.relay.lock().links.push(link);
+            let mut ahead = self.relay.lock();
+            // The client may have gone there meanwhile, by another channel.
+            if self.link.load().channel.introduction.dest != instance {
+                ahead.links.push(link);
+            }
         }
         true
     }
