@@ -26,8 +26,8 @@ stage_fmt() {
 
 stage_clippy() {
     cargo clippy --workspace --all-targets -- -D warnings &&
-        cargo clippy -p ipc -p ipc-queue -p kernel-services -p tests --features tests/failpoints --all-targets -- \
-            -D warnings &&
+        cargo clippy -p ipc -p ipc-queue -p kernel-services -p tests \
+            --features tests/failpoints --all-targets -- -D warnings &&
         CARGO_TARGET_DIR="$target" cargo clippy --manifest-path fuzz/Cargo.toml --locked \
             --no-default-features --lib --bins -- -D warnings
 }
@@ -37,7 +37,8 @@ stage_clippy() {
 stage_build() {
     cargo build --workspace --all-targets &&
         cargo build -p ipc-ffi &&
-        cargo build --release -p ipc-ffi
+        cargo build --release -p ipc-ffi &&
+        script absence.sh
 }
 
 # Unit, multi-process and doc tests, and the house rules of tests/tidy.rs.

@@ -66,8 +66,8 @@ fn die_everywhere(name: &str, is_meant: impl Fn(At) -> bool, trial: impl Fn(&Doo
         }
         for count in times {
             eprintln!("{name}: {at:?} {side:?} {count} of {most}");
-            let dies = |_| trial(&Doom::at(at, side, count));
-            let told = if (0..TRIES).any(dies) { &mut died } else { &mut missed };
+            let is_reached = |_| trial(&Doom::at(at, side, count));
+            let told = if (0..TRIES).any(is_reached) { &mut died } else { &mut missed };
             told.push((at, side, count));
         }
     }

@@ -2,7 +2,6 @@
 
 mod greeting;
 mod mark;
-pub(crate) use mark::GONE;
 mod receive;
 mod sealed;
 mod transmit;

@@ -50,6 +50,7 @@ mod life;
 mod link;
 #[cfg(all(test, loom))]
 mod loom_models;
+mod mark;
 #[cfg(not(loom))]
 mod node;
 #[cfg(not(loom))]

@@ -1,22 +1,12 @@
 //! What the ends of a channel say of themselves: where they stand, and whether they live.
 
 use super::Channel;
-use crate::{
-    failpoint::shared,
-    layout::Ring,
-    life::Life,
-    sync::{Ordering, fence},
-    wait::futex,
-};
-
-/// What a client that has left shows: it wants nothing more. One that wants nothing of a standby
-/// shows 1.
-pub(crate) const GONE: u32 = 2;
+use crate::{failpoint::shared, layout::Ring, life::Life, mark, sync::Ordering, wait::futex};
 
 impl Channel {
     /// The word by which the peer says where it stands: see `Identity::mark`.
     pub(crate) fn peer_mark(&self) -> u32 {
-        self.peer.header().identity.mark.load(Ordering::Acquire)
+        mark::of(self.peer.header())
     }
 
     /// Where this end says that it stands.
@@ -26,23 +16,17 @@ impl Channel {
 
     /// Says where this end stands.
     pub(crate) fn set_mark(&self, mark: u32) {
-        shared!(Mark, self.own.header().identity.mark.store(mark, Ordering::Release));
+        mark::set(self.own.header(), mark);
     }
 
-    /// Says that this end serves at an epoch. Returns whether the peer still wants that: either it
-    /// sees the mark when it looks after it has left, or this end sees that it left.
+    /// Says that this end serves at an epoch: see [`mark::show`].
     pub(crate) fn show_mark(&self, mark: u32) -> bool {
-        self.set_mark(mark);
-        fence(Ordering::SeqCst);
-        self.peer_mark() != GONE
+        mark::show(self.own.header(), self.peer.header(), mark)
     }
 
-    /// Leaves: wants nothing more of the peer. Returns the peer's mark after that: where it is 0,
-    /// the peer takes nothing more, whatever becomes of it.
+    /// Leaves: see [`mark::leave`].
     pub(crate) fn leave(&self) -> u32 {
-        self.set_mark(GONE);
-        fence(Ordering::SeqCst);
-        self.peer_mark()
+        mark::leave(self.own.header(), self.peer.header())
     }
 
     /// Counts what was heard of the peer: frames that came of it, and those of ours that it took.

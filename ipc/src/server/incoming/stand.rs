@@ -7,10 +7,11 @@ use std::{
 
 use super::{Handler, Incoming, Next, Yield, pop};
 use crate::{
-    channel::{Fate, GONE, Receive, Taken},
+    channel::{Fate, Receive, Taken},
     clock,
     failover::post::Post,
     layout::Ring,
+    mark::GONE,
     sync::Ordering,
 };
 
