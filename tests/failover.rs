@@ -106,6 +106,33 @@ fn one_way_messages_that_were_not_taken_come_to_the_next_in_order() {
 }
 
 #[test]
+fn what_has_no_room_at_the_next_is_sent_on_though_nobody_sends_anything_more() {
+    let world = World::new(ACTOR);
+    let mut servers = world.replicas("sink", 2);
+    let (node, client) = world.client("sink", Spin::Never);
+    settled(&world, 2);
+    servers[0].stop();
+    // In bulk memory there is room for them; what is kept for the next goes through its ring.
+    let large = |number: u64| [&number.to_le_bytes(), &tests::pattern(30_000)[..]].concat();
+    for number in 0..3 {
+        client.send(&large(number), CallOptions::default()).expect("there is room");
+    }
+    servers.remove(0).kill();
+    let other = node.client(client.dest()).expect("a channel");
+    wait_until("all have come", || other.call(b"!count", LONG).expect("answered") == b"3 0");
+    let mut last = world.replicas("sink", 1);
+    settled(&world, 2);
+    servers[0].stop();
+    let waiting: Vec<_> =
+        (3..6).map(|number| client.start(&large(number), LONG).expect("there is room")).collect();
+    servers.remove(0).kill();
+    for (number, call) in (3..6).zip(waiting) {
+        assert!(call.wait().expect("answered") == large(number));
+    }
+    drop(last.pop());
+}
+
+#[test]
 fn two_deaths_at_once_are_one_to_callers() {
     let world = World::new(ACTOR);
     let mut servers = world.replicas("echo", 3);
@@ -224,7 +251,7 @@ fn a_process_that_was_passed_over_changes_nothing_when_it_goes_on() {
 fn one_that_was_passed_over_is_not_believed_by_the_next_runtime() {
     let world = World::without_runtime(ACTOR);
     let runtime = world.runtime();
-    let servers = replicas(&world, "echo", 2);
+    let servers = world.replicas("echo", 2);
     let (node, client) = world.client("echo", Spin::Never);
     settled(&world, 2);
     let (_, epoch) = serving(&client);
