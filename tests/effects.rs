@@ -150,6 +150,16 @@ const ENDS: [End; 5] =
 
 #[test]
 fn nothing_is_lost_or_done_twice_in_whichever_way_who_serves_ends() {
+    end_in_every_way("no");
+}
+
+#[test]
+fn nor_on_encrypted_channels_whose_next_ones_know_what_came_by_the_ones_before() {
+    end_in_every_way("yes");
+}
+
+/// Ends who serves in every way, while callers call by channels that are encrypted, or not.
+fn end_in_every_way(encrypt: &str) {
     let told = std::env::var("LIBIPC_SEED").ok();
     let seed: usize = told.map_or(1, |text| text.parse().expect("a number"));
     eprintln!("LIBIPC_SEED={seed} runs it again");
@@ -158,7 +168,7 @@ fn nothing_is_lost_or_done_twice_in_whichever_way_who_serves_ends() {
     let path = world.directory().join("effects");
     fs::write(&path, "").expect("a file");
     let join = || {
-        let mut replica = world.actor(&["spin=never"]);
+        let mut replica = world.actor(&["spin=never", &format!("encrypt={encrypt}")]);
         replica.ask(&format!("once till {}", path.display()), "serving");
         replica
     };

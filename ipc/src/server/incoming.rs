@@ -295,7 +295,8 @@ impl Incoming {
             Some(Taken::Fragment) => Ok(Next::Again),
             Some(Taken::Hello(message)) => {
                 self.channel.greeted(rx, &message)?;
-                Ok(Next::Again)
+                // What comes next has ids, and where they begin is looked up before a turn.
+                Ok(pop(rx, now))
             }
             Some(Taken::Refused(frame, status)) => Ok(self.refuse(rx, &frame, now, status)),
             Some(Taken::Whole(frame, _)) => match frame.head.kind {

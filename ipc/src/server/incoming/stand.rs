@@ -116,11 +116,12 @@ impl Incoming {
         is_held
     }
 
-    /// Before the first frame: learns where the client's ids begin.
+    /// Before the first frame: learns where the client's ids begin. Those of a handshake have none,
+    /// and come long before the client knows whether this channel takes the place of another.
     #[cold]
     pub(super) fn begin(&self, rx: &mut Receive) {
         if rx.is_ready() {
-            rx.is_new = false;
+            rx.is_new = self.channel.awaits_greeting();
             if let Some(high) = self.channel.first_high() {
                 rx.begin_ids(high);
             }
