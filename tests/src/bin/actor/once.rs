@@ -1,7 +1,8 @@
 //! A service whose effects happen once, though it dies and its callers send again what it had.
 //!
 //! An effect is a line in a file, which any of its processes appends to. What was answered stands
-//! in a region that the next process maps when it joins.
+//! in a region that the next process maps when it joins. A request that ends in `hold` is carried
+//! out and never answered.
 
 use std::{
     fs::OpenOptions,
@@ -65,6 +66,13 @@ impl Once {
             let mut file = self.file.lock().expect("nobody panicked");
             // In one piece: a process that is killed leaves a whole line, or none.
             file.write_all(line.as_bytes()).map_err(|_| Status::IO)?;
+            if what.ends_with("hold") {
+                // It is done, and nobody is ever told.
+                say("held");
+                loop {
+                    std::thread::park();
+                }
+            }
             Ok(payload.to_vec())
         });
     }
