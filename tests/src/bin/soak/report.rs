@@ -180,7 +180,7 @@ impl fmt::Display for Report {
             let (effects, repeated, stale) = (&it["effects"], &it["repeated"], &it["stale"]);
             writeln!(
                 f,
-                "  {effects:>12}  {what} of {name}; known again {repeated}, refused as stale {stale}"
+                "  {effects:>12}  {what} of {name}; known again {repeated}, stale {stale}"
             )?;
         }
         for (what, value) in [("queue", &self.ledger["queue"]), ("listener", &self.listener)] {
