@@ -34,7 +34,7 @@ pub(crate) fn publish(base: &Path) -> Result<(), Trouble> {
         let options = PublishOptions { events: Some(4096) };
         let publisher = part::patiently(|| node.publisher(topic, options))?;
         thread::spawn(move || {
-            let mut event = vec![0x5A_u8; 200];
+            let mut event = [0x5A_u8; 200];
             for number in 0_u64.. {
                 event[..8].copy_from_slice(&number.to_le_bytes());
                 if let Err(error) = publisher.publish(&event[..8 + (number % 193) as usize]) {
@@ -96,7 +96,7 @@ pub(crate) fn listen(base: &Path) -> Result<(), Trouble> {
 }
 
 /// Hears a topic until it is cut off, or finds a fault. What was missed was said to be.
-fn hear(node: &Node, topic: &str, reliable: bool, heard: &Mutex<Heard>) -> Result<(), Trouble> {
+fn hear(node: &Node, topic: &str, reliable: bool, so_far: &Mutex<Heard>) -> Result<(), Trouble> {
     let options = SubscribeOptions { start: Start::Now, reliable: Some(reliable) };
     let mut subscription = part::patiently(|| node.subscribe(topic, options))?;
     let mut next: BTreeMap<u32, u64> = BTreeMap::new();
@@ -116,17 +116,17 @@ fn hear(node: &Node, topic: &str, reliable: bool, heard: &Mutex<Heard>) -> Resul
                 if number != head.sequence || payload.len() != length || !is_whole {
                     return Err(format!("{} of {} is torn", head.sequence, head.pid).into());
                 }
-                lock(heard).events += 1;
+                lock(so_far).events += 1;
                 if next.len() > PUBLISHERS {
                     next.pop_first();
                 }
             }
             Err(EventError::Lagged { publisher, count }) => {
-                lock(heard).lagged += count;
+                lock(so_far).lagged += count;
                 next.entry(publisher.get()).and_modify(|next| *next += count);
             }
             Err(EventError::Cut { .. }) => {
-                lock(heard).cut += 1;
+                lock(so_far).cut += 1;
                 return Ok(());
             }
             // The publisher is about to be replaced.

@@ -98,8 +98,8 @@ pub(crate) fn play(base: &Path, index: u32) -> Result<(), Trouble> {
     let node = part::connect(&cast::config(base, false))?;
     let shared = Arc::new(Shared::default());
     let mut threads = Vec::new();
-    for book in 0..GROUPS.len() {
-        let client = open(&node, GROUPS[book].name)?;
+    for (book, group) in GROUPS.iter().enumerate() {
+        let client = open(&node, group.name)?;
         let caller = Caller {
             book,
             number: index * 16 + book as u32,
@@ -120,7 +120,7 @@ pub(crate) fn play(base: &Path, index: u32) -> Result<(), Trouble> {
         ["pace", book, pause] => {
             let pace = book.parse().ok().and_then(|book: usize| shared.paces.get(book));
             let pause = pause.parse().unwrap_or(u64::MAX);
-            for pace in pace.iter() {
+            if let Some(pace) = pace {
                 pace.anew.store(true, Ordering::Relaxed);
                 pace.pause_us.store(pause, Ordering::Relaxed);
             }
@@ -263,8 +263,8 @@ fn call_steadily(client: &Client, shared: &Shared) {
         }
         answer.clear();
         match client.call_into_vec(request, &mut answer, LONG) {
-            Ok(_) if answer == *request => drop(pace.calls.fetch_add(1, Ordering::Relaxed)),
-            Ok(_) => drop(pace.wrong.fetch_add(1, Ordering::Relaxed)),
+            Ok(()) if answer == *request => drop(pace.calls.fetch_add(1, Ordering::Relaxed)),
+            Ok(()) => drop(pace.wrong.fetch_add(1, Ordering::Relaxed)),
             Err(error) => {
                 pace.errors.fetch_add(1, Ordering::Relaxed);
                 shared.complain(format!("{STEADY}: {error}"));

@@ -95,7 +95,7 @@ fn play(
     seed: u64,
     open: usize,
 ) -> Result<report::Report, Trouble> {
-    let every = (duration / 2000).clamp(Duration::from_millis(250), Duration::from_secs(60));
+    let every = (duration / 2000).clamp(Duration::from_millis(250), Duration::from_mins(1));
     let mut stage = Stage::set(base, every)?;
     let begun = Instant::now();
     let held = finale::baseline(&mut stage)?;

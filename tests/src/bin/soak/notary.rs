@@ -11,8 +11,8 @@ use std::{
     thread,
 };
 
+use ::tests::ledger::{Account, Effect, Entry, Ledger, Numbers, Repeats};
 use serde_json::{Value, json};
-use tests::ledger::{Account, Effect, Entry, Ledger, Numbers, Repeats};
 
 use crate::{
     Trouble,
@@ -275,8 +275,7 @@ mod tests {
 
     #[test]
     fn what_was_promised_and_never_came_is_lost_and_what_came_again_is_not_always_wrong() {
-        let mut mail = Mail::default();
-        mail.promised = (1..=3).collect();
+        let mut mail = Mail { promised: (1..=3).collect(), ..Mail::default() };
         mail.deliver(1, 11);
         mail.deliver(1, 11);
         mail.acked.insert(1);

@@ -121,7 +121,6 @@ impl Plan {
         let (us, ms) = (self.below(1000), self.below(300));
         let mib = if self.below(8) == 0 { 256 } else { 1 };
         match self.below(24) {
-            0..=5 => end(End::Killed, mib),
             6 | 7 => end(End::Aborted, mib),
             8 | 9 => end(End::Replaced, mib),
             10 | 11 => end(End::Stopped { goes_on: is_store && ms % 2 == 0 }, mib),

@@ -115,7 +115,7 @@ impl Stage {
         self.count(how.name());
         let is_twice = matches!(how, End::Twice(_));
         let pids = [first, second].map(|place| self.groups[book][place].part.pid);
-        let victims = &pids[..1 + usize::from(is_twice)];
+        let victims = &pids[..=usize::from(is_twice)];
         let signal = match how {
             End::Aborted => Some(Signal::SIGABRT),
             End::Stopped { .. } => Some(Signal::SIGSTOP),
