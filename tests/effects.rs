@@ -184,16 +184,21 @@ const ENDS: [End; 5] =
 
 #[test]
 fn nothing_is_lost_or_done_twice_in_whichever_way_who_serves_ends() {
-    end_in_every_way("no");
+    end_in_every_way(&[]);
 }
 
 #[test]
 fn nor_on_encrypted_channels_whose_next_ones_know_what_came_by_the_ones_before() {
-    end_in_every_way("yes");
+    end_in_every_way(&["encrypt=yes"]);
 }
 
-/// Ends who serves in every way, while callers call by channels that are encrypted, or not.
-fn end_in_every_way(encrypt: &str) {
+#[test]
+fn nor_when_the_kernel_takes_long_to_tear_down_who_served() {
+    end_in_every_way(&["ballast=256"]);
+}
+
+/// Ends who serves in every way, while callers call; `options` are those of who serves.
+fn end_in_every_way(options: &[&str]) {
     let told = std::env::var("LIBIPC_SEED").ok();
     let seed: usize = told.map_or(1, |text| text.parse().expect("a number"));
     eprintln!("LIBIPC_SEED={seed} runs it again");
@@ -202,7 +207,7 @@ fn end_in_every_way(encrypt: &str) {
     let path = world.directory().join("effects");
     fs::write(&path, "").expect("a file");
     let join = || {
-        let mut replica = world.actor(&["spin=never", &format!("encrypt={encrypt}")]);
+        let mut replica = world.actor(&[&["spin=never"], options].concat());
         replica.ask(&format!("once till {}", path.display()), "serving");
         replica
     };
