@@ -4,6 +4,7 @@
 //! and tells it here. It is believed when the runtime finds the same by itself.
 
 mod claims;
+mod ends;
 mod fence;
 mod hands;
 mod plans;
@@ -122,6 +123,12 @@ impl Groups {
         self.names.get(&name).map_or(0, |it| it.epoch)
     }
 
+    /// How many epochs a name's standbys may still take.
+    #[cfg(test)]
+    pub(super) fn room(&self, name: ServiceId) -> u64 {
+        self.names.get(&name).map_or(0, |it| it.limit - it.epoch)
+    }
+
     /// Makes room for a name's epochs.
     pub(super) fn enter(&mut self, name: ServiceId) -> Result<(), Status> {
         if self.names.contains_key(&name) {
@@ -151,6 +158,14 @@ impl Groups {
 
     /// Gives the next epoch of a name.
     fn next(&mut self, name: ServiceId) -> Result<u64, Status> {
+        self.make_room(name)?;
+        let state = self.names.get_mut(&name).ok_or(Status::NOT_FOUND)?;
+        state.epoch += 1;
+        Ok(state.epoch)
+    }
+
+    /// Has a name begin another block of epochs before the one it has is used up.
+    fn make_room(&mut self, name: ServiceId) -> Result<(), Status> {
         let state = self.names.get_mut(&name).ok_or(Status::NOT_FOUND)?;
         if state.epoch + ROOM >= state.limit {
             let block = self.epochs.block()?;
@@ -158,8 +173,7 @@ impl Groups {
             // What a standby took meanwhile lies below.
             state.epoch = state.epoch.max(block.start);
         }
-        state.epoch += 1;
-        Ok(state.epoch)
+        Ok(())
     }
 
     /// Who was told to serve says that it does.
@@ -269,6 +283,9 @@ impl Broker {
                 self.give_name(name, left, heir, why, turn);
             }
         }
+        // Standbys that go by themselves use epochs up, too, and must not wait for more. While none
+        // can be reserved they have those that are left.
+        let _ = self.groups.make_room(name);
         self.tell_group(name, turn);
         self.prefer(name, turn);
     }

@@ -91,6 +91,25 @@ fn a_standby_is_believed_when_the_one_before_is_found_dead() {
     assert_eq!(broker.registry.resolve(name), Some(second));
 }
 
+/// Else the standby that finds none left waits until the runtime has seen the whole process go.
+#[test]
+fn a_standby_that_goes_by_itself_finds_epochs_however_often_that_happens() {
+    let (mut broker, [_, mut standby], name) = pair();
+    let (mut first, mut second) = (1, 2);
+    for turn in 0..300 {
+        let epoch = broker.groups.epoch(name) + 1;
+        promoted(&mut broker, second, standby, epoch);
+        let dead = vec![first];
+        broker.step(Event::Examined { instance: standby, epoch, dead }, 0);
+        assert_eq!(broker.registry.resolve(name), Some(standby), "death {turn}");
+        (first, second) = (second, 10 + turn);
+        node(&mut broker, second);
+        (standby, _) = register(&mut broker, second, "echo");
+        assert!(broker.groups.epoch(name) >= epoch, "death {turn}");
+        assert!(broker.groups.room(name) > 8, "death {turn}: {}", broker.groups.room(name));
+    }
+}
+
 #[test]
 fn a_standby_that_lies_loses_its_place_and_the_first_goes_on() {
     let (mut broker, [first, second], name) = pair();
