@@ -26,8 +26,8 @@ stage_fmt() {
 
 stage_clippy() {
     cargo clippy --workspace --all-targets -- -D warnings &&
-        cargo clippy -p kernel-services -p tests --features tests/failpoints --all-targets -- \
-            -D warnings &&
+        cargo clippy -p ipc -p ipc-queue -p kernel-services -p tests \
+            --features tests/failpoints --all-targets -- -D warnings &&
         CARGO_TARGET_DIR="$target" cargo clippy --manifest-path fuzz/Cargo.toml --locked \
             --no-default-features --lib --bins -- -D warnings
 }
@@ -37,15 +37,18 @@ stage_clippy() {
 stage_build() {
     cargo build --workspace --all-targets &&
         cargo build -p ipc-ffi &&
-        cargo build --release -p ipc-ffi
+        cargo build --release -p ipc-ffi &&
+        script absence.sh
 }
 
 # Unit, multi-process and doc tests, and the house rules of tests/tidy.rs.
 stage_tests() { cargo test --workspace --no-fail-fast; }
 
-# ipcd dies at every step. Alone, so that no other build has the places where it may.
+# Processes die at every step, and before and after every store into shared memory. Alone, so that
+# no other build has the places where they may.
 stage_failpoints() {
-    cargo test -p tests --features failpoints --test failpoints --test queue_failpoints
+    cargo test -p tests --features failpoints --test failpoints --test queue_failpoints \
+        --test stores
 }
 
 # The same tests on kernels that lack something.

@@ -3,11 +3,12 @@
 
 use std::{
     fs,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    thread,
+    thread::{self, JoinHandle},
 };
 
 use ipc::{CallError, Client, Node, Spin, Status};
@@ -86,6 +87,19 @@ fn recorded(file: &str) -> Ledger {
     ledger
 }
 
+/// Checks what the processes wrote down against what the callers, who end now, were told.
+fn settled(callers: Vec<JoinHandle<Account>>, path: &Path) -> Vec<Account> {
+    let callers = callers.into_iter();
+    let accounts: Vec<_> = callers.map(|it| it.join().expect("it did not panic")).collect();
+    let mut ledger = recorded(&fs::read_to_string(path).expect("lines"));
+    for (caller, account) in (0..).zip(&accounts) {
+        ledger.settle(caller, account);
+    }
+    assert_eq!(ledger.faults(), []);
+    assert_eq!((ledger.repeated(), ledger.stale()), (0, 0));
+    accounts
+}
+
 #[test]
 fn nothing_is_done_twice_and_nothing_answered_is_lost_though_who_serves_is_killed_again_and_again()
 {
@@ -119,14 +133,7 @@ fn nothing_is_done_twice_and_nothing_answered_is_lost_though_who_serves_is_kille
     }
     flow();
     end.store(true, Ordering::Relaxed);
-    let accounts: Vec<Account> =
-        callers.into_iter().map(|it| it.join().expect("it did not panic")).collect();
-    let mut ledger = recorded(&fs::read_to_string(&path).expect("lines"));
-    for (caller, account) in (0..).zip(&accounts) {
-        ledger.settle(caller, account);
-    }
-    assert_eq!(ledger.faults(), []);
-    assert_eq!((ledger.repeated(), ledger.stale()), (0, 0));
+    let accounts = settled(callers, &path);
     let maybe: u64 = accounts.iter().map(|it| it.maybe.len()).sum();
     assert!(maybe <= KILLS as u64 * u64::from(CALLERS), "{maybe} are unknown");
 }
@@ -211,12 +218,5 @@ fn nothing_is_lost_or_done_twice_in_whichever_way_who_serves_ends() {
     }
     flow();
     end.store(true, Ordering::Relaxed);
-    let accounts: Vec<Account> =
-        callers.into_iter().map(|it| it.join().expect("it did not panic")).collect();
-    let mut ledger = recorded(&fs::read_to_string(&path).expect("lines"));
-    for (caller, account) in (0..).zip(&accounts) {
-        ledger.settle(caller, account);
-    }
-    assert_eq!(ledger.faults(), []);
-    assert_eq!((ledger.repeated(), ledger.stale()), (0, 0));
+    settled(callers, &path);
 }

@@ -105,6 +105,7 @@ const UNSAFE_FILES: &[&str] = &[
     "kernel-services/src/pidfd.rs",
     "kernel-services/src/process/child.rs",
     "kernel-services/src/process/system.rs",
+    "tests/src/between.rs",
     "tests/src/bin/actor/raw.rs",
     "tests/src/bin/hostile/memory.rs",
     "tests/src/bin/probe/attacks.rs",

@@ -1,28 +1,12 @@
 //! What the ends of a channel say of themselves: where they stand, and whether they live.
 
 use super::Channel;
-use crate::{
-    failover::course,
-    layout::Ring,
-    life::Life,
-    sync::{Ordering, fence},
-    wait::futex,
-};
-
-/// What a client that has left shows: it wants nothing more. One that wants nothing of a standby
-/// shows 1, or the low half of the epoch at which it was served last: none is as small as these.
-pub(crate) const GONE: u32 = 2;
-
-/// Whether a client that shows this wants to be served by one that shows that: not by one whose
-/// epoch is before the one at which it was served.
-fn wants(client: u32, service: u32) -> bool {
-    client <= GONE || !course::is_before(service, client)
-}
+use crate::{failpoint::shared, layout::Ring, life::Life, mark, sync::Ordering, wait::futex};
 
 impl Channel {
     /// The word by which the peer says where it stands: see `Identity::mark`.
     pub(crate) fn peer_mark(&self) -> u32 {
-        self.peer.header().identity.mark.load(Ordering::Acquire)
+        mark::of(self.peer.header())
     }
 
     /// Where this end says that it stands.
@@ -32,37 +16,24 @@ impl Channel {
 
     /// Says where this end stands.
     pub(crate) fn set_mark(&self, mark: u32) {
-        self.own.header().identity.mark.store(mark, Ordering::Release);
+        mark::set(self.own.header(), mark);
     }
 
-    /// Says that this end serves at an epoch. Returns whether the peer still wants that: either it
-    /// sees the mark when it looks after it has left, or was served elsewhere, or this end sees
-    /// that.
+    /// Says that this end serves at an epoch: see [`mark::show`].
     pub(crate) fn show_mark(&self, mark: u32) -> bool {
-        self.set_mark(mark);
-        fence(Ordering::SeqCst);
-        let peer = self.peer_mark();
-        peer != GONE && wants(peer, mark)
+        mark::show(self.own.header(), self.peer.header(), mark)
     }
 
-    /// Says, before anything is sent, that this end was served at that epoch: the peer takes
-    /// nothing at one before it. Returns whether the peer may serve, or stands by.
+    /// Says at which epoch this end was served, before it sends: see [`mark::require`].
     pub(crate) fn require(&self, served_at: u64) -> bool {
-        if self.own_mark() == 0 || served_at == 0 {
-            return true;
-        }
-        self.set_mark(served_at as u32);
-        fence(Ordering::SeqCst);
-        let peer = self.peer_mark();
-        peer == 0 || wants(served_at as u32, peer)
+        self.own_mark() == 0
+            || served_at == 0
+            || mark::require(self.own.header(), self.peer.header(), served_at as u32)
     }
 
-    /// Leaves: wants nothing more of the peer. Returns the peer's mark after that: where it is 0,
-    /// the peer takes nothing more, whatever becomes of it.
+    /// Leaves: see [`mark::leave`].
     pub(crate) fn leave(&self) -> u32 {
-        self.set_mark(GONE);
-        fence(Ordering::SeqCst);
-        self.peer_mark()
+        mark::leave(self.own.header(), self.peer.header())
     }
 
     /// Counts what was heard of the peer: frames that came of it, and those of ours that it took.
@@ -93,7 +64,8 @@ impl Channel {
     /// Says with which id the messages on this channel begin, before the first of them.
     pub(crate) fn begin_ids(&self, first: u64) {
         let high = (first >> 32) as u32;
-        self.own.header().attention.first_high.store(high, Ordering::Relaxed);
+        let word = &self.own.header().attention.first_high;
+        shared!(FirstHigh, word.store(high, Ordering::Relaxed));
     }
 
     /// The peer's life word and the value at which it lives, to sleep on.

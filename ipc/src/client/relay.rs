@@ -226,7 +226,11 @@ impl ClientState {
         while let Some(instance) = self.wanted() {
             let current = self.link.load_full();
             let Ok(link) = core.open_beside(instance, &current) else { return false };
-            self.relay.lock().links.push(link);
+            let mut ahead = self.relay.lock();
+            // The client may have gone there meanwhile, by another channel.
+            if self.link.load().channel.introduction.dest != instance {
+                ahead.links.push(link);
+            }
         }
         true
     }
@@ -275,6 +279,12 @@ impl ClientState {
         }
     }
 
+    /// Sends what went over from a channel before and found no room, as long as that takes little
+    /// time. Returns whether nothing of it is left.
+    pub(crate) fn catch_up(&self) -> bool {
+        self.link.load_full().catch_up(FOREVER)
+    }
+
     /// One of those opened ahead: who serves, or who is next to.
     fn pick(&self, current: &Link) -> Option<Arc<Link>> {
         let mut ahead = self.relay.lock();
@@ -318,10 +328,23 @@ impl ClientState {
         link.channel.require(self.relay.lock().served_at)
     }
 
+    /// Closes channels to one instance that were opened ahead.
+    fn let_go(&self, instance: ServiceId) {
+        let mut ahead = self.relay.lock();
+        let (ours, others) = std::mem::take(&mut ahead.links)
+            .into_iter()
+            .partition(|link| link.channel.introduction.dest == instance);
+        ahead.links = others;
+        drop(ahead);
+        let _closed: Vec<Arc<Link>> = ours;
+    }
+
     fn adopt(self: &Arc<Self>, current: &Link, next: Arc<Link>) -> Arc<Link> {
         self.relay.detector().restart();
         current.hand_over(&next, self);
         self.link.store(Arc::clone(&next));
+        // One that was opened ahead, and did not say in time that it serves.
+        self.let_go(next.channel.introduction.dest);
         current.wake_all();
         if let Some(core) = self.relay.core.upgrade() {
             // The name may have another id since the runtime began once more.

@@ -6,6 +6,7 @@ use super::standing::Standing;
 use crate::{
     ServiceId,
     control::Group,
+    failpoint::shared,
     link::Link,
     node::Hearing,
     server::Incoming,
@@ -52,7 +53,7 @@ impl Post {
         if self.epoch() >= epoch {
             return false;
         }
-        self.epoch.store(epoch, Ordering::Release);
+        shared!(Promoted, self.epoch.store(epoch, Ordering::Release));
         channels.iter().filter_map(Weak::upgrade).for_each(|it| it.stand(epoch));
         true
     }

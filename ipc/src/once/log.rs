@@ -18,7 +18,7 @@
 //! instant it dies at, its successor finds every record that it finished.
 
 use super::{Answer, Limits, RequestKey, Window};
-use crate::{Region, error::Status};
+use crate::{Region, error::Status, failpoint::shared};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"iponce\0\x01");
 const VERSION: u32 = 1;
@@ -209,10 +209,11 @@ impl<M: Memory> Log<M> {
         }
         self.make_room(head.span())?;
         let at = self.place(self.head);
-        self.memory.write(at, &head.encode())?;
-        self.memory.write(at + 16, &key.to_bytes())?;
-        self.memory.write(at + RECORD, payload)?;
-        self.memory.store(HEAD, self.head + head.span())?;
+        let write = |at, bytes: &[u8]| shared!(LogRecord, self.memory.write(at, bytes));
+        write(at, &head.encode())?;
+        write(at + 16, &key.to_bytes())?;
+        write(at + RECORD, payload)?;
+        shared!(LogHead, self.memory.store(HEAD, self.head + head.span()))?;
         self.head += head.span();
         Ok(())
     }
@@ -226,7 +227,7 @@ impl<M: Memory> Log<M> {
             let pad = Head { length, kind: PAD, status: 0 };
             self.memory.write(self.place(self.head), &pad.encode())?;
         }
-        self.memory.store(HEAD, self.head + left)?;
+        shared!(LogHead, self.memory.store(HEAD, self.head + left))?;
         self.head += left;
         Ok(())
     }
@@ -243,7 +244,7 @@ impl<M: Memory> Log<M> {
             };
         }
         if tail != self.tail {
-            self.memory.store(TAIL, tail)?;
+            shared!(LogTail, self.memory.store(TAIL, tail))?;
             self.tail = tail;
         }
         Ok(())

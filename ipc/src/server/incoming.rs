@@ -295,7 +295,8 @@ impl Incoming {
             Some(Taken::Fragment) => Ok(Next::Again),
             Some(Taken::Hello(message)) => {
                 self.channel.greeted(rx, &message)?;
-                Ok(Next::Again)
+                // The next turn learns where the ids begin, before the first of them.
+                Ok(Next::Nothing)
             }
             Some(Taken::Refused(frame, status)) => Ok(self.refuse(rx, &frame, now, status)),
             Some(Taken::Whole(frame, _)) => match frame.head.kind {

@@ -4,6 +4,7 @@
 //! and tells it here. It is believed when the runtime finds the same by itself.
 
 mod claims;
+mod ends;
 mod fence;
 mod hands;
 mod plans;

@@ -31,7 +31,9 @@ impl Broker {
         turn.out.push(Effect::LetGo { instance });
         self.tell(to, turn, |unit| Notice::Unregistered { unit, instance });
         if let Some(name) = name {
-            self.note_left(instance, name, turn);
+            let peer = self.sessions.get(&to).map(|it| &it.peer);
+            let process = peer.map_or((0, 0), |it| (it.pid, it.start_time));
+            self.note_left(instance, name, process, turn);
             self.regroup(name, Cause::Left, turn);
         }
         self.move_on(|pending| pending.instance == instance, turn);

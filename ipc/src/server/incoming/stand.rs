@@ -7,10 +7,11 @@ use std::{
 
 use super::{Handler, Incoming, Next, Yield, pop};
 use crate::{
-    channel::{Fate, GONE, Receive, Taken},
+    channel::{Fate, Receive, Taken},
     clock,
     failover::post::Post,
     layout::Ring,
+    mark::GONE,
     sync::Ordering,
 };
 
@@ -119,7 +120,8 @@ impl Incoming {
     /// Before the first frame: learns where the client's ids begin.
     #[cold]
     pub(super) fn begin(&self, rx: &mut Receive) {
-        if rx.is_ready() {
+        // A handshake has no ids, and is made long before the client says where they begin.
+        if rx.is_ready() && !self.channel.awaits_greeting() {
             rx.is_new = false;
             if let Some(high) = self.channel.first_high() {
                 rx.begin_ids(high);
