@@ -175,7 +175,8 @@ impl<M: Memory> Gate<M> {
         answer
     }
 
-    /// Forgets a caller whose process has ended: it sends nothing again.
+    /// Forgets a caller whose process has ended: it sends nothing again. It is known by what
+    /// [`Request::key`] names its sender.
     pub fn leave(&self, client: ServiceId) {
         self.lock().window.leave(client);
     }

@@ -108,8 +108,12 @@ macro_rules! accessors {
         }
 
         /// Names it, also where it is sent again to another process.
+        ///
+        /// The sender's part is the number of its process, which the kernel proved: an id that it
+        /// was given by the runtime ends with that runtime, unless it serves a name.
         pub fn key(&self) -> RequestKey {
-            RequestKey::new(self.source(), self.message_id(), self.priority())
+            let process = ServiceId::new(self.peer().pid);
+            RequestKey::new(process, self.message_id(), self.priority())
         }
 
         /// Who sent it: an instance, or an anonymous id. Proved by the kernel.

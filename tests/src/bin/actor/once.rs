@@ -1,7 +1,8 @@
 //! A service whose effects happen once, though it dies and its callers send again what it had.
 //!
 //! An effect is a line in a file, which any of its processes appends to. What was answered stands
-//! in a region that the next process maps when it joins. One that is idempotent keeps no record.
+//! in a region that the next process maps when it joins. A request that ends in `hold` is carried
+//! out and never answered. One that is idempotent keeps no record.
 
 use std::{
     fs::{File, OpenOptions},
@@ -114,6 +115,16 @@ impl Once {
             return request.reply(&passed.to_bytes()).expect("it waits");
         }
         // A caller that is gone needs no answer.
-        let _ = gate.handle(request, |payload| write(&self.file, request, payload));
+        let _ = gate.handle(request, |payload| {
+            let done = write(&self.file, request, payload)?;
+            if payload.ends_with(b"hold") {
+                // Nobody is ever told.
+                say("held");
+                loop {
+                    std::thread::park();
+                }
+            }
+            Ok(done)
+        });
     }
 }
