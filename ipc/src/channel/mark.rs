@@ -24,6 +24,13 @@ impl Channel {
         mark::show(self.own.header(), self.peer.header(), mark)
     }
 
+    /// Says at which epoch this end was served, before it sends: see [`mark::require`].
+    pub(crate) fn require(&self, served_at: u64) -> bool {
+        self.own_mark() == 0
+            || served_at == 0
+            || mark::require(self.own.header(), self.peer.header(), served_at as u32)
+    }
+
     /// Leaves: see [`mark::leave`].
     pub(crate) fn leave(&self) -> u32 {
         mark::leave(self.own.header(), self.peer.header())

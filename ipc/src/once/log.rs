@@ -308,21 +308,28 @@ fn take_in(
     let key = RequestKey::from_bytes(&key);
     match (head.kind, Status::from_code(head.status)) {
         (PAD, _) => {}
-        (BEGUN, _) => window.begin(key),
+        (BEGUN, _) => recall(window, key),
         (DONE, Status::OK) => {
             let mut payload = vec![0; head.length as usize];
             memory.read(place + RECORD, &mut payload)?;
             // Its beginning may have been overwritten.
-            window.begin(key);
+            recall(window, key);
             window.finish(key, Ok(payload));
         }
         (DONE, status) if status.code() < 0 => {
-            window.begin(key);
+            recall(window, key);
             window.finish(key, Err(status));
         }
         _ => return Ok(false),
     }
     Ok(true)
+}
+
+/// Takes in that a request was begun. Its caller may never come to this process: until it does
+/// it makes room for others.
+fn recall(window: &mut Window, key: RequestKey) {
+    window.begin(key);
+    window.depart(key.client);
 }
 
 #[cfg(test)]

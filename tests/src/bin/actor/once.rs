@@ -1,12 +1,13 @@
 //! A service whose effects happen once, though it dies and its callers send again what it had.
 //!
 //! An effect is a line in a file, which any of its processes appends to. What was answered stands
-//! in a region that the next process maps when it joins. One that is idempotent keeps no record.
+//! in a region that the next process maps when it joins. A request that ends in `hold` is carried
+//! out and never answered. One that is idempotent keeps no record.
 
 use std::{
     fs::{File, OpenOptions},
     io::Write,
-    sync::{Mutex, OnceLock},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -24,7 +25,8 @@ const WINDOW: &[u8] = b"window";
 struct Once {
     own: Region,
     before: Option<Region>,
-    gate: OnceLock<Gate<Region>>,
+    /// At which epoch it was made, of what the one before had answered until then.
+    gate: Mutex<Option<(u64, Arc<Gate<Region>>)>>,
     file: Mutex<File>,
 }
 
@@ -34,7 +36,7 @@ pub(crate) fn serve(node: &Node, server: &Server, name: &str, path: &str) {
     let once = Once {
         own: node.create_region(256 << 10, &RegionOptions::default()).expect("a region"),
         before,
-        gate: OnceLock::new(),
+        gate: Mutex::new(None),
         file: open(path),
     };
     let registration = server.register(name, SERVICE_DEDUP).expect("registered");
@@ -89,17 +91,39 @@ fn window(node: &Node, name: &str) -> Option<Region> {
 }
 
 impl Once {
-    fn handle(&self, request: &Request<'_>) {
-        // Who is asked serves, so the one before writes no more.
-        let gate = self.gate.get_or_init(|| {
+    /// The gate for what is taken at this epoch, made at the first such request: the one before
+    /// writes no more then. There is none when the name was elsewhere and came back: nobody passed
+    /// this process what was answered there.
+    fn gate_at(&self, epoch: u64) -> Option<Arc<Gate<Region>>> {
+        let mut gate = self.gate.lock().expect("nobody panicked");
+        let (made_at, gate) = gate.get_or_insert_with(|| {
             let gate = Gate::with_log(Limits::default(), self.own.clone(), self.before.as_ref());
-            gate.expect("the window of the one before")
+            (epoch, Arc::new(gate.expect("the window of the one before")))
         });
+        (*made_at == epoch).then(|| Arc::clone(gate))
+    }
+
+    fn handle(&self, request: &Request<'_>) {
+        let Some(gate) = self.gate_at(request.epoch()) else {
+            // Whoever served meanwhile may have carried it out.
+            let _ = request.reply_error(Status::MAYBE);
+            return;
+        };
         if request.payload() == WINDOW {
             let passed = self.own.pass_to(request.source(), RegionAccess::Read).expect("passed");
             return request.reply(&passed.to_bytes()).expect("it waits");
         }
         // A caller that is gone needs no answer.
-        let _ = gate.handle(request, |payload| write(&self.file, request, payload));
+        let _ = gate.handle(request, |payload| {
+            let done = write(&self.file, request, payload)?;
+            if payload.ends_with(b"hold") {
+                // Nobody is ever told.
+                say("held");
+                loop {
+                    std::thread::park();
+                }
+            }
+            Ok(done)
+        });
     }
 }
