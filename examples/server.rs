@@ -2,7 +2,7 @@
 //!
 //!     rust-server [NAME]      serves NAME ("echo" unless given)
 //!
-//! `server.c` and `server.py` are the same in other languages: any client calls any of them.
+//! `server.c` and `asyncio_server.py` are the same in C and Python: any client calls any of them.
 
 use std::{env, process::ExitCode};
 

@@ -795,11 +795,12 @@ typedef struct failure_info_t {
      */
     uint64_t last_seen_ns;
     /**
-     * With what its process ended; -1 where that is not known.
+     * The status with which its process exited, 0 to 255; -1 where it did not, or ipcd, which has
+     * not started it, does not know.
      */
     int32_t exit_status;
     /**
-     * The signal that ended its process; 0 for none, or where that is not known.
+     * The signal that ended its process; 0 for none, or where ipcd does not know.
      */
     int32_t signal;
 } failure_info_t;

@@ -19,19 +19,8 @@ ln -sf "libipc.so.$version" "$root/lib/$soname"
 ln -sf "$soname" "$root/lib/libipc.so"
 install -m 644 "$target/release/libipc.a" "$root/lib/libipc.a"
 install -m 644 include/ipc.h "$root/include/ipc.h"
-install -m 755 "$target/release/ipcd" "$target/release/ipctl" "$root/bin/"
+install -m 755 "$target"/release/{ipcd,ipctl,ipc-queue} "$root/bin/"
 
-cat >"$root/lib/pkgconfig/libipc.pc" <<PC
-prefix=$PREFIX
-libdir=\${prefix}/lib
-includedir=\${prefix}/include
-
-Name: libipc
-Description: Lock-free shared-memory calls between processes
-Version: $version
-Libs: -L\${libdir} -lipc
-Libs.private: -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc
-Cflags: -I\${includedir}
-PC
+sed -e "s|@PREFIX@|$PREFIX|" -e "s|@VERSION@|$version|" libipc.pc.in >"$root/lib/pkgconfig/libipc.pc"
 
 echo "installed libipc $version under $root"

@@ -7,7 +7,8 @@ cd "$(dirname "$0")/.."
 say() { printf '\n== %s\n' "$*"; }
 
 say 'building, optimized (the first time takes a minute or two)'
-cargo build --release --workspace --exclude store
+# What is run below, and not the tests' programs, which take longer to build than all of it.
+cargo build --release -p kernel-services -p ipctl -p echo -p examples -p benches
 # Alone and last, so that no other member's features are in the library.
 cargo build --release -p ipc-ffi
 . scripts/c-client.sh

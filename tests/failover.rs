@@ -9,30 +9,12 @@ use std::{
 };
 
 use ipc::{
-    CallError, CallOptions, Client, NodeError, ServiceId, Spin, Status,
+    CallError, CallOptions, NodeError, ServiceId, Spin, Status,
     control::{Cause, Reply, Request},
 };
-use tests::{Actor, LONG, Liar, World, wait_until};
+use tests::{LONG, Liar, World, serving, wait_until};
 
 const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
-
-/// Starts so many processes that serve a name, in this order.
-fn replicas(world: &World, name: &str, count: usize) -> Vec<Actor> {
-    let replica = |_| {
-        let mut replica = world.actor(&["spin=never"]);
-        replica.ask(&format!("replica {name}"), "serving");
-        replica
-    };
-    (0..count).map(replica).collect()
-}
-
-/// Who answers now, and at which epoch.
-fn serving(client: &Client) -> (u32, u64) {
-    let answer = client.call(b"!serving", LONG).expect("answered");
-    let text = String::from_utf8(answer).expect("text");
-    let (pid, epoch) = text.split_once(' ').expect("two numbers");
-    (pid.parse().expect("a number"), epoch.parse().expect("a number"))
-}
 
 fn settled(world: &World, members: u32) {
     world.settled(&world.node(Spin::Never), members);
@@ -41,7 +23,7 @@ fn settled(world: &World, members: u32) {
 #[test]
 fn a_standby_goes_on_where_the_one_before_was_killed() {
     let world = World::new(ACTOR);
-    let mut servers = replicas(&world, "echo", 2);
+    let mut servers = world.replicas("echo", 2);
     let (_node, client) = world.client("echo", Spin::Never);
     let (pid, epoch) = serving(&client);
     assert_eq!(pid, servers[0].pid());
@@ -55,7 +37,7 @@ fn a_standby_goes_on_where_the_one_before_was_killed() {
 #[test]
 fn calls_of_every_kind_hear_nothing_of_a_death() {
     let world = World::new(ACTOR);
-    let mut servers = replicas(&world, "echo", 3);
+    let mut servers = world.replicas("echo", 3);
     let (node, client) = world.client("echo", Spin::Learned);
     settled(&world, 3);
     let (done, made) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -111,7 +93,7 @@ fn calls_of_every_kind_hear_nothing_of_a_death() {
 #[test]
 fn one_way_messages_that_were_not_taken_come_to_the_next_in_order() {
     let world = World::new(ACTOR);
-    let mut servers = replicas(&world, "sink", 2);
+    let mut servers = world.replicas("sink", 2);
     let (_node, client) = world.client("sink", Spin::Never);
     settled(&world, 2);
     servers[0].stop();
@@ -124,9 +106,36 @@ fn one_way_messages_that_were_not_taken_come_to_the_next_in_order() {
 }
 
 #[test]
+fn what_has_no_room_at_the_next_is_sent_on_though_nobody_sends_anything_more() {
+    let world = World::new(ACTOR);
+    let mut servers = world.replicas("sink", 2);
+    let (node, client) = world.client("sink", Spin::Never);
+    settled(&world, 2);
+    servers[0].stop();
+    // In bulk memory there is room for them; what is kept for the next goes through its ring.
+    let large = |number: u64| [&number.to_le_bytes(), &tests::pattern(30_000)[..]].concat();
+    for number in 0..3 {
+        client.send(&large(number), CallOptions::default()).expect("there is room");
+    }
+    servers.remove(0).kill();
+    let other = node.client(client.dest()).expect("a channel");
+    wait_until("all have come", || other.call(b"!count", LONG).expect("answered") == b"3 0");
+    let mut last = world.replicas("sink", 1);
+    settled(&world, 2);
+    servers[0].stop();
+    let waiting: Vec<_> =
+        (3..6).map(|number| client.start(&large(number), LONG).expect("there is room")).collect();
+    servers.remove(0).kill();
+    for (number, call) in (3..6).zip(waiting) {
+        assert!(call.wait().expect("answered") == large(number));
+    }
+    drop(last.pop());
+}
+
+#[test]
 fn two_deaths_at_once_are_one_to_callers() {
     let world = World::new(ACTOR);
-    let mut servers = replicas(&world, "echo", 3);
+    let mut servers = world.replicas("echo", 3);
     let (_node, client) = world.client("echo", Spin::Never);
     let (_, epoch) = serving(&client);
     settled(&world, 3);
@@ -161,7 +170,7 @@ fn what_was_taken_and_may_not_be_repeated_is_doubtful() {
 #[test]
 fn a_name_changes_hands_and_no_caller_hears_of_it() {
     let world = World::new(ACTOR);
-    let servers = replicas(&world, "echo", 2);
+    let servers = world.replicas("echo", 2);
     let (node, client) = world.client("echo", Spin::Learned);
     settled(&world, 2);
     let (done, made) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -201,7 +210,7 @@ fn a_name_changes_hands_and_no_caller_hears_of_it() {
 #[test]
 fn nobody_to_change_hands_with_is_told() {
     let world = World::new(ACTOR);
-    let servers = replicas(&world, "echo", 1);
+    let servers = world.replicas("echo", 1);
     let (node, client) = world.client("echo", Spin::Never);
     let refused = |service, backup| match node.trigger_failover(service, backup) {
         Err(NodeError::Refused(status)) => status,
@@ -216,7 +225,7 @@ fn nobody_to_change_hands_with_is_told() {
 #[test]
 fn a_process_that_was_passed_over_changes_nothing_when_it_goes_on() {
     let world = World::new(ACTOR);
-    let servers = replicas(&world, "echo", 2);
+    let servers = world.replicas("echo", 2);
     let (node, client) = world.client("echo", Spin::Never);
     settled(&world, 2);
     let (_, epoch) = serving(&client);
@@ -236,11 +245,47 @@ fn a_process_that_was_passed_over_changes_nothing_when_it_goes_on() {
     assert_eq!(last.cause, Cause::Hung);
 }
 
+/// A process was passed over while it was frozen, and the runtime that knew it is gone: it is the
+/// first to come to the next one, and says that it serves.
+#[test]
+fn one_that_was_passed_over_is_not_believed_by_the_next_runtime() {
+    let world = World::without_runtime(ACTOR);
+    let runtime = world.runtime();
+    let servers = world.replicas("echo", 2);
+    let (node, client) = world.client("echo", Spin::Never);
+    settled(&world, 2);
+    let (_, epoch) = serving(&client);
+    servers[0].stop();
+    node.trigger_failover(client.dest(), None).expect("it changes hands");
+    let (pid, later) = serving(&client);
+    assert_eq!(pid, servers[1].pid());
+    assert!(later > epoch);
+    runtime.kill();
+    // Who serves cannot come back before it does.
+    servers[1].stop();
+    servers[0].go_on();
+    let _runtime = world.runtime();
+    let node = world.node(Spin::Never);
+    wait_until("it is back", || node.list().is_ok_and(|it| it.len() == 1));
+    let name = node.discover("echo").expect("served");
+    let standing = |node: &ipc::Node| node.failover_standing(name).expect("it stands");
+    // It has come, and is told to let go; the name waits for who serves.
+    assert_eq!(standing(&node).epoch & 0xFFFF_FFFF, later);
+    assert_eq!(standing(&node).serves, ServiceId::NONE);
+    servers[1].go_on();
+    wait_until("who serves is back", || standing(&node).serves != ServiceId::NONE);
+    let (pid, last) = serving(&client);
+    assert!(last >= later, "{last} {later}");
+    // At its own epoch, unless it was away for as long as a runtime waits.
+    assert!(pid == servers[1].pid() || last > later);
+    assert_eq!(standing(&node).epoch & 0xFFFF_FFFF, last);
+}
+
 #[test]
 fn a_standby_needs_no_runtime_to_go_on() {
     let world = World::without_runtime(ACTOR);
     let runtime = world.runtime();
-    let mut servers = replicas(&world, "echo", 3);
+    let mut servers = world.replicas("echo", 3);
     let (_node, client) = world.client("echo", Spin::Never);
     let (_, epoch) = serving(&client);
     settled(&world, 3);
@@ -267,14 +312,14 @@ fn a_standby_needs_no_runtime_to_go_on() {
 #[test]
 fn who_comes_back_stands_by_as_the_last() {
     let world = World::new(ACTOR);
-    let mut servers = replicas(&world, "echo", 2);
+    let mut servers = world.replicas("echo", 2);
     let (node, client) = world.client("echo", Spin::Never);
     for _ in 0..4 {
         settled(&world, 2);
         servers.remove(0).kill();
         assert_eq!(serving(&client).0, servers[0].pid());
         wait_until("the dead is forgotten", || node.list().expect("a list").len() == 1);
-        servers.extend(replicas(&world, "echo", 1));
+        servers.extend(world.replicas("echo", 1));
         let entries = node.list().expect("a list");
         let rank = |pid| entries.iter().find(|it| it.pid == pid).map(|it| it.rank);
         assert_eq!(rank(servers[0].pid()), Some(0));
@@ -285,7 +330,7 @@ fn who_comes_back_stands_by_as_the_last() {
 #[test]
 fn a_standby_that_lies_is_turned_out_and_nobody_notices() {
     let world = World::new(ACTOR);
-    let servers = replicas(&world, "echo", 1);
+    let servers = world.replicas("echo", 1);
     let (node, client) = world.client("echo", Spin::Never);
     let before = serving(&client);
     let liar = Liar::new(&world);
@@ -306,7 +351,7 @@ fn a_standby_that_lies_is_turned_out_and_nobody_notices() {
 #[test]
 fn what_a_caller_says_of_a_death_counts_for_nothing() {
     let world = World::new(ACTOR);
-    let servers = replicas(&world, "echo", 2);
+    let servers = world.replicas("echo", 2);
     let (node, client) = world.client("echo", Spin::Never);
     settled(&world, 2);
     let before = serving(&client);

@@ -161,6 +161,10 @@ fn top_and_profile_tell_what_goes_on() {
     let mean = |part: &str| profile[part]["mean_ns"].as_u64().expect("a number");
     assert!(profile["calls"].as_u64() > Some(0) && mean("call") > 0, "{profile:#}");
     assert_eq!(mean("call"), mean("queue") + mean("handler") + mean("wake"), "{profile:#}");
+    let (code, text) = ipctl(&world, &["failover", "trigger", "echo", "--json"]);
+    assert!(code == Some(4) && text.contains("nobody stands by for"), "{text}");
+    let (code, text) = ipctl(&world, &["failover", "trigger", "nobody", "--json"]);
+    assert!(code == Some(4) && text.contains("nobody serves"), "{text}");
     let (code, _) = ipctl(&world, &["profile", "nobody", "--seconds", "0.01"]);
     assert_eq!(code, Some(4));
     caller.kill();

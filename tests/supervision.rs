@@ -345,7 +345,12 @@ fn a_reload_does_no_more_than_it_must() {
     assert_eq!(status["units"].as_array().map(Vec::len), Some(3));
     // The same by a command; and it is told what is wrong.
     let answer = ipcd.ask(&json!({ "do": "reload" }));
-    assert!(answer["change"].is_string(), "{answer}");
+    assert_eq!(answer, json!({ "change": "changes nothing", "warnings": [] }));
+    let missing = "[service.late]\nexecutable = \"/nowhere\"\n";
+    tests::ipcd::write(world.directory(), &(node.concat() + missing));
+    let answer = ipcd.ask(&json!({ "do": "reload" }));
+    let warning = answer["warnings"][0].as_str().expect("a warning");
+    assert!(warning.contains("node.toml:") && warning.contains("/nowhere"), "{warning}");
     tests::ipcd::write(world.directory(), "nonsense");
     let answer = ipcd.ask(&json!({ "do": "reload" }));
     assert!(answer["error"].as_str().is_some_and(|it| it.contains("node.toml:1:")), "{answer}");

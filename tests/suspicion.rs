@@ -6,50 +6,21 @@ use std::{
 };
 
 use ipc::{
-    CallError, Client, FailoverPlan, FailoverStrategy, FailureKind, HealthCheck, Node, ServiceId,
-    Spin,
+    CallError, FailoverPlan, FailoverStrategy, FailureKind, HealthCheck, Node, ProcessEnd,
+    ServiceId, Spin,
     control::{Cause, Reply, Request},
 };
 use nix::sys::signal::Signal;
 use tests::{
-    Actor, Ipcd, LONG, Liar, World,
+    Ipcd, LONG, Liar, World,
     ipcd::{open_to_all, signal},
     proc::has_ended,
-    wait_until,
+    serving, wait_until,
 };
 
 const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
 const IPCD: &str = env!("CARGO_BIN_EXE_ipcd-under-test");
 const PROBE: &str = env!("CARGO_BIN_EXE_probe");
-
-/// Starts so many processes that serve a name, in this order.
-fn replicas(world: &World, name: &str, count: usize) -> Vec<Actor> {
-    let replica = |_| {
-        let mut replica = world.actor(&["spin=never"]);
-        replica.ask(&format!("replica {name}"), "serving");
-        replica
-    };
-    (0..count).map(replica).collect()
-}
-
-/// Who answers now, and at which epoch.
-fn serving(client: &Client) -> (u32, u64) {
-    let answer = client.call(b"!serving", LONG).expect("answered");
-    let text = String::from_utf8(answer).expect("text");
-    let (pid, epoch) = text.split_once(' ').expect("two numbers");
-    (pid.parse().expect("a number"), epoch.parse().expect("a number"))
-}
-
-/// Waits until each of so many members is watched by those behind it, and one client of the first
-/// has its channels to the two behind that.
-fn settled(node: &Node, members: u32) {
-    wait_until("all have found each other", || {
-        let entries = node.list().expect("a list");
-        let is_found =
-            |rank: u32, channels: u32| channels >= members - 1 - rank + u32::from(rank < 3);
-        entries.len() as u32 == members && entries.iter().all(|it| is_found(it.rank, it.channels))
-    });
-}
 
 /// The runtime's last change of hands.
 fn last(node: &Node) -> ipc::control::Change {
@@ -66,9 +37,9 @@ fn configured(node: &Node, service: ServiceId, health: HealthCheck) {
 fn one_that_is_stopped_is_passed_over_though_nobody_asks_for_it() {
     for spin in [Spin::Never, Spin::Learned] {
         let world = World::new(ACTOR);
-        let servers = replicas(&world, "echo", 2);
+        let servers = world.replicas("echo", 2);
         let (node, client) = world.client("echo", spin);
-        settled(&node, 2);
+        world.settled(&node, 2);
         let before = serving(&client);
         servers[0].stop();
         let (pid, epoch) = serving(&client);
@@ -92,9 +63,9 @@ fn one_that_is_stopped_is_passed_over_though_nobody_asks_for_it() {
 #[test]
 fn calls_of_every_kind_go_on_when_who_serves_is_stopped() {
     let world = World::new(ACTOR);
-    let servers = replicas(&world, "echo", 2);
+    let servers = world.replicas("echo", 2);
     let (node, client) = world.client("echo", Spin::Never);
-    settled(&node, 2);
+    world.settled(&node, 2);
     serving(&client);
     servers[0].stop();
     let started = client.start(b"started", LONG).expect("sent");
@@ -122,7 +93,7 @@ fn what_a_stopped_service_may_have_taken_is_doubtful() {
     let mut first = world.server("echo", &["spin=never"]);
     let second = world.server("echo", &["spin=never"]);
     let (node, client) = world.client("echo", Spin::Never);
-    settled(&node, 2);
+    world.settled(&node, 2);
     let held = client.start(b"!hold", LONG).expect("sent");
     first.hear("held");
     first.stop();
@@ -136,7 +107,7 @@ fn a_handler_that_runs_for_long_is_left_alone() {
     let world = World::new(ACTOR);
     let servers = [(); 2].map(|()| world.server("echo", &["spin=never"]));
     let (node, client) = world.client("echo", Spin::Never);
-    settled(&node, 2);
+    world.settled(&node, 2);
     let before = serving(&client);
     let suspicions = || {
         let standing = node.failover_standing(client.dest()).expect("it stands");
@@ -162,9 +133,9 @@ fn a_handler_that_runs_for_long_is_left_alone() {
 #[test]
 fn a_stop_in_the_middle_of_a_handler_is_found_out() {
     let world = World::new(ACTOR);
-    let servers = replicas(&world, "echo", 2);
+    let servers = world.replicas("echo", 2);
     let (node, client) = world.client("echo", Spin::Never);
-    settled(&node, 2);
+    world.settled(&node, 2);
     std::thread::scope(|scope| {
         let call = scope.spawn(|| client.call(b"!work 200", LONG));
         let standing = || node.failover_standing(client.dest()).expect("it stands");
@@ -182,7 +153,7 @@ fn a_loop_that_does_not_come_round_is_passed_over() {
     let silent = world.node(Spin::Never);
     let server = silent.server().expect("a loop");
     let registration = server.register("echo", ipc::control::SERVICE_IDEMPOTENT).expect("served");
-    let servers = replicas(&world, "echo", 1);
+    let servers = world.replicas("echo", 1);
     let (node, client) = world.client("echo", Spin::Never);
     configured(&node, client.dest(), HealthCheck::default());
     wait_until("the standby is there", || node.list().expect("a list").len() == 2);
@@ -195,10 +166,10 @@ fn a_loop_that_does_not_come_round_is_passed_over() {
 #[test]
 fn two_that_see_different_things_go_where_the_runtime_says() {
     let world = World::new(ACTOR);
-    let servers = replicas(&world, "echo", 3);
+    let servers = world.replicas("echo", 3);
     let (node, one) = world.client("echo", Spin::Never);
     let (_other, two) = world.client("echo", Spin::Never);
-    settled(&node, 3);
+    world.settled(&node, 3);
     let before = serving(&one);
     assert_eq!(serving(&two), before);
     // Only one of them waits while it is stopped; the other has seen nothing.
@@ -213,9 +184,9 @@ fn two_that_see_different_things_go_where_the_runtime_says() {
 #[test]
 fn stops_that_end_in_time_are_harmless_and_so_are_those_that_do_not() {
     let world = World::new(ACTOR);
-    let servers = replicas(&world, "echo", 2);
+    let servers = world.replicas("echo", 2);
     let (node, client) = world.client("echo", Spin::Learned);
-    settled(&node, 2);
+    world.settled(&node, 2);
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let calls = scope.spawn(|| {
@@ -242,9 +213,9 @@ fn stops_that_end_in_time_are_harmless_and_so_are_those_that_do_not() {
 #[test]
 fn who_asks_hears_of_what_failed() {
     let world = World::new(ACTOR);
-    let mut servers = replicas(&world, "echo", 3);
+    let mut servers = world.replicas("echo", 3);
     let (node, client) = world.client("echo", Spin::Never);
-    settled(&node, 3);
+    world.settled(&node, 3);
     let entries = node.list().expect("a list");
     let instance = |pid| entries.iter().find(|it| it.pid == pid).expect("listed").instance;
     let ids: Vec<_> = servers.iter().map(|it| instance(it.pid())).collect();
@@ -265,9 +236,9 @@ fn who_asks_hears_of_what_failed() {
 #[test]
 fn a_flood_of_false_suspicions_changes_nothing() {
     let world = World::new(ACTOR);
-    let servers = replicas(&world, "echo", 2);
+    let servers = world.replicas("echo", 2);
     let (node, client) = world.client("echo", Spin::Never);
-    settled(&node, 2);
+    world.settled(&node, 2);
     let before = serving(&client);
     let entries = node.list().expect("a list");
     // A stranger, and a standby, which has a channel to who serves.
@@ -299,9 +270,9 @@ fn a_flood_of_false_suspicions_changes_nothing() {
 #[test]
 fn asking_over_and_over_changes_nothing() {
     let world = World::new(ACTOR);
-    let servers = replicas(&world, "echo", 2);
+    let servers = world.replicas("echo", 2);
     let (node, client) = world.client("echo", Spin::Never);
-    settled(&node, 2);
+    world.settled(&node, 2);
     let before = serving(&client);
     let entries = node.list().expect("a list");
     let first = entries.iter().find(|it| it.pid == servers[0].pid()).expect("listed").instance;
@@ -316,9 +287,9 @@ fn asking_over_and_over_changes_nothing() {
 fn what_was_configured_holds_beyond_a_restart_of_the_runtime() {
     let world = World::without_runtime(ACTOR);
     let runtime = world.runtime();
-    let servers = replicas(&world, "echo", 2);
+    let servers = world.replicas("echo", 2);
     let (node, client) = world.client("echo", Spin::Never);
-    settled(&node, 2);
+    world.settled(&node, 2);
     let entries = node.list().expect("a list");
     let second = entries.iter().find(|it| it.pid == servers[1].pid()).expect("listed").instance;
     let health = HealthCheck { interval_ms: 20, timeout_ms: 30, threshold: 2, busy_ms: 4000 };
@@ -350,7 +321,7 @@ fn a_supervised_process_that_is_stopped_is_killed_and_comes_back_as_a_standby() 
     let node = world.node(Spin::Never);
     let name = node.wait_service("trio", Some(LONG)).expect("served");
     let client = node.client(name).expect("a channel");
-    settled(&node, 3);
+    world.settled(&node, 3);
     let standing = node.failover_standing(client.dest()).expect("it stands");
     assert!(standing.configured);
     // What the file says is nobody else's to say.
@@ -370,10 +341,44 @@ fn a_supervised_process_that_is_stopped_is_killed_and_comes_back_as_a_standby() 
         client.peer().pid != first.pid
     });
     wait_until("it is killed", || has_ended(first.pid));
-    settled(&node, 3);
+    world.settled(&node, 3);
     let change = node.failovers().expect("a history");
     let change = change.iter().rev().find(|it| it.from == first.id).expect("one");
     assert_eq!(change.cause, Cause::Hung);
     let newest = node.list().expect("a list").into_iter().max_by_key(|it| it.instance);
     assert!(newest.is_some_and(|it| it.rank > 0), "who comes back stands by");
+}
+
+#[test]
+fn how_a_supervised_process_ended_is_told_to_who_asks() {
+    let world = World::without_runtime(ACTOR);
+    let service = format!(
+        "[service.trio]\nexecutable = \"{PROBE}\"\narguments = [\"serve\", \"trio\"]\n\
+         backoff = {{ first = \"1ms\", most = \"1ms\" }}\n"
+    );
+    let _ipcd = Ipcd::start(IPCD, world.directory(), &format!("{service}{}", open_to_all()));
+    let node = world.node(Spin::Never);
+    for (request, end) in [
+        ("abort", ProcessEnd::Signal(Signal::SIGABRT as u8)),
+        ("kill", ProcessEnd::Signal(Signal::SIGKILL as u8)),
+        ("exit 7", ProcessEnd::Exit(7)),
+    ] {
+        let name = node.wait_service("trio", Some(LONG)).expect("served");
+        let client = node.client(name).expect("a channel");
+        let peer = client.peer();
+        match request {
+            "kill" => signal(peer.pid, Signal::SIGKILL),
+            _ => drop(client.call(request.as_bytes(), LONG)),
+        }
+        // It may be asked for while it still dies, and is waited for then.
+        wait_until("it is seen to have failed", || {
+            let failure = node.detect_failure(peer.id).expect("it is remembered");
+            let is_over = failure.kind == FailureKind::Crashed;
+            assert!(!is_over || failure.end == Some(end), "{request}: {failure:?}");
+            is_over
+        });
+        wait_until("another one serves", || {
+            node.list().expect("a list").iter().any(|it| it.instance != peer.id)
+        });
+    }
 }

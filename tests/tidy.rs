@@ -12,6 +12,8 @@ use serde_json::Value;
 
 use code::{before_tests, code_of, holds_word, in_word, words};
 
+#[path = "tidy/clock.rs"]
+mod clock;
 #[path = "tidy/code.rs"]
 mod code;
 

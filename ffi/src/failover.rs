@@ -5,8 +5,8 @@
 use std::ffi::c_int;
 
 use ipc_core::{
-    FailoverPlan, FailoverStrategy, Failure, FailureKind as Kind, HealthCheck, ServiceId, Status,
-    control::MOST_MEMBERS,
+    FailoverPlan, FailoverStrategy, Failure, FailureKind as Kind, HealthCheck, ProcessEnd,
+    ServiceId, Status, control::MOST_MEMBERS,
 };
 
 use crate::{
@@ -130,8 +130,14 @@ fn told(failure: Failure) -> FailureInfo {
         epoch: failure.epoch,
         detected_at_ns: failure.detected_at_ns,
         last_seen_ns: failure.last_seen_ns,
-        exit_status: -1,
-        signal: 0,
+        exit_status: match failure.end {
+            Some(ProcessEnd::Exit(status)) => i32::from(status),
+            Some(ProcessEnd::Signal(_)) | None => -1,
+        },
+        signal: match failure.end {
+            Some(ProcessEnd::Signal(signal)) => i32::from(signal),
+            Some(ProcessEnd::Exit(_)) | None => 0,
+        },
     }
 }
 
@@ -148,6 +154,26 @@ mod tests {
             strategy: Number::from_number(strategy),
             health_check: HealthCheckConfig { interval_ms: 0, timeout_ms: 7, failure_threshold: 0 },
         }
+    }
+
+    #[test]
+    fn how_a_process_ended_is_told_as_the_shell_would() {
+        let failure = |end| Failure {
+            kind: Kind::Crashed,
+            instance: ServiceId::new(7),
+            epoch: 3,
+            detected_at_ns: 2,
+            last_seen_ns: 1,
+            end,
+        };
+        let of = |end| {
+            let info = told(failure(end));
+            (info.exit_status, info.signal)
+        };
+        assert_eq!(of(None), (-1, 0));
+        assert_eq!(of(Some(ProcessEnd::Exit(0))), (0, 0));
+        assert_eq!(of(Some(ProcessEnd::Exit(7))), (7, 0));
+        assert_eq!(of(Some(ProcessEnd::Signal(9))), (-1, 9));
     }
 
     #[test]

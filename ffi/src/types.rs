@@ -145,9 +145,10 @@ pub struct FailureInfo {
     pub detected_at_ns: u64,
     /// When ipcd last knew it to be well, in the same time.
     pub last_seen_ns: u64,
-    /// With what its process ended; -1 where that is not known.
+    /// The status with which its process exited, 0 to 255; -1 where it did not, or ipcd, which has
+    /// not started it, does not know.
     pub exit_status: i32,
-    /// The signal that ended its process; 0 for none, or where that is not known.
+    /// The signal that ended its process; 0 for none, or where ipcd does not know.
     pub signal: i32,
 }
 

@@ -1,4 +1,64 @@
-//! Calls between processes over shared memory.
+//! Calls between processes of one Linux machine, over shared memory.
+//!
+//! A runtime, `ipcd`, introduces two processes to each other; from then on they talk alone. A
+//! process joins it as a [`Node`]. A [`Server`] serves names in a loop, a [`Client`] calls one:
+//!
+//! ```no_run
+//! # fn serve() -> Result<(), Box<dyn std::error::Error>> {
+//! use ipc::{Config, Node};
+//!
+//! // The runtime is that of `$IPC_RUNTIME_DIR`, unless the configuration says otherwise.
+//! let node = Node::connect(&Config::default())?;
+//! let server = node.server()?;
+//! server.register("echo", 0)?;
+//! server.run(|request| {
+//!     // A caller that is gone needs no answer.
+//!     let _ = request.reply(request.payload());
+//! })?;
+//! # Ok(())
+//! # }
+//! ```
+//! and, in another process,
+//! ```no_run
+//! # fn call() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::time::Duration;
+//!
+//! use ipc::{Config, Node};
+//!
+//! let node = Node::connect(&Config::default())?;
+//! let service = node.wait_service("echo", Some(Duration::from_secs(5)))?;
+//! let echo = node.client(service)?;
+//! assert_eq!(echo.call(b"hello", Duration::from_secs(1))?, b"hello");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What else there is
+//!
+//! | for | look at |
+//! |---|---|
+//! | many calls at a time, messages without an answer | [`Client::start`], [`Client::burst`] |
+//! | large messages, written where they are read | [`Client::loan`], [`View`] |
+//! | typed calls, from a `.proto` file | `rpc` (feature `rpc`), and the crate `ipc-build` |
+//! | news for whoever listens | [`Node::publisher`], [`Node::subscribe`], [`bus`] |
+//! | work that must be done though processes die | [`queue`] |
+//! | memory that others read | [`Node::create_region`], [`Node::map_region`], [`Region`] |
+//! | retries, breakers, pools, rates | [`civil`] |
+//! | an event loop of one's own, tasks of tokio | [`Server::fd`], `tokio` (feature `tokio`) |
+//! | effects that happen once, though requests come twice | [`once`] |
+//! | what happened, and how long it took | [`trace`], [`Node::stats`] |
+//!
+//! `docs/choosing.md` says which mechanism is for what, and each of them has a page in `docs/`.
+//!
+//! Every call ends exactly once: with an answer, or with an error that says what is known and
+//! whether trying again is safe ([`CallError::retry`]). Each error is a sentence that says what to
+//! do, and a [`Status`], the number by which C knows it.
+//!
+//! # Features
+//!
+//! None is there by default: `rpc` for typed calls, `tokio` for tasks, `compress` for messages that
+//! are compressed on the way, `tracing` for spans of that crate, `otlp` for a collector of them. A
+//! program depends on the crate by its path: `ipc = { path = "libipc/ipc", features = ["rpc"] }`.
 #![deny(missing_docs)]
 // On the hot path a frame's fields, passed through memory, are stored and loaded at different
 // widths, and each such load waits for the store to retire: twice the time of a one-way message.
@@ -29,6 +89,10 @@ mod copy;
 pub mod error;
 #[cfg(not(loom))]
 mod failover;
+#[cfg(not(feature = "failpoints"))]
+mod failpoint;
+#[cfg(feature = "failpoints")]
+pub mod failpoint;
 #[cfg(not(loom))]
 mod features;
 #[cfg(not(loom))]
@@ -46,6 +110,7 @@ mod life;
 mod link;
 #[cfg(all(test, loom))]
 mod loom_models;
+mod mark;
 #[cfg(not(loom))]
 mod node;
 #[cfg(not(loom))]
@@ -85,7 +150,9 @@ pub use {
     bulk::{Loan, View},
     channel::Peer,
     client::{Burst, CallOptions, Client, Pending},
-    control::{FailoverPlan, FailoverStrategy, Failure, FailureKind, HealthCheck, Standing},
+    control::{
+        FailoverPlan, FailoverStrategy, Failure, FailureKind, HealthCheck, ProcessEnd, Standing,
+    },
     features::{Features, features},
     fork::Birth,
     interrupt::{Interrupter, StopSignals},

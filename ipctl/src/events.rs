@@ -134,9 +134,6 @@ struct Subscriber {
 
 impl fmt::Display for Subscribers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            return Ok(());
-        }
         let mut table = Table::new([
             ("PROCESS", Align::Left),
             ("NODE", Align::Right),
@@ -256,9 +253,6 @@ impl Row {
 
 impl fmt::Display for List {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            return Ok(());
-        }
         let mut table = Table::new([
             ("TOPIC", Align::Left),
             ("ID", Align::Right),

@@ -4,7 +4,7 @@ use std::{collections::HashMap, fmt};
 
 use clap::{Args, Subcommand, ValueHint};
 use ipc::{
-    Config, HealthCheck, Node, ServiceId, Standing,
+    Config, HealthCheck, Node, NodeError, ServiceId, Standing, Status,
     control::{Cause, Change, Entry},
 };
 use serde::Serialize;
@@ -76,13 +76,27 @@ pub(crate) fn run(arguments: &Arguments, config: &Config, output: Output) -> Res
             output.show(&groups)
         }
         Verb::Trigger(trigger) => {
-            let id = node.discover(&trigger.name)?;
-            node.trigger_failover(id, trigger.to.map(ServiceId::new))?;
+            let name = || trigger.name.clone();
+            let found = node.discover(&trigger.name);
+            let id = found.map_err(|error| missing(error, Failure::NoService(name())))?;
+            let done = node.trigger_failover(id, trigger.to.map(ServiceId::new));
+            done.map_err(|error| match trigger.to {
+                Some(to) => missing(error, Failure::NotStandby { name: name(), to }),
+                None => missing(error, Failure::NoStandby(name())),
+            })?;
             let changes = node.failovers()?;
             let last = changes.into_iter().rev().filter(|it| it.name == id).take(1);
             output.show(&History::new(last.collect(), node.list()?))
         }
         Verb::History => output.show(&History::new(node.failovers()?, node.list()?)),
+    }
+}
+
+/// Says what is not there, where that is the error.
+fn missing(error: NodeError, what: Failure) -> Failure {
+    match error {
+        NodeError::Refused(Status::NOT_FOUND) => what,
+        error => error.into(),
     }
 }
 
@@ -162,9 +176,6 @@ impl Groups {
 
 impl fmt::Display for Groups {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            return Ok(());
-        }
         let columns = [
             ("NAME", Align::Left),
             ("SERVES", Align::Right),
@@ -258,9 +269,6 @@ fn cause(cause: Cause) -> &'static str {
 
 impl fmt::Display for History {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            return Ok(());
-        }
         let mut table = Table::new([
             ("NUMBER", Align::Right),
             ("NAME", Align::Left),

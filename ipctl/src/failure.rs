@@ -9,10 +9,21 @@ use crate::units;
 /// Ends a command. Each sentence says what can be done, in terms of this program.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
+    #[error("no such service: nobody serves {0:?} now; see `ipctl ls`")]
+    NoService(String),
     #[error(
         "no such service: nobody serves {0:?} now; see `ipctl ls`, or wait for it with --wait 10s"
     )]
-    NoService(String),
+    NotYetServed(String),
+    #[error(
+        "no such service: nobody serves {0:?} now; start ipc-queue (docs/queues.md), or say with \
+         --service NAME by which name it serves"
+    )]
+    NoQueues(String),
+    #[error("nobody stands by for {0:?}; see `ipctl failover status`, or give it `replicas = 2`")]
+    NoStandby(String),
+    #[error("instance {to} does not stand by for {name:?}; see `ipctl failover status`")]
+    NotStandby { name: String, to: u32 },
     #[error("nobody served {name:?} within {}", units::show(*waited))]
     NeverServed { name: String, waited: Duration },
     #[error("{0:?} did not accept a channel in time: its process is stopped or stuck")]
@@ -36,6 +47,8 @@ pub(crate) enum Failure {
     Unanswered(Duration),
     #[error("{0}")]
     Told(String),
+    #[error("{0}")]
+    Usage(String),
     #[error(
         "the payloads of {0:?} may not be shown: the node file must say so, under [monitor]: \
          payloads = [\"name:{0}\"]; then `ipctl reload`"
@@ -67,7 +80,13 @@ impl Failure {
     /// The number by which C knows it.
     pub(crate) fn status(&self) -> Status {
         match self {
-            Failure::NoService(_) | Failure::NoUnit(_) | Failure::NoQueue(_) => Status::NOT_FOUND,
+            Failure::NoService(_)
+            | Failure::NotYetServed(_)
+            | Failure::NoQueues(_)
+            | Failure::NoStandby(_)
+            | Failure::NotStandby { .. }
+            | Failure::NoUnit(_)
+            | Failure::NoQueue(_) => Status::NOT_FOUND,
             Failure::Queue(error) => error.status(),
             Failure::Unsupervised => Status::NOT_SUPPORTED,
             Failure::NoPayloads(_) => Status::ACCESS,
@@ -80,7 +99,7 @@ impl Failure {
             | Failure::Stalled { .. }
             | Failure::Unanswered(_) => Status::TIMED_OUT,
             Failure::Read { .. } | Failure::Store { .. } | Failure::Write(_) => Status::IO,
-            Failure::Histogram { .. } => Status::INVALID,
+            Failure::Histogram { .. } | Failure::Usage(_) => Status::INVALID,
             Failure::Node(error) => error.status(),
             Failure::Call(error) => error.status(),
             Failure::Event(error) => error.status(),
@@ -92,6 +111,9 @@ impl Failure {
         if let Failure::Call(CallError::Remote(status)) = self {
             // The service's own opinion, except that its side too may find the deadline passed.
             return if *status == Status::TIMED_OUT { 5 } else { 1 };
+        }
+        if let Failure::Usage(_) = self {
+            return 2;
         }
         match self.status() {
             Status::NO_RUNTIME => 3,
@@ -123,6 +145,7 @@ mod tests {
         assert_eq!(Failure::NoUnit("api".to_owned()).exit_code(), 4);
         assert_eq!(Failure::Unanswered(Duration::from_mins(1)).exit_code(), 5);
         assert_eq!(Failure::Told("api: exit code 1".to_owned()).exit_code(), 1);
+        assert_eq!(Failure::Usage("\"fly\" is no operation".to_owned()).exit_code(), 2);
     }
 
     #[test]

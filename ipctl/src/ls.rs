@@ -116,9 +116,6 @@ fn flags(bits: u32) -> Vec<String> {
 
 impl fmt::Display for List {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            return Ok(());
-        }
         let mut table = Table::new([
             ("NAME", Align::Left),
             ("INSTANCE", Align::Right),

@@ -248,6 +248,7 @@ mod tests {
             "ipctl policy",
             "ipctl policy check service:api name:store",
             "ipctl audit",
+            "ipctl audit show --kind nope",
             "ipctl regions 7",
             "ipctl events watch",
             "ipctl events prices",

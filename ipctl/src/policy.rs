@@ -67,7 +67,7 @@ pub(crate) fn run(arguments: &Arguments, config: &Config, output: Output) -> Res
     let Verb::Check(check) = &arguments.verb;
     let uid = nix::unistd::geteuid().as_raw();
     let Check { subject, object, operation, .. } = check;
-    let question = Question::read(subject, object, operation, uid).map_err(Failure::Told)?;
+    let question = Question::read(subject, object, operation, uid).map_err(Failure::Usage)?;
     let ruling = match &check.config {
         Some(file) => {
             let node = node::reload(file).map_err(|error| Failure::Told(error.to_string()))?;

@@ -90,7 +90,7 @@ pub(crate) fn run(arguments: &Arguments, config: &Config, output: Output) -> Res
     let service = node.discover(&arguments.service);
     service.map_err(|error| match error {
         ipc::NodeError::Refused(ipc::Status::NOT_FOUND) => {
-            Failure::NoService(arguments.service.clone())
+            Failure::NoQueues(arguments.service.clone())
         }
         other => other.into(),
     })?;
@@ -167,9 +167,6 @@ impl List {
 
 impl fmt::Display for List {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            return Ok(());
-        }
         let mut table = Table::new([
             ("NAME", Align::Left),
             ("READY", Align::Right),

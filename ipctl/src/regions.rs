@@ -82,9 +82,6 @@ impl Row {
 
 impl fmt::Display for List {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            return Ok(());
-        }
         let mut table = Table::new([
             ("REGION", Align::Right),
             ("SIZE", Align::Right),

@@ -46,7 +46,7 @@ impl Patience {
 
 fn missing(error: NodeError, name: &str) -> Failure {
     match error {
-        NodeError::Refused(Status::NOT_FOUND) => Failure::NoService(name.to_owned()),
+        NodeError::Refused(Status::NOT_FOUND) => Failure::NotYetServed(name.to_owned()),
         NodeError::Refused(Status::TIMED_OUT) => Failure::NeverOpened(name.to_owned()),
         error => error.into(),
     }

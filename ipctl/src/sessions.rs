@@ -141,9 +141,6 @@ fn now_ns() -> u64 {
 
 impl fmt::Display for List {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            return Ok(());
-        }
         let mut table = Table::new([
             ("PROCESS", Align::Left),
             ("ROLE", Align::Left),

@@ -20,8 +20,8 @@ const SOME_FAILED: u8 = 6;
 /// Show the supervised services: what runs, since when, and what failed.
 ///
 /// Without NAME, one line for each unit, which is one replica of one service; below them why units
-/// are failed, with the last lines of their logs, and for what others wait. With NAME, all that is
-/// known of it.
+/// are failed, with the last lines of their logs, why others ended, and for what the rest waits.
+/// With NAME, all that is known of it.
 #[derive(Args)]
 #[command(verbatim_doc_comment, after_long_help = HELP)]
 pub(crate) struct Arguments {
@@ -71,9 +71,6 @@ struct Overview<'a>(&'a [Unit]);
 
 impl fmt::Display for Overview<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            return Ok(());
-        }
         let mut table = Table::new([
             ("NAME", Align::Left),
             ("STATE", Align::Left),
@@ -93,7 +90,8 @@ impl fmt::Display for Overview<'_> {
             ]);
         }
         table.fmt(f)?;
-        let tells = |unit: &&Unit| matches!(unit.state.as_str(), "waiting" | "backing-off");
+        let tells =
+            |unit: &&Unit| matches!(unit.state.as_str(), "waiting" | "backing-off" | "ended");
         for unit in self.0.iter().filter(tells) {
             write!(f, "\n{}: {}", unit.name, harmless(&unit.line))?;
         }
@@ -194,7 +192,11 @@ mod tests {
             line: "waiting since 3.0 s, for api".to_owned(),
             ..unit("web", "waiting", &["api"])
         };
-        vec![store, api, web]
+        let job = Unit {
+            line: "ended since 3.0 s, last: signal 9; was not ready within 1s".to_owned(),
+            ..unit("job", "ended", &[])
+        };
+        vec![store, api, web, job]
     }
 
     #[test]
@@ -210,13 +212,14 @@ mod tests {
         let below = [
             "",
             "web: waiting since 3.0 s, for api",
+            "job: ended since 3.0 s, last: signal 9; was not ready within 1s",
             "",
             "api#2 failed: 6 restarts within 30 s",
             "  | starting",
             "  | \\u{1b}[31mno disk",
             "  | ERROR end",
         ];
-        assert_eq!(shown.skip(2).collect::<Vec<_>>(), below);
+        assert_eq!(shown.skip(3).collect::<Vec<_>>(), below);
         assert_eq!(Overview(&[]).to_string(), "");
         assert_eq!((exit_status(&some()), exit_status(&some()[..1])), (6, 0));
     }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::{
     failure::Failure,
     output::{Output, Progress},
-    supervised::{self, Supervisor, Unit, harmless},
+    supervised::{self, Reloaded, Supervisor, Unit, harmless},
     units,
 };
 
@@ -64,8 +64,9 @@ Examples:
   ipctl reload
   ipctl reload --json | jq -r .change
 
-A file that is wrong changes nothing, and is told with all its faults. No more is restarted than
-must be: docs/supervision.md says what.";
+A file that is wrong changes nothing, and is told with all its faults. Of one that is taken stderr
+has what is hardly meant, as a program that is missing. No more is restarted than must be:
+docs/supervision.md says what.";
 
 /// Have the supervisor read its node file again, as SIGHUP does.
 #[derive(Args)]
@@ -110,8 +111,9 @@ pub(crate) fn run(
 }
 
 pub(crate) fn reload(arguments: &Reload, config: &Config, output: Output) -> Result<(), Failure> {
-    let change = Supervisor::connect(config)?.reload(arguments.limit.timeout)?;
-    output.show(&Reloaded { change })
+    let reloaded = Supervisor::connect(config)?.reload(arguments.limit.timeout)?;
+    reloaded.warnings.iter().for_each(|warning| output.remark(&format!("{warning}\n")));
+    output.show(&reloaded)
 }
 
 fn waiting(text: impl fmt::Display) -> Progress {
@@ -129,11 +131,6 @@ impl fmt::Display for Became<'_> {
         let mut units = self.0.iter();
         units.try_for_each(|unit| writeln!(f, "{}: {}", unit.name, harmless(&unit.line)))
     }
-}
-
-#[derive(Serialize)]
-struct Reloaded {
-    change: String,
 }
 
 impl fmt::Display for Reloaded {
@@ -158,9 +155,12 @@ mod tests {
 
     #[test]
     fn a_reload_tells_what_changed() {
-        let reloaded = Reloaded { change: "api is restarted".to_owned() };
-        assert_eq!(reloaded.to_string(), "the node file is taken: api is restarted");
+        let warnings = vec!["node.toml:2:14: there is no bin/api".to_owned()];
+        let reloaded = Reloaded { change: "restarts api".to_owned(), warnings };
+        assert_eq!(reloaded.to_string(), "the node file is taken: restarts api");
         let json = serde_json::to_string(&reloaded).expect("plain data");
-        assert_eq!(json, r#"{"change":"api is restarted"}"#);
+        let told =
+            r#"{"change":"restarts api","warnings":["node.toml:2:14: there is no bin/api"]}"#;
+        assert_eq!(json, told);
     }
 }

@@ -50,6 +50,7 @@ impl Unit {
 struct Answer {
     units: Vec<Unit>,
     change: Option<String>,
+    warnings: Vec<String>,
     error: Option<String>,
 }
 
@@ -61,6 +62,15 @@ impl Answer {
             None => Ok(answer),
         }
     }
+}
+
+/// What came of a node file that was taken.
+#[derive(Debug, Serialize)]
+pub(crate) struct Reloaded {
+    /// What differs, in words.
+    pub(crate) change: String,
+    /// What is hardly meant, each with its place.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// The supervisor of a runtime.
@@ -84,9 +94,10 @@ impl Supervisor {
         named(&self.units()?, name)
     }
 
-    /// Has the node file read again; returns what changed, in words.
-    pub(crate) fn reload(&self, timeout: Duration) -> Result<String, Failure> {
-        Ok(self.ask(&json!({ "do": "reload" }), timeout)?.change.unwrap_or_default())
+    /// Has the node file read again.
+    pub(crate) fn reload(&self, timeout: Duration) -> Result<Reloaded, Failure> {
+        let answer = self.ask(&json!({ "do": "reload" }), timeout)?;
+        Ok(Reloaded { change: answer.change.unwrap_or_default(), warnings: answer.warnings })
     }
 
     /// Commands a service, group or unit, and waits until that is done.

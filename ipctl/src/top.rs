@@ -42,7 +42,8 @@ Columns, of the time since the last look:
 
 Of a channel, DEPTH is its server's; SPIN and PARK are its caller's. A dash: not known.
 
-Keys: q ends, s sorts by the next column, space stops the picture, the arrows move it.
+Keys: q ends, s sorts by the next column, space stops the picture, the arrows move it. A terminal
+that is too narrow shows fewer columns; `--once` prints all of them.
 
 Examples:
   ipctl top

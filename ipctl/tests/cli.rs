@@ -191,6 +191,6 @@ fn the_policy_of_a_node_file_is_checked_without_a_runtime() {
     assert_eq!((code, &ruling["allowed"]), (Some(6), &false.into()));
     assert!(ruling["hint"].as_str().is_some_and(|it| it.contains("user:4711")), "{ruling}");
     let (code, _, stderr) = check("nobody", "call", &[]);
-    assert_eq!(code, Some(1));
+    assert_eq!(code, Some(2));
     assert!(stderr.contains("write service:NAME"), "{stderr}");
 }

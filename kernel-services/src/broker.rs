@@ -87,6 +87,9 @@ pub(crate) enum Event {
     Examined { instance: ServiceId, epoch: u64, dead: Vec<Token> },
     /// What came of an [`Effect::LookInto`].
     LookedInto { instance: ServiceId, found: Vec<(ServiceId, Sight)> },
+    /// A supervised process has ended, and how, where that is known: its number, and when it
+    /// started.
+    Ended { process: (u32, u64), end: Option<ipc::ProcessEnd> },
     /// Other rules and quotas hold from now on.
     Law(Box<Law>),
     /// Time passed.
@@ -336,6 +339,7 @@ impl Broker {
             Event::LookedInto { instance, found } => {
                 self.looked_into(instance, &found, &mut turn);
             }
+            Event::Ended { process, end } => self.ended(process, end, &mut turn),
             Event::Law(law) => self.enact(*law, &mut turn),
             Event::Tick => self.tick(&mut turn),
         }
@@ -543,9 +547,8 @@ impl Broker {
                 turn.out.push(Effect::LetGo { instance });
             }
             self.lose_boards(node, turn);
-            let process = (session.peer.pid, session.peer.start_time);
             for (instance, name) in left {
-                self.note_gone(instance, name, process, turn);
+                self.note_gone(instance, name, &session.peer, turn);
                 self.regroup(name, Cause::Died, turn);
             }
         }

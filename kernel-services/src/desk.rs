@@ -17,7 +17,7 @@ use std::{
     },
 };
 
-use ipc::{ServiceId, trace::Context};
+use ipc::{ProcessEnd, ServiceId, trace::Context};
 use nix::sys::eventfd::EventFd;
 
 use crate::broker::{Law, Token};
@@ -47,8 +47,8 @@ pub(crate) enum Order {
     Expect { unit: Unit },
     /// Newcomers of another user come here.
     Listen { listener: UnixListener },
-    /// It is gone.
-    Forget { unit: u32 },
+    /// Its process is gone, and how that ended, where it is known.
+    Forget { unit: u32, end: Option<ProcessEnd> },
     /// The node file's rules and quotas hold from now on.
     Enact(Box<Law>),
     /// What an operator asked for.

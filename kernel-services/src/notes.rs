@@ -31,7 +31,7 @@ pub enum Kind {
     Denial,
     /// A name was registered.
     Registered,
-    /// A process ended by itself.
+    /// A process ended.
     Died,
     /// ipcd killed a process.
     Killed,

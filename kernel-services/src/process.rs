@@ -36,6 +36,7 @@ pub use crate::{
     sandbox::{SandboxError, Unenforced, gaps as sandbox_gaps},
 };
 pub use error::LaunchError;
+pub(crate) use error::remedy;
 pub(crate) use system::landlock_abi;
 
 use crate::{

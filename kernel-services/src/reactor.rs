@@ -284,7 +284,13 @@ impl Reactor {
                         self.listeners.push(listener);
                     }
                 }
-                Order::Forget { unit } => self.units.retain(|_, it| it.id != unit),
+                Order::Forget { unit, end } => {
+                    for (_, it) in self.units.extract_if(|_, it| it.id == unit).collect::<Vec<_>>()
+                    {
+                        let process = (it.pid, it.start_time);
+                        self.step(Event::Ended { process, end }, None);
+                    }
+                }
                 Order::Enact(law) => self.step(Event::Law(law), None),
                 Order::Answer { to, sequence, text } => {
                     let lost = self.answer(to, sequence, &text);

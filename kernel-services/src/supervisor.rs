@@ -196,8 +196,9 @@ impl Turn {
 }
 
 impl Supervisor {
-    /// Starts with all units waiting for [`Event::Start`]. `seed` is for the jitter of back-offs.
-    pub fn new(node: &Node, seed: u64) -> Supervisor {
+    /// Starts at `now_ns` with all units waiting for [`Event::Start`]. `seed` is for the jitter of
+    /// back-offs.
+    pub fn new(node: &Node, seed: u64, now_ns: u64) -> Supervisor {
         let mut supervisor = Supervisor {
             plan: Plan::new(node, Vec::new()),
             units: BTreeMap::new(),
@@ -207,7 +208,7 @@ impl Supervisor {
             random: Random::new(seed),
             log_directory: node.log_directory.clone(),
         };
-        supervisor.add_missing_units(0);
+        supervisor.add_missing_units(now_ns);
         supervisor
     }
 

@@ -172,7 +172,8 @@ impl System {
         let mut node = node::load(path)?;
         settle_paths(&mut node, runtime_dir);
         let (desk, other) = desk().map_err(failed("make an eventfd"))?;
-        let supervisor = Supervisor::new(&node, monotonic_ns());
+        let now_ns = monotonic_ns();
+        let supervisor = Supervisor::new(&node, now_ns, now_ns);
         // Before anything is read that an ipcd which still runs might write.
         let directory = Directory::open(runtime_dir)?;
         let mut store = Store::open(runtime_dir)?;
@@ -325,7 +326,7 @@ impl System {
             match Signal::try_from(signal.ssi_signo.cast_signed()) {
                 Ok(Signal::SIGHUP) => {
                     if let Err(error) = self.reload("SIGHUP") {
-                        say(&format!("the node file is not taken, and all goes on: {error}"));
+                        say(&not_taken(&error));
                     }
                 }
                 Ok(Signal::SIGCHLD) => {
@@ -435,8 +436,8 @@ impl System {
             }
             Wish::Reload {} => {
                 let answer = match self.reload(by) {
-                    Ok(change) => Answer::change(&change),
-                    Err(error) => Answer::refusal(&error.to_string()),
+                    Ok(change) => Answer::change(&change, self.warnings()),
+                    Err(error) => Answer::refusal(&not_taken(&error)),
                 };
                 return self.answer(from, sequence, &answer);
             }
@@ -481,6 +482,10 @@ impl System {
         });
         Answer::units(units)
     }
+}
+
+fn not_taken(error: &SystemError) -> String {
+    format!("the node file is not taken, and all goes on:\n{error}")
 }
 
 impl Running {

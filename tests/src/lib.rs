@@ -22,7 +22,7 @@ pub use house::House;
 pub use ipcd::Ipcd;
 pub use liar::Liar;
 pub use watchdog::{Watchdog, wait_for, wait_until};
-pub use world::World;
+pub use world::{World, serving};
 
 ipc::include_proto! {
     /// What `ipc-build` makes of `proto/probe.proto`, under the strictest lints there are.

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use ipc::{Config, Node, Spin};
+use ipc::{Client, Config, Node, Spin};
 use kernel_services::Kernel;
 
-use crate::{Actor, Watchdog, wait_until};
+use crate::{Actor, LONG, Watchdog, wait_until};
 
 /// A runtime directory with, or without, a runtime. Watched over.
 #[derive(Debug)]
@@ -66,13 +66,23 @@ impl World {
         server
     }
 
+    /// Starts so many processes that serve a name, in this order.
+    pub fn replicas(&self, name: &str, count: usize) -> Vec<Actor> {
+        let replica = |_| {
+            let mut replica = self.actor(&["spin=never"]);
+            replica.ask(&format!("replica {name}"), "serving");
+            replica
+        };
+        (0..count).map(replica).collect()
+    }
+
     /// Connects this process.
     pub fn node(&self, spin: Spin) -> Node {
         Node::connect(&self.config(spin)).expect("a node")
     }
 
     /// Connects this process, and opens a channel to who serves `name`.
-    pub fn client(&self, name: &str, spin: Spin) -> (Node, ipc::Client) {
+    pub fn client(&self, name: &str, spin: Spin) -> (Node, Client) {
         let node = self.node(spin);
         let client = node.client(node.discover(name).expect("served")).expect("a channel");
         (node, client)
@@ -81,13 +91,15 @@ impl World {
     /// Waits until each of so many members of the only name is watched by those behind it, and one
     /// client of the first has its channels to the two behind that.
     pub fn settled(&self, node: &Node, members: u32) {
-        wait_until("all have found each other", || {
-            let entries = node.list().expect("a list");
-            let is_found =
-                |rank: u32, channels: u32| channels >= members - 1 - rank + u32::from(rank < 3);
-            entries.len() as u32 == members
-                && entries.iter().all(|it| is_found(it.rank, it.channels))
-        });
+        wait_until("all have found each other", || self.is_settled(node, members));
+    }
+
+    /// Tells whether that is so.
+    pub fn is_settled(&self, node: &Node, members: u32) -> bool {
+        let entries = node.list().expect("a list");
+        let is_found =
+            |rank: u32, channels: u32| channels >= members - 1 - rank + u32::from(rank < 3);
+        entries.len() as u32 == members && entries.iter().all(|it| is_found(it.rank, it.channels))
     }
 
     /// A configuration for this world.
@@ -98,4 +110,12 @@ impl World {
     fn place(&self) -> &str {
         self.directory().to_str().expect("temporary directories have plain names")
     }
+}
+
+/// Who of the replicas that a client calls answers now, and at which epoch.
+pub fn serving(client: &Client) -> (u32, u64) {
+    let answer = client.call(b"!serving", LONG).expect("answered");
+    let text = String::from_utf8(answer).expect("text");
+    let (pid, epoch) = text.split_once(' ').expect("two numbers");
+    (pid.parse().expect("a number"), epoch.parse().expect("a number"))
 }

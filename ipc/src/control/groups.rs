@@ -1,17 +1,23 @@
 //! What is told of the groups that serve names.
 
-use super::{HEAD, MAX_PACKET};
+use super::{HEAD, MAX_PACKET, Malformed};
 use crate::ServiceId;
 
 /// Most members of a group that anybody is told of.
 pub const MOST_MEMBERS: usize = 64;
+
+/// Most of those who stand by that may serve by themselves, by their order: who stands further
+/// behind waits for the runtime.
+pub const MOST_PLACES: usize = 16;
 
 /// Who serves a name, and who stands by for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
     /// Id of the name.
     pub name: ServiceId,
-    /// The last epoch that was told to anybody.
+    /// The last epoch that was reserved for anybody before this was told. Who stands by at a rank
+    /// (from 1) of the order owns the epoch of that rank behind this one: nobody else ever serves
+    /// at it.
     pub epoch: u64,
     /// The epoch at which the first of the members serves; 0 while nobody is known to.
     pub served_at: u64,
@@ -179,6 +185,37 @@ impl FailureKind {
     }
 }
 
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProcessEnd {
+    /// With this exit status, 0 to 255.
+    Exit(u8),
+    /// By this signal.
+    Signal(u8),
+}
+
+impl ProcessEnd {
+    /// Its number in a packet; 0 is for what is not known.
+    pub(super) fn number(end: Option<ProcessEnd>) -> u32 {
+        match end {
+            None => 0,
+            Some(ProcessEnd::Exit(status)) => 0x100 | u32::from(status),
+            Some(ProcessEnd::Signal(signal)) => 0x200 | u32::from(signal),
+        }
+    }
+
+    /// Reads that number.
+    pub(super) fn from_number(number: u32) -> Result<Option<ProcessEnd>, Malformed> {
+        let low = number as u8;
+        match number >> 8 {
+            0 if low == 0 => Ok(None),
+            1 => Ok(Some(ProcessEnd::Exit(low))),
+            2 => Ok(Some(ProcessEnd::Signal(low))),
+            _ => Err(Malformed::Field),
+        }
+    }
+}
+
 /// What is known of an instance's failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failure {
@@ -192,6 +229,9 @@ pub struct Failure {
     pub detected_at_ns: u64,
     /// When the runtime last knew it to be well, in the same time.
     pub last_seen_ns: u64,
+    /// How its process ended, where that has and this runtime is its parent: it has started it as a
+    /// service of its node file.
+    pub end: Option<ProcessEnd>,
 }
 
 /// How a name is configured, and how it stands.

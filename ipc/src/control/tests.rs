@@ -271,12 +271,18 @@ fn plans() -> impl Strategy<Value = FailoverPlan> {
 }
 
 fn failures() -> impl Strategy<Value = Failure> {
-    (0..5_u32, any::<u32>(), any::<[u64; 3]>()).prop_map(|(kind, id, long)| Failure {
+    let ends = prop_oneof![
+        Just(None),
+        any::<u8>().prop_map(|it| Some(ProcessEnd::Exit(it))),
+        any::<u8>().prop_map(|it| Some(ProcessEnd::Signal(it))),
+    ];
+    (0..5_u32, any::<u32>(), any::<[u64; 3]>(), ends).prop_map(|(kind, id, long, end)| Failure {
         kind: FailureKind::from_number(kind).expect("in range"),
         instance: ServiceId::new(id),
         epoch: long[0],
         detected_at_ns: long[1],
         last_seen_ns: long[2],
+        end,
     })
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     Cause, Change, Entry, FailoverPlan, FailoverStrategy, Failure, FailureKind, Group, HealthCheck,
-    Introduction, MAX_COMMAND, MOST_MEMBERS, Malformed, Standing, VERSION, check_name,
+    Introduction, MAX_COMMAND, MOST_MEMBERS, Malformed, ProcessEnd, Standing, VERSION, check_name,
 };
 use crate::{ServiceId, error::Status, layout::Geometry};
 
@@ -111,6 +111,7 @@ impl Writer {
         self.u64(it.epoch);
         self.u64(it.detected_at_ns);
         self.u64(it.last_seen_ns);
+        self.u32(ProcessEnd::number(it.end));
     }
 
     pub(super) fn standing(&mut self, it: &Standing) {
@@ -286,6 +287,7 @@ impl<'a> Reader<'a> {
             epoch: self.u64()?,
             detected_at_ns: self.u64()?,
             last_seen_ns: self.u64()?,
+            end: ProcessEnd::from_number(self.u32()?)?,
         })
     }
 

@@ -8,6 +8,7 @@ use std::{
 };
 
 use clap::{Args, ValueHint};
+use kernel_services::audit::Kind;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -24,8 +25,14 @@ pub(super) struct Show {
     #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
     last: u32,
     /// Of these kinds alone: grant, denial, admin, ... (docs/security.md)
-    #[arg(long = "kind", value_name = "KIND", value_hint = ValueHint::Other)]
+    #[arg(long = "kind", value_name = "KIND", value_parser = kind, value_hint = ValueHint::Other)]
     kinds: Vec<String>,
+}
+
+/// Reads a kind; one that is none is told with all that there are.
+fn kind(text: &str) -> Result<String, String> {
+    let known = serde_json::from_value::<Kind>(Value::from(text));
+    known.map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 impl Show {

@@ -84,9 +84,6 @@ impl Row {
 
 impl fmt::Display for List {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            return Ok(());
-        }
         let mut table = Table::new([
             ("SERVICE", Align::Left),
             ("INSTANCE", Align::Right),

@@ -166,6 +166,10 @@ pub(super) const CHANNELS: [(&str, Align); 8] = [
     ("PARK", Align::Right),
 ];
 
+/// The columns of the two tables, those first that a narrow terminal keeps longest.
+pub(super) const PROCESSES_MATTER: [usize; 12] = [0, 2, 5, 9, 10, 3, 1, 4, 6, 11, 8, 7];
+pub(super) const CHANNELS_MATTER: [usize; 8] = [0, 1, 2, 4, 3, 5, 7, 6];
+
 impl OfProcess {
     pub(super) fn cells(&self) -> [String; 12] {
         let rates = &self.rates;

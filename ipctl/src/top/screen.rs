@@ -14,8 +14,13 @@ use ratatui::{
     widgets::{Cell, Row, Table},
 };
 
-use super::figures::{CHANNELS, Figures, OfChannel, OfProcess, PROCESSES};
+use super::figures::{
+    CHANNELS, CHANNELS_MATTER, Figures, OfChannel, OfProcess, PROCESSES, PROCESSES_MATTER,
+};
 use crate::{failure::Failure, sight::Observer, table::Align};
+
+/// Between columns.
+const SPACING: u16 = 2;
 
 /// What the picture is of, and how it is to be seen.
 struct Picture {
@@ -98,31 +103,38 @@ impl Picture {
         let [top, processes, channels] = Layout::vertical(parts).areas(frame.area());
         let sorted = self.sorted_by.map_or("how busy they are", |column| PROCESSES[column].0);
         let state = if self.stopped { "stopped, " } else { "" };
-        let title = format!("ipctl top: {state}processes by {sorted}; keys: q s space arrows");
-        frame.render_widget(Line::raw(title), top);
         let mut of = self.figures.processes.clone();
         if let Some(column) = self.sorted_by {
             of.sort_by(|a, b| b.key(column).total_cmp(&a.key(column)));
         }
         let of: Vec<_> = of.iter().map(OfProcess::cells).collect();
-        table(frame, processes, PROCESSES, &of[self.above.min(of.len())..]);
+        let left_out =
+            table(frame, processes, PROCESSES, &PROCESSES_MATTER, &of[self.above.min(of.len())..]);
         let of: Vec<_> = self.figures.channels.iter().map(OfChannel::cells).collect();
-        table(frame, channels, CHANNELS, &of[self.above.min(of.len())..]);
+        let left_out = left_out
+            + table(frame, channels, CHANNELS, &CHANNELS_MATTER, &of[self.above.min(of.len())..]);
+        let wider = if left_out == 0 { "" } else { "; too narrow for all columns" };
+        let title = format!("{state}by {sorted}; keys: q s space arrows{wider}");
+        frame.render_widget(Line::raw(title), top);
     }
 }
 
-/// Lays rows out under headings, each column as wide as its widest cell.
+/// Lays rows out under headings, each column as wide as its widest cell. Columns for which there is
+/// no room are left out, those that matter least first: a number without its first digits would be
+/// another. Returns how many.
 fn table<const COLUMNS: usize>(
     frame: &mut Frame<'_>,
     area: Rect,
     columns: [(&'static str, Align); COLUMNS],
+    matter: &[usize; COLUMNS],
     rows: &[[String; COLUMNS]],
-) {
+) -> usize {
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].as_str());
         cells.chain([columns[column].0]).map(|cell| cell.chars().count()).max().unwrap_or(0) as u16
     };
     let widths: [u16; COLUMNS] = std::array::from_fn(width);
+    let shown = fitting(&widths, matter, area.width);
     let cell = |(column, text): (usize, String)| {
         let line = Line::raw(text);
         Cell::from(match columns[column].1 {
@@ -131,12 +143,37 @@ fn table<const COLUMNS: usize>(
         })
     };
     let heading = columns.map(|(name, _)| name.to_owned());
-    let row = |cells: [String; COLUMNS]| Row::new(cells.into_iter().enumerate().map(cell));
+    let row = |cells: [String; COLUMNS]| {
+        Row::new(cells.into_iter().enumerate().filter(|(column, _)| shown[*column]).map(cell))
+    };
     let bold = Style::new().add_modifier(Modifier::BOLD);
-    let widget = Table::new(rows.iter().cloned().map(row), widths.map(Constraint::Length))
+    let seen = widths.iter().zip(shown).filter(|(_, shown)| *shown);
+    let constraints = seen.map(|(width, _)| Constraint::Length(*width));
+    let widget = Table::new(rows.iter().cloned().map(row), constraints)
         .header(row(heading).style(bold))
-        .column_spacing(2);
+        .column_spacing(SPACING);
     frame.render_widget(widget, area);
+    shown.iter().filter(|shown| !**shown).count()
+}
+
+/// Which columns there is room for: `matter` has them in the order in which they are wanted. The
+/// first is there in any case, and may be cut.
+fn fitting<const COLUMNS: usize>(
+    widths: &[u16; COLUMNS],
+    matter: &[usize; COLUMNS],
+    room: u16,
+) -> [bool; COLUMNS] {
+    let mut shown = [false; COLUMNS];
+    let mut used = 0;
+    for (place, &column) in matter.iter().enumerate() {
+        let wanted = used + widths[column] + if place == 0 { 0 } else { SPACING };
+        if place > 0 && wanted > room {
+            break;
+        }
+        shown[column] = true;
+        used = wanted;
+    }
+    shown
 }
 
 #[cfg(test)]
@@ -175,6 +212,26 @@ mod tests {
         (0..9).for_each(|_| assert!(press(&mut picture, KeyCode::Down)));
         assert_eq!(picture.above, 1, "a row stays");
         assert!(!press(&mut picture, KeyCode::Char('q')));
+    }
+
+    #[test]
+    fn a_narrow_terminal_shows_fewer_columns_and_each_in_full() {
+        let figures = Figures::of(&sight());
+        let picture = Picture { figures, sorted_by: None, stopped: false, above: 0 };
+        for width in 30..110 {
+            let mut terminal = Terminal::new(TestBackend::new(width, 12)).expect("a terminal");
+            terminal.draw(|frame| picture.draw(frame)).expect("a picture");
+            let text = terminal.backend().to_string();
+            let whole = shown(&picture);
+            let whole = whole.replace('"', " ");
+            let known: Vec<&str> = whole.split_whitespace().collect();
+            let lines = text.lines().skip(1);
+            for word in lines.flat_map(|line| line.trim_matches('"').split_whitespace()) {
+                assert!(known.contains(&word), "{word} at {width}:\n{text}");
+            }
+        }
+        assert_eq!(fitting(&[9, 5, 5], &[0, 2, 1], 16), [true, false, true]);
+        assert_eq!(fitting(&[9, 5, 5], &[0, 2, 1], 3), [true, false, false]);
     }
 
     #[test]

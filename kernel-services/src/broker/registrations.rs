@@ -31,7 +31,9 @@ impl Broker {
         turn.out.push(Effect::LetGo { instance });
         self.tell(to, turn, |unit| Notice::Unregistered { unit, instance });
         if let Some(name) = name {
-            self.note_left(instance, name, turn);
+            let peer = self.sessions.get(&to).map(|it| &it.peer);
+            let process = peer.map_or((0, 0), |it| (it.pid, it.start_time));
+            self.note_left(instance, name, process, turn);
             self.regroup(name, Cause::Left, turn);
         }
         self.move_on(|pending| pending.instance == instance, turn);
@@ -86,8 +88,11 @@ impl Broker {
     ) -> Result<Registered, Status> {
         self.may_register(token, name, turn)?;
         let charge = self.accounts.name(token)?;
+        // Its callers know it by the id that it had, whoever comes to serve it.
+        let had = claims.name == ServiceId::NONE;
+        let claims = if had { Claims { name: self.groups.id_of(name), ..claims } } else { claims };
         let made = self.registry.register(node, name, flags, claims);
-        let made = made.and_then(|made| match self.groups.enter(made.name) {
+        let made = made.and_then(|made| match self.groups.enter(made.name, name) {
             Ok(()) => Ok(made),
             Err(status) => self.registry.unregister(node, made.instance).and(Err(status)),
         });

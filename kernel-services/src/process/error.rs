@@ -77,7 +77,7 @@ pub enum LaunchError {
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
     /// The kernel refused the sandbox, which it had not refused to make.
-    #[error("the kernel refused {what}: {errno}; `sandbox = \"off\"` does without")]
+    #[error("the kernel refused {what}: {errno}; `sandbox = false` does without")]
     Refused {
         /// Which part of it.
         what: &'static str,
@@ -85,7 +85,7 @@ pub enum LaunchError {
         errno: Errno,
     },
     /// A system call failed that ought not to: mostly for want of descriptors, processes or memory.
-    #[error("cannot {what}: {errno}")]
+    #[error("cannot {what}: {errno}{}", remedy(*errno))]
     System {
         /// What was being done.
         what: &'static str,
@@ -97,6 +97,17 @@ pub enum LaunchError {
 impl LaunchError {
     pub(super) fn system(what: &'static str, errno: impl Into<Errno>) -> LaunchError {
         LaunchError::System { what, errno: errno.into() }
+    }
+}
+
+/// What to do where a system call failed for want of something.
+pub(crate) fn remedy(errno: Errno) -> &'static str {
+    match errno {
+        Errno::EMFILE => "; ipcd has too few: raise `ulimit -n`, or LimitNOFILE= of its unit",
+        Errno::ENFILE => "; the machine has too few: raise fs.file-max",
+        Errno::EAGAIN => "; too many processes: raise `ulimit -u` or the cgroup's pids.max",
+        Errno::ENOMEM => "; memory is short",
+        _ => "",
     }
 }
 

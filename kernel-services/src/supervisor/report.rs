@@ -7,7 +7,7 @@ use crate::console::count;
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// By itself.
+    /// By its own will.
     Exit {
         /// 0 is success.
         code: i32,
@@ -36,7 +36,7 @@ impl fmt::Display for End {
             End::Exit { code } => write!(f, "exit code {code}"),
             End::Signal { number, core: false } => write!(f, "signal {number}"),
             End::Signal { number, core: true } => write!(f, "signal {number}, core dumped"),
-            End::Unknown => f.write_str("ended, nobody knows how"),
+            End::Unknown => f.write_str("nobody knows how"),
         }
     }
 }
@@ -132,7 +132,7 @@ impl fmt::Display for Notice {
             Notice::Stops => f.write_str("is asked to stop"),
             Notice::Stubborn { within } => write!(f, "did not stop within {within:?}: killed"),
             Notice::Ended { how, asked: true } => write!(f, "stopped: {how}"),
-            Notice::Ended { how, asked: false } => write!(f, "ended by itself: {how}"),
+            Notice::Ended { how, asked: false } => write!(f, "ended: {how}"),
             Notice::RestartsIn { delay, reason } => {
                 write!(f, "is restarted in {delay:.1?}: {reason}")
             }

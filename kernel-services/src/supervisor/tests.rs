@@ -84,7 +84,7 @@ struct Bench {
 
 impl Bench {
     fn new(node: &Node) -> Bench {
-        let (supervisor, nodes) = (Supervisor::new(node, 1), BTreeMap::new());
+        let (supervisor, nodes) = (Supervisor::new(node, 1, 0), BTreeMap::new());
         let (names, notices) = (BTreeMap::new(), Vec::new());
         Bench { supervisor, now_ns: 0, nodes, notices, requests: 0, names }
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use ipc::ProcessEnd;
 use nix::{
     sys::{
         epoll::{EpollEvent, EpollFlags},
@@ -16,7 +17,7 @@ use crate::{
     console::say,
     desk::{Order, Unit},
     failpoint::{self, At},
-    process::{Exit, Launch, Process, launch},
+    process::{Exit, Launch, Process, launch, remedy},
     spans::Open,
     supervisor::{End, Event, UnitId},
 };
@@ -27,8 +28,9 @@ impl System {
             return Err("it is gone from the node file".to_owned());
         };
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let (socket, control) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
-            .map_err(|errno| format!("cannot make its connection: {errno}"))?;
+        let (socket, control) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
+                .map_err(|errno| format!("cannot make its connection: {errno}{}", remedy(errno)))?;
         let log = self.logs.append(&service.name).map_err(|error| error.to_string())?;
         let uid = user_of(service.user.as_deref())?;
         let (name, replica): (Arc<str>, u32) = (service.name.as_str().into(), replica);
@@ -126,7 +128,12 @@ impl System {
         }
         failpoint::reach(At::ReapForgotten);
         self.probes.forget(unit);
-        self.desk.say(Order::Forget { unit: unit.0 });
+        let end = match exit {
+            Exit::Code(code) => Some(ProcessEnd::Exit(code as u8)),
+            Exit::Signal(number) => Some(ProcessEnd::Signal(number as u8)),
+            Exit::Unknown => None,
+        };
+        self.desk.say(Order::Forget { unit: unit.0, end });
         self.step(Event::Ended { unit, how: end_of(exit) });
     }
 

@@ -75,8 +75,8 @@ impl Answer {
         Answer(json!({ "error": why }))
     }
 
-    pub(super) fn change(change: &str) -> Answer {
-        Answer(json!({ "change": change }))
+    pub(super) fn change(change: &str, warnings: impl Iterator<Item = String>) -> Answer {
+        Answer(json!({ "change": change, "warnings": warnings.collect::<Vec<_>>() }))
     }
 
     pub(super) fn policy(ruling: &Ruling) -> Answer {

@@ -20,7 +20,8 @@ use ipc::{
     control::{Cause, Reply},
 };
 
-use super::{Broker, Effect, Hand, LOOK_NS, Token, Turn};
+use super::{Broker, Effect, Hand, LOOK_NS, Token, Turn, ends::Ends};
+use crate::broker::Peer;
 
 /// Instances that are looked into at a time, and who may wait for one of them.
 const MOST_SUSPECTS: usize = 1024;
@@ -48,14 +49,16 @@ pub(crate) enum Sight {
 /// Those that are looked into, and those that have failed.
 #[derive(Debug, Default)]
 pub(super) struct Suspects {
-    open: HashMap<ServiceId, Suspect>,
-    failed: VecDeque<Failed>,
+    pub(super) open: HashMap<ServiceId, Suspect>,
+    pub(super) failed: VecDeque<Failed>,
+    /// How supervised processes ended.
+    pub(super) ends: Ends,
     number: u32,
 }
 
 /// One that is looked into.
 #[derive(Debug)]
-struct Suspect {
+pub(super) struct Suspect {
     /// The name that it serves, if that is to change hands.
     name: Option<ServiceId>,
     begun_ns: u64,
@@ -68,18 +71,20 @@ struct Suspect {
     number: u32,
     /// Whether its handlers run for too long, by its own word.
     is_over: bool,
-    asking: Vec<(Token, u32)>,
+    pub(super) asking: Vec<(Token, u32)>,
 }
 
 /// One that has failed.
 #[derive(Debug)]
-struct Failed {
+pub(super) struct Failed {
     name: ServiceId,
-    failure: Failure,
-    /// Its process, and when that started.
-    process: (u32, u64),
-    /// Who waits until that was looked at.
-    asking: Vec<(Token, u32)>,
+    pub(super) failure: Failure,
+    /// Its process, and when that started; zeros where nothing more will be heard of it.
+    pub(super) process: (u32, u64),
+    /// Whether the supervisor will tell how that ended.
+    pub(super) is_awaited: bool,
+    /// Who waits until that was looked at, or told.
+    pub(super) asking: Vec<(Token, u32)>,
 }
 
 impl Suspects {
@@ -97,7 +102,8 @@ impl Suspects {
         if self.failed.len() >= MOST_FAILED {
             self.failed.pop_front();
         }
-        self.failed.push_back(Failed { name, failure, process, asking: Vec::new() });
+        let (is_awaited, asking) = (false, Vec::new());
+        self.failed.push_back(Failed { name, failure, process, is_awaited, asking });
     }
 }
 
@@ -149,14 +155,18 @@ impl Broker {
         let is_meant = |it: &&mut Failed| it.failure.instance == service || it.name == service;
         let failed = self.groups.suspects.failed.iter_mut().rev().find(is_meant);
         let failed = failed.ok_or(Status::NOT_FOUND)?;
-        if failed.failure.kind != FailureKind::Unreachable {
+        let is_lost = failed.failure.kind == FailureKind::Unreachable;
+        if !is_lost && !failed.is_awaited {
             return Ok(Some(Reply::Failure(failed.failure)));
         }
-        // Its connection was lost; by now its process may be seen to have ended.
         if failed.asking.len() >= MOST_ASKING {
             return Err(Status::FULL);
         }
         failed.asking.push(asked);
+        if !is_lost {
+            return Ok(None);
+        }
+        // Its connection was lost; by now its process may be seen to have ended.
         let (instance, (pid, started)) = (failed.failure.instance, failed.process);
         turn.out.push(Effect::LookInto { instance, processes: vec![(instance, pid, started)] });
         Ok(None)
@@ -257,6 +267,8 @@ impl Broker {
             }
             Some(Sight::Runs) if suspect.number == 0 => self.probe(instance, turn),
             Some(Sight::Runs) => {}
+            // How it ended is told soon, and whoever asked is told then.
+            Some(Sight::Dead) if self.is_awaited(instance) => {}
             // Its standbys know it already, or its connection tells.
             Some(Sight::Dead) | None => {
                 self.close_suspect(instance, FailureKind::Crashed, turn);
@@ -301,7 +313,12 @@ impl Broker {
     }
 
     /// It is known how an instance is: whoever asked is told.
-    fn close_suspect(&mut self, instance: ServiceId, kind: FailureKind, turn: &mut Turn) {
+    pub(super) fn close_suspect(
+        &mut self,
+        instance: ServiceId,
+        kind: FailureKind,
+        turn: &mut Turn,
+    ) {
         let Some(suspect) = self.groups.suspects.open.remove(&instance) else { return };
         let name = self.registry.instance(instance).map(|it| it.name);
         let state = name.and_then(|name| self.groups.names.get_mut(&name));
@@ -319,6 +336,7 @@ impl Broker {
             epoch,
             detected_at_ns: if is_well { 0 } else { turn.now_ns },
             last_seen_ns: if is_well { turn.now_ns } else { suspect.begun_ns },
+            end: self.end_of(instance).filter(|_| kind == FailureKind::Crashed),
         };
         if let Some(name) = name.filter(|_| !is_well) {
             self.groups.suspects.remember(name, failure, (0, 0));
@@ -378,20 +396,33 @@ impl Broker {
         &mut self,
         instance: ServiceId,
         name: ServiceId,
-        process: (u32, u64),
+        peer: &Peer,
         turn: &mut Turn,
     ) {
         let state = self.groups.names.get(&name).filter(|it| it.serving == Some(instance));
         let epoch = state.map_or(0, |it| it.served_at);
-        let (kind, detected_at_ns) = (FailureKind::Unreachable, turn.now_ns);
-        let failure =
-            Failure { kind, instance, epoch, detected_at_ns, last_seen_ns: detected_at_ns };
-        if let Some(suspect) = self.groups.suspects.open.remove(&instance) {
-            for asked in suspect.asking {
+        let process = (peer.pid, peer.start_time);
+        let suspects = &mut self.groups.suspects;
+        let (has_ended, end) = (suspects.ends.has(process), suspects.ends.of(process));
+        let kind = if has_ended { FailureKind::Crashed } else { FailureKind::Unreachable };
+        let now_ns = turn.now_ns;
+        let (detected_at_ns, last_seen_ns) = (now_ns, now_ns);
+        let failure = Failure { kind, instance, epoch, detected_at_ns, last_seen_ns, end };
+        let asking = suspects.open.remove(&instance).map(|it| it.asking).unwrap_or_default();
+        suspects.remember(name, failure, process);
+        let is_awaited = peer.unit.is_some() && !has_ended;
+        if !is_awaited || asking.is_empty() {
+            for asked in asking {
                 self.answer_hand(Some(asked), Reply::Failure(failure), turn);
             }
+        } else if let Some(failed) = self.groups.suspects.failed.back_mut() {
+            failed.asking = asking;
+            let processes = vec![(instance, process.0, process.1)];
+            turn.out.push(Effect::LookInto { instance, processes });
         }
-        self.groups.suspects.remember(name, failure, process);
+        if let Some(failed) = self.groups.suspects.failed.back_mut() {
+            failed.is_awaited = is_awaited;
+        }
     }
 
     /// An instance was let go of in order.
@@ -399,6 +430,7 @@ impl Broker {
         &mut self,
         instance: ServiceId,
         name: ServiceId,
+        process: (u32, u64),
         turn: &mut Turn,
     ) {
         let now_ns = turn.now_ns;
@@ -408,8 +440,9 @@ impl Broker {
             epoch: 0,
             detected_at_ns: now_ns,
             last_seen_ns: now_ns,
+            end: None,
         };
-        self.groups.suspects.remember(name, failure, (0, 0));
+        self.groups.suspects.remember(name, failure, process);
         if let Some(suspect) = self.groups.suspects.open.remove(&instance) {
             for asked in suspect.asking {
                 self.answer_hand(Some(asked), Reply::Failure(failure), turn);
@@ -424,6 +457,9 @@ impl Broker {
         let failure = &mut failed.failure;
         if failure.kind == FailureKind::Unreachable && sight == Some(Sight::Dead) {
             failure.kind = FailureKind::Crashed;
+        }
+        if failed.is_awaited && sight == Some(Sight::Dead) {
+            return;
         }
         let reply = Reply::Failure(*failure);
         for asked in std::mem::take(&mut failed.asking) {

@@ -2,7 +2,7 @@
 
 use super::{groups::*, *};
 use crate::broker::{Plan, Sight};
-use ipc::{FailoverPlan, FailoverStrategy, Failure, FailureKind, HealthCheck};
+use ipc::{FailoverPlan, FailoverStrategy, Failure, FailureKind, HealthCheck, ProcessEnd};
 
 const MS: u64 = 1_000_000;
 
@@ -193,14 +193,7 @@ fn one_that_is_supervised_is_killed_and_its_standby_goes_on() {
     let (first, name) = register(&mut broker, 1, "echo");
     let (second, _) = register(&mut broker, 2, "echo");
     open(&mut broker, 3, first);
-    let unit = crate::desk::Unit {
-        id: 7,
-        service: "echo".into(),
-        pid: 1,
-        uid: UID,
-        start_time: 0,
-        key: None,
-    };
+    let unit = Unit { id: 7, service: "echo".into(), pid: 1, uid: UID, start_time: 0, key: None };
     broker.sessions.get_mut(&1).expect("a session").peer.unit = Some(unit);
     let mark = served_at(&broker, name);
     let effects = suspect(&mut broker, 3, first, mark);
@@ -254,6 +247,67 @@ fn who_asks_is_told_what_is_the_matter() {
         ask(&mut broker, 3, detect(ServiceId::new(9999))),
         [refusal(3, 7, Status::NOT_FOUND)]
     );
+}
+
+/// A name that a supervised process serves: that, when it started, and its instance.
+fn supervised() -> (Broker, (u32, u64), ServiceId) {
+    let mut broker = with_nodes(1..=3);
+    let (instance, _) = register(&mut broker, 1, "api");
+    let peer = &mut broker.sessions.get_mut(&1).expect("a session").peer;
+    let (id, service, pid, start_time) = (7, "api".into(), peer.pid, peer.start_time);
+    peer.unit = Some(Unit { id, service, pid, uid: UID, start_time, key: None });
+    (broker, (pid, start_time), instance)
+}
+
+#[test]
+fn who_asks_of_a_supervised_process_is_told_how_it_ended() {
+    let detect = |service| Request::Detect { service };
+    let nothing = Vec::<Effect>::new();
+    let crash = |failure: &Failure| (failure.kind, failure.end);
+    let by = |signal| (FailureKind::Crashed, Some(ProcessEnd::Signal(signal)));
+    let ended = |process, end| Event::Ended { process, end };
+    // Its connection is found lost first, and somebody asks before the supervisor tells.
+    let (mut broker, process, id) = supervised();
+    broker.step(Event::Gone { token: 1 }, MS);
+    let effects = ask(&mut broker, 3, detect(id));
+    assert_eq!(look(&mut broker, &effects, id, Sight::Dead, MS), nothing);
+    assert_eq!(ask(&mut broker, 3, detect(id)), nothing);
+    let effects = broker.step(ended(process, Some(ProcessEnd::Signal(9))), MS);
+    assert_eq!((effects.len(), crash(&failure(&effects, 3))), (2, by(9)));
+    assert_eq!(crash(&failure(&ask(&mut broker, 3, detect(id)), 3)), by(9));
+    // The supervisor tells first.
+    let (mut broker, process, id) = supervised();
+    let exit = Some(ProcessEnd::Exit(7));
+    assert_eq!(broker.step(ended(process, exit), MS), nothing);
+    broker.step(Event::Gone { token: 1 }, MS);
+    let told = failure(&ask(&mut broker, 3, detect(id)), 3);
+    assert_eq!(crash(&told), (FailureKind::Crashed, exit));
+    // Somebody asks while it dies.
+    for supervisor_is_first in [true, false] {
+        let (mut broker, process, id) = supervised();
+        let effects = ask(&mut broker, 3, detect(id));
+        assert_eq!(look(&mut broker, &effects, id, Sight::Dead, MS), nothing);
+        let told = ended(process, Some(ProcessEnd::Signal(6)));
+        let effects = if supervisor_is_first {
+            broker.step(told, MS)
+        } else {
+            let effects = broker.step(Event::Gone { token: 1 }, MS);
+            assert_eq!(look(&mut broker, &effects, id, Sight::Dead, MS), nothing);
+            broker.step(told, MS)
+        };
+        assert_eq!(crash(&failure(&effects, 3)), by(6));
+    }
+    // It lives, and only its connection is lost: nobody waits.
+    let (mut broker, process, id) = supervised();
+    broker.step(Event::Gone { token: 1 }, MS);
+    let effects = ask(&mut broker, 3, detect(id));
+    let effects = look(&mut broker, &effects, id, Sight::Runs, MS);
+    assert_eq!(crash(&failure(&effects, 3)), (FailureKind::Unreachable, None));
+    // An earlier runtime was its parent: nobody knows how it ended.
+    let effects = ask(&mut broker, 3, detect(id));
+    assert_eq!(look(&mut broker, &effects, id, Sight::Dead, MS), nothing);
+    let effects = broker.step(ended(process, None), MS);
+    assert_eq!(crash(&failure(&effects, 3)), (FailureKind::Crashed, None));
 }
 
 #[test]

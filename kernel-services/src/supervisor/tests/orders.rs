@@ -92,6 +92,15 @@ fn who_waits_says_for_whom() {
 }
 
 #[test]
+fn who_never_started_has_waited_since_there_is_a_supervisor() {
+    let (hour_ns, second_ns) = (3_600_000_000_000, 1_000_000_000);
+    let mut supervisor = Supervisor::new(&square(), 1, hour_ns);
+    supervisor.step(Event::Start, hour_ns + second_ns);
+    let api = supervisor.status().into_iter().find(|it| it.name == "api").expect("a unit");
+    assert_eq!(api.line(hour_ns + 2 * second_ns), "waiting since 2.0s, for db, auth");
+}
+
+#[test]
 fn one_replica_serves_but_all_prepare() {
     let mut node = node(&["api: db", "db: seed", "seed"]);
     (node.services[1].replicas, node.services[2].replicas) = (2, 2);

@@ -70,7 +70,7 @@ impl World {
         let mut world = World {
             seed,
             now_ns: draw.delay(1000),
-            supervisor: Supervisor::new(&node, seed),
+            supervisor: Supervisor::new(&node, seed, 0),
             node: Node::default(),
             needs: BTreeMap::new(),
             coming: BTreeMap::new(),

@@ -152,6 +152,7 @@ fn dial(path: &str) {
 fn answer(request: &Request<'_>) {
     match request.payload() {
         b"abort" => std::process::abort(),
+        b"exit 7" => std::process::exit(7),
         b"panic" => {
             let panicked = std::thread::spawn(|| panic!("as told")).join().is_err();
             request.reply(if panicked { b"panicked" } else { b"survived" }).expect("replied");
