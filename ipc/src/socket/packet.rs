@@ -3,7 +3,7 @@
 //! ```text
 //!  0        8        16       24
 //!  ┌────────┬────────┬────────┬───────────────┐
-//!  │ head 0 │ head 1 │ total  │ payload …     │   a frame: the two words of its head, without a lap
+//!  │ head 0 │ head 1 │ total  │ payload …     │   a frame: the words of its head, without a lap
 //!  └────────┴────────┴────────┴───────────────┘
 //!  ┌────────┬────────┬────────┐
 //!  │ 0      │ credit │ 0      │                   so many more frames: low half urgent, high half
