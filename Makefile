@@ -6,12 +6,13 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 export PREFIX DESTDIR
 SECONDS ?= 2
+DURATION ?= 10m
 FUZZ_SECONDS ?= $(if $(findstring command,$(origin SECONDS)),$(SECONDS),600)
 
 # rustup's default place, for shells that have not read its profile.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help setup build run test bench bench-peers fmt clippy doc header loom simulation c-test fuzz install clean
+.PHONY: help setup build run test bench bench-peers fmt clippy doc header loom simulation soak c-test fuzz install clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -51,8 +52,11 @@ header: ## Generate include/ipc.h
 loom: ## Check the lock-free protocols in every order the memory model allows
 	@scripts/test.sh loom
 
-simulation: ## Simulate failover in 50,000 histories (LIBIPC_SEED=N for one of them)
+simulation: ## Simulate failover in 100,000 histories (LIBIPC_SEED=N for one of them)
 	@scripts/test.sh simulation
+
+soak: setup ## Run everything under load, with deaths and hangs, and report (DURATION=24h)
+	@DURATION=$(DURATION) scripts/soak.sh
 
 c-test: setup ## Run the C programs under AddressSanitizer and Valgrind
 	@scripts/test.sh c-test

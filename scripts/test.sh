@@ -8,7 +8,8 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
 
-all=(fmt clippy build tests failpoints features loom simulation header c-test examples fuzz doc)
+all=(fmt clippy build tests soak failpoints features loom simulation header c-test examples fuzz
+    doc)
 
 target=$(cargo metadata --format-version 1 --no-deps |
     sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
@@ -26,8 +27,8 @@ stage_fmt() {
 
 stage_clippy() {
     cargo clippy --workspace --all-targets -- -D warnings &&
-        cargo clippy -p kernel-services -p tests --features tests/failpoints --all-targets -- \
-            -D warnings &&
+        cargo clippy -p ipc -p ipc-queue -p kernel-services -p tests \
+            --features tests/failpoints --all-targets -- -D warnings &&
         CARGO_TARGET_DIR="$target" cargo clippy --manifest-path fuzz/Cargo.toml --locked \
             --no-default-features --lib --bins -- -D warnings
 }
@@ -37,15 +38,21 @@ stage_clippy() {
 stage_build() {
     cargo build --workspace --all-targets &&
         cargo build -p ipc-ffi &&
-        cargo build --release -p ipc-ffi
+        cargo build --release -p ipc-ffi &&
+        script absence.sh
 }
 
 # Unit, multi-process and doc tests, and the house rules of tests/tidy.rs.
 stage_tests() { cargo test --workspace --no-fail-fast; }
 
-# ipcd dies at every step. Alone, so that no other build has the places where it may.
+# A minute of what `make soak` does for as long as one likes, with the build of the tests.
+stage_soak() { DURATION=60s PROFILE=debug script soak.sh; }
+
+# Processes die at every step, and before and after every store into shared memory. Alone, so that
+# no other build has the places where they may.
 stage_failpoints() {
-    cargo test -p tests --features failpoints --test failpoints --test queue_failpoints
+    cargo test -p tests --features failpoints --test failpoints --test queue_failpoints \
+        --test stores
 }
 
 # The same tests on kernels that lack something.
@@ -57,7 +64,7 @@ stage_loom() {
         cargo test -p ipc --release --lib loom
 }
 
-# Optimized: 50,000 histories of failover take less than half a minute then.
+# Optimized: 100,000 histories of failover take less than half a minute then.
 stage_simulation() {
     cargo test -p kernel-services --release --lib no_history -- --nocapture
 }

@@ -138,6 +138,40 @@ fn nothing_is_done_twice_and_nothing_answered_is_lost_though_who_serves_is_kille
     assert!(maybe <= KILLS as u64 * u64::from(CALLERS), "{maybe} are unknown");
 }
 
+#[test]
+fn a_request_is_known_again_though_its_caller_has_another_id_since_the_runtime_came_back() {
+    let world = World::without_runtime(ACTOR);
+    let runtime = world.runtime();
+    let path = world.directory().join("effects");
+    fs::write(&path, "").expect("a file");
+    let join = || {
+        let mut replica = world.actor(&["spin=never"]);
+        replica.ask(&format!("once till {}", path.display()), "serving");
+        replica
+    };
+    let mut first = join();
+    let (node, client) = world.client("till", Spin::Never);
+    assert_eq!(client.call(b"1 1", LONG).expect("answered"), b"1 1");
+    let before = node.id();
+    runtime.kill();
+    let _runtime = world.runtime();
+    wait_until("the name is back", || node.discover("till").is_ok());
+    assert_ne!(node.id(), before, "it serves no name");
+    // By the channel to this one it has the id that it has now.
+    let _second = join();
+    wait_until("all have found each other", || {
+        node.list().is_ok_and(|all| all.len() == 2 && all.iter().all(|it| it.channels > 0))
+    });
+    let held = client.start(b"1 2 hold", LONG).expect("sent");
+    first.hear("held");
+    first.kill();
+    let ended = held.wait();
+    assert!(matches!(ended, Err(CallError::Remote(Status::MAYBE))), "{ended:?}");
+    assert_eq!(client.call(b"1 3", LONG).expect("answered"), b"1 3");
+    let done = fs::read_to_string(&path).expect("lines");
+    assert_eq!(done.matches("hold").count(), 1, "{done}");
+}
+
 /// How who serves ends.
 #[derive(Clone, Copy, Debug)]
 enum End {
@@ -157,6 +191,21 @@ const ENDS: [End; 5] =
 
 #[test]
 fn nothing_is_lost_or_done_twice_in_whichever_way_who_serves_ends() {
+    end_in_every_way(&[]);
+}
+
+#[test]
+fn nor_on_encrypted_channels_whose_next_ones_know_what_came_by_the_ones_before() {
+    end_in_every_way(&["encrypt=yes"]);
+}
+
+#[test]
+fn nor_when_the_kernel_takes_long_to_tear_down_who_served() {
+    end_in_every_way(&["ballast=256"]);
+}
+
+/// Ends who serves in every way, while callers call; `options` are those of who serves.
+fn end_in_every_way(options: &[&str]) {
     let told = std::env::var("LIBIPC_SEED").ok();
     let seed: usize = told.map_or(1, |text| text.parse().expect("a number"));
     eprintln!("LIBIPC_SEED={seed} runs it again");
@@ -165,7 +214,7 @@ fn nothing_is_lost_or_done_twice_in_whichever_way_who_serves_ends() {
     let path = world.directory().join("effects");
     fs::write(&path, "").expect("a file");
     let join = || {
-        let mut replica = world.actor(&["spin=never"]);
+        let mut replica = world.actor(&[&["spin=never"], options].concat());
         replica.ask(&format!("once till {}", path.display()), "serving");
         replica
     };

@@ -171,16 +171,6 @@ fn channels_over_sockets_outlive_the_runtime_and_are_told_to_the_next() {
 }
 
 #[test]
-fn what_is_to_be_encrypted_goes_over_no_socket() {
-    let world = World::new(ACTOR);
-    let _server = world.server("echo", &[]);
-    let config = Config { encrypt: true, ..unshared(&world) };
-    let node = Node::connect(&config).expect("a node");
-    let refused = node.client(node.discover("echo").expect("served")).map(drop);
-    assert_eq!(refused.map_err(|it| it.status()), Err(Status::NOT_SUPPORTED));
-}
-
-#[test]
 fn deadlines_and_floods_end_as_they_do_by_memory() {
     let world = World::new(ACTOR);
     let server = world.server("echo", &["share=no"]);

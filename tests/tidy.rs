@@ -12,6 +12,8 @@ use serde_json::Value;
 
 use code::{before_tests, code_of, holds_word, in_word, words};
 
+#[path = "tidy/clock.rs"]
+mod clock;
 #[path = "tidy/code.rs"]
 mod code;
 
@@ -105,6 +107,7 @@ const UNSAFE_FILES: &[&str] = &[
     "kernel-services/src/pidfd.rs",
     "kernel-services/src/process/child.rs",
     "kernel-services/src/process/system.rs",
+    "tests/src/between.rs",
     "tests/src/bin/actor/raw.rs",
     "tests/src/bin/hostile/memory.rs",
     "tests/src/bin/probe/attacks.rs",

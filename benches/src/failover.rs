@@ -10,7 +10,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -87,7 +88,7 @@ impl Held {
     /// Waits until what is being let go is gone: threads may still be ending.
     fn now() -> io::Result<Held> {
         let mut last = Held::look()?;
-        for _ in 0..100 {
+        for _ in 0..1000 {
             thread::sleep(Duration::from_millis(10));
             let now = Held::look()?;
             if now == last && now.lanes == 0 {
@@ -160,11 +161,12 @@ fn measure(series: &Series, mib: usize, encrypted: bool, hogs: usize) -> io::Res
     let name = node.discover(SERVICE).map_err(io::Error::other)?;
     let client = node.client(name).map_err(io::Error::other)?;
     let caller = Caller::begin(client);
+    // Of the first who serves.
+    caller.changed_at.recv().map_err(io::Error::other)?;
     let mut us = Vec::new();
     for _ in 0..series.kills {
         settled(&node)?;
         let Some(victim) = replicas.pop_front() else { break };
-        let before = caller.changes.load(Ordering::Acquire);
         let ended = caller.zero.elapsed();
         let stopped = if series.stop {
             kill(victim.pid(), Signal::SIGSTOP)?;
@@ -173,10 +175,8 @@ fn measure(series: &Series, mib: usize, encrypted: bool, hogs: usize) -> io::Res
             drop(victim);
             None
         };
-        while caller.changes.load(Ordering::Acquire) == before {
-            thread::sleep(Duration::from_micros(100));
-        }
-        let answered = Duration::from_nanos(caller.changed_at.load(Ordering::Acquire));
+        // Asleep meanwhile: one that looks now and then would be in the way of who is measured.
+        let answered = caller.changed_at.recv().map_err(io::Error::other)?;
         us.push(answered.saturating_sub(ended).as_secs_f64() * 1e6);
         drop(stopped);
         replicas.push_back(replica(directory.path(), mib, encrypted)?);
@@ -203,8 +203,8 @@ fn settled(node: &Node) -> io::Result<()> {
 /// A thread that calls, and notes when another process answers.
 struct Caller {
     zero: Instant,
-    changes: Arc<AtomicU64>,
-    changed_at: Arc<AtomicU64>,
+    /// When another process answered for the first time, since `zero`.
+    changed_at: Receiver<Duration>,
     stop: Arc<AtomicBool>,
     thread: thread::JoinHandle<Seen>,
 }
@@ -215,11 +215,11 @@ const ANSWER: usize = 4 + 8 + 8;
 impl Caller {
     fn begin(client: Client) -> Caller {
         let zero = Instant::now();
-        let (changes, changed_at, stop) =
-            <(Arc<AtomicU64>, Arc<AtomicU64>, Arc<AtomicBool>)>::default();
-        let of_thread = (Arc::clone(&changes), Arc::clone(&changed_at), Arc::clone(&stop));
+        let stop = Arc::<AtomicBool>::default();
+        let (tell, changed_at) = mpsc::channel();
+        let of_thread = Arc::clone(&stop);
         let thread = thread::spawn(move || {
-            let (changes, changed_at, stop) = of_thread;
+            let stop = of_thread;
             let (mut seen, mut last, mut latest) = (Seen::default(), [0; 4], 0);
             while !stop.load(Ordering::Relaxed) {
                 let number = (seen.answers + seen.errors).to_le_bytes();
@@ -234,15 +234,14 @@ impl Caller {
                 seen.stale += u64::from(epoch < latest);
                 latest = latest.max(epoch);
                 if answer[..4] != last {
-                    let now = zero.elapsed().as_nanos();
-                    changed_at.store(u64::try_from(now).unwrap_or(u64::MAX), Ordering::Release);
-                    changes.fetch_add(1, Ordering::AcqRel);
+                    // Whoever measures may be at its end.
+                    let _ = tell.send(zero.elapsed());
                     last.copy_from_slice(&answer[..4]);
                 }
             }
             seen
         });
-        Caller { zero, changes, changed_at, stop, thread }
+        Caller { zero, changed_at, stop, thread }
     }
 
     fn end(self) -> Seen {

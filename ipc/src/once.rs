@@ -24,7 +24,8 @@ pub use window::{Known, Limits, Window};
 /// Names a request, also after it was sent again to another process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RequestKey {
-    /// Who sent it; the kernel proved it.
+    /// Who sent it: of a [`Request`](crate::Request) the number of its process, which the kernel
+    /// proved.
     pub client: ServiceId,
     /// Its message id: the sender's session in the high half.
     pub message_id: u64,

@@ -49,6 +49,7 @@ mod resolver;
 mod vault;
 #[cfg(test)]
 mod vectors;
+mod x25519;
 
 pub(crate) use self::handshake::BoundTo;
 pub use self::{

@@ -152,7 +152,7 @@ fn hear_hello(socket: &OwnedFd, from: Sender) -> Result<u32, NodeError> {
         match recv(socket.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT) {
             Ok(0) => return Err(NodeError::Refused(Status::PEER_DIED)),
             Ok(length) => {
-                return match packet::read(&bytes[..length], from, geometry()) {
+                return match packet::read(&bytes[..length], from, geometry(), false) {
                     Ok(Packet::Hello { session, geometry: word })
                         if word == packet::geometry_word(geometry()) =>
                     {
@@ -213,6 +213,7 @@ impl Core {
             peer: relay_view,
             bell: relay_bell,
             socket,
+            encrypted: introduction.encrypted,
         });
         Ok(Ends { channel, relay })
     }

@@ -4,6 +4,7 @@
 #![allow(clippy::missing_panics_doc)] // panicking is how a test says that it failed
 
 mod actor;
+mod between;
 pub mod duet;
 mod house;
 pub mod ipcd;
@@ -16,6 +17,7 @@ mod watchdog;
 mod world;
 
 pub use actor::Actor;
+pub use between::Between;
 pub use house::House;
 pub use ipcd::Ipcd;
 pub use liar::Liar;

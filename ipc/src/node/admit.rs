@@ -67,6 +67,13 @@ impl Core {
         let channel = self.channel(introduction, Sender::Server, [own, peer], entry, bell)?;
         let closing = Closing { core: Arc::downgrade(self), channel: introduction.channel };
         let incoming = Arc::new(Incoming::new(channel, Arc::downgrade(&hub), closing));
+        self.join(incoming, pidfd, &hub, &post);
+        Ok(fd)
+    }
+
+    /// Has a client's channel watched over, and served.
+    fn join(&self, incoming: Arc<Incoming>, pidfd: Option<OwnedFd>, hub: &Hub, post: &Arc<Post>) {
+        let introduction = incoming.channel.introduction;
         let end = End::Incoming(Arc::downgrade(&incoming));
         self.peers.watch(&self.epoll, introduction.peer_pid, pidfd, end);
         post.join(&incoming);
@@ -74,7 +81,6 @@ impl Core {
             lock(&self.greeting).push_back((introduction.start_ns, Arc::downgrade(&incoming)));
         }
         hub.add(Member::Incoming(incoming));
-        Ok(fd)
     }
 
     /// The loop that serves what a client was introduced to.
@@ -93,15 +99,13 @@ impl Core {
         fds: Vec<Stranger>,
     ) -> Result<(), NodeError> {
         let OfSocket { socket, pidfd } = OfSocket::of(fds)?;
+        self.check_introduction(&introduction, Sender::Server, None)?;
         let (hub, post) = self.serving(&introduction)?;
         let (channel, carrier) = self.end_by_socket(introduction, socket, Sender::Server)?;
         let closing = Closing { core: Arc::downgrade(self), channel: introduction.channel };
         let incoming = Arc::new(Incoming::new(channel, Arc::downgrade(&hub), closing));
         carrier.carry_to(Arc::downgrade(&incoming))?;
-        let end = End::Incoming(Arc::downgrade(&incoming));
-        self.peers.watch(&self.epoll, introduction.peer_pid, pidfd, end);
-        post.join(&incoming);
-        hub.add(Member::Incoming(incoming));
+        self.join(incoming, pidfd, &hub, &post);
         Ok(())
     }
 

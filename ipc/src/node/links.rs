@@ -1,7 +1,7 @@
 //! Channels that this node opens.
 
 use std::{
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{Arc, Weak},
 };
 
@@ -17,6 +17,7 @@ use crate::{
     channel::Channel,
     control::{Introduction, Reply, Request, closer::Stranger},
     error::{NodeError, Status},
+    failpoint::shared,
     frame::Sender,
     lane,
     link::Link,
@@ -58,13 +59,24 @@ impl Core {
         let (introduction, fds) = self.ask_for(&Request::ConnectBySocket { dest }, &[])?;
         let closing = Closing { core: Arc::downgrade(self), channel: introduction.channel };
         let OfSocket { socket, pidfd } = OfSocket::of(fds)?;
+        self.check_introduction(&introduction, Sender::Client, Some(dest))?;
         let (channel, carrier) = self.end_by_socket(introduction, socket, Sender::Client)?;
         self.tell_boards();
         let interrupter = Arc::clone(&self.interrupter);
         let link = Arc::new(Link::new(channel, self.config.outstanding, interrupter, closing));
         carrier.carry(&link)?;
+        self.greet(link, pidfd)
+    }
+
+    /// Has a client's new channel watched over, and makes its handshake.
+    fn greet(&self, link: Arc<Link>, pidfd: Option<OwnedFd>) -> Result<Arc<Link>, NodeError> {
+        let introduction = &link.channel.introduction;
         let end = End::Link(Arc::downgrade(&link));
         self.peers.watch(&self.epoll, introduction.peer_pid, pidfd, end);
+        link.channel.greet()?;
+        if introduction.encrypted {
+            self.known.note_met(introduction);
+        }
         Ok(link)
     }
 
@@ -114,7 +126,7 @@ impl Core {
         make: impl FnOnce(Channel, Closing) -> Link,
     ) -> Result<Arc<Link>, NodeError> {
         let (own, fd) = lane::create(geometry)?;
-        own.header().identity.mark.store(1, Ordering::Relaxed);
+        shared!(Mark, own.header().identity.mark.store(1, Ordering::Relaxed));
         let entry = self.roll.enter(&own)?;
         let request = Request::Connect { dest, geometry };
         let (introduction, fds) = self.ask_for(&request, &[fd.as_fd()])?;
@@ -127,14 +139,7 @@ impl Core {
         let peer = lane::map_peer(peer.as_fd(), geometry)?;
         let channel = self.channel(introduction, Sender::Client, [own, peer], entry, bell)?;
         self.tell_boards();
-        let link = Arc::new(make(channel, closing));
-        let end = End::Link(Arc::downgrade(&link));
-        self.peers.watch(&self.epoll, introduction.peer_pid, pidfd, end);
-        link.channel.greet()?;
-        if introduction.encrypted {
-            self.known.note_met(&introduction);
-        }
-        Ok(link)
+        self.greet(Arc::new(make(channel, closing)), pidfd)
     }
 }
 

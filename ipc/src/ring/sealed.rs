@@ -300,6 +300,89 @@ impl Consumer {
     }
 }
 
+/// Frames of an encrypted channel, for who passes them on and cannot open them: records, and before
+/// them those of the handshake, which are laid out as on a plain one. What is passed on of a record
+/// is its head, and the ciphertext with the tag behind it. Each keeps its place: so its position
+/// there is the one that it was sealed for here.
+impl Consumer {
+    /// As [`peek`](Consumer::peek).
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn peek_record(&self) -> Result<Option<Frame>, PeerCorrupt> {
+        let index = self.index();
+        let first = self.peer.stamp(index);
+        let lap = frame::lap(self.tail, self.cells_log2);
+        if first as u32 >> 4 != lap {
+            let before = lap.wrapping_sub(1) & 0x0FFF_FFFF;
+            return if first as u32 >> 4 == before { Ok(None) } else { Err(PeerCorrupt::Stamp) };
+        }
+        if is_hello(first) {
+            return self.peek();
+        }
+        let words = [first, self.peer.word(index, 1)];
+        Frame::check_sealed(words, self.sender, self.ring, self.max_slab).map(Some)
+    }
+
+    /// Takes what [`peek_record`](Consumer::peek_record) gave, to be passed on: behind what `bytes`
+    /// holds already.
+    pub(crate) fn take_record(&mut self, frame: &Frame, bytes: &mut Vec<u8>) {
+        let (begin, length) = (bytes.len(), frame.head.length as usize);
+        if frame.head.kind == Kind::Hello {
+            bytes.resize(begin + length, 0);
+            self.copy(frame, &mut bytes[begin..]);
+            self.release(frame);
+            return;
+        }
+        bytes.resize(begin + length + TAG, 0);
+        let index = self.index();
+        let (body, tag) = bytes[begin..].split_at_mut(length);
+        let (inline, slab) = body.split_at_mut(length.min(INLINE_SEALED));
+        frame::unpack(|at| self.peer.word(index, 2 + at), inline);
+        if !slab.is_empty() {
+            self.peer.read_slab(self.slab.offset(self.slab.next(slab.len()).place), slab);
+        }
+        frame::unpack(|at| self.peer.word(index, 6 + at), tag);
+        self.release_slab(frame.sealed_in_slab());
+    }
+}
+
+fn is_hello(first: u64) -> bool {
+    first & 0xF == Kind::Hello as u64
+}
+
+impl Producer {
+    /// As [`relay`](Producer::relay): `record` is what [`Consumer::take_record`] gave elsewhere.
+    pub(crate) fn relay_record(
+        &mut self,
+        label: Label,
+        frame: &Frame,
+        record: &[u8],
+    ) -> Result<(), PushError> {
+        if frame.head.kind == Kind::Hello {
+            return self.relay(label, frame, record);
+        }
+        let length = frame.head.length as usize;
+        let (body, tag) = record.split_at(length);
+        let (inline, slab) = body.split_at(length.min(INLINE_SEALED));
+        if slab.is_empty() {
+            if !self.has_cell() {
+                self.gain_cell()?;
+            }
+        } else {
+            let piece = self.slab.next(slab.len());
+            if !self.has_room(piece) {
+                self.gain_room(piece)?;
+            }
+            self.put_in_slab(piece, slab, label);
+        }
+        let (body, tag) = (frame::pack::<4>(inline), frame::pack::<2>(tag));
+        let words = std::array::from_fn(|at| if at < 4 { body[at] } else { tag[at - 4] });
+        self.commit(label, frame.head.flags, length, words);
+        Ok(())
+    }
+}
+
 /// Finds the length of the whole message in the text of its first frame.
 fn finish(mut frame: Frame, buffer: &mut [u8]) -> Result<Opened, PeerCorrupt> {
     let mut length = frame.head.length as usize;

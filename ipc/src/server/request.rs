@@ -25,6 +25,8 @@ pub(crate) struct Meta {
     pub(crate) priority: u32,
     pub(crate) deadline_ns: Option<u64>,
     pub(crate) received_ns: u64,
+    /// At which the instance served when it was taken.
+    pub(crate) epoch: u64,
 }
 
 /// A request, or a one-way message, while its handler runs.
@@ -106,8 +108,12 @@ macro_rules! accessors {
         }
 
         /// Names it, also where it is sent again to another process.
+        ///
+        /// The sender's part is the number of its process, which the kernel proved: an id that it
+        /// was given by the runtime ends with that runtime, unless it serves a name.
         pub fn key(&self) -> RequestKey {
-            RequestKey::new(self.source(), self.message_id(), self.priority())
+            let process = ServiceId::new(self.peer().pid);
+            RequestKey::new(process, self.message_id(), self.priority())
         }
 
         /// Who sent it: an instance, or an anonymous id. Proved by the kernel.
@@ -150,11 +156,11 @@ macro_rules! accessors {
             self.incoming.channel.introduction.dest_name
         }
 
-        /// The epoch at which this instance serves its name, by which a store that hears of a
-        /// later one can refuse what this request leads to; 0 while it stands by, and was called
-        /// by its own id.
+        /// The epoch at which this instance served its name when it took the request, by which a
+        /// store that hears of a later one can refuse what this request leads to; 0 where it stood
+        /// by, and was called by its own id. It stays, though the name changes hands meanwhile.
         pub fn epoch(&self) -> u64 {
-            self.incoming.epoch()
+            self.meta.epoch
         }
 
         /// Its priority.

@@ -3,7 +3,7 @@
 //! It takes and gives messages; who carries them is not its affair. Every step consumes it: after
 //! an error there is nothing left to go on with.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use snow::{Builder, HandshakeState, params::NoiseParams};
 use zeroize::Zeroize;
@@ -14,6 +14,7 @@ use super::{
     record::{Context, Limits, Opener, Sealer, Way},
     resolver::Primitives,
     vault::{Wiped, sweep_stack},
+    x25519::Curve,
 };
 use crate::{NodeError, Status, control::name_hash};
 
@@ -352,7 +353,8 @@ fn build(
     let prologue = binding.prologue();
     let params: NoiseParams = pattern.name().parse().expect("the name of a pattern");
     let known = known.map(|key| *key.as_bytes());
-    let mut builder = Builder::with_resolver(params, Box::new(Primitives))
+    let primitives = Primitives { curve: Curve::detect(), own: Some(Arc::clone(key.pair())) };
+    let mut builder = Builder::with_resolver(params, Box::new(primitives))
         .prologue(&prologue)
         .and_then(|builder| builder.local_private_key(key.secret()))
         .map_err(|_| HandshakeError::Refused)?;

@@ -6,13 +6,15 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use nix::unistd::geteuid;
-use x25519_dalek::StaticSecret;
-use zeroize::Zeroize;
 
-use super::vault::{Vault, sweep_stack};
+use super::{
+    vault::{Vault, sweep_stack},
+    x25519::Curve,
+};
 use crate::{NodeError, Status};
 
 /// Bytes of a key in its file.
@@ -74,13 +76,18 @@ impl fmt::Debug for PublicKey {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct StaticKey {
-    secret: Vault<[u8; KEY]>,
-    public: PublicKey,
+    pair: Arc<Pair>,
+}
+
+/// Both halves, which handshakes that are under way have as well.
+pub(super) struct Pair {
+    pub(super) secret: Vault<[u8; KEY]>,
+    pub(super) public: PublicKey,
 }
 
 impl fmt::Debug for StaticKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StaticKey").field("public", &self.public).finish_non_exhaustive()
+        f.debug_struct("StaticKey").field("public", &self.public()).finish_non_exhaustive()
     }
 }
 
@@ -219,28 +226,32 @@ impl StaticKey {
         }
         let mut file =
             OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary)?;
-        file.write_all(self.secret.get())?;
+        file.write_all(self.secret())?;
         file.sync_all()
     }
 
     /// Gives the public half, for everybody.
     pub fn public(&self) -> PublicKey {
-        self.public
+        self.pair.public
     }
 
     /// Whether this process has the key: a forked child has not.
     pub(super) fn is_here(&self) -> bool {
-        self.secret.is_here()
+        self.pair.secret.is_here()
     }
 
     pub(super) fn secret(&self) -> &[u8; KEY] {
-        self.secret.get()
+        self.pair.secret.get()
+    }
+
+    pub(super) fn pair(&self) -> &Arc<Pair> {
+        &self.pair
     }
 
     fn of(secret: Vault<[u8; KEY]>) -> StaticKey {
         let public = public_of(&secret);
         sweep_stack();
-        StaticKey { secret, public }
+        StaticKey { pair: Arc::new(Pair { secret, public }) }
     }
 
     /// Uses the key of a test vector.
@@ -254,10 +265,7 @@ impl StaticKey {
 
 #[inline(never)]
 fn public_of(secret: &Vault<[u8; KEY]>) -> PublicKey {
-    let mut bytes = *secret.get();
-    let secret = StaticSecret::from(bytes);
-    bytes.zeroize();
-    PublicKey(x25519_dalek::PublicKey::from(&secret).to_bytes())
+    PublicKey(Curve::detect().public_of(secret.get()))
 }
 
 #[cfg(test)]

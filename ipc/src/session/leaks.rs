@@ -6,7 +6,10 @@ use std::{
     os::unix::fs::FileExt,
 };
 
-use super::{Binding, Handshake, Pattern, SecureChannel, StaticKey, Then, chacha::Backend};
+use super::{
+    Binding, Handshake, Pattern, SecureChannel, StaticKey, Then, chacha::Backend,
+    vault::sweep_stack, x25519::Curve,
+};
 use crate::layout::Ring;
 
 /// What the keys looked for are kept under, so that they are not found here.
@@ -103,6 +106,27 @@ fn session() -> ([StaticKey; 2], [Box<SecureChannel>; 2]) {
     }
 }
 
+fn needle_of(bytes: &[u8; 32]) -> Needle {
+    needle(|at| u32::from_le_bytes(std::array::from_fn(|n| bytes[4 * at + n])))
+}
+
+/// What two keys have in common, as a needle.
+#[inline(never)]
+fn shared(curve: Curve, key: &StaticKey, other: &StaticKey) -> Needle {
+    let shared = curve.agree(key.secret(), other.public().as_bytes());
+    needle_of(&shared.expect("an honest key"))
+}
+
+#[test]
+fn nothing_of_an_agreement_lies_there_whoever_computes_it() {
+    let (ours, theirs) = (StaticKey::generate().expect("key"), StaticKey::generate().expect("key"));
+    for curve in Curve::all() {
+        let needles = [shared(curve, &ours, &theirs), needle_of(ours.secret())];
+        sweep_stack();
+        assert_eq!(count(&needles), 0, "{curve:?}");
+    }
+}
+
 #[test]
 fn no_key_lies_where_a_core_dump_would_have_it() {
     Backend::all().for_each(no_key_of_it_lies_there);
@@ -122,11 +146,10 @@ fn no_key_of_it_lies_there(backend: Backend) {
         }
     }
     let mut needles = keys_of(&mut client);
-    for key in &keys {
-        let word =
-            |at: usize| u32::from_le_bytes(std::array::from_fn(|n| key.secret()[4 * at + n]));
-        needles.push(needle(word));
-    }
+    needles.extend(keys.iter().map(|key| needle_of(key.secret())));
+    // The handshake has computed it at both ends.
+    needles.push(shared(Curve::detect(), &keys[0], &keys[1]));
+    sweep_stack();
     assert!(needles.len() > 10, "{} needles", needles.len());
     assert_eq!(count(&needles), 0, "keys in memory that is dumped");
     // It would be found: a key where it should not be.

@@ -1,6 +1,8 @@
-//! The primitives of the handshake, as `snow` asks for them: X25519 of `x25519-dalek`,
+//! The primitives of the handshake, as `snow` asks for them: X25519 of `x25519`,
 //! `chacha20poly1305`, SHA-256 of `sha2`, and the system's random numbers. `snow` would bring older
 //! versions of the same.
+
+use std::sync::Arc;
 
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit, Tag, aead::AeadInOut};
 use sha2::{Digest, Sha256};
@@ -10,13 +12,18 @@ use snow::{
     resolvers::CryptoResolver,
     types::{Cipher, Dh, Hash, Random},
 };
-use x25519_dalek::{PublicKey, StaticSecret};
+use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::aead::TAG;
+use super::{aead::TAG, key::Pair, x25519::Curve};
 
-/// Gives what [`PROTOCOLS`](super::handshake) name, and nothing else.
-pub(super) struct Primitives;
+/// Gives what the names of the patterns name, and nothing else.
+pub(super) struct Primitives {
+    pub(super) curve: Curve,
+    /// The key of this end, should `snow` ask for it: its public half is known already, and its
+    /// private half stays where it is.
+    pub(super) own: Option<Arc<Pair>>,
+}
 
 impl CryptoResolver for Primitives {
     fn resolve_rng(&self) -> Option<Box<dyn Random>> {
@@ -24,7 +31,7 @@ impl CryptoResolver for Primitives {
     }
 
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
-        matches!(choice, DHChoice::Curve25519).then(|| Box::new(X25519::default()) as _)
+        matches!(choice, DHChoice::Curve25519).then(|| Box::new(X25519::new(self)) as _)
     }
 
     fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
@@ -45,15 +52,31 @@ impl Random for System {
 }
 
 /// A key pair of Curve25519 (RFC 7748).
-#[derive(Default)]
 struct X25519 {
+    curve: Curve,
+    own: Option<Arc<Pair>>,
+    /// Whether that is the pair; else it is the one below.
+    is_own: bool,
     private: Zeroizing<[u8; 32]>,
     public: [u8; 32],
 }
 
 impl X25519 {
-    fn secret(&self) -> StaticSecret {
-        StaticSecret::from(*self.private)
+    fn new(primitives: &Primitives) -> X25519 {
+        X25519 {
+            curve: primitives.curve,
+            own: primitives.own.clone(),
+            is_own: false,
+            private: Zeroizing::default(),
+            public: [0; 32],
+        }
+    }
+
+    fn private(&self) -> &[u8; 32] {
+        match &self.own {
+            Some(own) if self.is_own => own.secret.get(),
+            _ => &self.private,
+        }
     }
 }
 
@@ -71,13 +94,20 @@ impl Dh for X25519 {
     }
 
     fn set(&mut self, private: &[u8]) {
-        self.private.copy_from_slice(private);
-        self.public = PublicKey::from(&self.secret()).to_bytes();
+        let own = self.own.as_ref().filter(|own| own.secret.get()[..].ct_eq(private).into());
+        self.is_own = own.is_some();
+        if let Some(own) = own {
+            self.public = *own.public.as_bytes();
+        } else {
+            self.private.copy_from_slice(private);
+            self.public = self.curve.public_of(&self.private);
+        }
     }
 
     fn generate(&mut self, random: &mut dyn Random) -> Result<(), Error> {
+        self.is_own = false;
         random.try_fill_bytes(self.private.as_mut())?;
-        self.public = PublicKey::from(&self.secret()).to_bytes();
+        self.public = self.curve.public_of(&self.private);
         Ok(())
     }
 
@@ -86,18 +116,13 @@ impl Dh for X25519 {
     }
 
     fn privkey(&self) -> &[u8] {
-        self.private.as_slice()
+        self.private()
     }
 
     fn dh(&self, public: &[u8], out: &mut [u8]) -> Result<(), Error> {
-        let public: [u8; 32] =
-            public.get(..32).and_then(|bytes| bytes.try_into().ok()).ok_or(Error::Dh)?;
-        let shared = self.secret().diffie_hellman(&PublicKey::from(public));
-        // A point of low order makes a secret of zeros, whoever's key it meets.
-        if !shared.was_contributory() {
-            return Err(Error::Dh);
-        }
-        out[..32].copy_from_slice(shared.as_bytes());
+        let public: &[u8; 32] = public.first_chunk().ok_or(Error::Dh)?;
+        let shared = self.curve.agree(self.private(), public).ok_or(Error::Dh)?;
+        out[..32].copy_from_slice(&*shared);
         Ok(())
     }
 }

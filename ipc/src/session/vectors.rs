@@ -7,6 +7,7 @@ use super::{
     chacha::{BLOCKS, Backend, key_words},
     poly::Poly,
     resolver::Primitives,
+    x25519::Curve,
 };
 use crate::frame;
 
@@ -73,12 +74,22 @@ fn wycheproof_chacha20_poly1305() {
     assert!(checked > 250, "{checked}");
 }
 
+fn by(curve: Curve) -> Primitives {
+    Primitives { curve, own: None }
+}
+
+/// What two keys have in common, on which all agree.
 fn agree(private: &[u8], public: &[u8]) -> Option<Vec<u8>> {
-    let choice = snow::params::DHChoice::Curve25519;
-    let mut own: Box<dyn Dh> = Primitives.resolve_dh(&choice).expect("X25519");
-    own.set(private);
-    let mut shared = vec![0; 32];
-    own.dh(public, &mut shared).is_ok().then_some(shared)
+    let mut all = Curve::all().map(|curve| {
+        let choice = snow::params::DHChoice::Curve25519;
+        let mut own: Box<dyn Dh> = by(curve).resolve_dh(&choice).expect("X25519");
+        own.set(private);
+        let mut shared = vec![0; 32];
+        own.dh(public, &mut shared).is_ok().then_some(shared)
+    });
+    let first = all.next().expect("at least one");
+    assert!(all.all(|it| it == first), "they agree");
+    first
 }
 
 #[test]
@@ -147,13 +158,14 @@ fn rfc_8439_2_8_2() {
     }
 }
 
-fn parties(it: &Value) -> [HandshakeState; 2] {
+fn parties(it: &Value, curve: Curve) -> [HandshakeState; 2] {
     let [i, r] = ["init", "resp"].map(|who| {
         let get = |what: &str| field(it, &format!("{who}_{what}"));
         (get("static"), get("ephemeral"), get("prologue"))
     });
     let public = |private: &[u8]| {
-        let mut dh = Primitives.resolve_dh(&snow::params::DHChoice::Curve25519).expect("X25519");
+        let choice = snow::params::DHChoice::Curve25519;
+        let mut dh = by(curve).resolve_dh(&choice).expect("X25519");
         dh.set(private);
         dh.pubkey().to_vec()
     };
@@ -166,7 +178,7 @@ fn parties(it: &Value) -> [HandshakeState; 2] {
     [(&i, &r, true), (&r, &i, false)].map(|(own, other, is_client)| {
         let key = public(&other.0);
         let mut builder =
-            Builder::with_resolver(name.parse().expect("a name"), Box::new(Primitives))
+            Builder::with_resolver(name.parse().expect("a name"), Box::new(by(curve)))
                 .fixed_ephemeral_key_for_testing_only(&own.1)
                 .prologue(&own.2)
                 .and_then(|builder| builder.local_private_key(&own.0))
@@ -185,15 +197,15 @@ fn noise_vectors() {
     for file in [CACOPHONY, SNOW] {
         let file: Value = serde_json::from_str(file).expect("JSON");
         for it in file["vectors"].as_array().expect("vectors") {
-            check_noise(it);
+            Curve::all().for_each(|curve| check_noise(it, curve));
             *names.entry(it["protocol_name"].to_string()).or_insert(0) += 1;
         }
     }
     assert_eq!(names.into_values().collect::<Vec<_>>(), [2, 2, 2], "each pattern in both sets");
 }
 
-fn check_noise(it: &Value) {
-    let mut ends = parties(it);
+fn check_noise(it: &Value, curve: Curve) {
+    let mut ends = parties(it, curve);
     let messages = it["messages"].as_array().expect("messages");
     let mut transport = None;
     let mut counts = [0_u64; 2];

@@ -51,17 +51,14 @@ impl Core {
     /// Makes an end of a channel over a socket that the runtime has made.
     ///
     /// # Errors
-    /// `QUOTA` at the limit of relays; `NOT_SUPPORTED` for a channel that is to be encrypted, and
-    /// `PROTOCOL` for one of another geometry, neither of which a runtime introduces.
+    /// `QUOTA` at the limit of relays; `AUTH` where the channel is to be encrypted and the other end
+    /// has no key; `PROTOCOL` for one of another geometry, which no runtime introduces.
     pub(crate) fn end_by_socket(
         &self,
         introduction: Introduction,
         socket: OwnedFd,
         role: Sender,
     ) -> Result<(Channel, Carrier), NodeError> {
-        if introduction.encrypted {
-            return Err(NodeError::Refused(Status::NOT_SUPPORTED));
-        }
         if introduction.geometry != geometry() {
             return Err(NodeError::Refused(Status::PROTOCOL));
         }

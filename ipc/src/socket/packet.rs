@@ -3,8 +3,7 @@
 //! ```text
 //!  0        8        16       24
 //!  ┌────────┬────────┬────────┬───────────────┐
-//!  │ head 0 │ head 1 │ total  │ payload …     │   a frame: the two words of its head, without a
-//! lap
+//!  │ head 0 │ head 1 │ total  │ payload …     │   a frame: the two words of its head, without a lap
 //!  └────────┴────────┴────────┴───────────────┘
 //!  ┌────────┬────────┬────────┐
 //!  │ 0      │ credit │ 0      │                   so many more frames: low half urgent, high half
@@ -14,11 +13,15 @@
 //!  └────────┴────────┴────────┘
 //! ```
 //! All words are little-endian. Kinds begin at 1, so the words tell which it is.
+//!
+//! On an encrypted channel all frames but those of the handshake are records: the payload is the
+//! ciphertext and the tag behind it, and the total is the length in the head.
 
 use crate::{
     error::PeerCorrupt,
-    frame::{FLAG_BULK, Frame, Head, Label, Sender},
+    frame::{FLAG_BULK, Frame, Head, Kind, Label, Sender},
     layout::{Geometry, Ring},
+    session::aead::TAG,
 };
 
 /// Bytes before the payload.
@@ -34,7 +37,8 @@ pub(super) enum Packet<'a> {
     Frame(Frame, &'a [u8]),
 }
 
-/// What the largest frame of a geometry takes.
+/// What the largest frame of a geometry takes, also one that is sealed: the tag takes the place of
+/// what the cell has less of its text.
 pub(super) fn largest(geometry: Geometry) -> usize {
     HEAD + geometry.ordinary_slab() as usize / 2 + crate::layout::INLINE
 }
@@ -71,14 +75,17 @@ pub(super) fn label(head: &Head) -> Label {
     Label::new(head.kind, head.priority).with_id(head.id).with_deadline(head.deadline)
 }
 
-/// Takes a packet apart, as sent by `sender`, whose rings are of this geometry.
+/// Takes a packet apart, as sent by `sender`, whose rings are of this geometry, on a channel that
+/// is `encrypted` or not.
 ///
 /// # Errors
-/// [`PeerCorrupt`] for what no honest end sends.
+/// [`PeerCorrupt`] for what no honest end sends. A record that was tampered with is none of that:
+/// who has the key finds out.
 pub(super) fn read(
     bytes: &[u8],
     sender: Sender,
     geometry: Geometry,
+    encrypted: bool,
 ) -> Result<Packet<'_>, PeerCorrupt> {
     let (head, payload) = bytes.split_first_chunk::<HEAD>().ok_or(PeerCorrupt::Length)?;
     let word = |at: usize| {
@@ -98,12 +105,16 @@ pub(super) fn read(
         return Err(PeerCorrupt::Stamp);
     }
     let ring = if first >> 56 & 7 <= 1 { Ring::Urgent } else { Ring::Ordinary };
-    let frame =
-        Frame::check([first, second], || [0, third], sender, ring, geometry.slab(ring) / 2)?;
+    let (words, max_slab) = ([first, second], geometry.slab(ring) / 2);
+    let (frame, tag) = if encrypted && first & 0xF != Kind::Hello as u64 {
+        (Frame::check_sealed(words, sender, ring, max_slab)?, TAG)
+    } else {
+        (Frame::check(words, || [0, third], sender, ring, max_slab)?, 0)
+    };
     if frame.head.flags & FLAG_BULK != 0 {
         return Err(PeerCorrupt::Flags);
     }
-    if payload.len() != frame.head.length as usize || third != frame.total {
+    if payload.len() != frame.head.length as usize + tag || third != frame.total {
         return Err(PeerCorrupt::Length);
     }
     Ok(Packet::Frame(frame, payload))
@@ -112,13 +123,13 @@ pub(super) fn read(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::Kind;
+    use crate::frame::{FLAG_PHASE, FLAG_SLAB, INLINE_SEALED};
     use proptest::prelude::*;
 
     #[test]
     fn each_packet_is_read_as_it_was_written() {
         let geometry = Geometry::default();
-        let read = |bytes: &[u8]| format!("{:?}", read(bytes, Sender::Client, geometry));
+        let read = |bytes: &[u8]| format!("{:?}", read(bytes, Sender::Client, geometry, false));
         let word = geometry_word(geometry);
         let expected: Result<_, PeerCorrupt> = Ok(Packet::Hello { session: 7, geometry: word });
         assert_eq!(read(&hello(7, geometry)), format!("{expected:?}"));
@@ -135,14 +146,51 @@ mod tests {
         }
     }
 
+    #[test]
+    fn of_an_encrypted_channel_all_but_the_handshake_is_read_as_records() {
+        let geometry = Geometry::of_sockets();
+        let of = |kind, flags, length: u32| Frame {
+            head: Head { kind, flags, priority: 2, length, id: 77, deadline: 88 },
+            total: u64::from(length),
+            place: 0,
+        };
+        let packet =
+            |frame: &Frame, more: usize| [&super::frame(frame)[..], &vec![9; more]].concat();
+        let is_read = |bytes: &[u8], encrypted| {
+            let read = read(bytes, Sender::Client, geometry, encrypted);
+            matches!(read, Ok(Packet::Frame(..)))
+        };
+        let most = INLINE_SEALED as u32 + geometry.slab(Ring::Ordinary) / 2;
+        for (flags, length) in
+            [(0, 0), (FLAG_PHASE, 32), (FLAG_SLAB, 33), (FLAG_SLAB | FLAG_PHASE, most)]
+        {
+            let record = of(Kind::Request, flags, length);
+            let bytes = packet(&record, length as usize + TAG);
+            assert!(is_read(&bytes, true), "{flags} {length}");
+            assert!(bytes.len() <= largest(geometry));
+            assert!(!is_read(&bytes, false) && !is_read(&bytes[..bytes.len() - TAG], true));
+        }
+        let beyond = of(Kind::Request, FLAG_SLAB, most + 1);
+        assert!(!is_read(&packet(&beyond, most as usize + 1 + TAG), true));
+        // Nobody can say anything in plain, and the handshake is.
+        let plain = of(Kind::Request, 0, 40);
+        assert!(is_read(&packet(&plain, 40), false) && !is_read(&packet(&plain, 40), true));
+        let hello = of(Kind::Hello, 0, 40);
+        assert!(is_read(&packet(&hello, 40), true) && !is_read(&packet(&hello, 40 + TAG), true));
+    }
+
     proptest! {
         #[test]
         fn whatever_comes_is_a_packet_or_a_lie(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
-            for sender in [Sender::Client, Sender::Server] {
-                let read = read(&bytes, sender, Geometry::default());
+            for (sender, encrypted) in [
+                (Sender::Client, false), (Sender::Server, false),
+                (Sender::Client, true), (Sender::Server, true),
+            ] {
+                let read = read(&bytes, sender, Geometry::default(), encrypted);
                 if let Ok(Packet::Frame(frame, payload)) = read {
+                    let tag = if encrypted && frame.head.kind != Kind::Hello { TAG } else { 0 };
                     prop_assert!(frame.head.flags & FLAG_BULK == 0);
-                    prop_assert_eq!(payload.len(), frame.head.length as usize);
+                    prop_assert_eq!(payload.len(), frame.head.length as usize + tag);
                     prop_assert_eq!(&super::frame(&frame)[..], &bytes[..HEAD]);
                 }
             }

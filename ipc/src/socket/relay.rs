@@ -9,6 +9,10 @@
 //! has a place for it: there are as many as the ring has cells, and each is given back when its
 //! frame has gone into the lane there. So neither relay ever holds more than that, each always
 //! reads its socket, and urgent frames do not wait behind ordinary ones.
+//!
+//! Of an encrypted channel it passes records on as they are: it has no key. Each goes into the
+//! same place of the same ring, so a record's position is the same for who seals it and for who
+//! opens it, and whatever the socket does to it is noticed as in shared memory.
 
 use std::{
     collections::VecDeque,
@@ -24,12 +28,14 @@ use nix::{
 
 use super::packet::{self, HEAD, Packet};
 use crate::{
+    clock,
     error::{NodeError, PeerCorrupt},
-    frame::{Frame, Sender},
+    frame::{Frame, Kind, Sender},
     lane::Lane,
     layout::Ring,
     life::{Entry, Life},
     ring::{Consumer, Producer, PushError},
+    session::aead::TAG,
     sync::{AtomicU32, Ordering},
     wait::{Fences, Sleep, event, futex},
 };
@@ -37,6 +43,11 @@ use crate::{
 const RINGS: [Ring; 2] = [Ring::Urgent, Ring::Ordinary];
 /// Packets read, or frames sent, before the other direction has its turn.
 const BATCH: usize = 64;
+
+/// How long a relay goes on for a channel that was closed, while the other end takes what is left.
+const LINGER_NS: u64 = 2_000_000_000;
+/// How long it waits for the kernel to say whether who hung up has died, in ms.
+const DEATH_MS: u16 = 1000;
 
 /// What a relay is made of.
 pub(super) struct Parts {
@@ -49,6 +60,8 @@ pub(super) struct Parts {
     pub(super) peer: Arc<Lane>,
     pub(super) bell: OwnedFd,
     pub(super) socket: OwnedFd,
+    /// Whether what it passes on is sealed, but for the handshake.
+    pub(super) encrypted: bool,
 }
 
 pub(super) struct Relay {
@@ -58,6 +71,11 @@ pub(super) struct Relay {
     bell: OwnedFd,
     socket: OwnedFd,
     remote: Sender,
+    encrypted: bool,
+    /// Whether the other end still is there.
+    hears: bool,
+    /// Whether it has said that it closes its end. It is for who can open that to believe it.
+    has_closed: bool,
     fences: Fences,
     consumers: [Consumer; 2],
     producers: [Producer; 2],
@@ -88,7 +106,7 @@ enum End {
 
 impl Relay {
     pub(super) fn new(parts: Parts) -> Relay {
-        let Parts { remote, own, entry, peer, bell, socket } = parts;
+        let Parts { remote, own, entry, peer, bell, socket, encrypted } = parts;
         let geometry = own.geometry();
         let local = match remote {
             Sender::Client => Sender::Server,
@@ -113,6 +131,9 @@ impl Relay {
             bell,
             socket,
             remote,
+            encrypted,
+            hears: true,
+            has_closed: false,
         }
     }
 
@@ -123,28 +144,70 @@ impl Relay {
 
     /// Relays until either end is gone, then closes both.
     pub(super) fn run(mut self, tell: impl FnOnce(PeerCorrupt)) {
-        let end = loop {
-            match self.turn() {
-                Ok(true) => {}
-                Ok(false) => {
-                    if let Err(end) = self.sleep() {
-                        break end;
-                    }
-                }
-                Err(end) => break end,
-            }
+        let end = match self.relay() {
+            End::HungUp => self.drain(),
+            end => end,
         };
-        if matches!(end, End::HungUp) {
-            // What came before the end is still delivered, as far as there is room.
-            let _ = self.deliver();
-        }
-        if let End::Corrupt(lie) = end {
-            tell(lie);
+        match end {
+            End::Closed => self.linger(),
+            End::HungUp => {}
+            End::Corrupt(lie) => tell(lie),
         }
         self.entry.close();
         let _ = shutdown(self.bell.as_raw_fd(), Shutdown::Both);
         // Also where a forked child has a copy of it.
         let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
+    }
+
+    fn relay(&mut self) -> End {
+        loop {
+            let slept = match self.turn() {
+                Ok(true) => Ok(()),
+                Ok(false) => self.sleep(),
+                Err(end) => Err(end),
+            };
+            if let Err(end) = slept {
+                return end;
+            }
+        }
+    }
+
+    /// After the other end hung up: delivers what had come before, as the channel takes it.
+    fn drain(&mut self) -> End {
+        self.hears = false;
+        while self.arrived.iter().any(|it| !it.is_empty()) {
+            let delivered = match self.deliver() {
+                Ok(false) => self.sleep(),
+                other => other.map(drop),
+            };
+            if let Err(end) = delivered {
+                return end;
+            }
+        }
+        if self.encrypted && !self.has_closed {
+            // It died, or somebody has cut the two apart. The kernel tells of a death a moment
+            // after the socket does, and the warden ends the channel then.
+            let mut bell = [PollFd::new(self.bell.as_fd(), PollFlags::empty())];
+            let _ = poll(&mut bell, PollTimeout::from(DEATH_MS));
+        }
+        End::HungUp
+    }
+
+    /// After the channel was closed on this side: sends what it had to say, the last word, too,
+    /// but does not wait for ever for who takes nothing.
+    fn linger(&mut self) {
+        let until = clock::monotonic_ns() + LINGER_NS;
+        while self.send_frames().and_then(|_| self.receive()).is_ok() {
+            let has_more = self.stuck.is_some() || self.consumers.iter().any(Consumer::is_ready);
+            let left_ms = until.saturating_sub(clock::monotonic_ns()).div_ceil(1_000_000);
+            if !has_more || left_ms == 0 {
+                return;
+            }
+            let mut events = PollFlags::POLLIN;
+            events.set(PollFlags::POLLOUT, self.stuck.is_some());
+            let mut fds = [PollFd::new(self.socket.as_fd(), events)];
+            let _ = poll(&mut fds, PollTimeout::from(left_ms as u16));
+        }
     }
 
     /// Does what there is to do in either direction, but not for ever in one; tells whether there
@@ -172,11 +235,8 @@ impl Relay {
                     break;
                 }
                 let consumer = &mut self.consumers[number];
-                let Some(frame) = consumer.peek().map_err(End::Corrupt)? else { break };
-                let mut bytes = vec![0; HEAD + frame.head.length as usize];
-                bytes[..HEAD].copy_from_slice(&packet::frame(&frame));
-                consumer.copy(&frame, &mut bytes[HEAD..]);
-                consumer.release(&frame);
+                let bytes = take(consumer, self.encrypted).map_err(End::Corrupt)?;
+                let Some(bytes) = bytes else { break };
                 self.credit[number] -= 1;
                 any = true;
                 if !self.try_send(&bytes)? {
@@ -228,8 +288,9 @@ impl Relay {
                 Err(Errno::EINTR) => continue,
                 Err(_) => return Err(End::HungUp),
             };
-            match packet::read(&self.buffer[..length], self.remote, geometry) {
+            match packet::read(&self.buffer[..length], self.remote, geometry, self.encrypted) {
                 Ok(Packet::Frame(frame, payload)) => {
+                    self.has_closed |= frame.head.kind == Kind::Close;
                     let number = usize::from(frame.head.priority > 1);
                     let arrived = &mut self.arrived[number];
                     let cells = geometry.cells(RINGS[number]) as usize;
@@ -259,7 +320,13 @@ impl Relay {
         for number in 0..RINGS.len() {
             self.wanted[number] = None;
             while let Some((frame, payload)) = self.arrived[number].front() {
-                match self.producers[number].relay(packet::label(&frame.head), frame, payload) {
+                let (producer, label) = (&mut self.producers[number], packet::label(&frame.head));
+                let relayed = if self.encrypted {
+                    producer.relay_record(label, frame, payload)
+                } else {
+                    producer.relay(label, frame, payload)
+                };
+                match relayed {
                     Ok(()) => {
                         self.arrived[number].pop_front();
                         self.returned[number] += 1;
@@ -340,8 +407,8 @@ impl Relay {
 
     /// Whether the channel has given something to do since the last look.
     fn has_work(&self) -> bool {
-        let frames = (0..RINGS.len())
-            .any(|it| self.credit[it] > 0 && self.stuck.is_none() && self.consumers[it].is_ready());
+        let can_send = |it: usize| self.hears && self.stuck.is_none() && self.credit[it] > 0;
+        let frames = (0..RINGS.len()).any(|it| can_send(it) && self.consumers[it].is_ready());
         let room = (0..RINGS.len()).any(|number| {
             let taken = self.peer.header().taken(RINGS[number]).load(Ordering::Acquire);
             self.wanted[number].is_some_and(|count| taken >= count)
@@ -353,12 +420,29 @@ impl Relay {
         let mut events = PollFlags::POLLIN;
         events.set(PollFlags::POLLOUT, self.stuck.is_some());
         let mut fds = [
-            PollFd::new(self.socket.as_fd(), events),
             PollFd::new(self.bell.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.socket.as_fd(), events),
         ];
-        match poll(&mut fds, PollTimeout::NONE) {
+        let count = if self.hears { 2 } else { 1 };
+        match poll(&mut fds[..count], PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(_) => Err(End::Closed),
         }
     }
+}
+
+/// Takes the next frame of a lane, as a packet.
+fn take(consumer: &mut Consumer, encrypted: bool) -> Result<Option<Vec<u8>>, PeerCorrupt> {
+    let next = if encrypted { consumer.peek_record() } else { consumer.peek() };
+    let Some(frame) = next? else { return Ok(None) };
+    let mut bytes = Vec::with_capacity(HEAD + frame.head.length as usize + TAG);
+    bytes.extend(packet::frame(&frame));
+    if encrypted {
+        consumer.take_record(&frame, &mut bytes);
+    } else {
+        bytes.resize(HEAD + frame.head.length as usize, 0);
+        consumer.copy(&frame, &mut bytes[HEAD..]);
+        consumer.release(&frame);
+    }
+    Ok(Some(bytes))
 }

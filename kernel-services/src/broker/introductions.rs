@@ -299,10 +299,6 @@ impl Broker {
         let what = What::Name { text: &name, served_by: Some(served_by) };
         let must = client.encrypts || self.sessions.get(&service).is_some_and(|it| it.encrypts);
         let encrypted = !client.own && (must || self.policy.encrypts(&client.who, what));
-        if encrypted && wanted.by_socket {
-            // Records are sealed for their places in shared memory.
-            return Err(Status::NOT_SUPPORTED);
-        }
         let (peer, peer_name) = self.registry.appearance(node);
         let peer_text = self.registry.name_behind(peer_name).map_or("", |it| it);
         let bond = Bond {

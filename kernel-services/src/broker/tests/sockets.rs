@@ -74,10 +74,13 @@ fn the_same_rules_hold_as_for_memory() {
 }
 
 #[test]
-fn what_has_to_be_encrypted_goes_over_no_socket() {
-    let mut broker = with_nodes(1..=1);
-    let (_, name) = register(&mut broker, 1, "echo");
-    broker.step(comes(2, 2, UID, None), 0);
-    ask(&mut broker, 2, Request::Hello { asymmetric: true, encrypts: true, key: [1; 32] });
-    assert_eq!(connect_by_socket(&mut broker, 2, name), [refusal(2, 7, Status::NOT_SUPPORTED)]);
+fn a_channel_over_a_socket_is_encrypted_where_one_over_memory_is() {
+    for encrypts in [false, true] {
+        let mut broker = with_nodes(1..=1);
+        let (_, name) = register(&mut broker, 1, "echo");
+        broker.step(comes(2, 2, UID, None), 0);
+        ask(&mut broker, 2, Request::Hello { asymmetric: true, encrypts, key: [1; 32] });
+        let (_, _, told) = offered(&connect_by_socket(&mut broker, 2, name));
+        assert_eq!((told.encrypted, told.peer_key), (encrypts, [1; 32]));
+    }
 }

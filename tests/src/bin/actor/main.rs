@@ -5,6 +5,7 @@
 //! actor kernel DIRECTORY
 //! actor node DIRECTORY [spin=never|learned|always] [cells=N] [slab=N] [max=BYTES]
 //!                      [bulk=BYTES] [outstanding=N] [rekey=RECORDS] [share=yes|no]
+//!                      [encrypt=yes|no] [ballast=MIB]
 //! actor idle
 //! ```
 //!
@@ -96,6 +97,9 @@ fn set(config: &mut Config, argument: &str) {
         "max" => config.max_payload = u64::from(number()),
         "bulk" => config.max_bulk = u64::from(number()),
         "share" => config.share_memory = value == "yes",
+        "encrypt" => config.encrypt = value == "yes",
+        // Touched, so that the kernel has it to tear down.
+        "ballast" => std::mem::forget(vec![1_u8; (number() as usize) << 20]),
         "rekey" => config.rekey_records = number(),
         "outstanding" => config.outstanding = number(),
         other => panic!("no such option: {other}"),
