@@ -52,7 +52,7 @@ header: ## Generate include/ipc.h
 loom: ## Check the lock-free protocols in every order the memory model allows
 	@scripts/test.sh loom
 
-simulation: ## Simulate failover in 50,000 histories (LIBIPC_SEED=N for one of them)
+simulation: ## Simulate failover in 100,000 histories (LIBIPC_SEED=N for one of them)
 	@scripts/test.sh simulation
 
 soak: setup ## Run everything under load, with deaths and hangs, and report (DURATION=24h)

@@ -27,8 +27,8 @@ stage_fmt() {
 
 stage_clippy() {
     cargo clippy --workspace --all-targets -- -D warnings &&
-        cargo clippy -p kernel-services -p tests --features tests/failpoints --all-targets -- \
-            -D warnings &&
+        cargo clippy -p ipc -p ipc-queue -p kernel-services -p tests \
+            --features tests/failpoints --all-targets -- -D warnings &&
         CARGO_TARGET_DIR="$target" cargo clippy --manifest-path fuzz/Cargo.toml --locked \
             --no-default-features --lib --bins -- -D warnings
 }
@@ -38,7 +38,8 @@ stage_clippy() {
 stage_build() {
     cargo build --workspace --all-targets &&
         cargo build -p ipc-ffi &&
-        cargo build --release -p ipc-ffi
+        cargo build --release -p ipc-ffi &&
+        script absence.sh
 }
 
 # Unit, multi-process and doc tests, and the house rules of tests/tidy.rs.
@@ -47,9 +48,11 @@ stage_tests() { cargo test --workspace --no-fail-fast; }
 # A minute of what `make soak` does for as long as one likes, with the build of the tests.
 stage_soak() { DURATION=60s PROFILE=debug script soak.sh; }
 
-# ipcd dies at every step. Alone, so that no other build has the places where it may.
+# Processes die at every step, and before and after every store into shared memory. Alone, so that
+# no other build has the places where they may.
 stage_failpoints() {
-    cargo test -p tests --features failpoints --test failpoints --test queue_failpoints
+    cargo test -p tests --features failpoints --test failpoints --test queue_failpoints \
+        --test stores
 }
 
 # The same tests on kernels that lack something.
@@ -61,7 +64,7 @@ stage_loom() {
         cargo test -p ipc --release --lib loom
 }
 
-# Optimized: 50,000 histories of failover take less than half a minute then.
+# Optimized: 100,000 histories of failover take less than half a minute then.
 stage_simulation() {
     cargo test -p kernel-services --release --lib no_history -- --nocapture
 }

@@ -106,6 +106,33 @@ fn one_way_messages_that_were_not_taken_come_to_the_next_in_order() {
 }
 
 #[test]
+fn what_has_no_room_at_the_next_is_sent_on_though_nobody_sends_anything_more() {
+    let world = World::new(ACTOR);
+    let mut servers = world.replicas("sink", 2);
+    let (node, client) = world.client("sink", Spin::Never);
+    settled(&world, 2);
+    servers[0].stop();
+    // In bulk memory there is room for them; what is kept for the next goes through its ring.
+    let large = |number: u64| [&number.to_le_bytes(), &tests::pattern(30_000)[..]].concat();
+    for number in 0..3 {
+        client.send(&large(number), CallOptions::default()).expect("there is room");
+    }
+    servers.remove(0).kill();
+    let other = node.client(client.dest()).expect("a channel");
+    wait_until("all have come", || other.call(b"!count", LONG).expect("answered") == b"3 0");
+    let mut last = world.replicas("sink", 1);
+    settled(&world, 2);
+    servers[0].stop();
+    let waiting: Vec<_> =
+        (3..6).map(|number| client.start(&large(number), LONG).expect("there is room")).collect();
+    servers.remove(0).kill();
+    for (number, call) in (3..6).zip(waiting) {
+        assert!(call.wait().expect("answered") == large(number));
+    }
+    drop(last.pop());
+}
+
+#[test]
 fn two_deaths_at_once_are_one_to_callers() {
     let world = World::new(ACTOR);
     let mut servers = world.replicas("echo", 3);
@@ -216,6 +243,42 @@ fn a_process_that_was_passed_over_changes_nothing_when_it_goes_on() {
     }
     let last = *node.failovers().expect("a history").last().expect("one");
     assert_eq!(last.cause, Cause::Hung);
+}
+
+/// A process was passed over while it was frozen, and the runtime that knew it is gone: it is the
+/// first to come to the next one, and says that it serves.
+#[test]
+fn one_that_was_passed_over_is_not_believed_by_the_next_runtime() {
+    let world = World::without_runtime(ACTOR);
+    let runtime = world.runtime();
+    let servers = world.replicas("echo", 2);
+    let (node, client) = world.client("echo", Spin::Never);
+    settled(&world, 2);
+    let (_, epoch) = serving(&client);
+    servers[0].stop();
+    node.trigger_failover(client.dest(), None).expect("it changes hands");
+    let (pid, later) = serving(&client);
+    assert_eq!(pid, servers[1].pid());
+    assert!(later > epoch);
+    runtime.kill();
+    // Who serves cannot come back before it does.
+    servers[1].stop();
+    servers[0].go_on();
+    let _runtime = world.runtime();
+    let node = world.node(Spin::Never);
+    wait_until("it is back", || node.list().is_ok_and(|it| it.len() == 1));
+    let name = node.discover("echo").expect("served");
+    let standing = |node: &ipc::Node| node.failover_standing(name).expect("it stands");
+    // It has come, and is told to let go; the name waits for who serves.
+    assert_eq!(standing(&node).epoch & 0xFFFF_FFFF, later);
+    assert_eq!(standing(&node).serves, ServiceId::NONE);
+    servers[1].go_on();
+    wait_until("who serves is back", || standing(&node).serves != ServiceId::NONE);
+    let (pid, last) = serving(&client);
+    assert!(last >= later, "{last} {later}");
+    // At its own epoch, unless it was away for as long as a runtime waits.
+    assert!(pid == servers[1].pid() || last > later);
+    assert_eq!(standing(&node).epoch & 0xFFFF_FFFF, last);
 }
 
 #[test]

@@ -74,10 +74,5 @@ pub fn reach(_: At) {}
 /// Dies here if a test wants it.
 #[cfg(feature = "failpoints")]
 pub fn reach(at: At) {
-    let Some(path) = std::env::var_os("IPC_QUEUE_DIES_AT") else { return };
-    if std::fs::read_to_string(&path).is_ok_and(|told| told.trim() == format!("{at:?}")) {
-        // So that the test sees that it came to this.
-        let _ = std::fs::remove_file(&path);
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::SIGKILL);
-    }
+    ipc::failpoint::obey("IPC_QUEUE_DIES_AT", &format!("{at:?}"));
 }

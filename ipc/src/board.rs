@@ -51,6 +51,7 @@ use self::{
 };
 use crate::{
     control::Introduction,
+    failpoint::shared,
     frame::Sender,
     sync::{Ordering, fence},
 };
@@ -292,7 +293,7 @@ impl layout::Slot {
         it.dest.store(introduction.dest.get(), Ordering::Relaxed);
         it.dest_name.store(introduction.dest_name.get(), Ordering::Relaxed);
         self.end_session();
-        it.generation.fetch_add(1, Ordering::Release);
+        shared!(SlotTaken, it.generation.fetch_add(1, Ordering::Release));
     }
 
     /// From now on the counts are those of the ends of this role that are gone.
@@ -310,7 +311,7 @@ impl layout::Slot {
     /// Takes a free slot into use as such a sum.
     fn begin_sum(&self, role: Role) {
         self.become_sum(role);
-        self.identity.generation.fetch_add(1, Ordering::Release);
+        shared!(SlotTaken, self.identity.generation.fetch_add(1, Ordering::Release));
     }
 
     /// Whether its end has had any messages, or failures. Sleeps and waits alone are not worth a
@@ -323,7 +324,7 @@ impl layout::Slot {
 
     /// Frees it, without a trace of who had it.
     fn give_back(&self) {
-        self.identity.generation.fetch_add(1, Ordering::Relaxed);
+        shared!(SlotGivenBack, self.identity.generation.fetch_add(1, Ordering::Relaxed));
         self.sums().for_each(|count| count.set(0));
         self.receiver.depth.set(0);
     }
@@ -331,14 +332,14 @@ impl layout::Slot {
     /// Adds the counts of another slot, and frees it.
     fn absorb(&self, other: &layout::Slot, first: &Segment) {
         let moving = &first.header().moving;
-        moving.fetch_add(1, Ordering::Relaxed);
+        shared!(CountsMoved, moving.fetch_add(1, Ordering::Relaxed));
         // A reader that sees any of what follows sees that something moves.
         fence(Ordering::Release);
         for (sum, count) in self.sums().zip(other.sums()) {
             sum.add(count.get());
         }
         other.give_back();
-        moving.fetch_add(1, Ordering::Release);
+        shared!(CountsMoved, moving.fetch_add(1, Ordering::Release));
     }
 }
 

@@ -2,7 +2,6 @@
 
 mod greeting;
 mod mark;
-pub(crate) use mark::GONE;
 mod receive;
 mod sealed;
 mod transmit;
@@ -27,6 +26,7 @@ use crate::{
     copy,
     error::{CallError, PeerCorrupt},
     failover::kept::Kept,
+    failpoint::shared,
     fork::Birth,
     frame::{Label, Sender},
     lane::{Lane, PeerRing},
@@ -419,7 +419,7 @@ impl Channel {
 
     /// Takes the announcement back.
     pub(crate) fn unpark(&self) {
-        self.own.header().attention.parked.store(0, Ordering::Relaxed);
+        shared!(Unparked, self.own.header().attention.parked.store(0, Ordering::Relaxed));
     }
 
     /// Announces a sleep that `taken >= count` shall end.
@@ -429,7 +429,7 @@ impl Channel {
 
     /// Takes that announcement back.
     pub(crate) fn unwant(&self, ring: Ring) {
-        self.own.header().want(ring).store(0, Ordering::Relaxed);
+        shared!(Unwant, self.own.header().want(ring).store(0, Ordering::Relaxed));
     }
 
     /// The barrier between an announcement and the last look.
@@ -468,7 +468,7 @@ impl Channel {
     /// Tells the peer, should it ask, since when its frames are being handled; 0 for not now.
     #[inline]
     pub(crate) fn set_busy(&self, since_ns: u64) {
-        self.own.header().busy_since.store(since_ns, Ordering::Relaxed);
+        shared!(Busy, self.own.header().busy_since.store(since_ns, Ordering::Relaxed));
     }
 
     /// The error of an operation that the channel's end cut short.

@@ -35,7 +35,7 @@ pub use events::{
 };
 pub use groups::{
     Cause, Change, FailoverPlan, FailoverStrategy, Failure, FailureKind, Group, HealthCheck,
-    MOST_CHANGES, MOST_MEMBERS, ProcessEnd, Standing,
+    MOST_CHANGES, MOST_MEMBERS, MOST_PLACES, ProcessEnd, Standing,
 };
 pub use introduction::Introduction;
 use regions::{RegionReply, RegionRequest};

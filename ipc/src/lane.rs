@@ -8,6 +8,7 @@
 use std::{os::fd::BorrowedFd, ptr::NonNull, sync::Arc};
 
 use crate::{
+    failpoint::shared,
     frame::lap,
     layout::{Cell, Geometry, Header, Ring},
     sync::Ordering,
@@ -145,11 +146,13 @@ impl OwnRing {
         debug_assert!(index < self.parts.count);
         // SAFETY: `index` is masked by the ring's size; the cell is an atomic in a live mapping.
         let cell = unsafe { self.parts.cells.add(index).as_ref() };
-        for (word, value) in cell.0[2..].iter().zip(payload) {
-            word.store(value, Ordering::Relaxed);
-        }
-        cell.0[1].store(head[1], Ordering::Relaxed);
-        cell.0[0].store(head[0], Ordering::Release);
+        shared!(CellWords, {
+            for (word, value) in cell.0[2..].iter().zip(payload) {
+                word.store(value, Ordering::Relaxed);
+            }
+            cell.0[1].store(head[1], Ordering::Relaxed);
+        });
+        shared!(CellStamp, cell.0[0].store(head[0], Ordering::Release));
     }
 
     /// Asks for a cell that will be written soon.

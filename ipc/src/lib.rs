@@ -89,6 +89,10 @@ mod copy;
 pub mod error;
 #[cfg(not(loom))]
 mod failover;
+#[cfg(not(feature = "failpoints"))]
+mod failpoint;
+#[cfg(feature = "failpoints")]
+pub mod failpoint;
 #[cfg(not(loom))]
 mod features;
 #[cfg(not(loom))]
@@ -106,6 +110,7 @@ mod life;
 mod link;
 #[cfg(all(test, loom))]
 mod loom_models;
+mod mark;
 #[cfg(not(loom))]
 mod node;
 #[cfg(not(loom))]

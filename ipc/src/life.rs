@@ -16,6 +16,7 @@ use nix::errno::Errno;
 
 use crate::{
     error::NodeError,
+    failpoint::shared,
     lane::{Lane, NODE_TO_LIFE},
     layout::{LIFE_CLOSED, LIFE_DIED, LIFE_WAITERS},
     sync::Ordering,
@@ -148,8 +149,9 @@ impl Roll {
         let mut keepers = self.lock();
         let keeper =
             keepers.iter_mut().find(|keeper| keeper.count < MOST_NODES).ok_or(NodeError::Closed)?;
-        lane.header().life.store(keeper.thread | LIFE_WAITERS, Ordering::Release);
-        keeper.link(node);
+        let alive = keeper.thread | LIFE_WAITERS;
+        shared!(LifeEntered, lane.header().life.store(alive, Ordering::Release));
+        shared!(LifeLinked, keeper.link(node));
         Ok(Entry { roll: Arc::clone(self), lane: Arc::clone(lane), keeper: keeper.thread })
     }
 
@@ -252,7 +254,8 @@ impl Entry {
     /// Says in the life word that the channel is closed, and wakes whoever sleeps on it.
     pub(crate) fn close(&self) {
         let header = self.lane.header();
-        if header.life.swap(LIFE_CLOSED, Ordering::AcqRel) != LIFE_CLOSED {
+        let before = shared!(LifeClosed, header.life.swap(LIFE_CLOSED, Ordering::AcqRel));
+        if before != LIFE_CLOSED {
             event::signal(header);
             futex::wake(&header.life, true, i32::MAX);
             futex::wake(&header.event, true, i32::MAX);

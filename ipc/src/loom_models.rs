@@ -12,6 +12,7 @@ use crate::{
     frame::{Kind, Label, Sender},
     lane::Lane,
     layout::{Geometry, LIFE_CLOSED, LIFE_DIED, Ring},
+    mark,
     ring::{Consumer, Producer, PushError},
     sync::{AtomicU32, AtomicU64, Ordering},
     table::{Table, Waiter, bed},
@@ -412,5 +413,55 @@ fn loom_a_call_ends_exactly_once() {
         answering.join().expect("no panics");
         assert_eq!(table.slot(id).take(id).is_some(), !gave_up);
         assert!(table.reserve(2, Waiter::Thread).is_ok(), "the slot is free again");
+    });
+}
+
+/// A client leaves as the one that it waits for begins to serve. What it counts on not to be taken
+/// there, and sends to another, is not taken there.
+#[test]
+fn loom_who_begins_to_serve_takes_nothing_from_who_has_left() {
+    model(|| {
+        let (client, service) = lanes();
+        let mut producer = Producer::new(&client, &service, Ring::Ordinary);
+        let mut consumer = Consumer::new(&service, &client, Ring::Ordinary, Sender::Client);
+        producer.push(label(1), b"once", 0).expect("room");
+        let serving = {
+            let (client, service) = (client.clone(), service.clone());
+            thread::spawn(move || {
+                mark::show(service.header(), client.header(), 7) && take(&mut consumer).is_some()
+            })
+        };
+        let is_final = mark::leave(client.header(), service.header()) == 0;
+        let taken = service.header().taken_ordinary.load(Ordering::Acquire);
+        let is_sent_again = is_final && taken == 0;
+        let is_carried_out = serving.join().expect("no panics");
+        assert!(!(is_sent_again && is_carried_out), "done here and elsewhere");
+        assert!(!is_final || !is_carried_out, "it was to take nothing");
+    });
+}
+
+/// One that serves lets go, and its client leaves: who sees that nothing more is taken knows all
+/// that was.
+#[test]
+fn loom_what_was_taken_before_a_name_was_let_go_is_seen() {
+    model(|| {
+        let (client, service) = lanes();
+        let mut producer = Producer::new(&client, &service, Ring::Ordinary);
+        let mut consumer = Consumer::new(&service, &client, Ring::Ordinary, Sender::Client);
+        mark::set(service.header(), 7);
+        producer.push(label(1), b"a", 0).expect("room");
+        producer.push(label(2), b"b", 0).expect("room");
+        let serving = {
+            let service = service.clone();
+            thread::spawn(move || {
+                assert!(take(&mut consumer).is_some());
+                assert!(take(&mut consumer).is_some());
+                mark::set(service.header(), 0);
+            })
+        };
+        let mark = mark::leave(client.header(), service.header());
+        let taken = service.header().taken_ordinary.load(Ordering::Acquire);
+        assert!(mark != 0 || taken == 2, "{taken} of two");
+        serving.join().expect("no panics");
     });
 }

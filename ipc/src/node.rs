@@ -9,6 +9,7 @@ mod descriptors;
 mod dial;
 mod groups;
 mod health;
+mod hearing;
 mod inherited;
 mod keep;
 mod links;
@@ -30,7 +31,7 @@ use std::{
 
 use nix::sys::prctl;
 
-pub(crate) use self::{bus::BusWord, core::Core, health::Probe, links::Closing};
+pub(crate) use self::{bus::BusWord, core::Core, health::Probe, hearing::Hearing, links::Closing};
 pub use rights::AuthToken;
 
 use crate::{

@@ -47,6 +47,7 @@ use crate::{
     clock,
     control::{Ticket, regions::Access},
     error::{NodeError, Status},
+    failpoint::shared,
     interrupt::Interrupter,
     link::{time_left, until},
     node::{Core, Shared},
@@ -218,8 +219,8 @@ impl Held {
     /// Says that nothing will be published any more.
     fn say_ended(&self) {
         let head = self.map.head();
-        head.ended.store(1, Ordering::Release);
-        head.event.fetch_add(1, Ordering::Release);
+        shared!(RegionEnded, head.ended.store(1, Ordering::Release));
+        shared!(RegionEvent, head.event.fetch_add(1, Ordering::Release));
         futex::wake(&head.event, true, i32::MAX);
     }
 }
@@ -291,7 +292,7 @@ impl Region {
         if !self.held.is_writable() {
             return Err(RegionError::ReadOnly);
         }
-        self.held.map.copy_in(offset, bytes);
+        shared!(RegionBytes, self.held.map.copy_in(offset, bytes));
         Ok(())
     }
 
@@ -352,7 +353,7 @@ impl Region {
         if !self.held.is_writable() {
             return Err(RegionError::ReadOnly);
         }
-        place.store(word, Ordering::Release);
+        shared!(RegionWord, place.store(word, Ordering::Release));
         Ok(())
     }
 
@@ -376,8 +377,8 @@ impl Region {
             return Err(RegionError::ReadOnly);
         }
         let head = self.held.map.head();
-        let version = head.version.fetch_add(1, Ordering::Release) + 1;
-        head.event.fetch_add(1, Ordering::Release);
+        let version = shared!(RegionVersion, head.version.fetch_add(1, Ordering::Release)) + 1;
+        shared!(RegionEvent, head.event.fetch_add(1, Ordering::Release));
         let may_be_awaited = match &self.held.share {
             Share::Own { is_shared, .. } => is_shared.load(Ordering::Acquire),
             Share::Peers { .. } => true,

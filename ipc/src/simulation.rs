@@ -2,17 +2,18 @@
 //!
 //! A [`Standby`] decides when it serves, by what it sees of those before it. A [`Keeper`] holds
 //! what a caller sent, and decides what of it goes elsewhere when a channel ends; [`judge`] does so
-//! for a request that its own thread holds. [`next_channel`] and [`supersedes`] say to whom a
-//! caller goes, and when. It is the code that a node runs; only the lanes are another's.
+//! for a request that its own thread holds. A [`Watcher`] says when it suspects who serves, and
+//! [`next_channel`] and [`supersedes`] to whom a caller goes, and when. It is the code that a node runs; only the lanes are another's.
 
 use std::{fmt, rc::Rc};
 
 use crate::{
     ServiceId,
     channel::Fate,
-    control::Group,
+    control::{Group, HealthCheck},
     failover::{
         course,
+        detector::{self, Detector},
         kept::{Kept, Left, Payload, Sent},
         replay::{self, Before, Reached, Repeat, Verdict},
         standing::{Standing, Watched},
@@ -77,6 +78,11 @@ impl<W: Watch> Standby<W> {
     /// Gives the epoch at which it serves from now on, if it is time.
     pub fn decide(&mut self) -> Option<u64> {
         self.0.decide()
+    }
+
+    /// It was told to let go.
+    pub fn void(&mut self) {
+        self.0.void();
     }
 
     /// Lists those to whom it wants channels.
@@ -208,13 +214,25 @@ fn ring(urgent: bool) -> Ring {
 }
 
 /// Chooses among channels that were opened ahead, each to an instance and with the mark that it
-/// shows, in place of one that has ended.
+/// shows, in place of one that has ended; `served_at` is the latest epoch that the caller knows of.
 pub fn next_channel(
     group: &Group,
+    served_at: u64,
     is_dead: impl Fn(ServiceId) -> bool,
     open: impl Iterator<Item = (ServiceId, u32)> + Clone,
 ) -> Option<usize> {
-    course::next(group, is_dead, open)
+    course::next(group, served_at, is_dead, open)
+}
+
+/// Tells whether a caller that was served at that epoch refuses one that shows this mark, as the
+/// one refuses the caller.
+pub fn is_past(mark: u32, served_at: u64) -> bool {
+    course::is_past(mark, served_at)
+}
+
+/// The later of an epoch and the one that a lane shows.
+pub fn later(served_at: u64, mark: u32) -> u64 {
+    course::later(served_at, mark)
 }
 
 /// Tells whether a caller leaves the channel to `current`, which shows this mark, as it hears of a
@@ -226,4 +244,51 @@ pub fn supersedes(
     mark: u32,
 ) -> bool {
     course::supersedes(group, is_dead, current, mark)
+}
+
+/// What a caller that waits is to do about who serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advice {
+    /// Nothing.
+    Wait,
+    /// Ask whether anybody is there.
+    Ask,
+    /// Tell the runtime.
+    Suspect,
+}
+
+/// Watches over who serves, for a caller that waits.
+#[derive(Debug)]
+pub struct Watcher(Detector);
+
+impl Default for Watcher {
+    fn default() -> Watcher {
+        Watcher(Detector::new(HealthCheck::default()))
+    }
+}
+
+impl Watcher {
+    /// Goes by this check from now on.
+    pub fn adopt(&mut self, health: HealthCheck) {
+        self.0.adopt(health);
+    }
+
+    /// Forgets what it knows: somebody else is watched.
+    pub fn restart(&mut self) {
+        self.0.restart();
+    }
+
+    /// An answer has come.
+    pub fn answered(&mut self, now_ns: u64) {
+        self.0.answered(now_ns);
+    }
+
+    /// Looks, for a caller that has waited since then; `count` counts all that has come.
+    pub fn look(&mut self, now_ns: u64, since_ns: u64, count: u64) -> Advice {
+        match self.0.look(now_ns, since_ns, count) {
+            detector::Advice::Wait(_) => Advice::Wait,
+            detector::Advice::Ask(_) => Advice::Ask,
+            detector::Advice::Suspect(_) => Advice::Suspect,
+        }
+    }
 }

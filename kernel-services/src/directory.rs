@@ -6,6 +6,7 @@
 //!   ipcd.N.sock where services of user N come back, if they run as others than we
 //!   epochs      the first epoch that is not reserved yet; likewise
 //!   failover    how names are configured; see `plans`
+//!   served      at which epoch each name was served last; see `served`
 //!   ids         the first id that is not reserved yet; it must outlive the services
 //! ```
 

@@ -2,14 +2,14 @@
 //! reserved durably before anybody hears of them.
 //!
 //! A name has a block of them, of which its standbys take the next without asking. The counter is
-//! the same for all names, so a name's epochs ascend with gaps.
+//! the same for all names, so a name's epochs ascend with gaps. Lanes show their low halves, and by
+//! small numbers other things: no low half is as small as those.
 
 use std::ops::Range;
 
 use ipc::Status;
 
-/// Epochs of one name, before it needs another block. The first is never served at, so that no
-/// epoch's low half is 0.
+/// Epochs of one name, before it needs another block. No low half of an epoch is below that.
 pub(crate) const BLOCK: u64 = 64;
 /// Epochs reserved at once: for a thousand names.
 pub(crate) const RESERVE: u64 = 1024 * BLOCK;
@@ -34,8 +34,13 @@ pub(crate) struct Epochs {
 impl Epochs {
     /// Starts at the first epoch that no earlier run has reserved.
     pub(crate) fn new(first: u64, source: Box<dyn EpochSource>) -> Epochs {
-        let first = first.next_multiple_of(BLOCK);
+        let first = first.next_multiple_of(BLOCK).max(BLOCK);
         Epochs { next: first, end: first, source }
+    }
+
+    /// The first that is given next: no earlier run has reserved it.
+    pub(crate) fn first(&self) -> u64 {
+        self.next
     }
 
     /// Reserves as many as are reserved at once.
@@ -59,6 +64,9 @@ impl Epochs {
         }
         let first = self.next;
         self.next += BLOCK;
+        if first as u32 == 0 {
+            return self.block();
+        }
         Ok(first..self.next)
     }
 }
@@ -116,6 +124,13 @@ mod tests {
         let mut epochs = Epochs::new(0, Box::new(Memory(Arc::clone(&memory))));
         assert_eq!(epochs.block(), Err(Status::IO));
         *memory.lock().expect("kept") = Ok(0);
-        assert_eq!(epochs.block(), Ok(0..BLOCK));
+        assert_eq!(epochs.block(), Ok(BLOCK..2 * BLOCK));
+    }
+
+    #[test]
+    fn no_low_half_of_an_epoch_is_a_small_number() {
+        let mut epochs = Epochs::new((1 << 32) - BLOCK, Box::new(Forgetful));
+        assert_eq!(epochs.block(), Ok((1 << 32) - BLOCK..1 << 32));
+        assert_eq!(epochs.block(), Ok((1 << 32) + BLOCK..(1 << 32) + 2 * BLOCK));
     }
 }

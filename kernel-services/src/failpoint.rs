@@ -116,12 +116,9 @@ mod unarmed {
 
 #[cfg(feature = "failpoints")]
 mod armed {
-    use std::{env, fs};
-
-    use ipc::control::{Reply, Request};
-    use nix::{
-        sys::signal::{Signal, kill},
-        unistd::Pid,
+    use ipc::{
+        control::{Reply, Request},
+        failpoint::obey,
     };
 
     use super::At;
@@ -129,12 +126,7 @@ mod armed {
 
     /// Dies here if a test wants it.
     pub(crate) fn reach(at: At) {
-        let Some(path) = env::var_os("IPCD_DIES_AT") else { return };
-        if fs::read_to_string(&path).is_ok_and(|told| told.trim() == format!("{at:?}")) {
-            // So that the test sees that it came to this.
-            let _ = fs::remove_file(&path);
-            let _ = kill(Pid::this(), Signal::SIGKILL);
-        }
+        obey("IPCD_DIES_AT", &format!("{at:?}"));
     }
 
     /// A request is read, and nothing done about it.

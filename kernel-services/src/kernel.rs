@@ -25,6 +25,7 @@ use crate::{
     reactor::{Reactor, Ties, monotonic_ns},
     registry::Registry,
     security::Route,
+    served::Served,
     token::TokenKey,
 };
 
@@ -131,7 +132,9 @@ impl Kernel {
         let broker = broker.expecting(living, monotonic_ns()).routed(routes);
         let (plans, planned) = Plans::open(directory.path());
         let broker = broker.planned(planned);
-        let broker = broker.numbering(directory.epochs()?);
+        let epochs = directory.epochs()?;
+        let served = Served::open(directory.path(), epochs.first());
+        let broker = broker.numbering(epochs, served);
         let broker = if desk.is_some() { broker.supervised() } else { broker };
         let broker = if notes.is_some() { broker.recorded() } else { broker };
         let (leash, collar) = UnixStream::pair()

@@ -53,6 +53,7 @@ mod registry;
 #[cfg(feature = "node")]
 mod sandbox;
 pub mod security;
+mod served;
 #[cfg(test)]
 mod simulation;
 mod spans;

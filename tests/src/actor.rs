@@ -2,8 +2,9 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
+    os::unix::process::ExitStatusExt,
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
-    sync::mpsc::{self, Receiver},
+    sync::mpsc::{self, Receiver, RecvTimeoutError},
 };
 
 use nix::{
@@ -61,20 +62,31 @@ impl Actor {
 
     /// Waits for the next line that begins with `word`; gives the rest of it. Other lines wait.
     pub fn hear(&mut self, word: &str) -> String {
+        self.hear_or_end(word).unwrap_or_else(|| {
+            panic!("waited for {word:?} from {}, heard {:?}, and its end", self.pid, self.unheard)
+        })
+    }
+
+    /// The same, of one that may die before it says that: nothing then.
+    pub fn hear_or_end(&mut self, word: &str) -> Option<String> {
         let rest_of = |line: &str| {
             let rest = line.strip_prefix(word)?;
             (rest.is_empty() || rest.starts_with(' ')).then(|| rest.trim_start().to_owned())
         };
         let known = self.unheard.iter().position(|line| rest_of(line).is_some());
-        if let Some(rest) = known.and_then(|index| rest_of(&self.unheard.remove(index))) {
-            return rest;
+        if let Some(index) = known {
+            return rest_of(&self.unheard.remove(index));
         }
         loop {
-            let line = self.lines.recv_timeout(LIMIT * 3 / 4).unwrap_or_else(|error| {
-                panic!("waited for {word:?} from {}, heard {:?}: {error}", self.pid, self.unheard)
-            });
+            let line = match self.lines.recv_timeout(LIMIT * 3 / 4) {
+                Ok(line) => line,
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!("waited for {word:?} from {}, heard {:?}", self.pid, self.unheard)
+                }
+            };
             if let Some(rest) = rest_of(&line) {
-                return rest;
+                return Some(rest);
             }
             self.unheard.push(line);
         }
@@ -92,6 +104,13 @@ impl Actor {
     pub fn ask(&mut self, command: &str, word: &str) -> String {
         self.tell(command);
         self.hear(word)
+    }
+
+    /// The same, of one that may die meanwhile, or is dead: nothing then.
+    pub fn ask_or_end(&mut self, command: &str, word: &str) -> Option<String> {
+        let input = self.input.as_mut().expect("open until it ends");
+        input.write_all(format!("{command}\n").as_bytes()).ok()?;
+        self.hear_or_end(word)
     }
 
     /// Stops it, every thread of it.
@@ -123,6 +142,16 @@ impl Actor {
         self.tell("quit");
         let status = self.child.wait().expect("it was not waited for");
         assert!(status.success(), "{status}");
+    }
+
+    /// Tells it to end in order, if it lives, and waits for its end. Returns whether it was killed.
+    pub fn finish(mut self) -> bool {
+        let input = self.input.as_mut().expect("open until it ends");
+        // Who is dead hears nothing.
+        let _ = input.write_all(b"quit\n");
+        let status = self.child.wait().expect("it was not waited for");
+        assert!(status.success() || status.signal() == Some(Signal::SIGKILL as i32), "{status}");
+        !status.success()
     }
 
     /// Waits for its end.

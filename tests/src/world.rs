@@ -91,13 +91,15 @@ impl World {
     /// Waits until each of so many members of the only name is watched by those behind it, and one
     /// client of the first has its channels to the two behind that.
     pub fn settled(&self, node: &Node, members: u32) {
-        wait_until("all have found each other", || {
-            let entries = node.list().expect("a list");
-            let is_found =
-                |rank: u32, channels: u32| channels >= members - 1 - rank + u32::from(rank < 3);
-            entries.len() as u32 == members
-                && entries.iter().all(|it| is_found(it.rank, it.channels))
-        });
+        wait_until("all have found each other", || self.is_settled(node, members));
+    }
+
+    /// Tells whether that is so.
+    pub fn is_settled(&self, node: &Node, members: u32) -> bool {
+        let entries = node.list().expect("a list");
+        let is_found =
+            |rank: u32, channels: u32| channels >= members - 1 - rank + u32::from(rank < 3);
+        entries.len() as u32 == members && entries.iter().all(|it| is_found(it.rank, it.channels))
     }
 
     /// A configuration for this world.

@@ -18,6 +18,7 @@ use super::layout::{
 };
 use crate::{
     error::NodeError,
+    failpoint::shared,
     lane::{self, LaneFacts},
     sync::Ordering,
 };
@@ -65,12 +66,14 @@ impl Segment {
         let own = Segment { base: base.cast(), slots: segment_slots(segment), memory };
         lane::guard(base, bytes)?;
         let header = own.header();
-        header.version.store(layout::VERSION, Ordering::Relaxed);
-        header.slots.store(own.slots as u32, Ordering::Relaxed);
-        header.slot_bytes.store(size_of::<Slot>() as u32, Ordering::Relaxed);
-        header.segment.store(segment, Ordering::Relaxed);
-        header.pid.store(std::process::id(), Ordering::Relaxed);
-        header.magic.store(layout::MAGIC, Ordering::Release);
+        shared!(BoardIdentity, {
+            header.version.store(layout::VERSION, Ordering::Relaxed);
+            header.slots.store(own.slots as u32, Ordering::Relaxed);
+            header.slot_bytes.store(size_of::<Slot>() as u32, Ordering::Relaxed);
+            header.segment.store(segment, Ordering::Relaxed);
+            header.pid.store(std::process::id(), Ordering::Relaxed);
+            header.magic.store(layout::MAGIC, Ordering::Release);
+        });
         if let Memory::Own { fd, .. } = &own.memory {
             lane::seal(fd)?;
         }

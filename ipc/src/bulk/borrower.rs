@@ -17,6 +17,7 @@ use crate::{
         packet::{self, Received},
     },
     error::{CallError, NodeError, PeerCorrupt},
+    failpoint::shared,
     lane::Lane,
     sync::{AtomicU32, Ordering},
 };
@@ -117,7 +118,8 @@ impl Desk {
         // Before the peer may lend the slot again.
         self.out.fetch_and(!(1 << slot), Ordering::Relaxed);
         // Release: our reads come before the sender's next writes.
-        self.lane.header().released[slot].store(generation, Ordering::Release);
+        let released = &self.lane.header().released[slot];
+        shared!(Released, released.store(generation, Ordering::Release));
     }
 }
 
@@ -183,7 +185,7 @@ impl Borrower {
             Known::Mapped(arena) => arena,
             Known::Unmapped(errno, _) => {
                 let said = &self.desk.lane.header().identity.unmapped;
-                said.store(number, Ordering::Relaxed);
+                shared!(Unmapped, said.store(number, Ordering::Relaxed));
                 self.desk.give_back(slot, generation);
                 return Err(Unread::NoMeans(errno));
             }

@@ -19,6 +19,7 @@
 use crate::wait::futex;
 use crate::{
     bus::memory::Ring,
+    failpoint::shared,
     sync::{AtomicU32, Ordering},
     wait::Fences,
 };
@@ -33,7 +34,7 @@ pub(super) fn is_due(fences: Fences, sleepers: &AtomicU32) -> bool {
 /// Moves the event word on, so that nobody falls asleep on its old value, and wakes who does.
 pub(super) fn signal(ring: &Ring) {
     let event = &ring.header().event;
-    event.fetch_add(1, Ordering::Release);
+    shared!(BusEvent, event.fetch_add(1, Ordering::Release));
     #[cfg(not(loom))]
     futex::wake(event, true, i32::MAX);
 }

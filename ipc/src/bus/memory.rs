@@ -13,11 +13,14 @@ use std::{ptr::NonNull, sync::Arc};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::layout::{self, HEADER_BYTES, PAGE_BYTES, PageHeader, RingHeader};
-use crate::sync::{AtomicU64, Ordering};
 #[cfg(not(loom))]
 use crate::{
     error::NodeError,
     lane::{self, LaneFacts},
+};
+use crate::{
+    failpoint::shared,
+    sync::{AtomicU64, Ordering},
 };
 
 /// A ring, in either's view.
@@ -93,12 +96,14 @@ impl Ring {
 
     fn begin(&self, topic: u32, first: u64) {
         let header = self.header();
-        header.version.store(layout::VERSION, Ordering::Relaxed);
-        header.topic.store(topic, Ordering::Relaxed);
-        header.capacity.store(self.capacity, Ordering::Relaxed);
-        header.first.store(first, Ordering::Relaxed);
-        header.last.store(layout::NOTHING, Ordering::Relaxed);
-        header.magic.store(layout::RING_MAGIC, Ordering::Release);
+        shared!(BusIdentity, {
+            header.version.store(layout::VERSION, Ordering::Relaxed);
+            header.topic.store(topic, Ordering::Relaxed);
+            header.capacity.store(self.capacity, Ordering::Relaxed);
+            header.first.store(first, Ordering::Relaxed);
+            header.last.store(layout::NOTHING, Ordering::Relaxed);
+            header.magic.store(layout::RING_MAGIC, Ordering::Release);
+        });
     }
 }
 
@@ -169,8 +174,10 @@ impl Page {
     pub(crate) fn create() -> Result<Arc<Page>, NodeError> {
         let memory = Memory::create("ipc-cursor", PAGE_BYTES)?;
         let page = Page { header: memory.base().cast(), memory };
-        page.header().version.store(layout::VERSION, Ordering::Relaxed);
-        page.header().magic.store(layout::PAGE_MAGIC, Ordering::Release);
+        shared!(CursorIdentity, {
+            page.header().version.store(layout::VERSION, Ordering::Relaxed);
+            page.header().magic.store(layout::PAGE_MAGIC, Ordering::Release);
+        });
         page.memory.seal()?;
         Ok(Arc::new(page))
     }

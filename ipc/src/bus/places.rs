@@ -10,6 +10,7 @@ use super::{
     reader::{Cursor, Miss},
 };
 use crate::{
+    failpoint::shared,
     node::{BusWord, Shared},
     sync::{AtomicBool, AtomicU64, Ordering},
 };
@@ -288,7 +289,7 @@ impl Place {
             Ok(head) => {
                 if let Some(seat) = seat {
                     let next = cursor.position() + 1;
-                    seat.page.header().cursor.store(next, Ordering::Release);
+                    shared!(Cursor, seat.page.header().cursor.store(next, Ordering::Release));
                 }
                 Ok(Some(head))
             }
@@ -335,7 +336,8 @@ impl Place {
         } else {
             begin(source, start).map_err(|_| Over::Corrupt)?
         };
-        seat.page.header().cursor.store(held.max(cursor.position() + 1), Ordering::Release);
+        let next = held.max(cursor.position() + 1);
+        shared!(Cursor, seat.page.header().cursor.store(next, Ordering::Release));
         self.state = State::Seated(cursor, Arc::clone(seat));
         Ok(())
     }

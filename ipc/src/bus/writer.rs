@@ -17,7 +17,10 @@ use super::{
     layout::{ALIGN, CLOSED, PAD, RECORD_HEAD, longest, record_bytes},
     memory::Ring,
 };
-use crate::sync::{Ordering, fence};
+use crate::{
+    failpoint::shared,
+    sync::{Ordering, fence},
+};
 
 /// Writes a ring. There is one for each.
 #[derive(Debug)]
@@ -119,7 +122,7 @@ impl Writer {
         let (header, words) = (ring.header(), ring.words());
         if plan.keep != self.tail {
             self.tail = plan.keep;
-            header.horizon.store(plan.keep, Ordering::Release);
+            shared!(Horizon, header.horizon.store(plan.keep, Ordering::Release));
             // Before any word of what is overwritten: see above.
             fence(Ordering::Release);
         }
@@ -129,28 +132,30 @@ impl Writer {
         let at = self.head + plan.pad;
         let place = self.place(at);
         let record = &words[place..place + (plan.size / 8) as usize];
-        record[0].store(payload.len() as u64, Ordering::Relaxed);
-        record[1].store(self.sequence, Ordering::Relaxed);
-        record[2].store(now_ns, Ordering::Relaxed);
-        let body = &record[(RECORD_HEAD / 8) as usize..];
-        let (whole, rest) = payload.as_chunks::<8>();
-        for (word, chunk) in body.iter().zip(whole) {
-            word.store(u64::from_le_bytes(*chunk), Ordering::Relaxed);
-        }
-        if !rest.is_empty() {
-            let mut last = [0; 8];
-            last[..rest.len()].copy_from_slice(rest);
-            body[whole.len()].store(u64::from_le_bytes(last), Ordering::Relaxed);
-        }
+        shared!(Record, {
+            record[0].store(payload.len() as u64, Ordering::Relaxed);
+            record[1].store(self.sequence, Ordering::Relaxed);
+            record[2].store(now_ns, Ordering::Relaxed);
+            let body = &record[(RECORD_HEAD / 8) as usize..];
+            let (whole, rest) = payload.as_chunks::<8>();
+            for (word, chunk) in body.iter().zip(whole) {
+                word.store(u64::from_le_bytes(*chunk), Ordering::Relaxed);
+            }
+            if !rest.is_empty() {
+                let mut last = [0; 8];
+                last[..rest.len()].copy_from_slice(rest);
+                body[whole.len()].store(u64::from_le_bytes(last), Ordering::Relaxed);
+            }
+        });
         self.head = at + plan.size;
         self.sequence = self.sequence.wrapping_add(1);
         debug_assert!(self.head.is_multiple_of(ALIGN) && self.head - self.tail <= ring.capacity());
-        header.head.store(self.head, Ordering::Release);
-        header.last.store(at, Ordering::Release);
+        shared!(Head, header.head.store(self.head, Ordering::Release));
+        shared!(Last, header.last.store(at, Ordering::Release));
     }
 
     /// Says that nothing more comes.
     pub(crate) fn close(&self) {
-        self.ring.header().state.store(CLOSED, Ordering::Release);
+        shared!(BusClosed, self.ring.header().state.store(CLOSED, Ordering::Release));
     }
 }

@@ -1,21 +1,12 @@
 //! What the ends of a channel say of themselves: where they stand, and whether they live.
 
 use super::Channel;
-use crate::{
-    layout::Ring,
-    life::Life,
-    sync::{Ordering, fence},
-    wait::futex,
-};
-
-/// What a client that has left shows: it wants nothing more. One that wants nothing of a standby
-/// shows 1.
-pub(crate) const GONE: u32 = 2;
+use crate::{failpoint::shared, layout::Ring, life::Life, mark, sync::Ordering, wait::futex};
 
 impl Channel {
     /// The word by which the peer says where it stands: see `Identity::mark`.
     pub(crate) fn peer_mark(&self) -> u32 {
-        self.peer.header().identity.mark.load(Ordering::Acquire)
+        mark::of(self.peer.header())
     }
 
     /// Where this end says that it stands.
@@ -25,23 +16,24 @@ impl Channel {
 
     /// Says where this end stands.
     pub(crate) fn set_mark(&self, mark: u32) {
-        self.own.header().identity.mark.store(mark, Ordering::Release);
+        mark::set(self.own.header(), mark);
     }
 
-    /// Says that this end serves at an epoch. Returns whether the peer still wants that: either it
-    /// sees the mark when it looks after it has left, or this end sees that it left.
+    /// Says that this end serves at an epoch: see [`mark::show`].
     pub(crate) fn show_mark(&self, mark: u32) -> bool {
-        self.set_mark(mark);
-        fence(Ordering::SeqCst);
-        self.peer_mark() != GONE
+        mark::show(self.own.header(), self.peer.header(), mark)
     }
 
-    /// Leaves: wants nothing more of the peer. Returns the peer's mark after that: where it is 0,
-    /// the peer takes nothing more, whatever becomes of it.
+    /// Says at which epoch this end was served, before it sends: see [`mark::require`].
+    pub(crate) fn require(&self, served_at: u64) -> bool {
+        self.own_mark() == 0
+            || served_at == 0
+            || mark::require(self.own.header(), self.peer.header(), served_at as u32)
+    }
+
+    /// Leaves: see [`mark::leave`].
     pub(crate) fn leave(&self) -> u32 {
-        self.set_mark(GONE);
-        fence(Ordering::SeqCst);
-        self.peer_mark()
+        mark::leave(self.own.header(), self.peer.header())
     }
 
     /// Counts what was heard of the peer: frames that came of it, and those of ours that it took.
@@ -72,7 +64,8 @@ impl Channel {
     /// Says with which id the messages on this channel begin, before the first of them.
     pub(crate) fn begin_ids(&self, first: u64) {
         let high = (first >> 32) as u32;
-        self.own.header().attention.first_high.store(high, Ordering::Relaxed);
+        let word = &self.own.header().attention.first_high;
+        shared!(FirstHigh, word.store(high, Ordering::Relaxed));
     }
 
     /// The peer's life word and the value at which it lives, to sleep on.
@@ -81,5 +74,17 @@ impl Channel {
         let value = life.load(Ordering::Acquire);
         let lives = Life::from_word(value) == Life::Alive;
         lives.then_some(futex::Word { at: life, value, shared: true })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_wants_to_be_served_at_an_epoch_before_the_one_at_which_he_was() {
+        assert!(wants(0, 65) && wants(1, 65), "it was served nowhere");
+        assert!(wants(70, 70) && wants(70, 71) && !wants(70, 69));
+        assert!(wants(u32::MAX, 64), "only low halves are shown");
     }
 }

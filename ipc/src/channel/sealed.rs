@@ -22,6 +22,7 @@ use crate::{
     board::{Seat, SessionStats},
     clock,
     error::{NodeError, PeerCorrupt, Status},
+    failpoint::shared,
     frame::{Frame, Kind, Label},
     layout::Ring,
     ring::PushError,
@@ -240,7 +241,7 @@ const HELLO_LEVEL: u32 = 2;
 const MOST_HELLO: usize = 192;
 
 fn say_hello(tx: &mut Transmit, message: &[u8]) -> Result<(), PushError> {
-    tx.push(Label::new(Kind::Hello, HELLO_LEVEL), message, &mut 0)
+    shared!(Hello, tx.push(Label::new(Kind::Hello, HELLO_LEVEL), message, &mut 0))
 }
 
 /// Sends what a step has to send, and does what comes then.
@@ -268,8 +269,10 @@ fn seal(tx: &mut Transmit, rx: &mut Receive, mut session: SecureChannel) {
         opener.begin_at(ring, rx.consumer(ring).tail());
     }
     tx.urgent.keep_last(true);
-    tx.sealer = Some(Box::new(sealer));
-    rx.guard = Some(Box::new(Guard::Sealed(opener)));
+    shared!(Sealed, {
+        tx.sealer = Some(Box::new(sealer));
+        rx.guard = Some(Box::new(Guard::Sealed(opener)));
+    });
 }
 
 impl Transmit {

@@ -55,6 +55,9 @@ struct Ahead {
     links: Vec<Arc<Link>>,
     /// Members of the group that the kernel says are dead.
     dead: Vec<ServiceId>,
+    /// The latest epoch at which the name was served, as far as is known. Who serves at an older
+    /// one was passed over.
+    served_at: u64,
 }
 
 impl Ahead {
@@ -126,6 +129,7 @@ impl ClientState {
             let mut ahead = self.relay.lock();
             ahead.dead.retain(|id| group.members.contains(id));
             ahead.group = Some(group.clone());
+            ahead.served_at = ahead.served_at.max(group.served_at);
         }
         self.relay.flags.store(group.flags, Ordering::Relaxed);
         self.relay.detector().adopt(group.health);
@@ -222,7 +226,11 @@ impl ClientState {
         while let Some(instance) = self.wanted() {
             let current = self.link.load_full();
             let Ok(link) = core.open_beside(instance, &current) else { return false };
-            self.relay.lock().links.push(link);
+            let mut ahead = self.relay.lock();
+            // The client may have gone there meanwhile, by another channel.
+            if self.link.load().channel.introduction.dest != instance {
+                ahead.links.push(link);
+            }
         }
         true
     }
@@ -271,15 +279,24 @@ impl ClientState {
         }
     }
 
+    /// Sends what went over from a channel before and found no room, as long as that takes little
+    /// time. Returns whether nothing of it is left.
+    pub(crate) fn catch_up(&self) -> bool {
+        self.link.load_full().catch_up(FOREVER)
+    }
+
     /// One of those opened ahead: who serves, or who is next to.
     fn pick(&self, current: &Link) -> Option<Arc<Link>> {
         let mut ahead = self.relay.lock();
         ahead.bury(current);
         ahead.sort_out();
+        ahead.served_at = course::later(ahead.served_at, current.channel.peer_mark());
         let open = ahead.links.iter().map(|link| &link.channel);
         let open = open.map(|channel| (channel.introduction.dest, channel.peer_mark()));
-        let chosen = course::next(ahead.group.as_ref()?, |id| ahead.dead.contains(&id), open)?;
-        Some(ahead.links.swap_remove(chosen))
+        let is_dead = |id| ahead.dead.contains(&id);
+        let chosen = course::next(ahead.group.as_ref()?, ahead.served_at, is_dead, open)?;
+        let link = ahead.links.swap_remove(chosen);
+        link.channel.require(ahead.served_at).then_some(link)
     }
 
     /// Asks the runtime who serves.
@@ -287,6 +304,8 @@ impl ClientState {
         let core = self.relay.core.upgrade()?;
         for _ in 0..ATTEMPTS {
             match core.open_beside(self.dest, current) {
+                // It was passed over, and has yet to hear so.
+                Ok(link) if !self.may_serve(&link) => std::thread::sleep(PAUSE),
                 Ok(link) => {
                     let introduction = &link.channel.introduction;
                     core.outdate_groups(introduction.dest, introduction.dest_name);
@@ -303,10 +322,29 @@ impl ClientState {
         None
     }
 
+    /// Whether who is at the other end of a channel stands by, or serves at an epoch that is not
+    /// past; and will take nothing at another.
+    fn may_serve(&self, link: &Link) -> bool {
+        link.channel.require(self.relay.lock().served_at)
+    }
+
+    /// Closes channels to one instance that were opened ahead.
+    fn let_go(&self, instance: ServiceId) {
+        let mut ahead = self.relay.lock();
+        let (ours, others) = std::mem::take(&mut ahead.links)
+            .into_iter()
+            .partition(|link| link.channel.introduction.dest == instance);
+        ahead.links = others;
+        drop(ahead);
+        let _closed: Vec<Arc<Link>> = ours;
+    }
+
     fn adopt(self: &Arc<Self>, current: &Link, next: Arc<Link>) -> Arc<Link> {
         self.relay.detector().restart();
         current.hand_over(&next, self);
         self.link.store(Arc::clone(&next));
+        // One that was opened ahead, and did not say in time that it serves.
+        self.let_go(next.channel.introduction.dest);
         current.wake_all();
         if let Some(core) = self.relay.core.upgrade() {
             // The name may have another id since the runtime began once more.

@@ -6,12 +6,18 @@ use crate::ServiceId;
 /// Most members of a group that anybody is told of.
 pub const MOST_MEMBERS: usize = 64;
 
+/// Most of those who stand by that may serve by themselves, by their order: who stands further
+/// behind waits for the runtime.
+pub const MOST_PLACES: usize = 16;
+
 /// Who serves a name, and who stands by for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
     /// Id of the name.
     pub name: ServiceId,
-    /// The last epoch that was told to anybody.
+    /// The last epoch that was reserved for anybody before this was told. Who stands by at a rank
+    /// (from 1) of the order owns the epoch of that rank behind this one: nobody else ever serves
+    /// at it.
     pub epoch: u64,
     /// The epoch at which the first of the members serves; 0 while nobody is known to.
     pub served_at: u64,

@@ -6,18 +6,19 @@ use crate::{ServiceId, control::Group};
 /// Chooses among the channels that were opened ahead, each to an instance and with the mark that
 /// it shows: who serves, or, where all before it in the order are dead, the first who stands by.
 ///
-/// One that shows an older epoch than the group has, and is not its first, was passed over. A
+/// One that shows an older epoch than the group has, or than `served_at`, at which the caller was
+/// served, was passed over, and may not know it: what it did would be of an epoch that is past. A
 /// standby that has a living one before it does not serve: who went there would wait for ever.
 pub(crate) fn next(
     group: &Group,
+    served_at: u64,
     is_dead: impl Fn(ServiceId) -> bool,
     open: impl Iterator<Item = (ServiceId, u32)> + Clone,
 ) -> Option<usize> {
-    let epoch = |mark| rule::whole(mark, group.served_at);
-    let first = group.members.first().copied();
-    let serves = |(_, (id, mark)): &(usize, (ServiceId, u32))| {
-        *mark != 0 && (Some(*id) == first || epoch(*mark) >= group.served_at)
-    };
+    let served_at = served_at.max(group.served_at);
+    let epoch = |mark| rule::whole(mark, served_at);
+    let serves =
+        |(_, (_, mark)): &(usize, (ServiceId, u32))| *mark != 0 && !is_past(*mark, served_at);
     let serving = open.clone().enumerate().filter(serves);
     if let Some((index, _)) = serving.max_by_key(|(_, (_, mark))| epoch(*mark)) {
         return Some(index);
@@ -25,6 +26,21 @@ pub(crate) fn next(
     let heir = group.members.iter().find(|id| !is_dead(**id))?;
     let mut open = open;
     open.position(|(id, mark)| id == *heir && mark == 0)
+}
+
+/// Tells whether one low half is that of an earlier epoch than another.
+pub(crate) fn is_before(mark: u32, other: u32) -> bool {
+    (mark.wrapping_sub(other) as i32) < 0
+}
+
+/// Tells whether one that shows this mark serves at an epoch before that one.
+pub(crate) fn is_past(mark: u32, served_at: u64) -> bool {
+    mark != 0 && rule::whole(mark, served_at) < served_at
+}
+
+/// The later of an epoch and the one that a lane shows, if it shows any.
+pub(crate) fn later(served_at: u64, mark: u32) -> u64 {
+    if mark == 0 { served_at } else { served_at.max(rule::whole(mark, served_at)) }
 }
 
 /// Tells whether another than who serves on a channel, at the epoch of this mark, serves now: its
@@ -70,7 +86,7 @@ mod tests {
     fn who_serves_is_gone_to_and_a_standby_only_when_all_before_it_are_dead() {
         let next = |open: &[(u32, u32)], dead: &[u32]| {
             let open = open.iter().map(|&(id, mark)| (ServiceId::new(id), mark));
-            next(&group(7, &[1, 2, 3]), |id| ids(dead).contains(&id), open)
+            next(&group(7, &[1, 2, 3]), 7, |id| ids(dead).contains(&id), open)
         };
         assert_eq!(next(&[(3, 0), (2, 9)], &[]), Some(1));
         assert_eq!(next(&[(3, 8), (2, 9)], &[1]), Some(1), "the later one");
@@ -81,6 +97,19 @@ mod tests {
         assert_eq!(next(&[(3, 0)], &[1, 2]), Some(0));
         assert_eq!(next(&[(3, 0), (2, 0)], &[]), None);
         assert_eq!(next(&[], &[1]), None);
+        assert_eq!(next(&[(1, 6), (2, 0)], &[]), None, "the first, before it hears so");
+    }
+
+    #[test]
+    fn nobody_goes_back_to_an_epoch_before_the_one_at_which_he_was_served() {
+        let open = [(ServiceId::new(1), 7), (ServiceId::new(2), 0)].into_iter();
+        let next = |served_at| next(&group(7, &[1, 2]), served_at, |_| false, open.clone());
+        assert_eq!((next(0), next(7), next(8)), (Some(0), Some(0), None));
+        assert!(is_past(7, 8) && !is_past(8, 8) && !is_past(0, 8), "0 stands by");
+        let beyond = (1 << 32) + 5;
+        assert!(is_past(u32::MAX, beyond) && !is_past(5, beyond) && !is_past(6, beyond));
+        assert_eq!([later(8, 0), later(8, 7), later(8, 9)], [8, 8, 9]);
+        assert_eq!(later(u64::from(u32::MAX), 5), beyond);
     }
 
     #[test]

@@ -6,7 +6,9 @@ use super::standing::Standing;
 use crate::{
     ServiceId,
     control::Group,
+    failpoint::shared,
     link::Link,
+    node::Hearing,
     server::Incoming,
     sync::{AtomicU64, Ordering},
 };
@@ -21,9 +23,15 @@ pub(crate) struct Post {
     standing: Mutex<Option<Standing>>,
     /// The last epoch of its own taking, until the runtime is told.
     untold: AtomicU64,
+    /// What it has yet to hear of the runtime.
+    hearing: Arc<Hearing>,
 }
 
 impl Post {
+    pub(crate) fn new(hearing: &Arc<Hearing>) -> Post {
+        Post { hearing: Arc::clone(hearing), ..Post::default() }
+    }
+
     /// The epoch at which it serves, or 0.
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
@@ -45,9 +53,14 @@ impl Post {
         if self.epoch() >= epoch {
             return false;
         }
-        self.epoch.store(epoch, Ordering::Release);
+        shared!(Promoted, self.epoch.store(epoch, Ordering::Release));
         channels.iter().filter_map(Weak::upgrade).for_each(|it| it.stand(epoch));
         true
+    }
+
+    /// It was told to let go: it does not serve by itself again before it hears of an order.
+    pub(crate) fn void(&self) {
+        self.standing().iter_mut().for_each(Standing::void);
     }
 
     /// Stands by from now on, if it serves at that epoch: takes nothing more, and returns when what
@@ -90,7 +103,7 @@ impl Post {
             return true;
         }
         let Ok(mut standing) = self.standing.try_lock() else { return false };
-        let epoch = standing.as_mut().and_then(Standing::decide);
+        let epoch = standing.as_mut().and_then(|it| self.decide(it));
         epoch.is_some_and(|epoch| self.take_by_itself(epoch))
     }
 
@@ -98,13 +111,19 @@ impl Post {
     pub(crate) fn look(&self) -> Vec<Arc<Link>> {
         let mut standing = self.standing();
         let Some(it) = standing.as_mut().filter(|_| self.epoch() == 0) else { return Vec::new() };
-        match it.decide() {
+        match self.decide(it) {
             Some(epoch) => {
                 self.take_by_itself(epoch);
                 Vec::new()
             }
             None => it.watched().collect(),
         }
+    }
+
+    /// The epoch at which to serve, if it is time. What the runtime said before the last of those
+    /// before it died is heard first: it may be of another order.
+    fn decide(&self, standing: &mut Standing) -> Option<u64> {
+        standing.decide().filter(|_| !self.hearing.has_news())
     }
 
     fn take_by_itself(&self, epoch: u64) -> bool {
@@ -114,7 +133,9 @@ impl Post {
 
     /// The epoch of which the runtime is to be told, once.
     pub(crate) fn untold(&self) -> Option<u64> {
-        Some(self.untold.swap(0, Ordering::AcqRel)).filter(|epoch| *epoch != 0)
+        let untold = self.untold.swap(0, Ordering::AcqRel);
+        // What it has let go of meanwhile is no news.
+        (untold != 0 && untold == self.epoch()).then_some(untold)
     }
 
     /// Whether it stands by, for others before it.

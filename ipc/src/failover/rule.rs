@@ -9,28 +9,29 @@ pub(crate) enum Evidence {
     Unknown,
 }
 
-/// The epochs that a standby has heard of.
+/// The place of a standby in the order, as it was told last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Epochs {
-    /// The last one that the runtime told.
-    pub(crate) told: u64,
+pub(crate) struct Place {
+    /// The epoch that is its own: the runtime reserved it with its rank, and gives it to nobody
+    /// else.
+    pub(crate) epoch: u64,
     /// The first one that is not reserved.
     pub(crate) limit: u64,
     /// The last that was seen in a lane of one before it.
     pub(crate) seen: u64,
 }
 
-/// Gives the epoch at which a standby takes its name, if it may: when all before it are dead, and
-/// the epoch is reserved. What callers say plays no part.
+/// Gives the epoch at which a standby takes its name, if it may: its own, when all before it are
+/// dead. What callers say plays no part.
 ///
-/// Each of those before it may have served, and died before its lanes said so: for each there is an
-/// epoch of its own.
-pub(crate) fn promotes(before: &[Evidence], epochs: Epochs) -> Option<u64> {
-    let of_this_place = epochs.told.checked_add(before.len() as u64)?;
-    let epoch = of_this_place.max(epochs.seen.checked_add(1)?);
+/// One before it that served at a later epoch was told so after this place was: then the order is
+/// another one by now, and the runtime says who is next. So a standby that has not heard of a change
+/// may come too late, but never takes an epoch that is another's.
+pub(crate) fn promotes(before: &[Evidence], place: Place) -> Option<u64> {
+    let Place { epoch, limit, seen } = place;
     let all_dead = before.iter().all(|it| *it == Evidence::Dead);
     // Whoever has nobody before it is told to serve by the runtime, which knows why.
-    (all_dead && !before.is_empty() && epoch < epochs.limit).then_some(epoch)
+    (all_dead && !before.is_empty() && seen < epoch && epoch < limit).then_some(epoch)
 }
 
 /// Finds the whole epoch of which a lane shows the low half, near one that is known.
@@ -47,22 +48,22 @@ mod tests {
     #[test]
     fn one_that_lives_is_enough_to_stand_by() {
         use Evidence::*;
-        let epochs = Epochs { told: 10, limit: 64, seen: 0 };
-        assert_eq!(promotes(&[Dead], epochs), Some(11));
-        assert_eq!(promotes(&[Dead, Dead], epochs), Some(12));
-        assert_eq!(promotes(&[Dead, Unknown], epochs), None);
-        assert_eq!(promotes(&[Unknown, Dead], epochs), None);
-        assert_eq!(promotes(&[], epochs), None);
+        let place = Place { epoch: 11, limit: 64, seen: 10 };
+        assert_eq!(promotes(&[Dead], place), Some(11));
+        assert_eq!(promotes(&[Dead, Dead], place), Some(11));
+        assert_eq!(promotes(&[Dead, Unknown], place), None);
+        assert_eq!(promotes(&[Unknown, Dead], place), None);
+        assert_eq!(promotes(&[], place), None);
     }
 
     #[test]
-    fn an_epoch_is_above_all_that_were_told_or_seen_and_reserved() {
+    fn an_epoch_is_its_own_reserved_and_above_all_that_were_seen() {
         use Evidence::Dead;
-        let epochs = |told, limit, seen| Epochs { told, limit, seen };
-        assert_eq!(promotes(&[Dead], epochs(10, 64, 12)), Some(13));
-        assert_eq!(promotes(&[Dead], epochs(62, 64, 0)), Some(63));
-        assert_eq!(promotes(&[Dead], epochs(63, 64, 0)), None);
-        assert_eq!(promotes(&[Dead], epochs(u64::MAX, u64::MAX, 0)), None);
+        let place = |epoch, limit, seen| Place { epoch, limit, seen };
+        assert_eq!(promotes(&[Dead], place(63, 64, 62)), Some(63));
+        assert_eq!(promotes(&[Dead], place(64, 64, 0)), None, "not reserved");
+        assert_eq!(promotes(&[Dead], place(11, 64, 11)), None, "the order is another one by now");
+        assert_eq!(promotes(&[Dead], place(u64::MAX, u64::MAX, 0)), None);
     }
 
     proptest! {
@@ -75,15 +76,25 @@ mod tests {
             prop_assert_eq!(whole(epoch as u32, near), epoch);
         }
 
-        /// Any number of standbys, each of which sees the deaths in an order of its own: whoever
-        /// goes first in the end is later than all who went before, and two that serve at a time
-        /// never do so at one epoch.
+        /// Any number of standbys, each of which heard last of an order of its own, as the runtime
+        /// told them one after another: no two serve at one epoch, and who goes later along one
+        /// order does so at a later one.
         #[test]
-        fn epochs_ascend_along_the_order(deaths in 1_usize..6, told in 1_u64..1000) {
-            for (dead, seen) in (1..=deaths).zip(told..) {
-                let before = vec![Evidence::Dead; dead];
-                let epochs = Epochs { told, limit: told + 64, seen };
-                prop_assert_eq!(promotes(&before, epochs), Some(seen + 1));
+        fn no_two_places_have_one_epoch(
+            orders in prop::collection::vec(2_u64..6, 1..8),
+            heard in prop::collection::vec((0_usize..8, 1_u64..6), 2..8),
+        ) {
+            let told = |which: usize| orders[..which].iter().map(|members| members - 1).sum::<u64>();
+            let mut taken = std::collections::HashMap::new();
+            for (which, rank) in heard {
+                let which = which % orders.len();
+                let rank = 1 + (rank - 1) % (orders[which] - 1);
+                let place = Place { epoch: told(which) + rank, limit: u64::MAX, seen: told(which) };
+                let before = vec![Evidence::Dead; rank as usize];
+                let epoch = promotes(&before, place).expect("all are dead");
+                let first = *taken.entry(epoch).or_insert((which, rank));
+                prop_assert_eq!(first, (which, rank));
+                prop_assert!(epoch > told(which) + rank - 1);
             }
         }
     }

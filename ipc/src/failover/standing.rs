@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use super::rule::{self, Epochs, Evidence};
-use crate::{ServiceId, channel::Fate, control::Group, link::Link};
-
-/// Those before an instance that it watches; one that stands further behind waits for the runtime.
-const MOST_BEFORE: usize = 16;
+use super::rule::{self, Evidence, Place};
+use crate::{
+    ServiceId,
+    channel::Fate,
+    control::{Group, MOST_PLACES},
+    link::Link,
+};
 
 /// A channel to one before, as a standby looks at it: a link, or what a simulation makes up.
 pub(crate) trait Watched {
@@ -29,7 +31,7 @@ impl Watched for Arc<Link> {
 /// An instance that stands by, and those before it.
 #[derive(Debug)]
 pub(crate) struct Standing<L = Arc<Link>> {
-    epochs: Epochs,
+    place: Place,
     ordered: bool,
     before: Vec<Before<L>>,
 }
@@ -54,19 +56,25 @@ impl<L: Watched + Clone> Standing<L> {
         // counts as before.
         old.retain(|it| !group.members.contains(&it.instance) && it.lives());
         before.extend(old);
-        let epochs = Epochs { told: group.epoch, limit: group.limit, seen: 0 };
-        let ordered = group.ordered && before.len() <= MOST_BEFORE;
-        Standing { epochs, ordered, before }
+        let epoch = group.epoch.saturating_add(rank as u64);
+        let place = Place { epoch, limit: group.limit, seen: 0 };
+        let ordered = group.ordered && before.len() <= MOST_PLACES;
+        Standing { place, ordered, before }
     }
 
     /// Reads what the kernel says of those before. Gives the epoch at which to serve, if it is
     /// time.
     pub(crate) fn decide(&mut self) -> Option<u64> {
         for one in &mut self.before {
-            one.look(&mut self.epochs);
+            one.look(&mut self.place);
         }
         let evidence: Vec<_> = self.before.iter().map(|one| one.evidence).collect();
-        rule::promotes(&evidence, self.epochs).filter(|_| self.ordered)
+        rule::promotes(&evidence, self.place).filter(|_| self.ordered)
+    }
+
+    /// It was told to let go: another order holds, of which it will hear.
+    pub(crate) fn void(&mut self) {
+        self.ordered = false;
     }
 
     /// Whether there is anybody before it.
@@ -108,11 +116,11 @@ impl<L: Watched> Before<L> {
     }
 
     /// Reads what the kernel says of it, and the epoch at which it served.
-    fn look(&mut self, epochs: &mut Epochs) {
+    fn look(&mut self, place: &mut Place) {
         let Some(link) = &self.link else { return };
         let mark = link.mark();
         if mark != 0 {
-            epochs.seen = epochs.seen.max(rule::whole(mark, epochs.told));
+            place.seen = place.seen.max(rule::whole(mark, place.epoch));
         }
         match link.fate() {
             Fate::Open => {}

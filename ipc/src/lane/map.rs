@@ -24,6 +24,7 @@ use nix::{
 use super::{Lane, LaneFacts, Memory};
 use crate::{
     error::NodeError,
+    failpoint::shared,
     layout::{self, Geometry},
     sync::Ordering,
 };
@@ -66,10 +67,12 @@ pub(crate) fn create(geometry: Geometry) -> Result<(Arc<Lane>, OwnedFd), NodeErr
     let base = unsafe { map.base.cast::<u8>().add(NODE_PAGE) };
     let lane = Lane::from_memory(base, geometry, Memory::Own(map));
     let identity = &lane.header().identity;
-    identity.magic.store(layout::MAGIC, Ordering::Relaxed);
-    identity.version.store(layout::VERSION, Ordering::Relaxed);
-    identity.ordinary_cells.store(geometry.ordinary_cells(), Ordering::Relaxed);
-    identity.ordinary_slab.store(geometry.ordinary_slab(), Ordering::Relaxed);
+    shared!(LaneIdentity, {
+        identity.magic.store(layout::MAGIC, Ordering::Relaxed);
+        identity.version.store(layout::VERSION, Ordering::Relaxed);
+        identity.ordinary_cells.store(geometry.ordinary_cells(), Ordering::Relaxed);
+        identity.ordinary_slab.store(geometry.ordinary_slab(), Ordering::Relaxed);
+    });
     seal(&fd)?;
     Ok((Arc::new(lane), fd))
 }

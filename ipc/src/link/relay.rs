@@ -6,17 +6,23 @@ use super::{FOREVER, Limit, Link, Sink};
 use crate::{
     channel::{Fate, Transmit},
     client::ClientState,
+    clock,
     error::CallError,
     failover::{
         kept::Left,
         replay::{self, Before, Repeat, Verdict},
     },
-    frame::Label,
+    failpoint::shared,
+    frame::{Kind, Label},
     layout::{Geometry, Ring},
     life::Life,
+    ring::PushError,
     server::Member,
     sync::{Ordering, pause},
 };
+
+/// How long is waited for room for what came from the channel before, at a time.
+const PATIENCE_NS: u64 = 10_000_000;
 
 /// A call on its way from channel to channel.
 #[derive(Clone, Copy, Debug)]
@@ -124,6 +130,8 @@ impl Link {
                     Ok(()) => {}
                 }
             }
+            // This one has no more to say, but what it waits for may not be sent.
+            next.catch_up(until);
             match next.wait(id, until, going.turn, sink) {
                 Err(again) if next.moves_on(going.id, &again) => error = again,
                 ended => return ended,
@@ -232,7 +240,7 @@ impl Link {
         to.kept = Some(kept);
         let _ = to.settle();
         (tx.retired, tx.owes) = (true, true);
-        self.retired.store(true, Ordering::Release);
+        shared!(HandedOver, self.retired.store(true, Ordering::Release));
         // Nobody reads here any more: an answer counts only on the channel by which its request
         // went last.
         std::mem::forget(rx);
@@ -240,6 +248,35 @@ impl Link {
         next.channel.after_push();
         if let Some(hub) = self.calls.hub.get().and_then(Weak::upgrade) {
             hub.add(Member::Outgoing(Arc::clone(next)));
+        }
+    }
+
+    /// Sends what came from the channel before and found no room yet, waiting for room for a short
+    /// time. Returns whether nothing of it is left: nobody else may have a reason to send.
+    pub(crate) fn catch_up(&self, until: u64) -> bool {
+        let turn = self.interrupter.turn();
+        let until = until.min(clock::now_ns() + PATIENCE_NS);
+        loop {
+            let mut tx = self.channel.tx.claim();
+            if tx.retired || !tx.owes {
+                return true;
+            }
+            let settled = tx.settle();
+            let ring = tx.awaited(Label::new(Kind::OneWay, 2));
+            drop(tx);
+            self.channel.after_push();
+            match settled {
+                Ok(()) | Err(PushError::Retired) => return true,
+                Err(PushError::Corrupt(lie)) => {
+                    self.poison(lie);
+                    return true;
+                }
+                Err(PushError::Full { wake_at }) => {
+                    if self.wait_for_room(ring, wake_at, until, turn).is_err() {
+                        return self.channel.check_life() != Fate::Open;
+                    }
+                }
+            }
         }
     }
 

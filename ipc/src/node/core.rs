@@ -22,6 +22,7 @@ use super::{
     acquaintances::{Acquaintances, key_of},
     bus::Bus,
     dial::{Connection, Told, dial},
+    hearing::Hearing,
     peers::{End, Peers},
     refused, runtime_dir,
     ticket::Ticket,
@@ -77,6 +78,8 @@ pub(crate) struct Core {
     id: AtomicU32,
     sequence: AtomicU32,
     connection: Mutex<Option<Arc<PeerSocket>>>,
+    /// What of the runtime's words was not heard yet.
+    pub(super) hearing: Arc<Hearing>,
     waiting: Mutex<HashMap<u32, Waiter>>,
     pub(super) registered: Mutex<Vec<Registered>>,
     pub(super) peers: Peers,
@@ -171,6 +174,7 @@ impl Core {
             id: AtomicU32::new(0),
             sequence: AtomicU32::new(1),
             connection: Mutex::new(None),
+            hearing: Arc::default(),
             waiting: Mutex::default(),
             registered: Mutex::default(),
             peers: Peers::default(),
@@ -224,6 +228,7 @@ impl Core {
             .map_err(NodeError::system("watch the runtime's socket"))?;
         self.id.store(node.get(), Ordering::Relaxed);
         *slot = Some(Arc::new(socket));
+        self.hearing.listen(slot.clone());
         Ok(())
     }
 
@@ -270,6 +275,7 @@ impl Core {
             }
             let _ = self.epoll.delete(&**socket);
             *slot = None;
+            self.hearing.listen(None);
         }
         let waiters: Vec<_> = lock(&self.waiting).drain().map(|(_, waiter)| waiter).collect();
         for ticket in waiters.into_iter().filter_map(|waiter| waiter.ticket) {
@@ -491,7 +497,7 @@ impl Core {
             name: name.to_owned(),
             flags,
             hub: Arc::downgrade(hub),
-            post: Arc::default(),
+            post: Arc::new(Post::new(&self.hearing)),
         };
         let request = registered.request();
         match self.request_noting(&request, &[], Some(PATIENCE), Some(&registered)) {

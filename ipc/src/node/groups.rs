@@ -229,6 +229,7 @@ impl Core {
     /// The runtime has an instance let go of its name. It answers when nothing is being handled.
     pub(super) fn yield_name(self: &Arc<Self>, instance: ServiceId) {
         let Some(post) = self.post_of(instance) else { return };
+        post.void();
         // The runtime may change its mind before that is done.
         let epoch = post.epoch();
         if epoch == 0 {

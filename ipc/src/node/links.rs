@@ -17,6 +17,7 @@ use crate::{
     channel::Channel,
     control::{Introduction, Reply, Request, closer::Stranger},
     error::{NodeError, Status},
+    failpoint::shared,
     frame::Sender,
     lane,
     link::Link,
@@ -125,7 +126,7 @@ impl Core {
         make: impl FnOnce(Channel, Closing) -> Link,
     ) -> Result<Arc<Link>, NodeError> {
         let (own, fd) = lane::create(geometry)?;
-        own.header().identity.mark.store(1, Ordering::Relaxed);
+        shared!(Mark, own.header().identity.mark.store(1, Ordering::Relaxed));
         let entry = self.roll.enter(&own)?;
         let request = Request::Connect { dest, geometry };
         let (introduction, fds) = self.ask_for(&request, &[fd.as_fd()])?;

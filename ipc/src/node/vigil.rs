@@ -17,6 +17,7 @@ use crate::{
     client::ClientState,
     control::Group,
     failover::post::Post,
+    failpoint::shared,
     link::Link,
     sync::{AtomicU32, Ordering},
     wait::futex,
@@ -24,7 +25,7 @@ use crate::{
 
 /// Life words that one thread sleeps on: the system call takes 128. Beyond, it looks now and then.
 const MOST_WORDS: usize = 120;
-/// How often then, and where life words cannot be slept on together.
+/// How often then, where life words cannot be slept on together, and while a message has no room.
 const LOOK: Duration = Duration::from_millis(1);
 /// Between attempts to open a channel.
 const RETRY: Duration = Duration::from_millis(100);
@@ -129,7 +130,7 @@ impl Core {
         for (instance, post) in posts {
             watched.extend(post.look());
             if let Some(epoch) = post.untold() {
-                self.say_epoch(instance, epoch);
+                shared!(PromotionTold, self.say_epoch(instance, epoch));
             }
         }
         watched
@@ -190,11 +191,18 @@ fn open(core: &Weak<Core>) {
         }
         let news = node.vigil.open.load(Ordering::SeqCst);
         let mut all = node.open_watched();
+        let mut owes = false;
         let clients = std::mem::take(&mut *lock(&node.vigil.clients));
-        for state in clients {
-            let Some(client) = state.upgrade() else { continue };
+        // Before anything is opened, which may take its time.
+        let clients = clients.into_iter().filter_map(|state| {
+            let client = state.upgrade()?;
             client.console();
-            if !client.open_ahead(&node) {
+            let has_caught_up = client.catch_up();
+            owes |= !has_caught_up;
+            Some((state, client, has_caught_up))
+        });
+        for (state, client, has_caught_up) in clients.collect::<Vec<_>>() {
+            if !client.open_ahead(&node) || !has_caught_up {
                 all = false;
                 lock(&node.vigil.clients).push(state);
             }
@@ -203,7 +211,7 @@ fn open(core: &Weak<Core>) {
             return;
         }
         let word = futex::Word { at: &node.vigil.open, value: news, shared: false };
-        futex::wait(word, Some(RETRY));
+        futex::wait(word, Some(if owes { LOOK } else { RETRY }));
     }
 }
 

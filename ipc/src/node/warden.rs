@@ -75,7 +75,13 @@ impl Warden<'_> {
                         self.core.speak();
                         self.core.open_wanted();
                     }
-                    TOKEN_SOCKET => self.hear(),
+                    TOKEN_SOCKET => {
+                        self.core.hearing.begin();
+                        self.hear();
+                        if self.core.hearing.end() {
+                            self.core.alarm();
+                        }
+                    }
                     pid => {
                         self.core.peers.bury(pid as u32);
                         self.core.alarm();

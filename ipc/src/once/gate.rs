@@ -1,13 +1,14 @@
 //! Requests go through here to their handler, once each.
 
 use std::{
+    collections::HashMap,
     convert::Infallible,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use super::{Answer, Known, Limits, Log, LogError, Memory, RequestKey, Window, log::recover};
 use crate::{
-    Request, ServiceId,
+    Request, Server, ServiceId,
     error::{CallError, Status},
 };
 
@@ -58,12 +59,14 @@ pub struct Gate<M = Infallible> {
 struct State<M> {
     window: Window,
     log: Option<Log<M>>,
+    /// Whose the open channels are, once it is told of those that end.
+    channels: Option<HashMap<u64, ServiceId>>,
 }
 
 impl Gate {
     /// Makes one that remembers in this process only.
     pub fn new(limits: Limits) -> Gate {
-        Gate { state: Mutex::new(State { window: Window::new(limits), log: None }) }
+        Gate { state: Mutex::new(State::new(Window::new(limits), None)) }
     }
 }
 
@@ -90,7 +93,45 @@ impl<M: Memory> Gate<M> {
                 log.finish(key, answer)?;
             }
         }
-        Ok(Gate { state: Mutex::new(State { window, log: Some(log) }) })
+        Ok(Gate { state: Mutex::new(State::new(window, Some(log))) })
+    }
+
+    /// Has the gate learn of channels that end, so that callers which are gone make room for others:
+    /// without it, or [`gone`](Gate::gone), as many sessions of callers are known as [`Limits`] say,
+    /// and no other is let in. Returns whether the server tells it: it tells one only, by
+    /// [`Server::on_gone`].
+    ///
+    /// ```no_run
+    /// use std::sync::Arc;
+    /// use ipc::once::{Gate, Limits};
+    ///
+    /// # fn of(server: &ipc::Server) {
+    /// let gate = Arc::new(Gate::new(Limits::default()));
+    /// assert!(gate.follow(server));
+    /// # }
+    /// ```
+    pub fn follow(self: &Arc<Self>, server: &Server) -> bool
+    where
+        M: Send + 'static,
+    {
+        self.lock().channels.get_or_insert_default();
+        let gate = Arc::downgrade(self);
+        server.on_gone(move |channel| {
+            if let Some(gate) = gate.upgrade() {
+                gate.gone(channel);
+            }
+        })
+    }
+
+    /// Hears that a [channel](Request::channel) has ended, for who has another use for
+    /// [`Server::on_gone`]. A caller without any other may be forgotten when there is no room.
+    pub fn gone(&self, channel: u64) {
+        let mut state = self.lock();
+        let channels = state.channels.get_or_insert_default();
+        let Some(client) = channels.remove(&channel) else { return };
+        if !channels.values().any(|other| *other == client) {
+            state.window.depart(client);
+        }
     }
 
     /// Carries a request out and answers it; a repeated one gets the answer of the first. One of
@@ -99,14 +140,19 @@ impl<M: Memory> Gate<M> {
     /// The answer is written down before it is sent.
     ///
     /// # Errors
-    /// Those of [`Request::reply`]. An answer that is too long for the log is sent, and the
+    /// Those of [`Request::reply`]. A caller for whom there is no room is answered
+    /// [`Status::FULL`]. An answer that is too long for the log is sent, and the
     /// successor knows only that the request was begun.
     pub fn handle(
         &self,
         request: &Request<'_>,
         effect: impl FnOnce(&[u8]) -> Answer,
     ) -> Result<(), CallError> {
-        let answer = self.carry_out(request.key(), || effect(request.payload()));
+        let key = request.key();
+        if let Some(channels) = &mut self.lock().channels {
+            channels.entry(request.channel()).or_insert(key.client);
+        }
+        let answer = self.carry_out(key, || effect(request.payload()));
         match answer {
             _ if request.is_one_way() => Ok(()),
             Ok(payload) => request.reply(&payload),
@@ -117,8 +163,9 @@ impl<M: Memory> Gate<M> {
     /// Like [`handle`](Gate::handle), for who answers by other means.
     ///
     /// # Errors
-    /// The recorded status, or that of the effect; [`Status::MAYBE`]; [`Status::IO`] when nothing
-    /// can be written down any more: it was not carried out.
+    /// The recorded status, or that of the effect; [`Status::MAYBE`]; [`Status::FULL`] when there
+    /// is no room for another caller, and [`Status::IO`] when nothing can be written down any more:
+    /// it was not carried out.
     pub fn carry_out(&self, key: RequestKey, effect: impl FnOnce() -> Answer) -> Answer {
         if let Some(answer) = self.enter(key) {
             return answer;
@@ -142,18 +189,27 @@ impl<M: Memory> Gate<M> {
             Known::Begun | Known::Forgotten => return Some(Err(Status::MAYBE)),
             Known::New => {}
         }
+        if !state.window.begin(key) {
+            return Some(Err(Status::FULL));
+        }
         // What the successor would not know of is not carried out.
         if let Some(log) = &mut state.log
             && log.begin(&key).is_err()
         {
+            state.window.finish(key, Err(Status::IO));
             return Some(Err(Status::IO));
         }
-        state.window.begin(key);
         None
     }
 
     fn lock(&self) -> MutexGuard<'_, State<M>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<M> State<M> {
+    fn new(window: Window, log: Option<Log<M>>) -> State<M> {
+        State { window, log, channels: None }
     }
 }
 

@@ -18,7 +18,7 @@
 //! instant it dies at, its successor finds every record that it finished.
 
 use super::{Answer, Limits, RequestKey, Window};
-use crate::{Region, error::Status};
+use crate::{Region, error::Status, failpoint::shared};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"iponce\0\x01");
 const VERSION: u32 = 1;
@@ -209,10 +209,11 @@ impl<M: Memory> Log<M> {
         }
         self.make_room(head.span())?;
         let at = self.place(self.head);
-        self.memory.write(at, &head.encode())?;
-        self.memory.write(at + 16, &key.to_bytes())?;
-        self.memory.write(at + RECORD, payload)?;
-        self.memory.store(HEAD, self.head + head.span())?;
+        let write = |at, bytes: &[u8]| shared!(LogRecord, self.memory.write(at, bytes));
+        write(at, &head.encode())?;
+        write(at + 16, &key.to_bytes())?;
+        write(at + RECORD, payload)?;
+        shared!(LogHead, self.memory.store(HEAD, self.head + head.span()))?;
         self.head += head.span();
         Ok(())
     }
@@ -226,7 +227,7 @@ impl<M: Memory> Log<M> {
             let pad = Head { length, kind: PAD, status: 0 };
             self.memory.write(self.place(self.head), &pad.encode())?;
         }
-        self.memory.store(HEAD, self.head + left)?;
+        shared!(LogHead, self.memory.store(HEAD, self.head + left))?;
         self.head += left;
         Ok(())
     }
@@ -243,7 +244,7 @@ impl<M: Memory> Log<M> {
             };
         }
         if tail != self.tail {
-            self.memory.store(TAIL, tail)?;
+            shared!(LogTail, self.memory.store(TAIL, tail))?;
             self.tail = tail;
         }
         Ok(())
@@ -307,21 +308,28 @@ fn take_in(
     let key = RequestKey::from_bytes(&key);
     match (head.kind, Status::from_code(head.status)) {
         (PAD, _) => {}
-        (BEGUN, _) => window.begin(key),
+        (BEGUN, _) => recall(window, key),
         (DONE, Status::OK) => {
             let mut payload = vec![0; head.length as usize];
             memory.read(place + RECORD, &mut payload)?;
             // Its beginning may have been overwritten.
-            window.begin(key);
+            recall(window, key);
             window.finish(key, Ok(payload));
         }
         (DONE, status) if status.code() < 0 => {
-            window.begin(key);
+            recall(window, key);
             window.finish(key, Err(status));
         }
         _ => return Ok(false),
     }
     Ok(true)
+}
+
+/// Takes in that a request was begun. Its caller may never come to this process: until it does
+/// it makes room for others.
+fn recall(window: &mut Window, key: RequestKey) {
+    window.begin(key);
+    window.depart(key.client);
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! The requests that were answered of late, and how: pure, bounded, by caller.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    ops::RangeInclusive,
+};
 
 use super::{Answer, RequestKey};
 use crate::ServiceId;
@@ -12,14 +15,16 @@ pub struct Limits {
     pub each: usize,
     /// Requests of all; 1 at least.
     pub all: usize,
+    /// Sessions of callers that are told apart; 1 at least.
+    pub sessions: usize,
     /// Bytes of the answers of all. One answer is kept however long it is.
     pub bytes: usize,
 }
 
 impl Default for Limits {
-    /// 1024 of each, 65,536 and 64 MiB of all.
+    /// 1024 of each, 65,536 and 64 MiB of all, and 65,536 sessions.
     fn default() -> Limits {
-        Limits { each: 1024, all: 65_536, bytes: 64 << 20 }
+        Limits { each: 1024, all: 65_536, sessions: 65_536, bytes: 64 << 20 }
     }
 }
 
@@ -66,7 +71,11 @@ struct Caller {
 #[derive(Debug)]
 pub struct Window {
     limits: Limits,
-    callers: HashMap<Sequence, Caller>,
+    callers: BTreeMap<Sequence, Caller>,
+    /// Those who have no channel any more, the longest gone first, and their places here.
+    departed: BTreeMap<u64, ServiceId>,
+    places: HashMap<ServiceId, u64>,
+    departures: u64,
     /// In the order in which they were seen; may name some that are gone.
     order: VecDeque<RequestKey>,
     count: usize,
@@ -77,6 +86,11 @@ fn sequence(key: &RequestKey) -> Sequence {
     (key.client, (key.message_id >> 32) as u32, key.is_urgent)
 }
 
+/// All of a caller's.
+fn sequences(client: ServiceId) -> RangeInclusive<Sequence> {
+    (client, 0, false)..=(client, u32::MAX, true)
+}
+
 fn size(answer: Option<&Answer>) -> usize {
     answer.and_then(|answer| answer.as_ref().ok()).map_or(0, Vec::len)
 }
@@ -85,8 +99,16 @@ impl Window {
     /// Makes an empty one.
     pub fn new(limits: Limits) -> Window {
         Window {
-            limits: Limits { each: limits.each.max(1), all: limits.all.max(1), ..limits },
-            callers: HashMap::new(),
+            limits: Limits {
+                each: limits.each.max(1),
+                all: limits.all.max(1),
+                sessions: limits.sessions.max(1),
+                ..limits
+            },
+            callers: BTreeMap::new(),
+            departed: BTreeMap::new(),
+            places: HashMap::new(),
+            departures: 0,
             order: VecDeque::new(),
             count: 0,
             bytes: 0,
@@ -104,10 +126,33 @@ impl Window {
         }
     }
 
-    /// Notes that a request is about to be carried out. Nothing changes if it is known.
-    pub fn begin(&mut self, key: RequestKey) {
+    /// Notes that a request is about to be carried out. Nothing changes if it is known. Returns
+    /// whether that was noted: not where it is of a session that was never seen, there are as many
+    /// sessions as there may be, and nobody has [departed](Window::depart).
+    ///
+    /// ```
+    /// use ipc::{Priority, ServiceId, once::{Limits, RequestKey, Window}};
+    ///
+    /// let mut window = Window::new(Limits { sessions: 1, ..Limits::default() });
+    /// let key = |client| RequestKey::new(ServiceId::new(client), 1, Priority::Normal);
+    /// assert!(window.begin(key(7)));
+    /// assert!(!window.begin(key(8)), "there is room for one session");
+    /// window.depart(ServiceId::new(7));
+    /// assert!(window.begin(key(8)));
+    /// ```
+    pub fn begin(&mut self, key: RequestKey) -> bool {
+        if let Some(place) = self.places.remove(&key.client) {
+            // It is back.
+            self.departed.remove(&place);
+        }
         if self.look(&key) != Known::New {
-            return;
+            return true;
+        }
+        while self.callers.len() >= self.limits.sessions
+            && !self.callers.contains_key(&sequence(&key))
+        {
+            let Some((_, longest)) = self.departed.pop_first() else { return false };
+            self.leave(longest);
         }
         let caller = self.callers.entry(sequence(&key)).or_default();
         caller.requests.insert(key.message_id, None);
@@ -119,6 +164,7 @@ impl Window {
             self.forget(&RequestKey { message_id: oldest, ..key });
         }
         self.make_room();
+        true
     }
 
     /// Notes how it was answered. A request that was not begun, or is forgotten, stays so; of two
@@ -151,10 +197,25 @@ impl Window {
         self.count == 0
     }
 
+    /// Counts a caller among those who are forgotten when there is no room for others, the longest
+    /// gone first: it has no channel any more, and may come back. What it sends again after it was
+    /// forgotten is new.
+    pub fn depart(&mut self, client: ServiceId) {
+        let is_known = self.callers.range(sequences(client)).next().is_some();
+        if is_known && !self.places.contains_key(&client) {
+            self.departures += 1;
+            self.departed.insert(self.departures, client);
+            self.places.insert(client, self.departures);
+        }
+    }
+
     /// Forgets a caller that cannot send anything again.
     pub fn leave(&mut self, client: ServiceId) {
-        let gone: Vec<Sequence> =
-            self.callers.keys().filter(|(of, ..)| *of == client).copied().collect();
+        if let Some(place) = self.places.remove(&client) {
+            self.departed.remove(&place);
+        }
+        let gone = self.callers.range(sequences(client));
+        let gone: Vec<Sequence> = gone.map(|(sequence, _)| *sequence).collect();
         for sequence in gone {
             if let Some(caller) = self.callers.remove(&sequence) {
                 self.count -= caller.requests.len();
@@ -239,7 +300,7 @@ mod tests {
 
     #[test]
     fn the_oldest_of_all_make_room_and_one_answer_always_stays() {
-        let limits = Limits { each: 8, all: 3, bytes: 10 };
+        let limits = Limits { each: 8, all: 3, bytes: 10, ..Limits::default() };
         let mut window = Window::new(limits);
         for client in 1..=4 {
             done(&mut window, key(client, 1), b"abc");
@@ -261,6 +322,29 @@ mod tests {
         assert_eq!(window.look(&key(2, 1)), Known::Done(&Ok(b"other".to_vec())));
     }
 
+    #[test]
+    fn sessions_have_a_bound_and_the_longest_gone_make_room() {
+        let limits = Limits { sessions: 3, ..Limits::default() };
+        let mut window = Window::new(limits);
+        (1..=3).for_each(|client| done(&mut window, key(client, 1), b""));
+        assert!(!window.begin(key(4, 1)), "nobody is gone");
+        assert_eq!(window.look(&key(4, 1)), Known::New);
+        [2, 1, 2, 9].map(|client| window.depart(ServiceId::new(client)));
+        assert!(window.begin(key(2, 2)), "it is back");
+        assert!(window.begin(key(4, 1)), "in place of the first");
+        assert_eq!(window.look(&key(1, 1)), Known::New);
+        assert_ne!(window.look(&key(2, 1)), Known::New);
+        assert!(!window.begin(key(5, 1)));
+        // Thousands that come and go leave nothing behind.
+        for client in 10..5000 {
+            window.depart(ServiceId::new(client - 1));
+            window.depart(ServiceId::new(4));
+            assert!(window.begin(key(client, 1)));
+        }
+        assert!(window.callers.len() <= 3 && window.departed.len() <= 3);
+        assert_eq!(window.departed.len(), window.places.len());
+    }
+
     proptest! {
         /// Whatever comes, in the order that callers keep: nothing that was seen is ever new.
         #[test]
@@ -270,7 +354,7 @@ mod tests {
             bytes in 0_usize..40,
             steps in prop::collection::vec((0_u32..3, 0_u64..3, 0_usize..9, any::<bool>()), 0..200),
         ) {
-            let mut window = Window::new(Limits { each, all, bytes });
+            let mut window = Window::new(Limits { each, all, bytes, ..Limits::default() });
             let mut seen: HashMap<RequestKey, Option<Answer>> = HashMap::new();
             let mut next = [0_u64; 3];
             for (client, step, length, is_finished) in steps {

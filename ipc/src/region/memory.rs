@@ -35,6 +35,7 @@ use crate::{
     control::regions::Access,
     copy,
     error::NodeError,
+    failpoint::shared,
     fork::Birth,
     lane::{LaneFacts, guard},
     sync::{AtomicU32, AtomicU64, Ordering},
@@ -156,8 +157,10 @@ impl Map {
             (false, true) => Pages::Advised,
             (false, false) => Pages::Small,
         };
-        head.pages.store(pages as u32, Ordering::Relaxed);
-        head.magic.store(MAGIC, Ordering::Release);
+        shared!(RegionIdentity, {
+            head.pages.store(pages as u32, Ordering::Relaxed);
+            head.magic.store(MAGIC, Ordering::Release);
+        });
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW;
         fcntl(&fd, FcntlArg::F_ADD_SEALS(seals)).map_err(NodeError::system("seal a region"))?;
         Ok(Some((map, fd)))

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::cursor::{SlabCursor, max_piece};
 use crate::{
     error::PeerCorrupt,
+    failpoint::shared,
     frame::{self, Frame, Kind, Sender},
     lane::{Lane, PeerRing},
     layout::Ring,
@@ -129,7 +130,7 @@ impl Consumer {
             self.slab.advance(piece);
         }
         self.tail += 1;
-        self.own.header().taken(self.ring).store(self.tail, Ordering::Release);
+        shared!(Taken, self.own.header().taken(self.ring).store(self.tail, Ordering::Release));
     }
 
     #[inline]

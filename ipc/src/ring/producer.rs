@@ -7,6 +7,7 @@ use super::cursor::{Piece, SlabCursor, max_piece, stream_piece};
 use crate::frame::Frame;
 use crate::{
     error::PeerCorrupt,
+    failpoint::shared,
     frame::{self, FLAG_MORE, FLAG_SLAB, INLINE_FIRST, INLINE_SLAB, Kind, Label},
     lane::{Lane, OwnRing},
     layout::{INLINE, Ring},
@@ -192,7 +193,8 @@ impl Producer {
     /// Copies bytes into the next piece of the slab.
     #[inline(always)]
     pub(super) fn put_in_slab(&mut self, piece: Piece, bytes: &[u8], label: Label) {
-        self.own.write_slab(self.slab.offset(piece.place), bytes);
+        let at = self.slab.offset(piece.place);
+        shared!(SlabPiece, self.own.write_slab(at, bytes));
         self.slab.advance(piece);
         if label.is(Kind::OneWay)
             && piece.end + SLAB_AHEAD + 64 - self.freed <= u64::from(self.slab_size)

@@ -295,8 +295,8 @@ impl Incoming {
             Some(Taken::Fragment) => Ok(Next::Again),
             Some(Taken::Hello(message)) => {
                 self.channel.greeted(rx, &message)?;
-                // What comes next has ids, and where they begin is looked up before a turn.
-                Ok(pop(rx, now))
+                // The next turn learns where the ids begin, before the first of them.
+                Ok(Next::Nothing)
             }
             Some(Taken::Refused(frame, status)) => Ok(self.refuse(rx, &frame, now, status)),
             Some(Taken::Whole(frame, _)) => match frame.head.kind {
@@ -371,6 +371,7 @@ impl Incoming {
             priority: head.priority,
             deadline_ns: self.channel.deadline_ns(head.deadline, now),
             received_ns: now,
+            epoch: self.epoch(),
         }
     }
 
@@ -406,7 +407,8 @@ impl Incoming {
     fn expire(&self, message_id: u64, kind: Kind, priority: u32) {
         self.dropped();
         if kind == Kind::Request {
-            let meta = Meta { message_id, kind, priority, deadline_ns: None, received_ns: 0 };
+            let (deadline_ns, received_ns, epoch) = (None, 0, 0);
+            let meta = Meta { message_id, kind, priority, deadline_ns, received_ns, epoch };
             let _ = self.answer_error(&meta, Status::TIMED_OUT);
         }
     }

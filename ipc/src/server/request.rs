@@ -25,6 +25,8 @@ pub(crate) struct Meta {
     pub(crate) priority: u32,
     pub(crate) deadline_ns: Option<u64>,
     pub(crate) received_ns: u64,
+    /// At which the instance served when it was taken.
+    pub(crate) epoch: u64,
 }
 
 /// A request, or a one-way message, while its handler runs.
@@ -154,11 +156,11 @@ macro_rules! accessors {
             self.incoming.channel.introduction.dest_name
         }
 
-        /// The epoch at which this instance serves its name, by which a store that hears of a
-        /// later one can refuse what this request leads to; 0 while it stands by, and was called
-        /// by its own id.
+        /// The epoch at which this instance served its name when it took the request, by which a
+        /// store that hears of a later one can refuse what this request leads to; 0 where it stood
+        /// by, and was called by its own id. It stays, though the name changes hands meanwhile.
         pub fn epoch(&self) -> u64 {
-            self.incoming.epoch()
+            self.meta.epoch
         }
 
         /// Its priority.

@@ -15,6 +15,7 @@
 
 use super::{Fences, Sleep};
 use crate::{
+    failpoint::shared,
     layout::{Header, Ring},
     sync::{AtomicU32, Ordering},
 };
@@ -56,19 +57,20 @@ fn satisfied(own: &Header, ring: Ring, want: u64) -> Option<Sleep> {
 
 /// Announces a sleep that frames shall end. The heavy fence and a second look must follow.
 pub(crate) fn announce(own: &Header, parked: u32) {
-    own.attention.parked.store(parked, Ordering::Release);
+    shared!(Parked, own.attention.parked.store(parked, Ordering::Release));
 }
 
 /// Announces a sleep that `taken >= count` shall end. The heavy fence and a second look must
 /// follow.
 pub(crate) fn announce_want(own: &Header, ring: Ring, count: u64, sleep: Sleep) {
-    own.want(ring).store(count << 2 | sleep as u64, Ordering::Release);
+    let want = count << 2 | sleep as u64;
+    shared!(Want, own.want(ring).store(want, Ordering::Release));
 }
 
 /// Moves the event word on, so that nobody falls asleep on its old value. The wake itself is the
 /// caller's.
 pub(crate) fn signal(own: &Header) {
-    own.event.fetch_add(1, Ordering::Release);
+    shared!(Event, own.event.fetch_add(1, Ordering::Release));
 }
 
 /// An exhaustive model of the asymmetric fence on a machine with store buffers (x86-TSO), which

@@ -14,14 +14,17 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use ipc::{
     ServiceId, Status,
-    control::{Cause, Change, Group, MOST_CHANGES, MOST_MEMBERS, Reply, Request},
+    control::{Cause, Change, Group, MOST_CHANGES, MOST_MEMBERS, MOST_PLACES, Reply, Request},
 };
 
 pub(crate) use self::plans::{Place, Plan};
 pub(crate) use self::suspects::Sight;
 use self::suspects::Suspects;
 use super::{Broker, Effect, Token, Turn};
-use crate::epochs::{Epochs, Forgetful};
+use crate::{
+    epochs::{Epochs, Forgetful},
+    served::Served,
+};
 
 /// Changes that are remembered.
 const MOST_REMEMBERED: usize = 256;
@@ -33,12 +36,12 @@ const RATIFY_NS: u64 = 1_000_000_000;
 const LOOK_NS: u64 = 2_000_000;
 /// How long who serves may take to let go, in ns.
 const YIELD_NS: u64 = 2_000_000_000;
-/// Room that a name's block of epochs always has.
-const ROOM: u64 = 16;
 
 #[derive(Debug)]
 pub(super) struct Groups {
     epochs: Epochs,
+    /// At which epoch each name was served last, in any run.
+    served: Served,
     names: HashMap<ServiceId, State>,
     claims: Vec<Claim>,
     changes: VecDeque<Change>,
@@ -51,17 +54,21 @@ pub(super) struct Groups {
 /// How a name stands.
 #[derive(Debug)]
 struct State {
-    epoch: u64,
+    /// The last epoch that anybody may serve at: by our word, or by itself in a place that it was
+    /// told of.
+    last_epoch: u64,
     limit: u64,
+    /// As the group was told last: who stands by serves, by itself, at its place behind this.
+    told_epoch: u64,
     serving: Option<ServiceId>,
-    /// The epoch at which that one serves.
+    /// The epoch at which that one serves, or who served last did: in whichever run.
     served_at: u64,
+    /// Whether somebody served in this run: who comes back from an earlier one does no more.
+    is_of_this_run: bool,
     /// Who served last, whatever became of it.
     last: Option<ServiceId>,
     /// Members that were passed over, and have not been heard of since.
     hung: Vec<ServiceId>,
-    /// All members, as they were told last.
-    told: Vec<ServiceId>,
     /// Until when nobody is suspected: who serves was just found well, or there is nobody else.
     quiet_until_ns: u64,
     suspicions: u64,
@@ -100,6 +107,7 @@ impl Default for Groups {
     fn default() -> Groups {
         Groups {
             epochs: Epochs::new(0, Box::new(Forgetful)),
+            served: Served::default(),
             names: HashMap::new(),
             claims: Vec::new(),
             changes: VecDeque::new(),
@@ -118,19 +126,24 @@ impl Groups {
         all.chain(self.suspects.deadline_ns()).min()
     }
 
-    /// The epoch of a name; 0 before its first.
+    /// The last epoch at which a name was served; 0 before its first.
     pub(super) fn epoch(&self, name: ServiceId) -> u64 {
-        self.names.get(&name).map_or(0, |it| it.epoch)
+        self.names.get(&name).map_or(0, |it| it.served_at)
     }
 
-    /// How many epochs a name's standbys may still take.
+    /// The id that a name had when it was served last, in whichever run.
+    pub(super) fn id_of(&self, text: &str) -> ServiceId {
+        self.served.id(text).unwrap_or(ServiceId::NONE)
+    }
+
+    /// The epoch that the first who stands by owns, and the first that is not reserved.
     #[cfg(test)]
-    pub(super) fn room(&self, name: ServiceId) -> u64 {
-        self.names.get(&name).map_or(0, |it| it.limit - it.epoch)
+    pub(super) fn place(&self, name: ServiceId) -> (u64, u64) {
+        self.names.get(&name).map_or((0, 0), |it| (it.told_epoch + 1, it.limit))
     }
 
     /// Makes room for a name's epochs.
-    pub(super) fn enter(&mut self, name: ServiceId) -> Result<(), Status> {
+    pub(super) fn enter(&mut self, name: ServiceId, text: &str) -> Result<(), Status> {
         if self.names.contains_key(&name) {
             return Ok(());
         }
@@ -138,15 +151,15 @@ impl Groups {
             self.names.retain(|_, it| it.serving.is_some());
         }
         let block = self.epochs.block()?;
-        let (epoch, limit) = (block.start, block.end);
         let state = State {
-            epoch,
-            limit,
+            last_epoch: block.start,
+            limit: block.end,
+            told_epoch: block.start,
             serving: None,
-            served_at: 0,
+            served_at: self.served.last(text),
+            is_of_this_run: false,
             last: None,
             hung: Vec::new(),
-            told: Vec::new(),
             quiet_until_ns: 0,
             suspicions: 0,
             is_plural: false,
@@ -158,22 +171,31 @@ impl Groups {
 
     /// Gives the next epoch of a name.
     fn next(&mut self, name: ServiceId) -> Result<u64, Status> {
-        self.make_room(name)?;
-        let state = self.names.get_mut(&name).ok_or(Status::NOT_FOUND)?;
-        state.epoch += 1;
-        Ok(state.epoch)
+        Ok(self.reserve(name, 1)? + 1)
     }
 
-    /// Has a name begin another block of epochs before the one it has is used up.
-    fn make_room(&mut self, name: ServiceId) -> Result<(), Status> {
+    /// Reserves so many epochs of a name, at most a block, for nobody else ever. Gives the one
+    /// before them.
+    fn reserve(&mut self, name: ServiceId, count: u64) -> Result<u64, Status> {
         let state = self.names.get_mut(&name).ok_or(Status::NOT_FOUND)?;
-        if state.epoch + ROOM >= state.limit {
+        if state.last_epoch + count >= state.limit {
             let block = self.epochs.block()?;
-            state.limit = block.end;
-            // What a standby took meanwhile lies below.
-            state.epoch = state.epoch.max(block.start);
+            (state.last_epoch, state.limit) = (block.start, block.end);
         }
-        Ok(())
+        let before = state.last_epoch;
+        state.last_epoch += count;
+        Ok(before)
+    }
+
+    /// Has each who stands by for a name own an epoch, at which it may serve by itself: so no two
+    /// ever serve at one, whatever each of them has heard.
+    fn give_places(&mut self, name: ServiceId, standbys: usize) {
+        let count = standbys.min(MOST_PLACES) as u64;
+        let told = self.reserve(name, count);
+        if let Some(state) = self.names.get_mut(&name) {
+            // Without an epoch nobody goes by itself.
+            state.told_epoch = told.unwrap_or(state.limit);
+        }
     }
 
     /// Who was told to serve says that it does.
@@ -197,9 +219,15 @@ impl Groups {
 
 impl Broker {
     /// Has epochs come from there.
-    pub(crate) fn numbering(mut self, epochs: Epochs) -> Broker {
-        self.groups.epochs = epochs;
+    pub(crate) fn numbering(mut self, epochs: Epochs, served: Served) -> Broker {
+        (self.groups.epochs, self.groups.served) = (epochs, served);
         self
+    }
+
+    /// Gives what is remembered of epochs: what a journal would hold.
+    #[cfg(test)]
+    pub(crate) fn into_served(self) -> Served {
+        self.groups.served
     }
 
     /// Carries out what somebody says, or asks, of groups, and answers it where it has an answer
@@ -248,10 +276,6 @@ impl Broker {
         let before = state.serving.filter(|it| members.contains(it));
         let left = state.serving.filter(|_| before.is_none());
         state.serving = before;
-        // Each that left may have served, at an epoch of its own, and died before it could say so.
-        let gone = state.told.iter().filter(|it| !members.contains(it)).count() as u64;
-        state.epoch = (state.epoch + gone).min(state.limit - 1);
-        state.told.clone_from(&members);
         state.hung.retain(|it| members.contains(it));
         let is_over = |hand: &Hand| [hand.from, hand.to].iter().any(|it| !members.contains(it));
         let mut heir = None;
@@ -283,9 +307,6 @@ impl Broker {
                 self.give_name(name, left, heir, why, turn);
             }
         }
-        // Standbys that go by themselves use epochs up, too, and must not wait for more. While none
-        // can be reserved they have those that are left.
-        let _ = self.groups.make_room(name);
         self.tell_group(name, turn);
         self.prefer(name, turn);
     }
@@ -293,6 +314,11 @@ impl Broker {
     /// Whether somebody is known to serve a name.
     pub(super) fn is_served(&self, name: ServiceId) -> bool {
         self.groups.names.get(&name).is_some_and(|it| it.serving.is_some())
+    }
+
+    /// Whether somebody serves a name, or did in this run.
+    pub(super) fn was_served(&self, name: ServiceId) -> bool {
+        self.groups.names.get(&name).is_some_and(|it| it.is_of_this_run)
     }
 
     /// Until when nobody is given a name, in a run that may not have heard of all who serve it.
@@ -347,8 +373,12 @@ impl Broker {
             state.serving = Some(instance);
             state.last = Some(instance);
             state.served_at = epoch;
+            state.is_of_this_run = true;
             state.hung.retain(|it| *it != instance);
-            state.epoch = state.epoch.max(epoch);
+        }
+        if let Some(text) = self.registry.name_behind(name) {
+            // Before anybody hears of it.
+            self.groups.served.note(text, name, epoch);
         }
         self.unsettled.remove(&name);
         self.groups.claims.retain(|it| it.name != name);
@@ -357,12 +387,15 @@ impl Broker {
 
     /// Tells all who serve a name, stand by for it, or have a channel to it.
     fn tell_group(&mut self, name: ServiceId, turn: &mut Turn) {
-        let Some(group) = self.group(name) else { return };
+        let members = self.registry.group(name).len();
         let Some(state) = self.groups.names.get_mut(&name) else { return };
-        let was_plural = std::mem::replace(&mut state.is_plural, group.members.len() > 1);
-        if !was_plural && group.members.len() < 2 {
+        let was_plural = std::mem::replace(&mut state.is_plural, members > 1);
+        if !was_plural && members < 2 {
             return;
         }
+        self.groups.give_places(name, members.saturating_sub(1));
+        let Some(group) = self.group(name) else { return };
+        let Some(state) = self.groups.names.get(&name) else { return };
         let instances = group.members.iter().filter_map(|id| self.registry.instance(*id));
         let mut to: BTreeSet<Token> =
             instances.filter_map(|it| self.tokens.get(&it.node)).copied().collect();
@@ -397,7 +430,7 @@ impl Broker {
         let told = members.iter().copied().take(MOST_MEMBERS).collect();
         let flags = members.iter().filter_map(|id| self.registry.instance(*id));
         let flags = flags.map(|it| it.flags).reduce(|all, one| all & one).unwrap_or(0);
-        let State { epoch, limit, .. } = *state;
+        let State { told_epoch: epoch, limit, .. } = *state;
         let served_at = if state.serving.is_some() { state.served_at } else { 0 };
         let (strategy, health) = self.plan_of(name);
         let ordered = strategy.is_ordered();

@@ -88,8 +88,11 @@ impl Broker {
     ) -> Result<Registered, Status> {
         self.may_register(token, name, turn)?;
         let charge = self.accounts.name(token)?;
+        // Its callers know it by the id that it had, whoever comes to serve it.
+        let had = claims.name == ServiceId::NONE;
+        let claims = if had { Claims { name: self.groups.id_of(name), ..claims } } else { claims };
         let made = self.registry.register(node, name, flags, claims);
-        let made = made.and_then(|made| match self.groups.enter(made.name) {
+        let made = made.and_then(|made| match self.groups.enter(made.name, name) {
             Ok(()) => Ok(made),
             Err(status) => self.registry.unregister(node, made.instance).and(Err(status)),
         });

@@ -51,10 +51,10 @@ impl Broker {
         self
     }
 
-    /// Somebody is back with a name: who served it may be yet to come, unless one is known that
-    /// does.
+    /// Somebody is back with a name: who served it may be yet to come, unless somebody was given
+    /// it in this run.
     pub(super) fn unsettle(&mut self, name: ServiceId, turn: &Turn) {
-        if turn.now_ns < self.returning.until_ns && !self.is_served(name) {
+        if turn.now_ns < self.returning.until_ns && !self.was_served(name) {
             self.unsettled.insert(name);
         }
     }

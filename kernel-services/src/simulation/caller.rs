@@ -8,7 +8,7 @@ use std::{
 use ipc::{
     ServiceId,
     control::{Group, Reply, Request, SERVICE_IDEMPOTENT},
-    simulation::{self, Ended, Fortune, Keeper, Late},
+    simulation::{self, Advice, Ended, Fortune, Keeper, Late, Watcher},
 };
 
 use super::{
@@ -64,6 +64,13 @@ pub(super) struct Caller {
     /// All that it heard of, by name.
     groups: HashMap<ServiceId, Group>,
     flags: u32,
+    /// The latest epoch at which the name was served, as far as it knows.
+    served_at: u64,
+    watcher: Watcher,
+    /// Since when it waits, and how many answers it has had.
+    since_ns: u64,
+    heard: u64,
+    pub(super) is_frozen: bool,
     keeper: Keeper,
     calls: BTreeMap<u64, Call>,
     sending: Option<Sending>,
@@ -87,6 +94,11 @@ impl Caller {
             dead: HashSet::new(),
             groups: HashMap::new(),
             flags: 0,
+            served_at: 0,
+            watcher: Watcher::default(),
+            since_ns: 0,
+            heard: 0,
+            is_frozen: false,
             keeper: Keeper::default(),
             calls: BTreeMap::new(),
             sending: None,
@@ -138,12 +150,13 @@ impl Caller {
         if !net.is_tied(self.process) {
             net.dial(self.process);
         }
-        match chance.below(6) {
+        match chance.below(7) {
             0 => self.hear(net, record),
             1 => self.open_ahead(net),
             2 => self.succeed(net, record),
             3 => self.take_answer(record),
-            4 if sends && self.sending.is_none() => self.begin(record, chance),
+            4 => self.watch(net, record),
+            5 if sends && self.sending.is_none() => self.begin(record, chance),
             _ => self.push(record),
         }
     }
@@ -172,7 +185,10 @@ impl Caller {
                 lane.told_opener.set(Some(*introduction));
                 match purpose {
                     Purpose::Ahead(_) => self.ahead.push(lane),
+                    // It was passed over, and has yet to hear so.
+                    Purpose::Name if simulation::is_past(lane.mark.get(), self.served_at) => {}
                     Purpose::Name => {
+                        lane.required.set(self.served_at);
                         // Later than what was told of groups without it.
                         self.groups.retain(|_, it| it.members.contains(&introduction.dest));
                         self.group = None;
@@ -203,6 +219,8 @@ impl Caller {
 
     fn hear_group(&mut self, group: Group) {
         self.flags = group.flags;
+        self.watcher.adopt(group.health);
+        self.served_at = self.served_at.max(group.served_at);
         if let Some(lane) = self.current.as_ref().filter(|it| it.is_open())
             && let Some(told) = lane.told_opener.get()
             && simulation::supersedes(
@@ -249,6 +267,37 @@ impl Caller {
         }
     }
 
+    /// While it waits: asks after who serves, and tells the runtime of whom it hears nothing.
+    fn watch(&mut self, net: &mut Net, record: &mut Record) {
+        let Some(lane) = self.current.clone().filter(|lane| lane.is_open()) else { return };
+        if lane.pulse.take() {
+            self.watcher.answered(net.now_ns);
+        }
+        let has_standbys = self.group.as_ref().is_some_and(|group| group.members.len() > 1);
+        if self.calls.is_empty() || !has_standbys {
+            self.since_ns = net.now_ns;
+            return;
+        }
+        let count = self.heard + lane.taken().iter().sum::<u64>();
+        match self.watcher.look(net.now_ns, self.since_ns, count) {
+            Advice::Wait => {}
+            Advice::Ask => lane.asked.set(true),
+            Advice::Suspect => {
+                record.tally.suspicions += 1;
+                let instance = lane.told_opener.get().map_or(ServiceId::NONE, |it| it.dest);
+                net.say(self.process, 0, Request::Suspect { instance, mark: lane.mark.get() });
+            }
+        }
+    }
+
+    /// Its process dies: what it sent goes on, and nobody hears of the end.
+    pub(super) fn die(self, net: &mut Net, record: &mut Record) {
+        record.say(|| format!("caller {} is killed", self.number));
+        record.left(self.number);
+        net.killed[self.process] = true;
+        net.hang_up(self.process);
+    }
+
     /// Goes to another channel, if the one that it has is no more.
     fn succeed(&mut self, net: &mut Net, record: &mut Record) {
         let Some(current) = self.current.clone() else { return self.open(net, Purpose::Name) };
@@ -260,13 +309,16 @@ impl Caller {
         if current.died.get() {
             self.dead.insert(dest(&current));
         }
+        self.served_at = simulation::later(self.served_at, current.mark.get());
         let open = self.ahead.iter().map(|lane| (dest(lane), lane.mark.get()));
+        let is_dead = |id| self.dead.contains(&id);
         let group = self.group.as_ref();
-        let chosen = group
-            .and_then(|group| simulation::next_channel(group, |id| self.dead.contains(&id), open));
+        let chosen =
+            group.and_then(|group| simulation::next_channel(group, self.served_at, is_dead, open));
         match chosen {
             Some(index) => {
                 let heir = self.ahead.swap_remove(index);
+                heir.required.set(self.served_at);
                 self.adopt(heir, record);
             }
             None => self.open(net, Purpose::Name),
@@ -285,6 +337,7 @@ impl Caller {
             return;
         }
         record.tally.handovers += 1;
+        self.watcher.restart();
         while self.take_one(&current, record) {}
         let ended = self.ended(&current);
         if ended.lives && ended.flags & SERVICE_IDEMPOTENT == 0 {
@@ -349,6 +402,7 @@ impl Caller {
 
     fn take_one(&mut self, lane: &Rc<Lane>, record: &mut Record) -> bool {
         let Some((id, outcome)) = lane.answers.borrow_mut().pop_front() else { return false };
+        self.heard += 1;
         if let Some(call) = self.calls.get(&id) {
             if !Rc::ptr_eq(&call.lane, lane) {
                 record.fault(format!("request {id} is answered where it was not sent last"));

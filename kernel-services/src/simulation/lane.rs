@@ -75,12 +75,17 @@ pub(super) struct Lane {
     /// The low half of the epoch, as the server's lane shows it.
     pub(super) mark: Cell<u32>,
     pub(super) wish: Cell<u32>,
+    /// The epoch at which the caller was served last.
+    pub(super) required: Cell<u64>,
     /// Whether the server takes nothing from it.
     pub(super) held: Cell<bool>,
     /// Whether the kernel marked the server's lane.
     pub(super) died: Cell<bool>,
     /// Whether the opener closed it.
     pub(super) closed: Cell<bool>,
+    /// Whether the opener asks if anybody comes round, and whether somebody did.
+    pub(super) asked: Cell<bool>,
+    pub(super) pulse: Cell<bool>,
     pub(super) rings: RefCell<[Ring; 2]>,
     pub(super) answers: RefCell<VecDeque<(u64, Outcome)>>,
 }
@@ -93,9 +98,12 @@ impl Lane {
             told_server: Cell::new(None),
             mark: Cell::new(0),
             wish: Cell::new(wish::SERVED),
+            required: Cell::new(0),
             held: Cell::new(true),
             died: Cell::new(false),
             closed: Cell::new(false),
+            asked: Cell::new(false),
+            pulse: Cell::new(false),
             rings: RefCell::default(),
             answers: RefCell::default(),
         })

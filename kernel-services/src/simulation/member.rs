@@ -49,6 +49,8 @@ pub(super) struct Member {
     /// What it has taken, and whether it has acted on it.
     at_work: Option<Work>,
     is_leaving: bool,
+    /// What the runtime asked its loop; 0 for nothing.
+    probed: u32,
     /// What it wrote down of what it answered, when it served last.
     pub(super) log: Option<Log>,
 }
@@ -86,6 +88,7 @@ impl Member {
             last_sequence: 0,
             at_work: None,
             is_leaving: false,
+            probed: 0,
             log: None,
         }
     }
@@ -152,7 +155,10 @@ impl Member {
         match chance.below(8) {
             0 | 1 => self.hear(net, record),
             2 => self.keep_vigil(net, record),
-            3 => self.leave(net),
+            3 => {
+                self.come_round(net);
+                self.leave(net);
+            }
             4 | 5 if self.at_work.is_none() => self.take_frame(net, record, chance),
             _ => self.work(net, record, fate, chance),
         }
@@ -199,11 +205,15 @@ impl Member {
             }
             Reply::Yield { instance } if instance == self.instance => {
                 record.say(|| format!("{} is to let go", self.process));
+                self.standing.iter_mut().for_each(Standby::void);
                 if std::mem::take(&mut self.epoch) == 0 {
                     return self.say_epoch(net, 0);
                 }
                 self.lanes.iter().for_each(|lane| lane.held.set(true));
                 self.is_leaving = true;
+            }
+            Reply::Probe { instance, number } if instance == self.instance => {
+                self.probed = number;
             }
             Reply::Incoming(introduction) => self.join(net, *introduction, down.lane),
             Reply::Connected(introduction) => {
@@ -255,6 +265,17 @@ impl Member {
         true
     }
 
+    /// Its loop comes round, and answers whoever asks whether it does.
+    fn come_round(&mut self, net: &mut Net) {
+        for lane in self.lanes.iter().filter(|lane| lane.asked.take()) {
+            lane.pulse.set(true);
+        }
+        let (instance, number) = (self.instance, std::mem::take(&mut self.probed));
+        if number != 0 {
+            net.say(self.process, 0, Request::Pulse { instance, number, busy_us: 0 });
+        }
+    }
+
     /// Finishes what it has taken, lets the name go, and says so.
     fn leave(&mut self, net: &mut Net) {
         if self.is_leaving && self.at_work.is_none() {
@@ -286,9 +307,10 @@ impl Member {
 
     fn keep_vigil(&mut self, net: &mut Net, record: &mut Record) {
         self.is_due(net, record);
-        match std::mem::take(&mut self.untold) {
-            0 => {}
-            epoch => self.say_epoch(net, epoch),
+        // What it has let go of meanwhile is no news.
+        let untold = std::mem::take(&mut self.untold);
+        if untold != 0 && untold == self.epoch {
+            self.say_epoch(net, untold);
         }
         if self.epoch == 0
             && let Some(standing) = &self.standing
@@ -396,5 +418,6 @@ impl Member {
 /// A channel of an instance that serves at this epoch, or stands by.
 fn stand(lane: &Lane, epoch: u64) {
     lane.mark.set(epoch as u32);
-    lane.held.set(epoch == 0 || lane.wish.get() == wish::NOTHING);
+    let is_wanted = lane.wish.get() != wish::NOTHING && epoch >= lane.required.get();
+    lane.held.set(epoch == 0 || !is_wanted);
 }

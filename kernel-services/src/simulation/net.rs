@@ -14,11 +14,12 @@ use ipc::{
 
 use super::{chance::Chance, lane::Lane};
 use crate::{
-    broker::{Broker, Carried, Effect, Event, Peer, Token},
+    broker::{Broker, Carried, Effect, Event, Peer, Sight, Token},
     epochs::{EpochSource, Epochs},
     holders::Holder,
     ids::{Ids, tests::Memory},
     registry::Registry,
+    served::Served,
     token::TokenKey,
 };
 
@@ -68,12 +69,15 @@ pub(super) struct Net {
     key: Arc<TokenKey>,
     ids: Memory,
     epochs: Disk,
+    /// The last epochs of names, as they are on the disk.
+    served: Option<Served>,
     holders: BTreeMap<u32, Holder>,
     ties: Vec<Option<Tie>>,
     by_token: HashMap<Token, usize>,
     held: HashMap<u64, Rc<Lane>>,
-    /// Which processes are dead or dying.
+    /// Which processes are dead or dying, and which are stopped.
     pub(super) killed: Vec<bool>,
+    pub(super) frozen: Vec<bool>,
     last_token: Token,
     pub(super) now_ns: u64,
 }
@@ -85,11 +89,13 @@ impl Net {
             key,
             ids: Memory::default(),
             epochs: Disk::default(),
+            served: Some(Served::default()),
             holders: BTreeMap::new(),
             ties: Vec::new(),
             by_token: HashMap::new(),
             held: HashMap::new(),
             killed: Vec::new(),
+            frozen: Vec::new(),
             last_token: 0,
             now_ns: 1,
         };
@@ -101,6 +107,7 @@ impl Net {
     pub(super) fn enter(&mut self) -> usize {
         self.ties.push(None);
         self.killed.push(false);
+        self.frozen.push(false);
         self.ties.len() - 1
     }
 
@@ -110,7 +117,7 @@ impl Net {
 
     /// The runtime dies. What was said to it and not heard is lost.
     pub(super) fn fall(&mut self) {
-        self.broker = None;
+        self.served = self.broker.take().map(Broker::into_served);
         self.held.clear();
         self.by_token.clear();
         for tie in self.ties.iter_mut().flatten() {
@@ -129,7 +136,9 @@ impl Net {
         let lives = |it: &&Holder| !self.killed[it.pid as usize - 100];
         let living = self.holders.values().filter(lives).cloned().collect();
         let broker = broker.expect("ids").expecting(living, self.now_ns);
-        self.broker = Some(broker.numbering(Epochs::new(first, Box::new(self.epochs.clone()))));
+        let epochs = Epochs::new(first, Box::new(self.epochs.clone()));
+        let served = self.served.take().expect("it is kept while the runtime is down");
+        self.broker = Some(broker.numbering(epochs, served));
     }
 
     /// Whether a process has a connection.
@@ -264,6 +273,15 @@ impl Net {
                 let is_dead = |(_, pid): &&(Token, u32)| self.killed[*pid as usize - 100];
                 let dead = processes.iter().filter(is_dead).map(|(token, _)| *token).collect();
                 return Some(Event::Examined { instance, epoch, dead });
+            }
+            Effect::LookInto { instance, processes } => {
+                let sight = |pid: u32| match pid as usize - 100 {
+                    it if self.killed[it] => Sight::Dead,
+                    it if self.frozen[it] => Sight::Stopped,
+                    _ => Sight::Runs,
+                };
+                let found = processes.iter().map(|(id, pid, _)| (*id, sight(*pid))).collect();
+                return Some(Event::LookedInto { instance, found });
             }
             other => panic!("nobody asked for {other:?}"),
         }

@@ -50,6 +50,8 @@ pub(super) struct Tally {
     pub(super) falls: u64,
     pub(super) promotions: u64,
     pub(super) handovers: u64,
+    pub(super) farewells: u64,
+    pub(super) suspicions: u64,
 }
 
 impl Tally {
@@ -64,6 +66,8 @@ impl Tally {
         self.falls += other.falls;
         self.promotions += other.promotions;
         self.handovers += other.handovers;
+        self.farewells += other.farewells;
+        self.suspicions += other.suspicions;
     }
 }
 
@@ -168,6 +172,20 @@ impl Record {
             self.fault(format!(
                 "request {number} of {caller} is doubtful, though it may be repeated"
             ));
+        }
+    }
+
+    /// A caller is dead: of what it had heard no end nobody can know.
+    pub(super) fn left(&mut self, number: u32) {
+        self.tally.farewells += 1;
+        for caller in number * 4..number * 4 + 4 {
+            let Some(account) = self.accounts.get_mut(&caller) else { continue };
+            for message in 1..=account.sent {
+                self.left_open.insert((caller, message));
+                if !account.answered.contains(message) && !account.refused.contains(message) {
+                    account.maybe.insert(message);
+                }
+            }
         }
     }
 

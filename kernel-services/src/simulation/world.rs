@@ -29,6 +29,8 @@ pub(super) struct World {
     net: Net,
     members: Vec<Member>,
     callers: Vec<Caller>,
+    /// The number of the next caller.
+    next_caller: u32,
     record: Record,
     chance: Chance,
     /// Whether nothing bad happens any more.
@@ -42,8 +44,10 @@ impl World {
         let record = Record::new(kinds[chance.below(kinds.len())]);
         let mut net = Net::new(key);
         let members = (0..2 + chance.below(3)).map(|_| Member::new(&mut net)).collect();
-        let callers = (0..=chance.below(2) as u32).map(|it| Caller::new(&mut net, it)).collect();
-        World { net, members, callers, record, chance, is_healed: true }
+        let callers: Vec<_> =
+            (0..=chance.below(2) as u32).map(|it| Caller::new(&mut net, it)).collect();
+        let next_caller = callers.len() as u32;
+        World { net, members, callers, next_caller, record, chance, is_healed: true }
     }
 
     /// Lives through a history; gives what was wrong with it.
@@ -102,6 +106,9 @@ impl World {
         let name = self.members.iter().map(Member::name).max();
         let index = self.chance.below(self.callers.len());
         let caller = &mut self.callers[index];
+        if caller.is_frozen {
+            return;
+        }
         caller.find(name.unwrap_or(ipc::ServiceId::NONE));
         caller.act(&mut self.net, &mut self.record, !self.is_healed, &mut self.chance);
     }
@@ -131,14 +138,16 @@ impl World {
         let living = self.members.iter().filter(|it| it.life == Life::Running).count();
         let present = self.members.iter().filter(|it| it.life != Life::Gone).count();
         let is_frozen = self.members[index].life == Life::Frozen;
-        match self.chance.below(16) {
+        match self.chance.below(19) {
             0..=2 if self.is_dispensable(index) => self.kill(index),
             3 | 4 if living > 1 && self.members[index].life == Life::Running => {
                 self.members[index].life = Life::Frozen;
+                self.net.frozen[self.members[index].process] = true;
                 self.record.say(|| format!("{index} freezes"));
             }
             5..=7 if is_frozen => {
                 self.members[index].life = Life::Running;
+                self.net.frozen[self.members[index].process] = false;
                 self.record.say(|| format!("{index} goes on"));
             }
             8 if self.net.is_up() => {
@@ -159,8 +168,23 @@ impl World {
                 self.record.say(|| format!("{index} asks for a change of hands"));
                 self.net.say(process, 9, Request::Trigger { failed, backup });
             }
+            15 => self.replace_caller(),
+            16..=18 => {
+                let index = self.chance.below(self.callers.len());
+                let caller = &mut self.callers[index];
+                // It freezes seldom, and goes on soon.
+                caller.is_frozen = !caller.is_frozen && self.chance.one_in(3);
+            }
             _ => {}
         }
+    }
+
+    /// A caller is killed, and another one begins.
+    fn replace_caller(&mut self) {
+        let index = self.chance.below(self.callers.len());
+        let fresh = Caller::new(&mut self.net, self.next_caller);
+        self.next_caller += 1;
+        std::mem::replace(&mut self.callers[index], fresh).die(&mut self.net, &mut self.record);
     }
 
     /// Whether another one is left who holds the name: when all are gone, nobody remembers it.
@@ -184,7 +208,9 @@ impl World {
         }
         for member in self.members.iter_mut().filter(|it| it.life == Life::Frozen) {
             member.life = Life::Running;
+            self.net.frozen[member.process] = false;
         }
+        self.callers.iter_mut().for_each(|it| it.is_frozen = false);
     }
 
     fn is_settled(&self) -> bool {

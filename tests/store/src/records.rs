@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn who_is_one_too_many_is_refused_until_somebody_leaves() {
         let directory = tempfile::tempdir().expect("a directory");
-        let limits = Limits { each: 2, all: 3, bytes: 1000 };
+        let limits = Limits { each: 2, all: 3, bytes: 1000, ..Limits::default() };
         let store = Store::open(directory.path(), 1, limits).expect("made");
         for client in 1..=3 {
             store.deposit(&key(client, 0, 1), 1, 1, 1).expect("done").expect("room");
@@ -186,7 +186,7 @@ mod tests {
             bytes in 0_usize..40,
             steps in prop::collection::vec((0_u32..2, 0_u64..3, 0_u64..3, 0_usize..9), 0..120),
         ) {
-            let limits = Limits { each, all, bytes };
+            let limits = Limits { each, all, bytes, ..Limits::default() };
             let directory = tempfile::tempdir().expect("a directory");
             let store = Store::open(directory.path(), 1, limits).expect("made");
             let transaction = store.begin().expect("a transaction");

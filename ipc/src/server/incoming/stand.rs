@@ -7,10 +7,11 @@ use std::{
 
 use super::{Handler, Incoming, Next, Yield, pop};
 use crate::{
-    channel::{Fate, GONE, Receive, Taken},
+    channel::{Fate, Receive, Taken},
     clock,
     failover::post::Post,
     layout::Ring,
+    mark::GONE,
     sync::Ordering,
 };
 
@@ -116,12 +117,12 @@ impl Incoming {
         is_held
     }
 
-    /// Before the first frame: learns where the client's ids begin. Those of a handshake have none,
-    /// and come long before the client knows whether this channel takes the place of another.
+    /// Before the first frame: learns where the client's ids begin.
     #[cold]
     pub(super) fn begin(&self, rx: &mut Receive) {
-        if rx.is_ready() {
-            rx.is_new = self.channel.awaits_greeting();
+        // A handshake has no ids, and is made long before the client says where they begin.
+        if rx.is_ready() && !self.channel.awaits_greeting() {
+            rx.is_new = false;
             if let Some(high) = self.channel.first_high() {
                 rx.begin_ids(high);
             }

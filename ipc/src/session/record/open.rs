@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     error::NodeError,
+    failpoint::shared,
     frame,
     layout::Ring,
     session::{
@@ -252,7 +253,8 @@ impl Opener {
                     let refusal = if is_expired { Refusal::Expired } else { Refusal::Altered };
                     return Err(self.refuse(ring, refusal));
                 }
-                (0..steps).for_each(|_| self.direction.change_key(ring, now_ns));
+                let mut change = || self.direction.change_key(ring, now_ns);
+                shared!(PeerRekeyed, (0..steps).for_each(|_| change()));
                 let is_open = self.direction.cipher(ring).open(track.next, &whole, body, tag);
                 self.passed(ring, is_open);
                 return if is_open { Ok(()) } else { Err(Refusal::Altered) };

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     error::NodeError,
+    failpoint::shared,
     frame,
     layout::Ring,
     session::{
@@ -72,7 +73,7 @@ impl Sealer {
         if track.next - track.since >= limits.rekey_records
             || now_ns.saturating_sub(since_ns) >= limits.rekey_age_ns
         {
-            self.direction.change_key(ring, now_ns);
+            shared!(Rekeyed, self.direction.change_key(ring, now_ns));
             self.rekeyed = true;
         }
         self.direction.track(ring).generation & 1 != 0

@@ -38,24 +38,39 @@ impl Broker {
                 self.regroup(name, Cause::Left, turn);
             }
         } else if state.serving == Some(instance) {
-            state.epoch = state.epoch.max(epoch);
-            state.served_at = state.served_at.max(epoch);
             self.groups.note_promoted(instance, epoch, turn.now_ns);
-        } else if state.serving.is_none() {
-            // One that served under an earlier run, and comes back.
+        } else if epoch > state.last_epoch {
+            // A lie: nobody was ever told of it.
+        } else if state.serving.is_none() && epoch >= state.served_at {
+            // One that served last, under an earlier run or on an earlier connection.
             self.serves(name, instance, epoch);
+            // It may have let go by now, for a run that is over: then it goes on.
+            let reply = Reply::Promote { instance, epoch };
+            turn.out.push(Effect::Send { to: from, sequence: 0, reply });
             self.tell_group(name, turn);
         } else if epoch <= state.served_at || !is_ordered {
-            // One that was passed over while this run, or its connection, was not there to say so;
-            // or one that may not go by itself.
-            let reply = Reply::Yield { instance };
-            turn.out.push(Effect::Send { to: from, sequence: 0, reply });
-        } else if epoch > state.epoch && epoch < state.limit {
+            self.depose(instance, name, epoch, turn);
+        } else {
             let (until_ns, next_ns) = (turn.now_ns + RATIFY_NS, turn.now_ns);
             self.groups.claims.retain(|it| it.instance != instance);
             self.groups.claims.push(Claim { name, instance, epoch, until_ns, next_ns });
             self.look_at_claims(turn);
         }
+    }
+
+    /// Has one let go that serves at an epoch which is past: it was passed over while this run, or
+    /// its connection, was not there to say so; or it may not go by itself.
+    fn depose(&mut self, instance: ServiceId, name: ServiceId, epoch: u64, turn: &mut Turn) {
+        if let Some(state) = self.groups.names.get_mut(&name)
+            && !state.hung.contains(&instance)
+        {
+            state.hung.push(instance);
+        }
+        if let Some(to) = self.token_of(instance) {
+            let reply = Reply::Yield { instance };
+            turn.out.push(Effect::Send { to, sequence: 0, reply });
+        }
+        self.turn_out(instance, epoch, turn);
     }
 
     /// Those before an instance in its group.

@@ -32,6 +32,10 @@ impl Broker {
         if state.hand.is_some() {
             return Err(Status::EXISTS);
         }
+        if from.is_none() && turn.now_ns < self.unsettled_until_ns(name) {
+            // Who serves it may be on the way back.
+            return Err(Status::EXISTS);
+        }
         let Some(from) = from else {
             // Nobody serves: there is nothing to wait for.
             self.give_name(name, None, to, (Cause::Triggered, 0, 0), turn);

@@ -109,7 +109,7 @@ impl Broker {
         Ok(Reply::Standing(Standing {
             name,
             serves,
-            epoch: state.epoch,
+            epoch: state.served_at,
             strategy,
             health,
             configured: self.plan(name).is_some(),

@@ -1,6 +1,10 @@
 //! Who serves a name, and what is believed of who says so.
 
 use super::*;
+use crate::{
+    epochs::{Epochs, Forgetful},
+    served::Served,
+};
 
 /// A broker with two nodes that serve a name in this order, and one that calls; the instances, and
 /// the name.
@@ -97,7 +101,11 @@ fn a_standby_that_goes_by_itself_finds_epochs_however_often_that_happens() {
     let (mut broker, [_, mut standby], name) = pair();
     let (mut first, mut second) = (1, 2);
     for turn in 0..300 {
-        let epoch = broker.groups.epoch(name) + 1;
+        let (epoch, limit) = broker.groups.place(name);
+        assert!(
+            epoch > broker.groups.epoch(name) && epoch < limit,
+            "death {turn}: {epoch} {limit}"
+        );
         promoted(&mut broker, second, standby, epoch);
         let dead = vec![first];
         broker.step(Event::Examined { instance: standby, epoch, dead }, 0);
@@ -105,8 +113,7 @@ fn a_standby_that_goes_by_itself_finds_epochs_however_often_that_happens() {
         (first, second) = (second, 10 + turn);
         node(&mut broker, second);
         (standby, _) = register(&mut broker, second, "echo");
-        assert!(broker.groups.epoch(name) >= epoch, "death {turn}");
-        assert!(broker.groups.room(name) > 8, "death {turn}: {}", broker.groups.room(name));
+        assert_eq!(broker.groups.epoch(name), epoch, "death {turn}");
     }
 }
 
@@ -198,59 +205,150 @@ fn claim_of(effects: &[Effect]) -> Request {
     }
 }
 
-#[test]
-fn nobody_is_promoted_while_who_serves_may_be_on_the_way_back() {
-    let key = Arc::new(TokenKey::ephemeral().expect("a key"));
-    let begin = |first| {
+/// Two that served a name under a run that has ended, and how each claims it.
+struct Restart {
+    key: Arc<TokenKey>,
+    claims: [Request; 2],
+    instances: [ServiceId; 2],
+}
+
+impl Restart {
+    fn begin(key: &Arc<TokenKey>, first: u32, served: Served) -> Broker {
         let ids = Ids::new(first..first, Box::new(Memory::default()));
-        Broker::new(Registry::new(ids), 1, UID, 0, Arc::clone(&key)).expect("an epoch")
-    };
-    let mut broker = begin(1);
-    for token in 1..=2 {
-        node(&mut broker, token);
+        let broker = Broker::new(Registry::new(ids), 1, UID, 0, Arc::clone(key));
+        let epochs = Epochs::new(u64::from(first) * 64, Box::new(Forgetful));
+        broker.expect("an epoch").numbering(epochs, served)
     }
-    let fresh = Request::Register {
-        flags: 0,
-        claim_instance: 0,
-        claim_name: 0,
-        ticket: [0; 32],
-        name: "echo".to_owned(),
-    };
-    let claims = [1, 2].map(|token| claim_of(&ask(&mut broker, token, fresh.clone())));
-    let [first, second] = claims.clone().map(|claim| match claim {
-        Request::Register { claim_instance, .. } => ServiceId::new(claim_instance),
-        other => panic!("{other:?}"),
-    });
-    let again = || {
-        let holders = [(first, 1), (second, 2)].map(|(instance, pid)| Holder {
+
+    fn new() -> Restart {
+        let key = Arc::new(TokenKey::ephemeral().expect("a key"));
+        let mut broker = Restart::begin(&key, 1, Served::default());
+        for token in 1..=2 {
+            node(&mut broker, token);
+        }
+        let fresh = Request::Register {
+            flags: 0,
+            claim_instance: 0,
+            claim_name: 0,
+            ticket: [0; 32],
+            name: "echo".to_owned(),
+        };
+        let claims = [1, 2].map(|token| claim_of(&ask(&mut broker, token, fresh.clone())));
+        let instances = claims.clone().map(|claim| match claim {
+            Request::Register { claim_instance, .. } => ServiceId::new(claim_instance),
+            other => panic!("{other:?}"),
+        });
+        Restart { key, claims, instances }
+    }
+
+    /// The next run, which remembers that, and to which both are connected.
+    fn again(&self, served: Served) -> Broker {
+        let holders = self.instances.iter().zip(1..).map(|(instance, pid)| Holder {
             instance: instance.get(),
             pid,
             start_time: 0,
             name: "echo".to_owned(),
         });
-        let mut broker = begin(100).expecting(holders.to_vec(), 0);
+        let broker = Restart::begin(&self.key, 100, served);
+        let mut broker = broker.expecting(holders.collect(), 0);
         for token in 1..=2 {
             node(&mut broker, token);
         }
         broker
-    };
+    }
+}
+
+#[test]
+fn nobody_is_promoted_while_who_serves_may_be_on_the_way_back() {
+    let restart = Restart::new();
+    let (claims, [first, second]) = (restart.claims.clone(), restart.instances);
     // The standby is faster, and is told nothing; who serves says so when it is back.
-    let mut broker = again();
+    let mut broker = restart.again(Served::default());
     assert_eq!(told(&ask(&mut broker, 2, claims[1].clone()), second), None);
     let effects = ask(&mut broker, 1, claims[0].clone());
     assert_eq!((told(&effects, first), told(&effects, second)), (None, None));
+    // Neither is anybody by order.
+    let order = Request::Trigger { failed: first, backup: second };
+    assert_eq!(ask(&mut broker, 2, order), [refusal(2, 7, Status::EXISTS)]);
     let effects = promoted(&mut broker, 1, first, 7);
     assert_eq!(group(&effects, 2), Some(vec![first, second]));
     // It was the standby that served, though it is younger.
-    let mut broker = again();
+    let mut broker = restart.again(Served::default());
     ask(&mut broker, 1, claims[0].clone());
     ask(&mut broker, 2, claims[1].clone());
     let effects = promoted(&mut broker, 2, second, 7);
     assert_eq!(group(&effects, 1), Some(vec![second, first]));
     // Nobody who served comes back.
-    let mut broker = again();
+    let mut broker = restart.again(Served::default());
     ask(&mut broker, 2, claims[1].clone());
     let effects = broker.step(Event::Tick, 3 * SECOND);
     assert!(told(&effects, second).is_some(), "{effects:?}");
     assert_eq!(broker.deadline_ns(), None);
+}
+
+#[test]
+fn who_was_passed_over_and_comes_back_to_another_run_is_not_believed() {
+    let restart = Restart::new();
+    let [first, second] = restart.instances;
+    let mut served = Served::default();
+    served.note("echo", ServiceId::new(9), 80);
+    let mut broker = restart.again(served);
+    let effects = ask(&mut broker, 1, restart.claims[0].clone());
+    let Some(Effect::Send { reply: Reply::Registered { name, .. }, .. }) = effects.first() else {
+        panic!("{effects:?}")
+    };
+    // It is faster than who serves, and was frozen while the name changed hands.
+    let told = Effect::Send { to: 1, sequence: 0, reply: Reply::Yield { instance: first } };
+    assert_eq!(promoted(&mut broker, 1, first, 79), [told]);
+    assert_eq!(promoted(&mut broker, 1, first, 0), []);
+    ask(&mut broker, 2, restart.claims[1].clone());
+    let effects = promoted(&mut broker, 2, second, 80);
+    assert_eq!(group(&effects, 1), Some(vec![second, first]));
+    assert_eq!(broker.groups.epoch(*name), 80);
+    // And so it is for the run after this.
+    assert_eq!(broker.into_served().last("echo"), 80);
+}
+
+#[test]
+fn no_two_are_ever_told_of_one_epoch() {
+    let mut broker = with_nodes(1..=5);
+    let (mut all, mut owned) = (Vec::new(), std::collections::BTreeSet::new());
+    let mut note = |effects: &[Effect]| {
+        for effect in effects {
+            let Effect::Send { to, reply, .. } = effect else { continue };
+            match reply {
+                Reply::Promote { epoch, .. } => assert!(owned.insert(*epoch), "{effects:?}"),
+                // Each of a group is told of it once.
+                Reply::Group(group) if *to == 1 => {
+                    for place in 1..group.members.len() as u64 {
+                        assert!(group.epoch + place < group.limit);
+                        assert!(owned.insert(group.epoch + place), "{effects:?}");
+                    }
+                }
+                _ => {}
+            }
+        }
+    };
+    // The first stays, so that somebody hears of each group.
+    register(&mut broker, 1, "echo");
+    for _ in 0..40 {
+        for token in 2..=5 {
+            let request = Request::Register {
+                flags: 0,
+                claim_instance: 0,
+                claim_name: 0,
+                ticket: [0; 32],
+                name: "echo".to_owned(),
+            };
+            let effects = ask(&mut broker, token, request);
+            note(&effects);
+            all.push((token, claim_of(&effects)));
+        }
+        for (token, claim) in all.drain(..) {
+            let Request::Register { claim_instance, .. } = claim else { panic!("{claim:?}") };
+            let instance = ServiceId::new(claim_instance);
+            note(&ask(&mut broker, token, Request::Unregister { instance }));
+        }
+    }
+    assert!(owned.len() > 4 * 64, "{}", owned.len());
 }

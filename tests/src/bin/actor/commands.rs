@@ -87,7 +87,8 @@ pub(crate) fn obey(config: &Config) {
 
 impl Stage {
     /// - `serve NAME THREADS`, `unserve`; `replica NAME`: with one thread, as one whose answers
-    ///   may be repeated
+    ///   may be repeated; `once NAME FILE`, `again NAME FILE`: as one whose effects are lines of
+    ///   a file, and happen once, or may be repeated
     /// - `fatten MIB`: takes up that much memory
     /// - `find NAME`, `await NAME`: ask the runtime
     /// - `open NAME`: waits for the name, opens a channel, says the peer's instance and process
@@ -123,7 +124,7 @@ impl Stage {
             return;
         }
         match (command, &words[..]) {
-            ("serve" | "replica" | "once" | "unserve" | "listen", words) => {
+            ("serve" | "replica" | "once" | "again" | "unserve" | "listen", words) => {
                 self.act_as_server(command, words);
             }
             ("fatten", [mib]) => self.fatten(number(mib)),
@@ -230,6 +231,11 @@ impl Stage {
                 let server =
                     self.server.get_or_insert_with(|| self.node.server().expect("a server"));
                 once::serve(&self.node, server, name, file);
+            }
+            ("again", [name, file]) => {
+                let server =
+                    self.server.get_or_insert_with(|| self.node.server().expect("a server"));
+                once::serve_again(server, name, file);
             }
             ("unserve", []) => self.unserve(),
             ("listen", [path]) => {

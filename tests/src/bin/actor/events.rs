@@ -8,7 +8,7 @@ use ipc::{
         EventError, EventHead, PublishOptions, Publisher, Start, SubscribeOptions, Subscription,
     },
 };
-use tests::LONG;
+use tests::{LONG, wait_until};
 
 use crate::say;
 
@@ -21,6 +21,7 @@ pub(crate) struct Events {
 
 impl Events {
     /// - `event-advertise TOPIC [EVENTS]`
+    /// - `event-await TOPIC`: until a reliable subscriber is there
     /// - `event-publish TOPIC COUNT SIZE`: numbered events, the next number first in each
     /// - `event-retire TOPIC`
     /// - `event-subscribe TOPIC now|last|N [reliable]`
@@ -40,6 +41,11 @@ impl Events {
                     }
                     Err(error) => format!("failed {}", error.status().name()),
                 });
+            }
+            ("event-await", [topic]) => {
+                let (publisher, _) = &self.publishers[*topic];
+                wait_until("somebody is waited for", || publisher.reliable() > 0);
+                say("awaited");
             }
             ("event-publish", [topic, count, size]) => self.publish(topic, count, size),
             ("event-retire", [topic]) => {

@@ -1,18 +1,19 @@
 //! A service whose effects happen once, though it dies and its callers send again what it had.
 //!
 //! An effect is a line in a file, which any of its processes appends to. What was answered stands
-//! in a region that the next process maps when it joins. A request that ends in `hold` is carried
-//! out and never answered.
+//! in a region that the next process maps when it joins. One that is idempotent keeps no record. A
+//! request that ends in `hold` is carried out and never answered.
 
 use std::{
-    fs::OpenOptions,
+    fs::{File, OpenOptions},
     io::Write,
-    sync::{Mutex, OnceLock},
+    sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use ipc::{
     Node, Region, RegionAccess, RegionOptions, RegionRef, Request, Server, Status,
-    control::SERVICE_DEDUP,
+    control::{SERVICE_DEDUP, SERVICE_IDEMPOTENT},
     once::{Gate, Limits},
 };
 use tests::LONG;
@@ -24,23 +25,19 @@ const WINDOW: &[u8] = b"window";
 struct Once {
     own: Region,
     before: Option<Region>,
-    gate: OnceLock<Gate<Region>>,
-    file: Mutex<std::fs::File>,
+    /// At which epoch it was made, of what the one before had answered until then.
+    gate: Mutex<Option<(u64, Arc<Gate<Region>>)>>,
+    file: Mutex<File>,
 }
 
 /// Serves a name, behind whoever serves it now.
 pub(crate) fn serve(node: &Node, server: &Server, name: &str, path: &str) {
-    let before = node.discover(name).ok().map(|id| {
-        let first = node.client(id).expect("a channel");
-        let answer = first.call(WINDOW, LONG).expect("a window");
-        let passed = RegionRef::from_bytes(&answer).expect("a region");
-        node.map_region(passed.id).expect("it was passed to this node")
-    });
+    let before = window(node, name);
     let once = Once {
         own: node.create_region(256 << 10, &RegionOptions::default()).expect("a region"),
         before,
-        gate: OnceLock::new(),
-        file: Mutex::new(OpenOptions::new().append(true).open(path).expect("a file")),
+        gate: Mutex::new(None),
+        file: open(path),
     };
     let registration = server.register(name, SERVICE_DEDUP).expect("registered");
     let server = server.clone();
@@ -48,32 +45,82 @@ pub(crate) fn serve(node: &Node, server: &Server, name: &str, path: &str) {
     say(&format!("serving {} {}", registration.instance, registration.name));
 }
 
+/// The same, by who is idempotent: each request is carried out as often as it comes.
+pub(crate) fn serve_again(server: &Server, name: &str, path: &str) {
+    let file = open(path);
+    let registration = server.register(name, SERVICE_IDEMPOTENT).expect("registered");
+    let server = server.clone();
+    std::thread::spawn(move || {
+        server.run(|request| {
+            let done = write(&file, &request, request.payload());
+            // A caller that is gone needs no answer.
+            let _ = match done {
+                Ok(answer) => request.reply(&answer),
+                Err(status) => request.reply_error(status),
+            };
+        })
+    });
+    say(&format!("serving {} {}", registration.instance, registration.name));
+}
+
+fn open(path: &str) -> Mutex<File> {
+    Mutex::new(OpenOptions::new().append(true).open(path).expect("a file"))
+}
+
+/// The effect: a line, in one piece, so that a process that is killed leaves all of it, or nothing.
+fn write(file: &Mutex<File>, request: &Request<'_>, payload: &[u8]) -> Result<Vec<u8>, Status> {
+    let what = std::str::from_utf8(payload).map_err(|_| Status::INVALID)?.trim_end();
+    let line = format!("{} {} {what}\n", std::process::id(), request.epoch());
+    let mut file = file.lock().expect("nobody panicked");
+    file.write_all(line.as_bytes()).map_err(|_| Status::IO)?;
+    if what.ends_with("hold") {
+        // It is done, and nobody is ever told.
+        say("held");
+        loop {
+            std::thread::park();
+        }
+    }
+    Ok(payload.to_vec())
+}
+
+/// What who serves now has answered; nothing where nobody does. Whoever is asked may die meanwhile.
+fn window(node: &Node, name: &str) -> Option<Region> {
+    loop {
+        let first = node.client(node.discover(name).ok()?);
+        let answer = first.ok().and_then(|first| first.call(WINDOW, LONG).ok());
+        let passed = answer.and_then(|answer| RegionRef::from_bytes(&answer).ok());
+        if let Some(region) = passed.and_then(|it| node.map_region(it.id).ok()) {
+            return Some(region);
+        }
+        // The runtime has not heard of that death.
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 impl Once {
-    fn handle(&self, request: &Request<'_>) {
-        // Who is asked serves, so the one before writes no more.
-        let gate = self.gate.get_or_init(|| {
+    /// The gate for what is taken at this epoch, made at the first such request: the one before
+    /// writes no more then. There is none when the name was elsewhere and came back: nobody passed
+    /// this process what was answered there.
+    fn gate_at(&self, epoch: u64) -> Option<Arc<Gate<Region>>> {
+        let mut gate = self.gate.lock().expect("nobody panicked");
+        let (made_at, gate) = gate.get_or_insert_with(|| {
             let gate = Gate::with_log(Limits::default(), self.own.clone(), self.before.as_ref());
-            gate.expect("the window of the one before")
+            (epoch, Arc::new(gate.expect("the window of the one before")))
         });
+        (*made_at == epoch).then(|| Arc::clone(gate))
+    }
+
+    fn handle(&self, request: &Request<'_>) {
+        let Some(gate) = self.gate_at(request.epoch()) else {
+            // Whoever served meanwhile may have carried it out.
+            let _ = request.reply_error(Status::MAYBE);
+            return;
+        };
         if request.payload() == WINDOW {
             let passed = self.own.pass_to(request.source(), RegionAccess::Read).expect("passed");
             return request.reply(&passed.to_bytes()).expect("it waits");
         }
         // A caller that is gone needs no answer.
-        let _ = gate.handle(request, |payload| {
-            let what = std::str::from_utf8(payload).map_err(|_| Status::INVALID)?;
-            let line = format!("{} {} {what}\n", std::process::id(), request.epoch());
-            let mut file = self.file.lock().expect("nobody panicked");
-            // In one piece: a process that is killed leaves a whole line, or none.
-            file.write_all(line.as_bytes()).map_err(|_| Status::IO)?;
-            if what.ends_with("hold") {
-                // It is done, and nobody is ever told.
-                say("held");
-                loop {
-                    std::thread::park();
-                }
-            }
-            Ok(payload.to_vec())
-        });
+        let _ = gate.handle(request, |payload| write(&self.file, request, payload));
     }
 }

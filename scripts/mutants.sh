@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Makes each small mistake of mutants.txt in turn, and sees whether the tests notice. Not part of any
+# stage: each one compiles a crate or two again.
+#
+# mutants.sh [PATTERN]: those whose line matches it.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+# A mistake may make a test wait for ever.
+limit=${MUTANT_SECONDS:-600}
+
+judge() { # judge FILE: whether the tests of what decides, or the histories, pass
+    case $1 in
+        ipc/*) timeout "$limit" cargo test -q -p ipc --lib failover >/dev/null 2>&1 || return ;;
+    esac
+    timeout "$limit" cargo test -q -p kernel-services --lib -- broker::tests no_history \
+        >/dev/null 2>&1
+}
+
+caught=0 lived=() stale=()
+while IFS= read -r line; do
+    case $line in '' | '#'*) continue ;; esac
+    [[ $line =~ ${1:-.} ]] || continue
+    file=${line%% ;; *} rest=${line#* ;; }
+    before=${rest%% ;; *} after=${rest#* ;; }
+    whole=$(<"$file")
+    # Only what stands there once is a place.
+    without=${whole/"$before"/}
+    if [ "$without" = "$whole" ] || [ "${without/"$before"/}" != "$without" ]; then
+        stale+=("$line")
+        continue
+    fi
+    trap 'printf "%s\n" "$whole" >"$file"; exit 1' INT TERM
+    printf '%s\n' "${whole/"$before"/"$after"}" >"$file"
+    if judge "$file"; then
+        lived+=("$line")
+        echo "lives:  $line"
+    else
+        caught=$((caught + 1))
+        echo "caught: $line"
+    fi
+    printf '%s\n' "$whole" >"$file"
+    trap - INT TERM
+done <scripts/mutants.txt
+
+printf '%d caught, %d live, %d are of other code than there is\n' "$caught" "${#lived[@]}" \
+    "${#stale[@]}"
+printf 'not there, or more than once: %s\n' "${stale[@]+"${stale[@]}"}"
+[ "${#lived[@]}" -eq 0 ] && [ "${#stale[@]}" -eq 0 ]
