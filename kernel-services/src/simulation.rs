@@ -68,9 +68,9 @@ fn no_history_loses_repeats_or_reorders_anything_or_has_two_primaries_of_one_epo
                 }
                 match world::history(seed, &key) {
                     Ok(tally) => sum.add(&tally),
-                    Err(faults) => {
+                    Err(told) => {
                         let mut faulty = faulty.lock().expect("nobody panics with it");
-                        faulty.push((seed, format!("{faults:?}")));
+                        faulty.push((seed, format!("{told:?}")));
                         if faulty.len() >= MOST_FAULTY {
                             next.store(histories, Ordering::Relaxed);
                         }
@@ -85,7 +85,9 @@ fn no_history_loses_repeats_or_reorders_anything_or_has_two_primaries_of_one_epo
     faulty.sort_unstable();
     assert!(faulty.is_empty(), "LIBIPC_SEED=N runs one of these again: {faulty:#?}");
     let mut sum = Tally::default();
-    tallies.iter().for_each(|tally| sum.add(tally));
+    for tally in &tallies {
+        sum.add(tally);
+    }
     eprintln!("{histories} histories: {sum:?}");
     // A simulation in which nothing happens finds nothing.
     let least = [

@@ -1,8 +1,8 @@
 //! A service whose effects happen once, though it dies and its callers send again what it had.
 //!
 //! An effect is a line in a file, which any of its processes appends to. What was answered stands
-//! in a region that the next process maps when it joins. A request that ends in `hold` is carried
-//! out and never answered. One that is idempotent keeps no record.
+//! in a region that the next process maps when it joins. One that is idempotent keeps no record. A
+//! request that ends in `hold` is carried out and never answered.
 
 use std::{
     fs::{File, OpenOptions},
@@ -80,6 +80,13 @@ fn write(file: &Mutex<File>, request: &Request<'_>, payload: &[u8]) -> Result<Ve
     let line = format!("{} {} {what}\n", std::process::id(), request.epoch());
     let mut file = file.lock().expect("nobody panicked");
     file.write_all(line.as_bytes()).map_err(|_| Status::IO)?;
+    if what.ends_with("hold") {
+        // It is done, and nobody is ever told.
+        say("held");
+        loop {
+            std::thread::park();
+        }
+    }
     Ok(payload.to_vec())
 }
 
@@ -115,16 +122,6 @@ impl Once {
             return request.reply(&passed.to_bytes()).expect("it waits");
         }
         // A caller that is gone needs no answer.
-        let _ = gate.handle(request, |payload| {
-            let done = write(&self.file, request, payload)?;
-            if payload.ends_with(b"hold") {
-                // Nobody is ever told.
-                say("held");
-                loop {
-                    std::thread::park();
-                }
-            }
-            Ok(done)
-        });
+        let _ = gate.handle(request, |payload| write(&self.file, request, payload));
     }
 }
