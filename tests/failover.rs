@@ -256,7 +256,7 @@ fn who_lets_go_closes_its_store_before_the_next_opens_it() {
         actor.ask(&order, "serving");
         actor
     };
-    let servers: Vec<Actor> = (0..2).map(alone).collect();
+    let servers: Vec<_> = (0..2).map(alone).collect();
     let (node, client) = world.client("store", Spin::Never);
     settled(&world, 2);
     for round in 0..10 {
