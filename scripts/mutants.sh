@@ -9,6 +9,10 @@ cd "$(dirname "$0")/.."
 # A mistake may make a test wait for ever.
 limit=${MUTANT_SECONDS:-600}
 
+builds() { # builds FILE: whether its crate compiles; a mistake that does not is none
+    cargo test -q --no-run -p "${1%%/*}" --lib >/dev/null 2>&1
+}
+
 judge() { # judge FILE: whether the tests of what decides, or the histories, pass
     case $1 in
         ipc/*) timeout "$limit" cargo test -q -p ipc --lib failover >/dev/null 2>&1 || return ;;
@@ -32,7 +36,9 @@ while IFS= read -r line; do
     fi
     trap 'printf "%s\n" "$whole" >"$file"; exit 1' INT TERM
     printf '%s\n' "${whole/"$before"/"$after"}" >"$file"
-    if judge "$file"; then
+    if ! builds "$file"; then
+        stale+=("$line")
+    elif judge "$file"; then
         lived+=("$line")
         echo "lives:  $line"
     else
@@ -43,7 +49,8 @@ while IFS= read -r line; do
     trap - INT TERM
 done <scripts/mutants.txt
 
-printf '%d caught, %d live, %d are of other code than there is\n' "$caught" "${#lived[@]}" \
-    "${#stale[@]}"
-printf 'not there, or more than once: %s\n' "${stale[@]+"${stale[@]}"}"
+for line in "${stale[@]+"${stale[@]}"}"; do
+    echo "not there, more than once, or no code: $line"
+done
+printf '%d caught, %d live, %d could not be made\n' "$caught" "${#lived[@]}" "${#stale[@]}"
 [ "${#lived[@]}" -eq 0 ] && [ "${#stale[@]}" -eq 0 ]

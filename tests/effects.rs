@@ -2,6 +2,7 @@
 //! callers call; a ledger of what was done and what was answered finds no fault.
 
 use std::{
+    collections::VecDeque,
     fs,
     path::Path,
     sync::{
@@ -12,8 +13,10 @@ use std::{
 };
 
 use ipc::{CallError, Client, Node, Spin, Status};
+use nix::sys::signal::Signal;
 use tests::{
     Actor, LONG, World,
+    ipcd::signal,
     ledger::{Account, Effect, Entry, Ledger, Repeats},
     wait_until,
 };
@@ -75,8 +78,8 @@ fn call_in_task(node: &Node, client: &Client, caller: u32, end: &AtomicBool) -> 
 }
 
 /// What the processes did, in the order in which they did it.
-fn recorded(file: &str) -> Ledger {
-    let mut ledger = Ledger::new(Repeats::Faults);
+fn recorded(file: &str, repeats: Repeats) -> Ledger {
+    let mut ledger = Ledger::new(repeats);
     for line in file.lines() {
         let numbers: Vec<u64> =
             line.split(' ').map(|word| word.parse().expect("a number")).collect();
@@ -91,7 +94,7 @@ fn recorded(file: &str) -> Ledger {
 fn settled(callers: Vec<JoinHandle<Account>>, path: &Path) -> Vec<Account> {
     let callers = callers.into_iter();
     let accounts: Vec<_> = callers.map(|it| it.join().expect("it did not panic")).collect();
-    let mut ledger = recorded(&fs::read_to_string(path).expect("lines"));
+    let mut ledger = recorded(&fs::read_to_string(path).expect("lines"), Repeats::Faults);
     for (caller, account) in (0..).zip(&accounts) {
         ledger.settle(caller, account);
     }
@@ -268,4 +271,81 @@ fn end_in_every_way(options: &[&str]) {
     flow();
     end.store(true, Ordering::Relaxed);
     settled(callers, &path);
+}
+
+/// When the second of three dies, after the first was killed.
+#[derive(Clone, Copy, Debug)]
+enum Second {
+    /// At the same instant.
+    Together,
+    /// And the runtime, too.
+    WithTheRuntime,
+    /// As soon as it has served one request.
+    AsItServes,
+}
+
+#[test]
+fn nothing_is_lost_when_the_next_dies_with_the_first_or_as_soon_as_it_serves() {
+    let world = World::without_runtime(ACTOR);
+    let mut runtime = world.runtime();
+    let path = world.directory().join("effects");
+    fs::write(&path, "").expect("a file");
+    let join = || {
+        let mut replica = world.actor(&["spin=never"]);
+        replica.ask(&format!("again till {}", path.display()), "serving");
+        replica
+    };
+    let mut group: VecDeque<Actor> = (0..3).map(|_| join()).collect();
+    let (node, client) = world.client("till", Spin::Never);
+    let (end, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let threads = (0..CALLERS).map(|caller| {
+        let (client, end, answered) = (client.clone(), Arc::clone(&end), Arc::clone(&answered));
+        thread::spawn(move || call_on(&client, caller, &end, &answered))
+    });
+    let callers: Vec<_> = threads.collect();
+    let flow = || {
+        let until = answered.load(Ordering::Relaxed) + BETWEEN;
+        wait_until("calls are answered", || answered.load(Ordering::Relaxed) >= until);
+    };
+    for round in 0..9 {
+        flow();
+        let (first, second) = (group.pop_front().expect("one"), group.pop_front().expect("two"));
+        match [Second::Together, Second::WithTheRuntime, Second::AsItServes][round % 3] {
+            Second::Together => {
+                for pid in [first.pid(), second.pid()] {
+                    signal(pid, Signal::SIGKILL);
+                }
+            }
+            Second::WithTheRuntime => {
+                for pid in [runtime.pid(), first.pid(), second.pid()] {
+                    signal(pid, Signal::SIGKILL);
+                }
+                flow();
+                runtime = world.runtime();
+                // Who joins then stands by for who serves.
+                wait_until("the name is back", || node.discover("till").is_ok());
+            }
+            Second::AsItServes => {
+                signal(first.pid(), Signal::SIGKILL);
+                let line = format!("\n{} ", second.pid());
+                let serves = || fs::read_to_string(&path).expect("lines").contains(&line);
+                wait_until("it serves", serves);
+                signal(second.pid(), Signal::SIGKILL);
+            }
+        }
+        drop((first, second));
+        flow();
+        group.extend([join(), join()]);
+    }
+    flow();
+    end.store(true, Ordering::Relaxed);
+    let accounts: Vec<Account> =
+        callers.into_iter().map(|it| it.join().expect("it did not panic")).collect();
+    let mut ledger = recorded(&fs::read_to_string(&path).expect("lines"), Repeats::Harmless);
+    for (caller, account) in (0..).zip(&accounts) {
+        assert!(account.maybe.is_empty(), "{:?} are unknown", account.maybe);
+        ledger.settle(caller, account);
+    }
+    assert_eq!(ledger.faults(), []);
+    assert_eq!(ledger.stale(), 0);
 }

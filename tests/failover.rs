@@ -245,6 +245,28 @@ fn a_process_that_was_passed_over_changes_nothing_when_it_goes_on() {
     assert_eq!(last.cause, Cause::Hung);
 }
 
+/// Its successor finds the store closed: who serves is told that it lets go, before the next does.
+#[test]
+fn who_lets_go_closes_its_store_before_the_next_opens_it() {
+    let world = World::new(ACTOR);
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let order = format!("alone store {}", file.path().display());
+    let alone = |_| {
+        let mut actor = world.actor(&["spin=never"]);
+        actor.ask(&order, "serving");
+        actor
+    };
+    let servers: Vec<Actor> = (0..2).map(alone).collect();
+    let (node, client) = world.client("store", Spin::Never);
+    settled(&world, 2);
+    for round in 0..10 {
+        let answer = client.call(b"who", LONG).expect("the store is open");
+        let pid = servers[round % 2].pid().to_string();
+        assert_eq!(String::from_utf8(answer).expect("text"), pid);
+        node.trigger_failover(client.dest(), None).expect("it changes hands");
+    }
+}
+
 /// A process was passed over while it was frozen, and the runtime that knew it is gone: it is the
 /// first to come to the next one, and says that it serves.
 #[test]

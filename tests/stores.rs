@@ -3,7 +3,8 @@
 //!
 //! Each scenario is run once with a process that counts at which points it comes by. Then it is
 //! run again for each of them, with one that dies there. `LIBIPC_SEED` chooses at the how manieth
-//! time; with `LIBIPC_ALL=1` it dies at each of the first times. `LIBIPC_POINT` names the only point.
+//! time; with `LIBIPC_ALL=1` it dies at each of the first times. `LIBIPC_POINT` names the only
+//! point.
 
 use std::{env, fs, path::Path};
 

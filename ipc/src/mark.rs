@@ -11,7 +11,6 @@
 //! that lets go stores 0 after the last frame that it takes: who sees that sees all of them taken.
 
 use crate::{
-    failover::course,
     failpoint::shared,
     layout::Header,
     sync::{Ordering, fence},
@@ -24,7 +23,12 @@ pub(crate) const GONE: u32 = 2;
 /// Whether a client that shows this wants to be served by one that shows that: not by one whose
 /// epoch is before the one at which it was served.
 fn wants(client: u32, service: u32) -> bool {
-    client <= GONE || !course::is_before(service, client)
+    client <= GONE || !is_before(service, client)
+}
+
+/// Tells whether one low half is that of an earlier epoch than another.
+fn is_before(mark: u32, other: u32) -> bool {
+    (mark.wrapping_sub(other) as i32) < 0
 }
 
 /// Where an end says that it stands.
@@ -61,4 +65,16 @@ pub(crate) fn leave(own: &Header, peer: &Header) -> u32 {
     set(own, GONE);
     fence(Ordering::SeqCst);
     of(peer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_wants_to_be_served_at_an_epoch_before_the_one_at_which_he_was() {
+        assert!(wants(0, 65) && wants(1, 65), "it was served nowhere");
+        assert!(wants(70, 70) && wants(70, 71) && !wants(70, 69));
+        assert!(wants(u32::MAX, 64), "only low halves are shown");
+    }
 }

@@ -9,7 +9,7 @@ mod waits;
 use std::{os::fd::BorrowedFd, path::Path, sync::Arc, time::Duration};
 
 pub use hub::in_handler;
-pub(crate) use hub::{Farewell, Hub, Member, Source};
+pub(crate) use hub::{Demotion, Farewell, Hub, Member, Source};
 pub(crate) use incoming::{Incoming, Queued};
 pub(crate) use queue::RunQueue;
 pub use request::{Request, Retained};
@@ -174,6 +174,23 @@ impl Server {
     /// ```
     pub fn on_gone(&self, gone: impl Fn(u64) + Send + Sync + 'static) -> bool {
         self.owner.hub.tell_ends(Farewell(Box::new(gone)))
+    }
+
+    /// Has `demoted` called when an instance of this server has let go of its name, since the name
+    /// goes to another: with the instance and the epoch at which it served, once nothing of what it
+    /// took is being handled, and before the next one serves. Who has a store open that the next is
+    /// to open closes it here, and opens it when a request of a later epoch comes. It runs in a
+    /// thread of its own; one that takes longer than the rest of two seconds is passed over. It is
+    /// not called where a process dies, or is passed over, before it can let go. Only the first one
+    /// that is set is called; returns whether this was.
+    ///
+    /// ```no_run
+    /// # fn of(server: &ipc::Server) {
+    /// server.on_demoted(|instance, epoch| println!("{instance} served until {epoch} was past"));
+    /// # }
+    /// ```
+    pub fn on_demoted(&self, demoted: impl Fn(ServiceId, u64) + Send + Sync + 'static) -> bool {
+        self.owner.hub.tell_demotions(Demotion(Box::new(demoted)))
     }
 
     /// Gives a descriptor that polls readable when `poll` with a zero timeout has work, for use in

@@ -3,7 +3,8 @@
 //! A [`Standby`] decides when it serves, by what it sees of those before it. A [`Keeper`] holds
 //! what a caller sent, and decides what of it goes elsewhere when a channel ends; [`judge`] does so
 //! for a request that its own thread holds. A [`Watcher`] says when it suspects who serves, and
-//! [`next_channel`] and [`supersedes`] to whom a caller goes, and when. It is the code that a node runs; only the lanes are another's.
+//! [`next_channel`] and [`supersedes`] to whom a caller goes, and when. It is the code
+//! that a node runs; only the lanes are another's.
 
 use std::{fmt, rc::Rc};
 

@@ -10,8 +10,9 @@
 //!   epoch 0
 //! ```
 //! The last line of a name counts, and is whole only with its end. One without a name is for all
-//! that are not told of: of many names those that were taken longest ago are forgotten. Who served one of
-//! these, or comes back to a runtime that has no such file, gets the name at a new epoch.
+//! that are not told of: of many names those that were taken longest ago are forgotten.
+//! Who served one of these, or comes back to a runtime that has no such file, gets the name at a
+//! new epoch.
 //!
 //! It is written and not synced: it has to outlive the runtime, and not the machine, with which all
 //! who could come back would have ended, too. A journal that cannot be written is removed.

@@ -76,15 +76,3 @@ impl Channel {
         lives.then_some(futex::Word { at: life, value, shared: true })
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nobody_wants_to_be_served_at_an_epoch_before_the_one_at_which_he_was() {
-        assert!(wants(0, 65) && wants(1, 65), "it was served nowhere");
-        assert!(wants(70, 70) && wants(70, 71) && !wants(70, 69));
-        assert!(wants(u32::MAX, 64), "only low halves are shown");
-    }
-}

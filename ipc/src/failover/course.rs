@@ -28,11 +28,6 @@ pub(crate) fn next(
     open.position(|(id, mark)| id == *heir && mark == 0)
 }
 
-/// Tells whether one low half is that of an earlier epoch than another.
-pub(crate) fn is_before(mark: u32, other: u32) -> bool {
-    (mark.wrapping_sub(other) as i32) < 0
-}
-
 /// Tells whether one that shows this mark serves at an epoch before that one.
 pub(crate) fn is_past(mark: u32, served_at: u64) -> bool {
     mark != 0 && rule::whole(mark, served_at) < served_at

@@ -25,8 +25,8 @@ pub(crate) struct Place {
 /// dead. What callers say plays no part.
 ///
 /// One before it that served at a later epoch was told so after this place was: then the order is
-/// another one by now, and the runtime says who is next. So a standby that has not heard of a change
-/// may come too late, but never takes an epoch that is another's.
+/// another one by now, and the runtime says who is next. So a standby that has not heard of a
+/// change may come too late, but never takes an epoch that is another's.
 pub(crate) fn promotes(before: &[Evidence], place: Place) -> Option<u64> {
     let Place { epoch, limit, seen } = place;
     let all_dead = before.iter().all(|it| *it == Evidence::Dead);
@@ -84,7 +84,8 @@ mod tests {
             orders in prop::collection::vec(2_u64..6, 1..8),
             heard in prop::collection::vec((0_usize..8, 1_u64..6), 2..8),
         ) {
-            let told = |which: usize| orders[..which].iter().map(|members| members - 1).sum::<u64>();
+            let places = |members: &u64| members - 1;
+            let told = |which: usize| orders[..which].iter().map(places).sum::<u64>();
             let mut taken = std::collections::HashMap::new();
             for (which, rank) in heard {
                 let which = which % orders.len();

@@ -129,6 +129,13 @@ pub(super) struct Registered {
 }
 
 impl Registered {
+    /// Tells its server that it has let go of the name.
+    pub(super) fn tell_demoted(&self, epoch: u64) {
+        if let Some(hub) = self.hub.upgrade() {
+            hub.demoted(self.instance, epoch);
+        }
+    }
+
     /// Asks for the name, and for the ids that it had.
     fn request(&self) -> Request {
         Request::Register {

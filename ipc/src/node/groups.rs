@@ -235,9 +235,13 @@ impl Core {
         if epoch == 0 {
             return self.say_epoch(instance, 0);
         }
+        let registered = lock(&self.registered).iter().find(|it| it.current == instance).cloned();
         let core = Arc::downgrade(self);
         let leaving = std::thread::Builder::new().name("ipc-yield".into()).spawn(move || {
             let has_left = post.leave(epoch);
+            if let Some(registered) = registered.filter(|_| has_left) {
+                registered.tell_demoted(epoch);
+            }
             if let Some(core) = core.upgrade().filter(|_| has_left) {
                 core.say_epoch(instance, 0);
             }

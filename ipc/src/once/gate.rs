@@ -96,10 +96,10 @@ impl<M: Memory> Gate<M> {
         Ok(Gate { state: Mutex::new(State::new(window, Some(log))) })
     }
 
-    /// Has the gate learn of channels that end, so that callers which are gone make room for others:
-    /// without it, or [`gone`](Gate::gone), as many sessions of callers are known as [`Limits`] say,
-    /// and no other is let in. Returns whether the server tells it: it tells one only, by
-    /// [`Server::on_gone`].
+    /// Has the gate learn of channels that end, so that callers which are gone make room for
+    /// others: without it, or [`gone`](Gate::gone), as many sessions of callers are known as
+    /// [`Limits`] say, and no other is let in. Returns whether the server tells it: it tells one
+    /// only, by [`Server::on_gone`].
     ///
     /// ```no_run
     /// use std::sync::Arc;

@@ -33,6 +33,7 @@ use self::{
 };
 use super::incoming::{Handler, Yield};
 use crate::{
+    ServiceId,
     channel::Fate,
     claim::Claim,
     clock,
@@ -125,6 +126,7 @@ pub(crate) struct Hub {
     timer: OnceLock<TimerFd>,
     /// Hears of clients that are gone.
     farewell: OnceLock<Farewell>,
+    demotion: OnceLock<Demotion>,
     sources: Sources,
 }
 
@@ -134,6 +136,15 @@ pub(crate) struct Farewell(pub(crate) Box<dyn Fn(u64) + Send + Sync>);
 impl std::fmt::Debug for Farewell {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Farewell")
+    }
+}
+
+/// Takes an instance that has let go of its name, and the epoch at which it served.
+pub(crate) struct Demotion(pub(crate) Box<dyn Fn(ServiceId, u64) + Send + Sync>);
+
+impl std::fmt::Debug for Demotion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Demotion")
     }
 }
 
@@ -184,6 +195,7 @@ impl Hub {
             has_completions: AtomicBool::new(false),
             timer: OnceLock::new(),
             farewell: OnceLock::new(),
+            demotion: OnceLock::new(),
             sources: Sources::default(),
         }))
     }
@@ -557,6 +569,16 @@ impl Hub {
     /// Has clients' ends told; only the first who asks is.
     pub(crate) fn tell_ends(&self, farewell: Farewell) -> bool {
         self.farewell.set(farewell).is_ok()
+    }
+
+    /// Has it told who lets go of a name; only the first who asks is.
+    pub(crate) fn tell_demotions(&self, demotion: Demotion) -> bool {
+        self.demotion.set(demotion).is_ok()
+    }
+
+    /// An instance has let go of its name.
+    pub(crate) fn demoted(&self, instance: ServiceId, epoch: u64) {
+        self.demotion.get().iter().for_each(|it| it.0(instance, epoch));
     }
 
     fn is_told_something(&self) -> bool {

@@ -4,13 +4,17 @@
 use std::{
     fs::{self, File},
     os::unix::fs::FileExt,
+    thread,
 };
 
 use super::{
     Binding, Handshake, Pattern, SecureChannel, StaticKey, Then, chacha::Backend,
     vault::sweep_stack, x25519::Curve,
 };
-use crate::layout::Ring;
+use crate::{
+    layout::Ring,
+    sync::{AtomicU32, Ordering},
+};
 
 /// What the keys looked for are kept under, so that they are not found here.
 const MASK: u32 = 0x5A3C_96E1;
@@ -121,9 +125,27 @@ fn shared(curve: Curve, key: &StaticKey, other: &StaticKey) -> Needle {
 fn nothing_of_an_agreement_lies_there_whoever_computes_it() {
     let (ours, theirs) = (StaticKey::generate().expect("key"), StaticKey::generate().expect("key"));
     for curve in Curve::all() {
-        let needles = [shared(curve, &ours, &theirs), needle_of(ours.secret())];
-        sweep_stack();
-        assert_eq!(count(&needles), 0, "{curve:?}");
+        // The needle, whether it is there, and whether the thread may end.
+        let words: [AtomicU32; 6] = std::array::from_fn(|_| AtomicU32::new(0));
+        thread::scope(|scope| {
+            let (ours, theirs, words) = (&ours, &theirs, &words);
+            // Its stack stays as the computation has left it: looking, or waiting by any call,
+            // would overwrite some.
+            scope.spawn(move || {
+                let needle = shared(curve, ours, theirs);
+                sweep_stack();
+                words.iter().zip(needle).for_each(|(at, word)| at.store(word, Ordering::Relaxed));
+                words[4].store(1, Ordering::Release);
+                while words[5].load(Ordering::Acquire) == 0 {}
+            });
+            while words[4].load(Ordering::Acquire) == 0 {}
+            let shared = std::array::from_fn(|at| words[at].load(Ordering::Relaxed));
+            let needles = [shared, needle_of(ours.secret())];
+            sweep_stack();
+            let found = count(&needles);
+            words[5].store(1, Ordering::Release);
+            assert_eq!(found, 0, "{curve:?}");
+        });
     }
 }
 

@@ -51,8 +51,8 @@ impl Core {
     /// Makes an end of a channel over a socket that the runtime has made.
     ///
     /// # Errors
-    /// `QUOTA` at the limit of relays; `AUTH` where the channel is to be encrypted and the other end
-    /// has no key; `PROTOCOL` for one of another geometry, which no runtime introduces.
+    /// `QUOTA` at the limit of relays; `AUTH` where the channel is to be encrypted and the other
+    /// end has no key; `PROTOCOL` for one of another geometry, which no runtime introduces.
     pub(crate) fn end_by_socket(
         &self,
         introduction: Introduction,

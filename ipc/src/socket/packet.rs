@@ -3,7 +3,7 @@
 //! ```text
 //!  0        8        16       24
 //!  ┌────────┬────────┬────────┬───────────────┐
-//!  │ head 0 │ head 1 │ total  │ payload …     │   a frame: the two words of its head, without a lap
+//!  │ head 0 │ head 1 │ total  │ payload …     │   a frame: the words of its head, without a lap
 //!  └────────┴────────┴────────┴───────────────┘
 //!  ┌────────┬────────┬────────┐
 //!  │ 0      │ credit │ 0      │                   so many more frames: low half urgent, high half
@@ -123,7 +123,10 @@ pub(super) fn read(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::{FLAG_PHASE, FLAG_SLAB, INLINE_SEALED};
+    use crate::{
+        frame::{FLAG_PHASE, FLAG_SLAB, INLINE_SEALED},
+        layout::INLINE,
+    };
     use proptest::prelude::*;
 
     #[test]
@@ -179,19 +182,43 @@ mod tests {
         assert!(is_read(&packet(&hello, 40), true) && !is_read(&packet(&hello, 40 + TAG), true));
     }
 
+    /// Bytes that are nearly a frame: each of its fields may be anything, and so may their number.
+    fn nearly_frames() -> impl Strategy<Value = Vec<u8>> {
+        let fields = (0..16_u64, 0..32_u64, 0..8_u64, 0..9000_u64, any::<u64>());
+        (fields, prop_oneof![Just(0), Just(TAG), 0..40_usize], 0..20_u64, 0..20_u64).prop_map(
+            |((kind, flags, priority, length, second), more, lap, total)| {
+                let length = if flags & 1 == 0 { length % 60 } else { length };
+                let first = flags << 59 | priority << 56 | length << 32 | kind;
+                // Mostly as they should be.
+                let lap = if lap == 0 { 1 << 4 } else { 0 };
+                let total = if total == 0 { length + 1 } else { length };
+                let head = words([first | lap, second, total]);
+                [&head[..], &vec![7; length as usize + more]].concat()
+            },
+        )
+    }
+
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
         #[test]
-        fn whatever_comes_is_a_packet_or_a_lie(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+        fn whatever_comes_is_a_packet_or_a_lie(
+            bytes in prop_oneof![nearly_frames(), prop::collection::vec(any::<u8>(), 0..80)]
+        ) {
             for (sender, encrypted) in [
                 (Sender::Client, false), (Sender::Server, false),
                 (Sender::Client, true), (Sender::Server, true),
             ] {
-                let read = read(&bytes, sender, Geometry::default(), encrypted);
+                let read = read(&bytes, sender, Geometry::of_sockets(), encrypted);
                 if let Ok(Packet::Frame(frame, payload)) = read {
-                    let tag = if encrypted && frame.head.kind != Kind::Hello { TAG } else { 0 };
+                    let is_record = encrypted && frame.head.kind != Kind::Hello;
+                    let tag = if is_record { TAG } else { 0 };
                     prop_assert!(frame.head.flags & FLAG_BULK == 0);
                     prop_assert_eq!(payload.len(), frame.head.length as usize + tag);
                     prop_assert_eq!(&super::frame(&frame)[..], &bytes[..HEAD]);
+                    prop_assert!(bytes.len() <= largest(Geometry::of_sockets()));
+                    let cell = if is_record { INLINE_SEALED } else { INLINE };
+                    let in_cell = frame.head.flags & FLAG_SLAB == 0;
+                    prop_assert!(!in_cell || frame.head.length as usize <= cell);
                 }
             }
         }

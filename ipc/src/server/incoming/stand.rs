@@ -117,10 +117,10 @@ impl Incoming {
         is_held
     }
 
-    /// Before the first frame: learns where the client's ids begin.
+    /// Before the first frame: learns where the client's ids begin. Those of a handshake have none,
+    /// and come long before the client knows whether this channel takes the place of another.
     #[cold]
     pub(super) fn begin(&self, rx: &mut Receive) {
-        // A handshake has no ids, and is made long before the client says where they begin.
         if rx.is_ready() && !self.channel.awaits_greeting() {
             rx.is_new = false;
             if let Some(high) = self.channel.first_high() {

@@ -17,6 +17,7 @@ use ipc::{
 use tests::{LONG, pattern};
 
 use crate::{
+    alone,
     crowd::{Crowd, Torrent},
     events::Events,
     famine::Famine,
@@ -124,7 +125,7 @@ impl Stage {
             return;
         }
         match (command, &words[..]) {
-            ("serve" | "replica" | "once" | "again" | "unserve" | "listen", words) => {
+            ("serve" | "replica" | "once" | "again" | "alone" | "unserve" | "listen", words) => {
                 self.act_as_server(command, words);
             }
             ("fatten", [mib]) => self.fatten(number(mib)),
@@ -231,6 +232,11 @@ impl Stage {
                 let server =
                     self.server.get_or_insert_with(|| self.node.server().expect("a server"));
                 once::serve(&self.node, server, name, file);
+            }
+            ("alone", [name, file]) => {
+                let server =
+                    self.server.get_or_insert_with(|| self.node.server().expect("a server"));
+                alone::serve(server, name, file);
             }
             ("again", [name, file]) => {
                 let server =

@@ -11,6 +11,7 @@
 //!
 //! It ends when stdin does, or with the process that started it.
 
+mod alone;
 mod commands;
 mod crowd;
 mod events;

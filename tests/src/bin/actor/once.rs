@@ -1,13 +1,16 @@
 //! A service whose effects happen once, though it dies and its callers send again what it had.
 //!
 //! An effect is a line in a file, which any of its processes appends to. What was answered stands
-//! in a region that the next process maps when it joins. One that is idempotent keeps no record. A
-//! request that ends in `hold` is carried out and never answered.
+//! in a region that the next process maps when it joins. A request that ends in `hold` is carried
+//! out and never answered. One that is idempotent keeps no record.
 
 use std::{
     fs::{File, OpenOptions},
     io::Write,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -25,20 +28,24 @@ const WINDOW: &[u8] = b"window";
 struct Once {
     own: Region,
     before: Option<Region>,
-    /// At which epoch it was made, of what the one before had answered until then.
-    gate: Mutex<Option<(u64, Arc<Gate<Region>>)>>,
+    gate: OnceLock<Gate<Region>>,
+    /// Whether another one served after this one did.
+    has_left: AtomicBool,
     file: Mutex<File>,
 }
 
 /// Serves a name, behind whoever serves it now.
 pub(crate) fn serve(node: &Node, server: &Server, name: &str, path: &str) {
     let before = window(node, name);
-    let once = Once {
+    let once = Arc::new(Once {
         own: node.create_region(256 << 10, &RegionOptions::default()).expect("a region"),
         before,
-        gate: Mutex::new(None),
+        gate: OnceLock::new(),
+        has_left: AtomicBool::new(false),
         file: open(path),
-    };
+    });
+    let left = Arc::clone(&once);
+    assert!(server.on_demoted(move |_, _| left.has_left.store(true, Ordering::Release)));
     let registration = server.register(name, SERVICE_DEDUP).expect("registered");
     let server = server.clone();
     std::thread::spawn(move || server.run(|request| once.handle(&request)));
@@ -73,13 +80,6 @@ fn write(file: &Mutex<File>, request: &Request<'_>, payload: &[u8]) -> Result<Ve
     let line = format!("{} {} {what}\n", std::process::id(), request.epoch());
     let mut file = file.lock().expect("nobody panicked");
     file.write_all(line.as_bytes()).map_err(|_| Status::IO)?;
-    if what.ends_with("hold") {
-        // It is done, and nobody is ever told.
-        say("held");
-        loop {
-            std::thread::park();
-        }
-    }
     Ok(payload.to_vec())
 }
 
@@ -98,29 +98,33 @@ fn window(node: &Node, name: &str) -> Option<Region> {
 }
 
 impl Once {
-    /// The gate for what is taken at this epoch, made at the first such request: the one before
-    /// writes no more then. There is none when the name was elsewhere and came back: nobody passed
-    /// this process what was answered there.
-    fn gate_at(&self, epoch: u64) -> Option<Arc<Gate<Region>>> {
-        let mut gate = self.gate.lock().expect("nobody panicked");
-        let (made_at, gate) = gate.get_or_insert_with(|| {
-            let gate = Gate::with_log(Limits::default(), self.own.clone(), self.before.as_ref());
-            (epoch, Arc::new(gate.expect("the window of the one before")))
-        });
-        (*made_at == epoch).then(|| Arc::clone(gate))
-    }
-
     fn handle(&self, request: &Request<'_>) {
-        let Some(gate) = self.gate_at(request.epoch()) else {
-            // Whoever served meanwhile may have carried it out.
+        if self.has_left.load(Ordering::Acquire) {
+            // The name was elsewhere and came back: nobody passed this process what was answered
+            // there.
             let _ = request.reply_error(Status::MAYBE);
             return;
-        };
+        }
+        // Who is asked serves, so the one before writes no more.
+        let gate = self.gate.get_or_init(|| {
+            let gate = Gate::with_log(Limits::default(), self.own.clone(), self.before.as_ref());
+            gate.expect("the window of the one before")
+        });
         if request.payload() == WINDOW {
             let passed = self.own.pass_to(request.source(), RegionAccess::Read).expect("passed");
             return request.reply(&passed.to_bytes()).expect("it waits");
         }
         // A caller that is gone needs no answer.
-        let _ = gate.handle(request, |payload| write(&self.file, request, payload));
+        let _ = gate.handle(request, |payload| {
+            let done = write(&self.file, request, payload)?;
+            if payload.ends_with(b"hold") {
+                // Nobody is ever told.
+                say("held");
+                loop {
+                    std::thread::park();
+                }
+            }
+            Ok(done)
+        });
     }
 }
