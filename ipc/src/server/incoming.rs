@@ -294,9 +294,8 @@ impl Incoming {
             None => Ok(pop(rx, now)),
             Some(Taken::Fragment) => Ok(Next::Again),
             Some(Taken::Hello(message)) => {
-                self.channel.greeted(rx, &message)?;
                 // The next turn learns where the ids begin, before the first of them.
-                Ok(Next::Nothing)
+                self.channel.greeted(rx, &message).map(|()| Next::Nothing)
             }
             Some(Taken::Refused(frame, status)) => Ok(self.refuse(rx, &frame, now, status)),
             Some(Taken::Whole(frame, _)) => match frame.head.kind {
