@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
-# Looks for the places at which tests have a process die in what is delivered: the C library, the
-# Rust one, and the programs. Nothing of them may be there, neither code nor name.
+# Builds what is delivered, optimized: the programs, the Rust library and the C one. Looks there for
+# the places at which tests have a process die: nothing of them may be there, neither code nor name.
 #
-# absence.sh [PROFILE]: looks at what `cargo build --release` made, or at that profile.
+# absence.sh [ARGUMENT...]: with arguments for cargo; `--features failpoints` shows what it finds.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-profile=${1:-release}
-target=$(cargo metadata --format-version 1 --no-deps |
-    sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
+
+made() { # made ARGUMENT...: the files of this project that cargo build makes, or finds made
+    cargo build --release --message-format=json-render-diagnostics "$@" |
+        grep -oE '"[^"]*/(lib(ipc|kernel_services)[^"/]*\.(so|a|rlib)|ipcd|ipc-queue)"' |
+        tr -d '"' | sort -u
+}
 
 # The points themselves, as their list has them, and by what they are told of.
 points=$(sed -n '/^    points! {/,/^    }/s/^        \([A-Z][A-Za-z]*\),$/\1/p' ipc/src/failpoint.rs)
@@ -33,17 +36,19 @@ judge() { # judge FILE: whether it has none of them
     fi
 }
 
-looked=0
-for file in "$target/$profile"/lib{ipc,ipc_ffi,kernel_services,ipc_queue}.{so,a,rlib} \
-    "$target/$profile"/deps/lib{ipc,kernel_services,ipc_queue}-*.rlib \
-    "$target/$profile"/{ipcd,ipctl,ipc-queue}; do
-    [ -f "$file" ] || continue
-    looked=$((looked + 1))
-    judge "$file"
+# libipc apart, so that no other member's features are in it.
+files=$(
+    made -p kernel-services -p ipc-queue "$@"
+    made -p ipc-ffi
+)
+for kind in ipcd ipc-queue rlib so a; do
+    grep -qE "[./]$kind\$" <<<"$files" || {
+        echo "absence: nothing named $kind was built" >&2
+        exit 1
+    }
 done
-[ "$looked" -gt 0 ] || {
-    echo "absence: nothing is built in $target/$profile" >&2
-    exit 1
-}
-[ "$status" -eq 0 ] && echo "stage absence: ok, $looked files"
+while IFS= read -r file; do
+    judge "$file"
+done <<<"$files"
+[ "$status" -eq 0 ] && echo "stage absence: ok, $(wc -l <<<"$files") files"
 exit "$status"

@@ -34,11 +34,11 @@ stage_clippy() {
 }
 
 # The programs and the library that multi-process and C tests start: `cargo test` would not build
-# them. libipc comes last and alone, so that no other member's features are in it.
+# them. libipc comes last and alone, so that no other member's features are in it; absence.sh builds
+# the optimized one.
 stage_build() {
     cargo build --workspace --all-targets &&
         cargo build -p ipc-ffi &&
-        cargo build --release -p ipc-ffi &&
         script absence.sh
 }
 

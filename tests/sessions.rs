@@ -340,9 +340,11 @@ fn a_close_is_told_from_a_cut_by_who_waits_for_an_answer() {
     server.kill();
     let ended = waiting.wait();
     assert!(matches!(ended, Err(CallError::PeerDied { taken: true })), "{ended:?}");
-    // Somebody writes that it is closed, and it has not said so.
+    // Somebody writes that it is closed, and it has not said so; nor can it, when it sees that the
+    // client has drawn its conclusion.
     for (name, is_cut) in [("sealed.cut", true), ("open", false)] {
         let (server, _node, waiting) = held(name);
+        server.stop();
         let (at, alive) = life_word(server.pid());
         assert_ne!(alive, 0, "a thread's number");
         let memory = fs::OpenOptions::new().write(true).open(format!("/proc/{}/mem", server.pid()));
