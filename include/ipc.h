@@ -1683,8 +1683,9 @@ int ipc_unlisten(const char *path);
  * where dest is the id of a path. After the service was restarted it may be the other.
  *
  * IPC_EINVAL: a NULL, or dest is 0. IPC_ENOENT: nobody serves it. IPC_EPEERDIED: nobody does any
- * more. IPC_EACCES: the rules do not allow it. IPC_ENOTSUP: neither can be, since the route
- * has to be encrypted, which no socket is. IPC_ETIMEDOUT: the service does not answer.
+ * more. IPC_EACCES: the rules do not allow it. IPC_ENOTSUP: the service can have
+ * neither. IPC_EAUTH: it has to be encrypted, and the service does not prove its key.
+ * IPC_ETIMEDOUT: the service does not answer.
  */
 int ipc_transport(service_id_t dest, uint32_t *transport);
 

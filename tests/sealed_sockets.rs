@@ -32,11 +32,12 @@ fn client(world: &World, name: &str) -> (Node, ipc::Client) {
     (node, client)
 }
 
-/// Records that the ends of this process have refused, of all their sessions that are open.
-fn refused_by(node: &Node, pid: u32) -> u64 {
+/// Records that the ends of this process have refused, of all their sessions that are open; nothing
+/// while none is shown.
+fn refused_by(node: &Node, pid: u32) -> Option<u64> {
     let boards = node.boards().unwrap_or_default();
     let ends = boards.iter().filter(|it| it.pid == pid).flat_map(ipc::Board::ends);
-    ends.filter_map(|end| end.session).map(|session| session.refused).sum()
+    ends.filter_map(|end| end.session).map(|it| it.refused).reduce(|sum, it| sum + it)
 }
 
 #[test]
@@ -51,8 +52,12 @@ fn what_is_promised_of_calls_holds_on_sealed_sockets() {
         client.ask("calls sealed 4 100 0,32,48,300,5000", "called");
         assert_eq!(client.ask("number sealed 3000 -", "numbered"), "3000 IPC_OK");
         let counted = client.ask("ask sealed 20000 !count", "answer");
-        let refused = refused_by(&world.node(Spin::Learned), server.pid());
-        assert_eq!((&*counted, refused), ("3000 0", 0), "{rekey}");
+        assert_eq!(counted, "3000 0", "{rekey}");
+        let node = world.node(Spin::Learned);
+        for pid in [server.pid(), client.pid()] {
+            wait_until("its session is shown", || refused_by(&node, pid).is_some());
+            assert_eq!(refused_by(&node, pid), Some(0), "{rekey}");
+        }
         assert!(client.ask("ask sealed 20000 !grow 400000", "answer").len() > 100_000);
         client.quit();
         server.quit();
@@ -136,7 +141,7 @@ impl Trio {
         self.between.give_to_server(packets);
         self.server.go_on();
         wait_until("the server has refused them", || {
-            refused_by(&self.node, self.server.pid()) == refused
+            refused_by(&self.node, self.server.pid()) == Some(refused)
         });
     }
 
@@ -213,8 +218,23 @@ fn a_cut_is_told_from_a_death_and_a_death_from_a_close() {
     assert_eq!(client.ask("ask sealed 20000 again", "answer"), "again");
     client.tell("ask sealed 20000 !hold");
     server.hear("held");
-    server.quit();
+    // It lives on: nothing but its last word tells this from a cut.
+    server.ask("unserve", "unserved");
     assert_eq!(client.hear("failed"), "IPC_EMAYBE");
+}
+
+#[test]
+fn who_encrypts_everything_speaks_to_nobody_by_a_path() {
+    let world = World::new(ACTOR);
+    let path = world.directory().join("path");
+    let node = Node::connect(&Config { encrypt: true, ..world.config(Spin::Learned) });
+    let node = node.expect("a node");
+    let is_refused = |error| matches!(error, NodeError::Refused(Status::NOT_SUPPORTED));
+    assert!(node.server().expect("a server").listen(&path).is_err_and(is_refused));
+    let other = world.node(Spin::Learned);
+    let _listening = other.server().expect("a server").listen(&path).expect("it may");
+    let id = node.discover(&format!("unix://{}", path.display())).expect("an address");
+    assert!(node.client(id).is_err_and(is_refused));
 }
 
 #[test]

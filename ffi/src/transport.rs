@@ -107,8 +107,9 @@ fn stop(path: &Path) -> Result<Listening, Failure> {
 /// where dest is the id of a path. After the service was restarted it may be the other.
 ///
 /// IPC_EINVAL: a NULL, or dest is 0. IPC_ENOENT: nobody serves it. IPC_EPEERDIED: nobody does any
-/// more. IPC_EACCES: the rules do not allow it. IPC_ENOTSUP: neither can be, since the route
-/// has to be encrypted, which no socket is. IPC_ETIMEDOUT: the service does not answer.
+/// more. IPC_EACCES: the rules do not allow it. IPC_ENOTSUP: the service can have
+/// neither. IPC_EAUTH: it has to be encrypted, and the service does not prove its key.
+/// IPC_ETIMEDOUT: the service does not answer.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_transport(dest: service_id_t, transport: *mut u32) -> c_int {
     guard(|| {

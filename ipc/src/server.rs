@@ -99,12 +99,13 @@ impl Server {
 
     /// Listens on a path of its own, too, for clients that cannot share memory, or are not to: they
     /// connect to `unix:///path`. Processes of this one's user, and of root, are let in; to root's,
-    /// all are. Such a client has no id, and no rules but this hold for it.
+    /// all are. Such a client's id is this process's own, and no rules but this hold for it.
     ///
     /// What is returned goes on listening until it is dropped.
     ///
     /// # Errors
-    /// [`NodeError::Refused`] with `EXISTS` when somebody listens there; [`NodeError::Directory`]
+    /// [`NodeError::Refused`] with `EXISTS` when somebody listens there, with `NOT_SUPPORTED` where
+    /// all channels of this node are encrypted; [`NodeError::Directory`]
     /// when the path cannot be made; [`NodeError::Config`] when it is too long.
     pub fn listen(&self, path: &Path) -> Result<Listening, NodeError> {
         listen_at(&self.owner.node.core, &self.owner.hub, path)
@@ -178,9 +179,9 @@ impl Server {
 
     /// Has `demoted` called when an instance of this server has let go of its name, since the name
     /// goes to another: with the instance and the epoch at which it served, once nothing of what it
-    /// took is being handled, and before the next one serves. Who has a store open that the next is
-    /// to open closes it here, and opens it when a request of a later epoch comes. It runs in a
-    /// thread of its own; one that takes longer than the rest of two seconds is passed over. It is
+    /// took is being handled, or a second is over, and before the next one serves. Who has a store
+    /// open that the next is to open closes it here, and opens it when a request comes again: of a
+    /// later epoch, or of the same one where the next died meanwhile. It runs in a thread of its own; one that takes longer than the rest of two seconds is passed over. It is
     /// not called where a process dies, or is passed over, before it can let go. Only the first one
     /// that is set is called; returns whether this was.
     ///

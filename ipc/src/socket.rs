@@ -218,12 +218,22 @@ impl Core {
         Ok(Ends { channel, relay })
     }
 
+    /// Refuses channels by paths to a node that has all of its own encrypted: nobody tells the ends
+    /// of such a channel each other's keys.
+    pub(super) fn may_be_plain(&self) -> Result<(), NodeError> {
+        if self.config.encrypt {
+            return Err(NodeError::Refused(Status::NOT_SUPPORTED));
+        }
+        Ok(())
+    }
+
     /// Opens a channel to who listens on a path. `dest` is this node's id for it.
     pub(crate) fn open_socket(
         self: &Arc<Self>,
         path: &Path,
         dest: ServiceId,
     ) -> Result<Arc<Link>, NodeError> {
+        self.may_be_plain()?;
         let socket = dial(path)?;
         let peer = credentials(&socket)?;
         let mut session = [0; 4];

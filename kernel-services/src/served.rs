@@ -82,7 +82,14 @@ impl Served {
     }
 
     /// Notes that a name, of this id, is served at an epoch, unless that is known.
-    pub(crate) fn note(&mut self, name: &str, id: ServiceId, epoch: u64) {
+    /// `is_served` says which are served now: those are not forgotten.
+    pub(crate) fn note(
+        &mut self,
+        name: &str,
+        id: ServiceId,
+        epoch: u64,
+        is_served: impl Fn(&str) -> bool,
+    ) {
         let now = Last { epoch, id };
         match self.last.get_mut(name) {
             Some(last) if *last == now => return,
@@ -90,7 +97,7 @@ impl Served {
             None => drop(self.last.insert(name.to_owned(), now)),
         }
         if self.last.len() > MOST {
-            self.forget();
+            self.forget(is_served);
             return self.write_anew();
         }
         let Some(journal) = &mut self.journal else { return };
@@ -101,12 +108,12 @@ impl Served {
     }
 
     /// Forgets the names that were taken longest ago: epochs of all names come from one counter.
-    fn forget(&mut self) {
+    fn forget(&mut self, is_served: impl Fn(&str) -> bool) {
         let mut epochs: Vec<u64> = self.last.values().map(|last| last.epoch).collect();
         let middle = epochs.len() / 2;
         let (_, &mut until, _) = epochs.select_nth_unstable(middle);
         self.others = self.others.max(until);
-        self.last.retain(|_, last| last.epoch > until);
+        self.last.retain(|name, last| last.epoch > until || is_served(name));
     }
 
     fn write_anew(&mut self) {
@@ -179,9 +186,9 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let mut served = Served::open(directory.path(), 0);
         assert_eq!(served.last("a name"), 0);
-        served.note("a name", ID, 7);
-        served.note("other", ServiceId::new(9), 3);
-        served.note("a name", ID, 9);
+        served.note("a name", ID, 7, |_| false);
+        served.note("other", ServiceId::new(9), 3, |_| false);
+        served.note("a name", ID, 9, |_| false);
         drop(served);
         for _ in 0..2 {
             let served = Served::open(directory.path(), 64);
@@ -207,7 +214,7 @@ mod tests {
         fs::remove_file(&path).expect("ours");
         let mut served = Served::open(directory.path(), 64);
         assert_eq!(served.last("a name"), 64);
-        served.note("a name", ID, 65);
+        served.note("a name", ID, 65, |_| false);
         let served = Served::open(directory.path(), 128);
         assert_eq!((served.last("a name"), served.last("other")), (65, 64));
     }
@@ -217,12 +224,12 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let mut served = Served::open(directory.path(), 0);
         for epoch in 1..20_000 {
-            served.note("name", ID, epoch);
+            served.note("name", ID, epoch, |_| false);
         }
         let length = fs::metadata(directory.path().join("served")).expect("a file").len();
         assert!(length < 100_000, "{length}");
         for epoch in 0..=MOST as u64 {
-            served.note(&format!("{epoch}"), ID, 20_000 + epoch);
+            served.note(&format!("{epoch}"), ID, 20_000 + epoch, |_| false);
         }
         assert!(served.last.len() <= MOST / 2 + 1, "{}", served.last.len());
         let served = Served::open(directory.path(), u64::MAX);

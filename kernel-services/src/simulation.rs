@@ -101,4 +101,6 @@ fn no_history_loses_repeats_or_reorders_anything_or_has_two_primaries_of_one_epo
         sum.suspicions,
     ];
     assert!(least.iter().all(|count| *count > histories / 20), "{sum:?}");
+    // Rarer: answers that a gate gave again, and what a store refused for its epoch.
+    assert!(sum.repeated > histories / 400 && sum.stale >= histories / 4000, "{sum:?}");
 }

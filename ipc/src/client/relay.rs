@@ -305,7 +305,13 @@ impl ClientState {
         for _ in 0..ATTEMPTS {
             match core.open_beside(self.dest, current) {
                 // It was passed over, and has yet to hear so.
-                Ok(link) if !self.may_serve(&link) => std::thread::sleep(PAUSE),
+                Ok(link) if !self.may_serve(&link) => {
+                    drop(link);
+                    if clock::now_ns() >= until {
+                        return None;
+                    }
+                    std::thread::sleep(PAUSE);
+                }
                 Ok(link) => {
                     let introduction = &link.channel.introduction;
                     core.outdate_groups(introduction.dest, introduction.dest_name);

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::standing::Standing;
 use crate::{
-    ServiceId,
+    ServiceId, clock,
     control::Group,
     failpoint::shared,
     link::Link,
@@ -12,6 +12,10 @@ use crate::{
     server::Incoming,
     sync::{AtomicU64, Ordering},
 };
+
+/// How long is waited for handlers to end before a name changes hands: what they hold is doubtful
+/// to its callers then.
+const PATIENCE_NS: u64 = 1_000_000_000;
 
 /// What the channels of an instance share. They tell their clients by their lanes.
 #[derive(Debug, Default)]
@@ -78,7 +82,9 @@ impl Post {
             }
             all
         };
-        let ended: Vec<bool> = channels.iter().map(|it| it.finish()).collect();
+        // One patience for all channels: who waits for this one to let go has not much more.
+        let until = clock::now_ns() + PATIENCE_NS;
+        let ended: Vec<bool> = channels.iter().map(|it| it.finish(until)).collect();
         let _others = self.lock();
         if self.epoch() != 0 {
             // It was promoted meanwhile, and its channels stand as they should.
@@ -133,9 +139,10 @@ impl Post {
 
     /// The epoch of which the runtime is to be told, once.
     pub(crate) fn untold(&self) -> Option<u64> {
-        let untold = self.untold.swap(0, Ordering::AcqRel);
-        // What it has let go of meanwhile is no news.
-        (untold != 0 && untold == self.epoch()).then_some(untold)
+        // What it has let go of meanwhile is no news; what it is about to take is for the next look.
+        let epoch = self.epoch();
+        let told = self.untold.compare_exchange(epoch, 0, Ordering::AcqRel, Ordering::Relaxed);
+        (epoch != 0 && told.is_ok()).then_some(epoch)
     }
 
     /// Whether it stands by, for others before it.

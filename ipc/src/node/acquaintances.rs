@@ -79,6 +79,18 @@ impl Acquaintances {
             _ => Ok(()),
         }
     }
+
+    /// Refuses a plain channel of a client that knows that it has to be encrypted, whatever the
+    /// runtime says: a node that has all of its own encrypted, and one that expects a key.
+    fn check_plain(&self, asked: Option<ServiceId>, encrypts: bool) -> Result<(), NodeError> {
+        let Some(asked) = asked else { return Ok(()) };
+        let name = lock(&self.names).get(&asked).copied();
+        let is_expected = name.is_some_and(|name| lock(&self.expected).contains_key(&name));
+        if encrypts || is_expected {
+            return Err(NodeError::Introduced("it has to be encrypted, and would be plain"));
+        }
+        Ok(())
+    }
 }
 
 /// The key of a node of that configuration.
@@ -104,7 +116,7 @@ fn no_key(error: KeyError) -> NodeError {
 }
 
 impl Core {
-    /// Checks an introduction of an encrypted channel by what this node knows. `asked` is the id
+    /// Checks an introduction by what this node knows. `asked` is the id
     /// that a client asked for.
     ///
     /// # Errors
@@ -116,7 +128,7 @@ impl Core {
         asked: Option<ServiceId>,
     ) -> Result<(), NodeError> {
         if !it.encrypted {
-            return Ok(());
+            return self.known.check_plain(asked, self.config.encrypt);
         }
         let (own, alleged) = match role {
             Sender::Client => (it.opener, it.bond.opener),
@@ -137,7 +149,8 @@ impl Core {
 
 impl Node {
     /// Expects whoever serves a name, or comes under it, to prove this key on encrypted channels:
-    /// another is refused from here on, whatever the runtime says. For keys that last, as those of
+    /// another is refused from here on, whatever the runtime says, and so is a plain channel to that
+    /// name. For keys that last, as those of
     /// supervised services do, and were learned by a way that is trusted.
     ///
     /// # Errors
@@ -201,9 +214,14 @@ mod tests {
         assert!(known.has_met(&honest));
         assert!(!known.has_met(&Introduction { peer_key: [2; 32], ..honest }));
         assert!(!known.has_met(&relabelled));
+        // A plain channel, to nobody in particular, and where all are to be encrypted.
+        let plain = |asked, encrypts| known.check_plain(asked, encrypts);
+        assert!(plain(Some(id), false).is_ok() && plain(None, true).is_ok());
+        assert!(matches!(plain(Some(id), true), Err(NodeError::Introduced(_))));
         // A key that was expected.
         lock(&known.expected).insert(bond.dest, PublicKey::from_bytes([2; 32]));
         assert!(matches!(known.check(&honest, Some(id)), Err(NodeError::Introduced(_))));
         assert!(known.check(&Introduction { peer_key: [2; 32], ..honest }, Some(id)).is_ok());
+        assert!(matches!(known.check_plain(Some(id), false), Err(NodeError::Introduced(_))));
     }
 }

@@ -290,6 +290,8 @@ impl Core {
         }
         // Whoever found out: the socket has left the warden's epoll instance, which would tell it.
         self.kick();
+        // Who stands by has waited for the warden to hear the rest, of which there is none.
+        self.alarm();
     }
 
     pub(super) fn kick(&self) {

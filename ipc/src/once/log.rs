@@ -293,7 +293,12 @@ pub fn recover(memory: &impl Memory, limits: Limits) -> Result<Window, LogError>
         }
         at += head.span();
     }
-    if at == end { Ok(window) } else { Err(LogError::Corrupt(at)) }
+    if at != end {
+        return Err(LogError::Corrupt(at));
+    }
+    // What came before all that is here may be what the ring had no room for any more.
+    window.close_below();
+    Ok(window)
 }
 
 /// Takes a record in. Returns whether it is one.
@@ -430,6 +435,21 @@ mod tests {
         assert_eq!(window.look(&key(1)), Known::Done(&Ok(b"one".to_vec())));
         assert_eq!(window.look(&key(2)), Known::Begun);
         assert_eq!(window.look(&key(3)), Known::New);
+    }
+
+    #[test]
+    fn what_the_ring_had_no_room_for_any_more_is_not_new() {
+        let memory = Mortal::new(4096, usize::MAX);
+        let mut log = Log::create(&memory).expect("room");
+        log.begin(&key(1)).expect("there");
+        for id in 2..=200 {
+            log.begin(&key(id)).expect("there");
+            log.finish(&key(id), &Ok(b"done".to_vec())).expect("short");
+        }
+        let window = recover(log.memory(), Limits::default()).expect("whole");
+        assert_eq!(window.look(&key(1)), Known::Forgotten, "it may be half done");
+        assert_eq!(window.look(&key(200)), Known::Done(&Ok(b"done".to_vec())));
+        assert_eq!(window.look(&key(201)), Known::New);
     }
 
     #[test]

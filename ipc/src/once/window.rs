@@ -15,7 +15,8 @@ pub struct Limits {
     pub each: usize,
     /// Requests of all; 1 at least.
     pub all: usize,
-    /// Sessions of callers that are told apart; 1 at least.
+    /// Sessions of callers that are told apart; 1 at least. One caller has at most a sixteenth of
+    /// them, or two: more push out its own, the oldest first.
     pub sessions: usize,
     /// Bytes of the answers of all. One answer is kept however long it is.
     pub bytes: usize,
@@ -27,6 +28,10 @@ impl Default for Limits {
         Limits { each: 1024, all: 65_536, sessions: 65_536, bytes: 64 << 20 }
     }
 }
+
+/// One caller has at most this part of all sessions, and two: more push out its own, the oldest
+/// first, and nobody else's.
+const SHARE: usize = 16;
 
 /// What a [`Window`] knows of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +77,8 @@ struct Caller {
 pub struct Window {
     limits: Limits,
     callers: BTreeMap<Sequence, Caller>,
+    /// How many of them each caller has.
+    held: HashMap<ServiceId, usize>,
     /// Those who have no channel any more, the longest gone first, and their places here.
     departed: BTreeMap<u64, ServiceId>,
     places: HashMap<ServiceId, u64>,
@@ -106,6 +113,7 @@ impl Window {
                 ..limits
             },
             callers: BTreeMap::new(),
+            held: HashMap::new(),
             departed: BTreeMap::new(),
             places: HashMap::new(),
             departures: 0,
@@ -148,11 +156,11 @@ impl Window {
         if self.look(&key) != Known::New {
             return true;
         }
-        while self.callers.len() >= self.limits.sessions
-            && !self.callers.contains_key(&sequence(&key))
-        {
-            let Some((_, longest)) = self.departed.pop_first() else { return false };
-            self.leave(longest);
+        if !self.callers.contains_key(&sequence(&key)) {
+            if !self.has_session_for(key.client) {
+                return false;
+            }
+            *self.held.entry(key.client).or_default() += 1;
         }
         let caller = self.callers.entry(sequence(&key)).or_default();
         caller.requests.insert(key.message_id, None);
@@ -165,6 +173,41 @@ impl Window {
         }
         self.make_room();
         true
+    }
+
+    /// Makes room for a session of a caller, at the cost of its own or of those who are gone.
+    fn has_session_for(&mut self, client: ServiceId) -> bool {
+        let most = (self.limits.sessions / SHARE).max(2);
+        if self.held.get(&client).is_some_and(|&held| held >= most)
+            && let Some((&oldest, _)) = self.callers.range(sequences(client)).next()
+        {
+            self.drop_session(oldest);
+        }
+        while self.callers.len() >= self.limits.sessions {
+            let Some((_, longest)) = self.departed.pop_first() else { return false };
+            self.leave(longest);
+        }
+        true
+    }
+
+    fn drop_session(&mut self, sequence: Sequence) {
+        let Some(caller) = self.callers.remove(&sequence) else { return };
+        self.count -= caller.requests.len();
+        self.bytes -= caller.requests.values().map(|a| size(a.as_ref())).sum::<usize>();
+        if let Some(held) = self.held.get_mut(&sequence.0) {
+            *held -= 1;
+            if *held == 0 {
+                self.held.remove(&sequence.0);
+            }
+        }
+    }
+
+    /// Whatever is below all that is kept of a caller may have been begun by who wrote that down.
+    pub(super) fn close_below(&mut self) {
+        for caller in self.callers.values_mut() {
+            let below = caller.requests.first_key_value().and_then(|(id, _)| id.checked_sub(1));
+            caller.floor = caller.floor.max(below);
+        }
     }
 
     /// Notes how it was answered. A request that was not begun, or is forgotten, stays so; of two
@@ -217,12 +260,9 @@ impl Window {
         let gone = self.callers.range(sequences(client));
         let gone: Vec<Sequence> = gone.map(|(sequence, _)| *sequence).collect();
         for sequence in gone {
-            if let Some(caller) = self.callers.remove(&sequence) {
-                self.count -= caller.requests.len();
-                self.bytes -= caller.requests.values().map(|a| size(a.as_ref())).sum::<usize>();
-            }
+            self.drop_session(sequence);
         }
-        self.order.retain(|key| key.client != client);
+        self.make_room();
     }
 
     /// Forgets the oldest, until the rest is within the limits for all.
@@ -231,7 +271,7 @@ impl Window {
             let Some(oldest) = self.order.pop_front() else { return };
             self.forget(&oldest);
         }
-        // Those that their caller's own limit pushed out are named still.
+        // Those that left, or that their caller's own limit pushed out, are named still.
         if self.order.len() > 2 * self.count + 16 {
             let callers = &self.callers;
             self.order.retain(|key| {
@@ -320,6 +360,25 @@ mod tests {
         window.leave(ServiceId::new(1));
         assert_eq!((window.len(), window.bytes), (1, 5));
         assert_eq!(window.look(&key(2, 1)), Known::Done(&Ok(b"other".to_vec())));
+    }
+
+    #[test]
+    fn who_begins_sessions_without_end_pushes_out_nobody_else() {
+        let mut window = Window::new(Limits { sessions: 64, ..Limits::default() });
+        done(&mut window, key(1, 1), b"one");
+        done(&mut window, key(2, 1), b"gone");
+        window.depart(ServiceId::new(2));
+        for session in 0..5000_u64 {
+            done(&mut window, key(7, session << 32 | 1), b"");
+            assert!(window.callers.len() <= 2 + 4, "{}", window.callers.len());
+            assert!(window.order.len() <= 32, "{}", window.order.len());
+        }
+        assert_ne!(window.look(&key(1, 1)), Known::New);
+        assert_ne!(window.look(&key(2, 1)), Known::New);
+        assert_ne!(window.look(&key(7, 4999 << 32 | 1)), Known::New);
+        assert!(window.begin(key(3, 1)));
+        window.leave(ServiceId::new(7));
+        assert_eq!((window.held.len(), window.callers.len()), (3, 3));
     }
 
     #[test]

@@ -112,6 +112,11 @@ mod tests {
     #[test]
     fn the_assembly_is_used_where_the_processor_has_what_it_needs() {
         let has_all = can_run_graviola();
+        let told = std::fs::read_to_string("/proc/cpuinfo").expect("the kernel tells");
+        let flags = told.lines().find(|it| it.starts_with("flags")).expect("of a processor");
+        let has = |flag| flags.split_whitespace().any(|it| it == flag);
+        let needed = ["adx", "aes", "avx", "avx2", "bmi1", "bmi2", "pclmulqdq"];
+        assert_eq!(has_all, needed.into_iter().all(has));
         assert_eq!(Curve::detect() == Curve::Graviola, has_all);
         assert_eq!(Curve::all().count(), 1 + usize::from(has_all));
         if has_all {

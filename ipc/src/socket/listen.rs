@@ -122,6 +122,7 @@ pub(crate) fn listen_at(
     hub: &Arc<Hub>,
     path: &Path,
 ) -> Result<Listening, NodeError> {
+    core.may_be_plain()?;
     let listener = bound(path)?;
     let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
     let stop = EventFd::from_value_and_flags(0, flags)

@@ -187,10 +187,23 @@ impl Relay {
         if self.encrypted && !self.has_closed {
             // It died, or somebody has cut the two apart. The kernel tells of a death a moment
             // after the socket does, and the warden ends the channel then.
-            let mut bell = [PollFd::new(self.bell.as_fd(), PollFlags::empty())];
-            let _ = poll(&mut bell, PollTimeout::from(DEATH_MS));
+            self.await_death();
         }
         End::HungUp
+    }
+
+    /// Waits a while for the kernel to say that the other end's process has died.
+    fn await_death(&self) {
+        let until = clock::monotonic_ns() + u64::from(DEATH_MS) * 1_000_000;
+        loop {
+            let left = until.saturating_sub(clock::monotonic_ns()).div_ceil(1_000_000);
+            let mut bell = [PollFd::new(self.bell.as_fd(), PollFlags::empty())];
+            let timeout = PollTimeout::from(u16::try_from(left).unwrap_or(DEATH_MS));
+            // A signal that is handled on this thread says nothing of a death.
+            if poll(&mut bell, timeout) != Err(Errno::EINTR) {
+                return;
+            }
+        }
     }
 
     /// After the channel was closed on this side: sends what it had to say, the last word, too,
@@ -270,9 +283,12 @@ impl Relay {
     /// After the other end was found gone: it is, once nothing of it is left to be read.
     fn drained(&self) -> Result<bool, End> {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
-        match recv(self.socket.as_raw_fd(), &mut [0; 1], flags) {
-            Ok(length) if length > 0 => Ok(true),
-            _ => Err(End::HungUp),
+        loop {
+            return match recv(self.socket.as_raw_fd(), &mut [0; 1], flags) {
+                Ok(length) if length > 0 => Ok(true),
+                Err(Errno::EINTR | Errno::ECONNRESET) => continue,
+                _ => Err(End::HungUp),
+            };
         }
     }
 
@@ -285,7 +301,8 @@ impl Relay {
                 Ok(0) => return Err(End::HungUp),
                 Ok(length) => length,
                 Err(Errno::EAGAIN) => return Ok(count > 0),
-                Err(Errno::EINTR) => continue,
+                // The error of who went with some of ours unread comes once, before what it had sent.
+                Err(Errno::EINTR | Errno::ECONNRESET) => continue,
                 Err(_) => return Err(End::HungUp),
             };
             match packet::read(&self.buffer[..length], self.remote, geometry, self.encrypted) {

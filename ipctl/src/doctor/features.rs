@@ -165,8 +165,8 @@ fn future_write(there: bool, release: &Release) -> Check {
     FUTURE_WRITE.fallback(
         release,
         "sockets that the runtime passes, for all calls and messages",
-        "a call takes four wake-ups of threads more; events, shared regions, loans and encrypted \
-         channels are not to be had",
+        "a call takes four wake-ups of threads more; events, shared regions and loans are not to \
+         be had",
     )
 }
 

@@ -142,13 +142,19 @@ impl Groups {
         self.names.get(&name).map_or((0, 0), |it| (it.told_epoch + 1, it.limit))
     }
 
-    /// Makes room for a name's epochs.
-    pub(super) fn enter(&mut self, name: ServiceId, text: &str) -> Result<(), Status> {
+    /// Makes room for a name's epochs. `has_members` says which names have any: one that nobody
+    /// serves just now may be waiting for whom it had.
+    pub(super) fn enter(
+        &mut self,
+        name: ServiceId,
+        text: &str,
+        has_members: impl Fn(ServiceId) -> bool,
+    ) -> Result<(), Status> {
         if self.names.contains_key(&name) {
             return Ok(());
         }
         if self.names.len() >= MOST_UNSERVED {
-            self.names.retain(|_, it| it.serving.is_some());
+            self.names.retain(|id, it| it.serving.is_some() || has_members(*id));
         }
         let block = self.epochs.block()?;
         let state = State {
@@ -378,7 +384,8 @@ impl Broker {
         }
         if let Some(text) = self.registry.name_behind(name) {
             // Before anybody hears of it.
-            self.groups.served.note(text, name, epoch);
+            let is_served = |it: &str| self.registry.discover(it).is_some();
+            self.groups.served.note(text, name, epoch, is_served);
         }
         self.unsettled.remove(&name);
         self.groups.claims.retain(|it| it.name != name);

@@ -63,7 +63,12 @@ impl Broker {
         } else {
             let claims = if proven { claims } else { Claims::default() };
             let made = self.register(to, node, name, *flags, claims, turn);
-            if proven && let Ok(made) = &made {
+            // A supervised service is let in at once, and is given nothing while somebody who held
+            // the name may be on the way back.
+            let is_early = is_unit && self.is_kept(name, false, turn.now_ns);
+            if (proven || is_early)
+                && let Ok(made) = &made
+            {
                 self.unsettle(made.name, turn);
             }
             made.map(|made| (made, name.clone()))
@@ -92,9 +97,12 @@ impl Broker {
         let had = claims.name == ServiceId::NONE;
         let claims = if had { Claims { name: self.groups.id_of(name), ..claims } } else { claims };
         let made = self.registry.register(node, name, flags, claims);
-        let made = made.and_then(|made| match self.groups.enter(made.name, name) {
-            Ok(()) => Ok(made),
-            Err(status) => self.registry.unregister(node, made.instance).and(Err(status)),
+        let made = made.and_then(|made| {
+            let has_members = |it| !self.registry.group(it).is_empty();
+            match self.groups.enter(made.name, name, has_members) {
+                Ok(()) => Ok(made),
+                Err(status) => self.registry.unregister(node, made.instance).and(Err(status)),
+            }
         });
         self.accounts.named(charge, made.as_ref().ok().map(|made| made.instance));
         made

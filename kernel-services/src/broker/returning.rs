@@ -88,15 +88,12 @@ impl Broker {
         turn: &mut Turn,
     ) {
         let Some(session) = self.sessions.get(&token) else { return };
-        // A supervised service's names are its own by the node file.
-        if session.peer.unit.is_none() {
-            turn.out.push(Effect::Keep(Holder {
-                instance: instance.get(),
-                pid: session.peer.pid,
-                start_time: session.peer.start_time,
-                name: name.to_owned(),
-            }));
-        }
+        turn.out.push(Effect::Keep(Holder {
+            instance: instance.get(),
+            pid: session.peer.pid,
+            start_time: session.peer.start_time,
+            name: name.to_owned(),
+        }));
         let Some(expected) = self.returning.expected.get_mut(name) else { return };
         expected.retain(|&it| it != instance);
         if expected.is_empty() {

@@ -15,10 +15,6 @@ use crate::{
     sync::Ordering,
 };
 
-/// How long is waited for handlers to end before a name changes hands: what they hold is doubtful
-/// to its callers then.
-const PATIENCE_NS: u64 = 1_000_000_000;
-
 impl Incoming {
     /// The channel is one of these.
     pub(crate) fn belong(&self, post: &Arc<Post>) {
@@ -55,8 +51,7 @@ impl Incoming {
 
     /// Waits until what was taken is handled, or the instance serves again. Returns whether it is:
     /// where a turn is not over, that may take more, the next one says that nothing more is taken.
-    pub(crate) fn finish(&self) -> bool {
-        let until = clock::now_ns() + PATIENCE_NS;
+    pub(crate) fn finish(&self, until: u64) -> bool {
         let mut has_ended = false;
         while !has_ended
             && self.channel.peer_mark() != 0

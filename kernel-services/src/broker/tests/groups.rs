@@ -243,18 +243,22 @@ impl Restart {
 
     /// The next run, which remembers that, and to which both are connected.
     fn again(&self, served: Served) -> Broker {
+        let mut broker = self.next(served);
+        for token in 1..=2 {
+            node(&mut broker, token);
+        }
+        broker
+    }
+
+    /// The same, to which nobody is.
+    fn next(&self, served: Served) -> Broker {
         let holders = self.instances.iter().zip(1..).map(|(instance, pid)| Holder {
             instance: instance.get(),
             pid,
             start_time: 0,
             name: "echo".to_owned(),
         });
-        let broker = Restart::begin(&self.key, 100, served);
-        let mut broker = broker.expecting(holders.collect(), 0);
-        for token in 1..=2 {
-            node(&mut broker, token);
-        }
-        broker
+        Restart::begin(&self.key, 100, served).expecting(holders.collect(), 0)
     }
 }
 
@@ -287,11 +291,46 @@ fn nobody_is_promoted_while_who_serves_may_be_on_the_way_back() {
 }
 
 #[test]
+fn a_supervised_newcomer_is_given_nothing_while_who_serves_may_be_on_the_way_back() {
+    let restart = Restart::new();
+    let [first, _] = restart.instances;
+    let Request::Register { flags, claim_name, name, .. } = restart.claims[0].clone() else {
+        unreachable!()
+    };
+    let mut served = Served::default();
+    served.note("echo", ServiceId::new(claim_name), 7, |_| false);
+    let mut broker = restart.next(served);
+    let provides = vec![("echo".to_owned(), vec!["echo".to_owned()])];
+    let terms = Terms { uid: UID, provides, ..Terms::default() };
+    broker.step(Event::Law(Box::new(Law { terms, ..Law::default() })), 0);
+    for (token, id) in [(1, 1), (9, 2)] {
+        let pid = token as u32;
+        let unit = Unit { id, service: "echo".into(), pid, uid: UID, start_time: 1, key: None };
+        broker.step(comes(token, pid, UID, Some(unit)), 0);
+        ask(&mut broker, token, Request::Hello { asymmetric: true, encrypts: false, key: [0; 32] });
+    }
+    let (claim_instance, claim_name, ticket) = (0, 0, [0; 32]);
+    let fresh = Request::Register { flags, claim_instance, claim_name, ticket, name };
+    let effects = ask(&mut broker, 9, fresh);
+    let Some(Effect::Send { reply: Reply::Registered { instance, .. }, .. }) = effects.first()
+    else {
+        panic!("let in at once: {effects:?}")
+    };
+    assert_eq!(told(&effects, *instance), None, "{effects:?}");
+    ask(&mut broker, 1, restart.claims[0].clone());
+    let effects = promoted(&mut broker, 1, first, 7);
+    assert_eq!(group(&effects, 9), Some(vec![first, *instance]));
+    // Nobody comes back: it serves after a while.
+    let effects = broker.step(Event::Gone { token: 1 }, SECOND);
+    assert!(told(&effects, *instance).is_some(), "{effects:?}");
+}
+
+#[test]
 fn who_was_passed_over_and_comes_back_to_another_run_is_not_believed() {
     let restart = Restart::new();
     let [first, second] = restart.instances;
     let mut served = Served::default();
-    served.note("echo", ServiceId::new(9), 80);
+    served.note("echo", ServiceId::new(9), 80, |_| false);
     let mut broker = restart.again(served);
     let effects = ask(&mut broker, 1, restart.claims[0].clone());
     let Some(Effect::Send { reply: Reply::Registered { name, .. }, .. }) = effects.first() else {

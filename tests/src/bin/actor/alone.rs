@@ -1,5 +1,5 @@
 //! A service with a store that one process at a time has open: a file, and its lock. It closes the
-//! store when it lets go of its name, and opens it at the first request of a later epoch.
+//! store when it lets go of its name, and opens it when a request comes again.
 
 use std::{
     fs::{File, OpenOptions},
