@@ -15,7 +15,17 @@ builds() { # builds FILE: whether its crate compiles; a mistake that does not is
 
 judge() { # judge FILE: whether the tests of what decides, or the histories, pass
     case $1 in
-        ipc/*) timeout "$limit" cargo test -q -p ipc --lib failover >/dev/null 2>&1 || return ;;
+        ipc/*)
+            timeout "$limit" cargo test -q -p ipc --lib -- failover mark >/dev/null 2>&1 || return
+            ;;
+    esac
+    case $1 in
+        # What two ends see of each other's marks is for the models to say.
+        ipc/src/mark.rs)
+            RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/loom" \
+                timeout "$limit" cargo test -q -p ipc --release --lib loom_who_begins \
+                >/dev/null 2>&1 || return
+            ;;
     esac
     timeout "$limit" cargo test -q -p kernel-services --lib -- broker::tests no_history \
         >/dev/null 2>&1

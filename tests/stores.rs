@@ -26,6 +26,28 @@ const IPCD: &str = env!("CARGO_BIN_EXE_ipcd-under-test");
 /// is for chance to say.
 const TRIES: usize = 5;
 
+/// What whoever opens a channel, and sends and receives by it, comes by.
+const CHANNEL: &[At] = &[
+    At::LaneIdentity,
+    At::LifeEntered,
+    At::LifeLinked,
+    At::LifeClosed,
+    At::CellWords,
+    At::CellStamp,
+    At::SlabPiece,
+    At::Taken,
+    At::Parked,
+    At::Unparked,
+    At::Unwant,
+    At::Event,
+    At::Mark,
+    At::BoardIdentity,
+    At::SlotTaken,
+];
+
+/// The same of an encrypted one, beside that.
+const SESSION: &[At] = &[At::Hello, At::Sealed, At::Rekeyed, At::PeerRekeyed];
+
 /// With which words before its command line the process is started that is to die.
 pub(crate) struct Doom(String);
 
@@ -44,13 +66,22 @@ impl Doom {
 }
 
 /// Runs a scenario with a death at each side of each point that it comes to, unless `is_meant`
-/// leaves it out. A trial gives whether its process was killed.
-fn die_everywhere(name: &str, is_meant: impl Fn(At) -> bool, trial: impl Fn(&Doom) -> bool) {
+/// leaves it out. A trial gives whether its process was killed. One that is not has to come by all
+/// of `must`: what is passed by nobody any more is missed.
+fn die_everywhere(
+    name: &str,
+    must: &[At],
+    is_meant: impl Fn(At) -> bool,
+    trial: impl Fn(&Doom) -> bool,
+) {
     let directory = tempfile::tempdir().expect("a directory");
     let counts = directory.path().join("counts");
     fs::write(&counts, "").expect("a file");
     assert!(!trial(&Doom::never(&counts)), "nobody told it to die");
     let places = passes(&counts).expect("counts");
+    let is_passed = |at: &&At| places.iter().any(|(place, ..)| place == *at);
+    let absent: Vec<&At> = must.iter().filter(|at| !is_passed(at)).collect();
+    assert!(absent.is_empty(), "{name} does not come by {absent:?} any more");
     let seed = env::var("LIBIPC_SEED").map_or(1, |text| text.parse().expect("a number"));
     let all = env::var("LIBIPC_ALL").is_ok_and(|text| text == "1");
     eprintln!("{name}: LIBIPC_SEED={seed} runs it again");

@@ -16,6 +16,8 @@ use code::{before_tests, code_of, holds_word, in_word, words};
 mod clock;
 #[path = "tidy/code.rs"]
 mod code;
+#[path = "tidy/mutants.rs"]
+mod mutants;
 
 /// Which crates of the workspace each crate may depend on; `services/*` have [`SERVICE_IMPORTS`].
 const IMPORTS: &[(&str, &[&str])] = &[

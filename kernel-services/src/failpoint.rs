@@ -1,7 +1,7 @@
 //! Places at which a test has ipcd die, as if it were killed there.
 //!
 //! Without the feature `failpoints`, which no program that is delivered has, this is nothing. With
-//! it, ipcd looks at each place whether the file that `IPCD_DIES_AT` names says just that; then it
+//! it, ipcd looks at each place whether the file that the test has named says just that; then it
 //! removes the file, and kills itself. A file, because a test arms one place after another in a
 //! process that runs.
 

@@ -225,7 +225,8 @@ struct Track {
 pub struct Ledger {
     repeats: Repeats,
     epoch: u64,
-    writers: HashMap<u64, u32>,
+    /// Who wrote first in that epoch: nothing is written in an older one.
+    writer: Option<u32>,
     callers: HashMap<u32, Track>,
     stale: u64,
     faults: Vec<Fault>,
@@ -240,7 +241,7 @@ impl Ledger {
         Ledger {
             repeats,
             epoch: 0,
-            writers: HashMap::new(),
+            writer: None,
             callers: HashMap::new(),
             stale: 0,
             faults: Vec::new(),
@@ -251,8 +252,15 @@ impl Ledger {
     /// memory of what was answered says so before it reads that of the one before, who may go on.
     /// Returns whether it is the latest.
     pub fn begin(&mut self, epoch: u64) -> bool {
-        self.epoch = self.epoch.max(epoch);
+        self.reach(epoch);
         self.epoch == epoch
+    }
+
+    fn reach(&mut self, epoch: u64) {
+        if epoch > self.epoch {
+            self.epoch = epoch;
+            self.writer = None;
+        }
     }
 
     /// Writes an effect down, or refuses it.
@@ -261,8 +269,8 @@ impl Ledger {
             self.stale += 1;
             return Entry::Stale(self.epoch);
         }
-        self.epoch = effect.epoch;
-        let first = *self.writers.entry(effect.epoch).or_insert(effect.writer);
+        self.reach(effect.epoch);
+        let first = *self.writer.get_or_insert(effect.writer);
         if first != effect.writer {
             let (epoch, second) = (effect.epoch, effect.writer);
             self.fault(Fault::TwoPrimaries { epoch, first, second });
@@ -399,6 +407,11 @@ mod tests {
         two.record(effect(2, 1, 2));
         let both = Fault::TwoPrimaries { epoch: 1, first: 1, second: 2 };
         assert_eq!(fault(two, &all_answered(2)), [both]);
+        let mut later = honest(1);
+        later.record(effect(2, 2, 2));
+        later.record(effect(1, 2, 3));
+        let both = Fault::TwoPrimaries { epoch: 2, first: 2, second: 1 };
+        assert_eq!(fault(later, &all_answered(3)), [both]);
         let mut twice = honest(2);
         assert_eq!(twice.record(effect(1, 1, 2)), Entry::Repeated);
         assert_eq!(fault(twice, &all_answered(2)), [Fault::Duplicated { caller, number: 2 }]);

@@ -1,18 +1,20 @@
 //! A caller dies at a store: who serves it goes on for others, and keeps nothing of it.
 
-use ipc::Spin;
+use ipc::{Spin, failpoint::At};
 use tests::{Ipcd, LONG, World, proc, wait_until};
 
-use super::{ACTOR, Doom, IPCD, die_everywhere, node_file};
+use super::{ACTOR, CHANNEL, Doom, IPCD, SESSION, die_everywhere, node_file};
 
 #[test]
 fn a_caller_may_die_at_every_store() {
-    die_everywhere("calling", |_| true, |doom| trial("echo", doom));
+    let must = [CHANNEL, &[At::Want, At::Released]].concat();
+    die_everywhere("calling", &must, |_| true, |doom| trial("echo", doom));
 }
 
 #[test]
 fn a_caller_by_encrypted_channels_may_die_at_every_store() {
-    die_everywhere("calling, encrypted", |_| true, |doom| trial("sealed.echo", doom));
+    let must = [CHANNEL, SESSION, &[At::Want]].concat();
+    die_everywhere("calling, encrypted", &must, |_| true, |doom| trial("sealed.echo", doom));
 }
 
 fn trial(name: &str, doom: &Doom) -> bool {

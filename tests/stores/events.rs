@@ -3,6 +3,7 @@
 use ipc::{
     Spin,
     bus::{PublishOptions, Start, SubscribeOptions},
+    failpoint::At,
 };
 use tests::{Actor, LONG, World, wait_until};
 
@@ -15,12 +16,14 @@ const EVENTS: u64 = 80;
 
 #[test]
 fn a_publisher_may_die_at_every_store() {
-    die_everywhere("publishing", |_| true, publish);
+    let ring = [At::BusIdentity, At::Horizon, At::Record, At::Head, At::Last];
+    let must = [&ring[..], &[At::BusEvent, At::BusClosed]].concat();
+    die_everywhere("publishing", &must, |_| true, publish);
 }
 
 #[test]
 fn a_reliable_subscriber_may_die_at_every_store() {
-    die_everywhere("subscribing", |_| true, subscribe);
+    die_everywhere("subscribing", &[At::CursorIdentity, At::Cursor], |_| true, subscribe);
 }
 
 /// What the dead has shown is heard, whole and in order, and then the next publisher.

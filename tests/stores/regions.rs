@@ -1,13 +1,15 @@
 //! Who owns a region dies at a store.
 
-use ipc::{RegionError, Spin};
+use ipc::{RegionError, Spin, failpoint::At};
 use tests::{LONG, World, wait_until};
 
 use super::{ACTOR, Doom, die_everywhere};
 
 #[test]
 fn the_owner_of_a_region_may_die_at_every_store() {
-    die_everywhere("owning", |_| true, trial);
+    let changes = [At::RegionBytes, At::RegionVersion, At::RegionEvent];
+    let must = [&changes[..], &[At::RegionIdentity, At::RegionEnded]].concat();
+    die_everywhere("owning", &must, |_| true, trial);
 }
 
 /// A reader sees with each version at least what was written before it, and hears of the end.

@@ -139,7 +139,7 @@ impl Post {
 
     /// The epoch of which the runtime is to be told, once.
     pub(crate) fn untold(&self) -> Option<u64> {
-        // What it has let go of meanwhile is no news; what it is about to take is for the next look.
+        // What it has let go of meanwhile is no news; what it is about to take is for another.
         let epoch = self.epoch();
         let told = self.untold.compare_exchange(epoch, 0, Ordering::AcqRel, Ordering::Relaxed);
         (epoch != 0 && told.is_ok()).then_some(epoch)

@@ -301,7 +301,7 @@ impl Relay {
                 Ok(0) => return Err(End::HungUp),
                 Ok(length) => length,
                 Err(Errno::EAGAIN) => return Ok(count > 0),
-                // The error of who went with some of ours unread comes once, before what it had sent.
+                // That of who went with some of ours unread comes once, before what it had sent.
                 Err(Errno::EINTR | Errno::ECONNRESET) => continue,
                 Err(_) => return Err(End::HungUp),
             };

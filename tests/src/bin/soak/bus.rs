@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -12,7 +15,7 @@ use ipc::{
     Node, RegionRef,
     bus::{EventError, PublishOptions, Start, SubscribeOptions},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     Trouble,
@@ -27,34 +30,44 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// Publishers that a listener remembers: those that died come no more.
 const PUBLISHERS: usize = 16;
 
-/// Publishes numbered events of several sizes until stdin ends.
+/// Publishes numbered events of several sizes until stdin ends. One that cannot any more ends its
+/// process, which is a fault.
 pub(crate) fn publish(base: &Path) -> Result<(), Trouble> {
+    static END: AtomicBool = AtomicBool::new(false);
     let node = part::connect(&cast::config(base, false))?;
+    let mut threads = Vec::new();
     for (topic, _) in TOPICS {
         let options = PublishOptions { events: Some(4096) };
         let publisher = part::patiently(|| node.publisher(topic, options))?;
-        thread::spawn(move || {
+        threads.push(thread::spawn(move || {
             let mut event = [0x5A_u8; 200];
             for number in 0_u64.. {
+                if END.load(Ordering::Relaxed) {
+                    return;
+                }
                 event[..8].copy_from_slice(&number.to_le_bytes());
                 if let Err(error) = publisher.publish(&event[..8 + (number % 193) as usize]) {
-                    return eprintln!("{topic}: {error}");
+                    eprintln!("{topic}: {error}");
+                    std::process::exit(5);
                 }
                 if number % BATCH == 0 {
                     thread::sleep(PAUSE);
                 }
             }
-        });
+        }));
     }
     part::say("ready");
     part::obey(|_| ());
-    Ok(())
+    END.store(true, Ordering::Relaxed);
+    let panicked = threads.into_iter().any(|thread| thread.join().is_err());
+    if panicked { Err("a thread panicked".into()) } else { Ok(()) }
 }
 
 /// What a listener has heard.
 #[derive(Debug, Default)]
 struct Heard {
-    events: u64,
+    /// Of each topic.
+    events: [u64; TOPICS.len()],
     /// Overwritten before they were read, and said to be.
     lagged: u64,
     /// How often publishers gave this one up.
@@ -63,15 +76,31 @@ struct Heard {
     faults: Vec<String>,
 }
 
+/// What goes on coming as long as all live, by the name at which a listener's report counts it.
+pub(crate) const SOURCES: [&str; TOPICS.len() + 1] = [TOPICS[0].0, TOPICS[1].0, VERSIONS];
+const VERSIONS: &str = "versions";
+
+impl Heard {
+    fn report(&self) -> Value {
+        let Heard { events, lagged, cut, versions, faults } = self;
+        let mut report = json!({ "lagged": lagged, "cut": cut, VERSIONS: versions,
+                                 "faults": faults });
+        for ((topic, _), count) in TOPICS.iter().zip(events) {
+            report[*topic] = json!(count);
+        }
+        report
+    }
+}
+
 /// Hears both topics and reads the region until stdin ends; `report` has it tell of that.
 pub(crate) fn listen(base: &Path) -> Result<(), Trouble> {
     let node = part::connect(&cast::config(base, false))?;
     let heard: Arc<Mutex<Heard>> = Arc::default();
-    for (topic, reliable) in TOPICS {
+    for (at, (topic, _)) in TOPICS.into_iter().enumerate() {
         let (node, heard) = (node.clone(), Arc::clone(&heard));
         thread::spawn(move || {
             loop {
-                if let Err(error) = hear(&node, topic, reliable, &heard) {
+                if let Err(error) = hear(&node, at, &heard) {
                     fault(&heard, format!("{topic}: {error}"));
                 }
             }
@@ -86,17 +115,15 @@ pub(crate) fn listen(base: &Path) -> Result<(), Trouble> {
     part::say("ready");
     part::obey(|words| {
         if words == ["report"] {
-            let Heard { events, lagged, cut, versions, faults } = &*lock(&heard);
-            let report = json!({ "events": events, "lagged": lagged, "cut": cut,
-                                 "versions": versions, "faults": faults });
-            part::say(&format!("report {report}"));
+            part::say(&format!("report {}", lock(&heard).report()));
         }
     });
     Ok(())
 }
 
 /// Hears a topic until it is cut off, or finds a fault. What was missed was said to be.
-fn hear(node: &Node, topic: &str, reliable: bool, so_far: &Mutex<Heard>) -> Result<(), Trouble> {
+fn hear(node: &Node, at: usize, so_far: &Mutex<Heard>) -> Result<(), Trouble> {
+    let (topic, reliable) = TOPICS[at];
     let options = SubscribeOptions { start: Start::Now, reliable: Some(reliable) };
     let mut subscription = part::patiently(|| node.subscribe(topic, options))?;
     let mut next: BTreeMap<u32, u64> = BTreeMap::new();
@@ -112,11 +139,12 @@ fn hear(node: &Node, topic: &str, reliable: bool, so_far: &Mutex<Heard>) -> Resu
                 }
                 let number = payload.first_chunk().copied().map_or(u64::MAX, u64::from_le_bytes);
                 let length = 8 + (number % 193) as usize;
-                let is_whole = payload[8..].iter().all(|&byte| byte == 0x5A);
+                let is_filled = |rest: &[u8]| rest.iter().all(|&byte| byte == 0x5A);
+                let is_whole = payload.get(8..).is_some_and(is_filled);
                 if number != head.sequence || payload.len() != length || !is_whole {
                     return Err(format!("{} of {} is torn", head.sequence, head.pid).into());
                 }
-                lock(so_far).events += 1;
+                lock(so_far).events[at] += 1;
                 if next.len() > PUBLISHERS {
                     next.pop_first();
                 }

@@ -60,6 +60,11 @@ pub(crate) fn runtime(base: &Path) -> std::path::PathBuf {
     base.join("run")
 }
 
+/// Where the kernel writes what is left of those who are aborted.
+pub(crate) fn cores(base: &Path) -> std::path::PathBuf {
+    base.join("cores")
+}
+
 pub(crate) fn config(base: &Path, encrypt: bool) -> Config {
     let runtime_dir = Some(runtime(base));
     Config { runtime_dir, spin: Spin::Learned, encrypt, ..Config::default() }

@@ -67,6 +67,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool, Trouble> {
     println!("soak: {:?}, seed {seed} (--seed {seed} draws the same again)", arguments.duration);
     let parent = arguments.evidence.clone().unwrap_or_else(std::env::temp_dir);
     fs::create_dir_all(&parent)?;
+    // Whole, since services go to another directory.
+    let parent = fs::canonicalize(parent)?;
     let mut directory = tempfile::Builder::new().prefix("libipc-soak-").tempdir_in(parent)?;
     fs::write(directory.path().join("seed"), format!("{seed}\n"))?;
     let open = tests::proc::open_files(std::process::id());
@@ -122,7 +124,7 @@ fn play(
 impl Stage {
     /// Starts everybody.
     fn set(base: &Path, every: Duration) -> Result<Stage, Trouble> {
-        for directory in ["run", "run/journal", "log"] {
+        for directory in ["run", "run/journal", "log", "cores"] {
             fs::create_dir(base.join(directory))?;
         }
         let directory = cast::runtime(base);
@@ -156,7 +158,6 @@ impl Stage {
         let producer = started("producer", &["produce"], "ready")?;
         let consumer = started("consumer", &["consume"], "ready")?;
         sampler.follow("ipcd", ipcd.pid());
-        sampler.follow("soak", std::process::id());
         let diary = File::options().create(true).append(true).open(base.join("diary"))?;
         Ok(Stage {
             base: base.to_owned(),
@@ -273,6 +274,16 @@ impl Stage {
             return Err(format!("ipcd ended by itself: {status}").into());
         }
         ended.map_or(Ok(()), |text| Err(text.into()))
+    }
+
+    /// Removes what the kernel wrote of who was aborted: it would fill the disk. What it wrote of
+    /// another, who was not meant to end, is kept.
+    pub(crate) fn remove_cores(&mut self) -> Result<(), Trouble> {
+        self.check_all()?;
+        for core in fs::read_dir(cast::cores(&self.base))? {
+            fs::remove_file(core?.path())?;
+        }
+        Ok(())
     }
 
     /// Kills the runtime.

@@ -15,8 +15,8 @@ use serde_json::Value;
 use tests::proc::{self, Holdings};
 
 use crate::{
-    Trouble,
-    cast::{self, CALLERS, GROUPS, LONG},
+    Trouble, bus,
+    cast::{self, CALLERS, GROUPS, Group, Kind, LONG},
     drama::Stage,
     plan::{Act, End, Weather},
     post::QUEUE,
@@ -115,12 +115,31 @@ fn settle(stage: &mut Stage, report: &mut Report) -> Result<(), Trouble> {
     report.ledger = serde_json::from_str(&stage.notary.ask("report", "report")?)?;
     let books = report.ledger["books"].as_array().into_iter().flatten().enumerate();
     for (book, it) in books {
-        let name = GROUPS[book % GROUPS.len()].name;
+        let Group { name, kind, .. } = GROUPS[book % GROUPS.len()];
         report.faults.extend(faults(it).map(|fault| format!("{name}: {fault}")));
+        if book >= GROUPS.len() && kind == Kind::Store && it["effects"] == 0 {
+            report.faults.push(format!("{name}: no one-way message ever arrived"));
+        }
     }
     report.faults.extend(faults(&report.ledger["queue"]).map(|it| format!("queue: {it}")));
-    report.listener = serde_json::from_str(&stage.listener.ask("report", "report")?)?;
+    hear_more(stage, report)?;
     report.faults.extend(faults(&report.listener).map(|it| format!("events: {it}")));
+    Ok(())
+}
+
+/// Waits until more of everything that the listener hears has come to it, and takes its report.
+fn hear_more(stage: &mut Stage, report: &mut Report) -> Result<(), Trouble> {
+    let mut hear = || -> Result<Value, Trouble> {
+        Ok(serde_json::from_str(&stage.listener.ask("report", "report")?)?)
+    };
+    let before = hear()?;
+    let comes = |now: &Value, what: &str| now[what].as_u64() > before[what].as_u64();
+    let is_all = |now: &Value| bus::SOURCES.iter().all(|what| comes(now, what));
+    comes_true(|| hear().is_ok_and(|now| is_all(&now)));
+    report.listener = hear()?;
+    for what in bus::SOURCES.iter().filter(|what| !comes(&report.listener, what)) {
+        report.faults.push(format!("nothing comes of {what} any more"));
+    }
     Ok(())
 }
 

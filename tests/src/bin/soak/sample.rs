@@ -16,7 +16,10 @@ use crate::cast;
 
 /// What is sampled of a process, and how much more of it is no growth.
 pub(crate) const MEASURES: [(&str, f64); 4] =
-    [("resident KiB", 1024.0), ("descriptors", 3.0), ("mappings", 8.0), ("threads", 2.0)];
+    [(RESIDENT, 1024.0), ("descriptors", 3.0), ("mappings", 8.0), ("threads", 2.0)];
+
+/// The name of the first.
+pub(crate) const RESIDENT: &str = "resident KiB";
 
 /// The samples of one process: when, in seconds, and what.
 #[derive(Clone, Debug, Default)]

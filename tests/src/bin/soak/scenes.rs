@@ -154,6 +154,9 @@ impl Stage {
             member.part.signal(Signal::SIGKILL);
             member.part.reap();
         }
+        if how == End::Aborted {
+            self.remove_cores()?;
+        }
         if how == End::WithRuntime {
             // Who joins next reads what the one before has answered, and must be able to find it.
             self.start_ipcd()?;

@@ -16,6 +16,8 @@ pub(crate) enum Verdict {
     Grows,
     /// There are too few samples, or of too short a time, to tell growth from chance.
     TooShort,
+    /// It may grow as it will.
+    NotJudged,
 }
 
 impl Verdict {
@@ -24,6 +26,7 @@ impl Verdict {
             Verdict::Level => "level",
             Verdict::Grows => "GROWS",
             Verdict::TooShort => "too short to judge",
+            Verdict::NotJudged => "not judged",
         }
     }
 }
