@@ -182,8 +182,9 @@ impl Server {
     /// took is being handled, or a second is over, and before the next one serves. Who has a store
     /// open that the next is to open closes it here, and opens it when a request comes again: of a
     /// later epoch, or of the same one where the next died meanwhile. It runs in a thread of its
-    /// own; one that takes longer than the rest of two seconds is passed over. It is not called where a process dies, or is passed over, before it can let go. Only the first one
-    /// that is set is called; returns whether this was.
+    /// own; one that takes longer than the rest of two seconds is passed over. It is not called
+    /// where a process dies, or is passed over, before it can let go. Only the first one that is
+    /// set is called; returns whether this was.
     ///
     /// ```no_run
     /// # fn of(server: &ipc::Server) {

@@ -150,8 +150,8 @@ impl Core {
 impl Node {
     /// Expects whoever serves a name, or comes under it, to prove this key on encrypted channels:
     /// another is refused from here on, whatever the runtime says, and so is a plain channel to
-    /// that name. For keys that last, as those of
-    /// supervised services do, and were learned by a way that is trusted.
+    /// that name. For keys that last, as those of supervised services do, and were learned by a way
+    /// that is trusted.
     ///
     /// # Errors
     /// [`NodeError::Name`]; [`NodeError::Refused`] with `QUOTA` after 1024 names.
