@@ -1,7 +1,7 @@
 //! Places at which a test has ipc-queue die, as if it were killed there.
 //!
 //! Without the feature `failpoints`, which no program that is delivered has, this is nothing. With
-//! it, the process looks at each place whether the file that `IPC_QUEUE_DIES_AT` names says just
+//! it, the process looks at each place whether the file that the test has named says just
 //! that; then it removes the file, and kills itself.
 
 /// A step of what ipc-queue does. It dies right after it.
