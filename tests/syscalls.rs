@@ -26,6 +26,8 @@ fn between_marks(trace: &str, thread: &str) -> Vec<Vec<String>> {
         .filter_map(|line| line.split_once(' '))
         .filter(|(id, _)| *id == thread)
         .map(|(_, call)| call.trim_start())
+        // The rest of a mark that another thread's call came into the middle of.
+        .filter(|call| !call.starts_with("<... getppid resumed>"))
         .collect();
     let is_mark = |index: &usize| mine[*index].starts_with("getppid(");
     let marks: Vec<usize> = (0..mine.len()).filter(is_mark).collect();
