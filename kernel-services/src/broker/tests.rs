@@ -67,15 +67,19 @@ pub(super) fn with_nodes(tokens: RangeInclusive<Token>) -> Broker {
     broker
 }
 
-fn register(broker: &mut Broker, token: Token, name: &str) -> (ServiceId, ServiceId) {
-    let request = Request::Register {
+/// A registration by who claims nothing from an earlier run.
+fn fresh(name: &str) -> Request {
+    Request::Register {
         flags: 0,
         claim_instance: 0,
         claim_name: 0,
         ticket: [0; 32],
         name: name.to_owned(),
-    };
-    match ask(broker, token, request).first() {
+    }
+}
+
+fn register(broker: &mut Broker, token: Token, name: &str) -> (ServiceId, ServiceId) {
+    match ask(broker, token, fresh(name)).first() {
         Some(Effect::Send { reply: Reply::Registered { instance, name, .. }, .. }) => {
             (*instance, *name)
         }

@@ -47,14 +47,7 @@ pub(super) fn group(effects: &[Effect], who: Token) -> Option<Vec<ServiceId>> {
 #[test]
 fn the_first_is_told_to_serve_and_both_are_told_of_each_other() {
     let mut broker = with_nodes(1..=2);
-    let request = |name: &str| Request::Register {
-        flags: 0,
-        claim_instance: 0,
-        claim_name: 0,
-        ticket: [0; 32],
-        name: name.to_owned(),
-    };
-    let effects = ask(&mut broker, 1, request("echo"));
+    let effects = ask(&mut broker, 1, fresh("echo"));
     let Some(Effect::Send { reply: Reply::Registered { instance, .. }, .. }) = effects.first()
     else {
         panic!("{effects:?}")
@@ -62,7 +55,7 @@ fn the_first_is_told_to_serve_and_both_are_told_of_each_other() {
     assert!(told(&effects, *instance).is_some_and(|epoch| epoch > 0), "{effects:?}");
     // Who is alone is told of nobody.
     assert_eq!(group(&effects, 1), None);
-    let effects = ask(&mut broker, 2, request("echo"));
+    let effects = ask(&mut broker, 2, fresh("echo"));
     assert_eq!(group(&effects, 1).expect("told").first(), Some(instance));
     assert_eq!(group(&effects, 1), group(&effects, 2));
     assert!(
@@ -226,14 +219,7 @@ impl Restart {
         for token in 1..=2 {
             node(&mut broker, token);
         }
-        let fresh = Request::Register {
-            flags: 0,
-            claim_instance: 0,
-            claim_name: 0,
-            ticket: [0; 32],
-            name: "echo".to_owned(),
-        };
-        let claims = [1, 2].map(|token| claim_of(&ask(&mut broker, token, fresh.clone())));
+        let claims = [1, 2].map(|token| claim_of(&ask(&mut broker, token, fresh("echo"))));
         let instances = claims.clone().map(|claim| match claim {
             Request::Register { claim_instance, .. } => ServiceId::new(claim_instance),
             other => panic!("{other:?}"),
@@ -294,9 +280,7 @@ fn nobody_is_promoted_while_who_serves_may_be_on_the_way_back() {
 fn a_supervised_newcomer_is_given_nothing_while_who_serves_may_be_on_the_way_back() {
     let restart = Restart::new();
     let [first, _] = restart.instances;
-    let Request::Register { flags, claim_name, name, .. } = restart.claims[0].clone() else {
-        unreachable!()
-    };
+    let Request::Register { claim_name, .. } = restart.claims[0] else { unreachable!() };
     let mut served = Served::default();
     served.note("echo", ServiceId::new(claim_name), 7, |_| false);
     let mut broker = restart.next(served);
@@ -309,9 +293,7 @@ fn a_supervised_newcomer_is_given_nothing_while_who_serves_may_be_on_the_way_bac
         broker.step(comes(token, pid, UID, Some(unit)), 0);
         ask(&mut broker, token, Request::Hello { asymmetric: true, encrypts: false, key: [0; 32] });
     }
-    let (claim_instance, claim_name, ticket) = (0, 0, [0; 32]);
-    let fresh = Request::Register { flags, claim_instance, claim_name, ticket, name };
-    let effects = ask(&mut broker, 9, fresh);
+    let effects = ask(&mut broker, 9, fresh("echo"));
     let Some(Effect::Send { reply: Reply::Registered { instance, .. }, .. }) = effects.first()
     else {
         panic!("let in at once: {effects:?}")
