@@ -213,12 +213,24 @@ impl Core {
         registered.iter().find(|it| it.current == instance).map(|it| it.name.clone())
     }
 
-    /// Ends the warden.
+    /// Ends the warden. Nobody hears the runtime from here on, so nobody waits for its answers.
     pub(super) fn close(&self) {
         self.bus.listener.end();
         self.closed.store(true, Ordering::SeqCst);
+        self.forget_waiters(|| NodeError::Closed);
         self.kick();
         self.alarm();
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    fn forget_waiters(&self, why: impl Fn() -> NodeError) {
+        let waiters: Vec<_> = lock(&self.waiting).drain().map(|(_, waiter)| waiter).collect();
+        for ticket in waiters.into_iter().filter_map(|waiter| waiter.ticket) {
+            ticket.settle(Err(why()));
+        }
     }
 
     /// Takes a fresh connection into use.
@@ -245,7 +257,7 @@ impl Core {
         if let Some(socket) = &*slot {
             return Ok(Arc::clone(socket));
         }
-        if self.closed.load(Ordering::SeqCst) {
+        if self.is_closed() {
             return Err(NodeError::Closed);
         }
         let told = Told { key: &self.key, encrypts: self.config.encrypt };
@@ -284,10 +296,7 @@ impl Core {
             *slot = None;
             self.hearing.listen(None);
         }
-        let waiters: Vec<_> = lock(&self.waiting).drain().map(|(_, waiter)| waiter).collect();
-        for ticket in waiters.into_iter().filter_map(|waiter| waiter.ticket) {
-            ticket.settle(Err(self.no_runtime()));
-        }
+        self.forget_waiters(|| self.no_runtime());
         // Whoever found out: the socket has left the warden's epoll instance, which would tell it.
         self.kick();
         // Who stands by has waited for the warden to hear the rest, of which there is none.
@@ -426,7 +435,13 @@ impl Core {
         let waiter =
             Waiter { ticket: Some(Arc::clone(&ticket)), registering: registering.cloned() };
         lock(&self.waiting).insert(sequence, waiter);
-        if let Err(error) = self.post(sequence, request, fds) {
+        // Either this is seen here, or who closes finds who waits.
+        let posted = if self.is_closed() {
+            Err(NodeError::Closed)
+        } else {
+            self.post(sequence, request, fds)
+        };
+        if let Err(error) = posted {
             lock(&self.waiting).remove(&sequence);
             return Err(error);
         }

@@ -166,7 +166,7 @@ impl Core {
 fn watch(core: &Weak<Core>) {
     loop {
         let Some(node) = core.upgrade() else { return };
-        if node.closed.load(Ordering::SeqCst) {
+        if node.is_closed() {
             return;
         }
         let news = node.vigil.watch.load(Ordering::SeqCst);
@@ -186,7 +186,7 @@ fn watch(core: &Weak<Core>) {
 fn open(core: &Weak<Core>) {
     loop {
         let Some(node) = core.upgrade() else { return };
-        if node.closed.load(Ordering::SeqCst) {
+        if node.is_closed() {
             return;
         }
         let news = node.vigil.open.load(Ordering::SeqCst);
