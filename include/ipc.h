@@ -806,6 +806,12 @@ typedef struct failure_info_t {
 } failure_info_t;
 
 /**
+ * Hears that an instance of this process has let go of its name, at which it served at that epoch.
+ * Runs inside ipc_poll or ipc_run only.
+ */
+typedef void (*demoted_handler_t)(service_id_t instance, uint64_t epoch, void *user_data);
+
+/**
  * A key of ipc_encrypt_message. Draw it from the system's random numbers.
  */
 typedef struct encryption_key_t {
@@ -1521,6 +1527,20 @@ int ipc_detect_service_failure(service_id_t service, struct failure_info_t *info
  * and may give no orders. IPC_EPEERDIED: the backup ended meanwhile. IPC_ENORUNTIME: ipcd is gone.
  */
 int ipc_trigger_failover(service_id_t failed_service, service_id_t backup);
+
+/**
+ * Has handler called when an instance of this process has let go of its name, since the name goes
+ * to another: inside ipc_poll or ipc_run, once nothing of what it took is being handled, or a
+ * second is over, and before the next one serves, which waits until it has returned. A service
+ * whose store one process at a time has open, as a file with a lock, closes it here, and opens it
+ * when a request comes again. A handler replaces the one before; NULL removes it, though another
+ * thread may still be running it.
+ *
+ * It has what is left of two seconds, and so has the program to come to ipc_poll: one that takes
+ * longer is passed over, and hears of it afterwards. It is not called where the process dies, or
+ * is passed over, before it can let go, and not by ipc_unregister_service and ipc_shutdown.
+ */
+int ipc_on_demoted(demoted_handler_t handler, void *user_data);
 
 /**
  * Puts msg->payload into an envelope that who has the key can open, anywhere and at any time:

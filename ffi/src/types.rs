@@ -315,6 +315,11 @@ pub type EventHandlerFunction = Option<
     ),
 >;
 
+/// Hears that an instance of this process has let go of its name, at which it served at that epoch.
+/// Runs inside ipc_poll or ipc_run only.
+pub type DemotedHandler =
+    Option<unsafe extern "C" fn(instance: service_id_t, epoch: u64, user_data: *mut c_void)>;
+
 /// Receives the end of a call made with ipc_send_async, exactly once, inside ipc_poll or ipc_run.
 /// status is 0 and reply the answer; or status is negative and reply NULL.
 pub type MessageCallback =

@@ -57,8 +57,9 @@ fuzz_target!(|input: &[u8]| {
     while with(Play::may_go_on) {
         act(false);
     }
-    release_all();
+    // What is retained may outlive the runtime.
     while abi::shutdown() == 0 {}
+    release_all();
 });
 
 /// What runs beside every input: a runtime, and a service that is not the program's.
@@ -238,9 +239,6 @@ fn act(inside: bool) {
     match what % 24 {
         0 | 1 => init(what),
         2 => {
-            if !inside {
-                release_all();
-            }
             let number = abi::shutdown();
             assert!(!inside || number == EREENTRANT, "ended from inside a callback: {number}");
         }
@@ -452,8 +450,6 @@ fn count_kept(message: *const Message) {
     with(|play| *play.kept.entry(message.expose_provenance()).or_default() += 1);
 }
 
-/// Before the runtime ends: what is retained longer leaves the 24 bytes of a keeper's list behind,
-/// which the kernel may read until the thread is gone (`Roll::retire`).
 fn release_all() {
     for (message, times) in with(|play| std::mem::take(&mut play.kept)) {
         let message = std::ptr::with_exposed_provenance::<Message>(message);
