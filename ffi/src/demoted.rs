@@ -139,7 +139,9 @@ impl Demotions {
         }
         let mut state = self.state();
         let place = state.telling.iter().position(|it| *it == demotion.instance);
-        place.map(|place| state.telling.swap_remove(place));
+        if let Some(place) = place {
+            state.telling.swap_remove(place);
+        }
         drop(state);
         self.heard.notify_all();
     }

@@ -219,7 +219,8 @@ pub struct RoutingInfo {
     pub route_id: u32,
     /// Processes between sender and receiver: 0, since they share memory.
     pub hop_count: u32,
-    /// Epoch of the name that was called; 0 where names have no epochs.
+    /// At which this instance served its name when it took the request, by which a store that hears
+    /// of a later one can refuse it; 0 where it stood by, and in responses.
     pub epoch: u64,
     /// When the sender stops waiting: CLOCK_MONOTONIC in ns; 0 for never.
     pub deadline_ns: u64,

@@ -86,13 +86,12 @@ fn go_over(name: &str, doom: &Doom) -> bool {
     // Of the dead it is not known which they had heard the end of.
     let numbers = (1..=sent).collect();
     let all = Account { sent, ..Account::default() };
-    ledger.settle(
-        1,
-        &match was_killed {
-            true => Account { maybe: numbers, ..all },
-            false => Account { answered: numbers, ..all },
-        },
-    );
+    let ends = if was_killed {
+        Account { maybe: numbers, ..all }
+    } else {
+        Account { answered: numbers, ..all }
+    };
+    ledger.settle(1, &ends);
     assert_eq!(ledger.faults(), [], "{file}");
     assert_nothing_left(&node, &ipcd, &group);
     was_killed
