@@ -531,7 +531,8 @@ typedef struct routing_info_t {
      */
     uint32_t hop_count;
     /**
-     * Epoch of the name that was called; 0 where names have no epochs.
+     * At which this instance served its name when it took the request, by which a store that hears
+     * of a later one can refuse it; 0 where it stood by, and in responses.
      */
     uint64_t epoch;
     /**
