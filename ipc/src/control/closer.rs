@@ -350,7 +350,7 @@ mod tests {
         let closer = Closer::new().expect("a descriptor");
         closer.take(File::open("/dev/null").expect("it is there").into());
         let shop = Arc::clone(&closer.shop);
-        let until = std::time::Instant::now() + Duration::from_secs(60);
+        let until = std::time::Instant::now() + Duration::from_mins(1);
         while shop.queue().idle == 0 {
             assert!(std::time::Instant::now() < until, "nobody has closed it");
             thread::yield_now();
