@@ -1,5 +1,7 @@
 //! What a node's handles and its warden share: the connection, and who is to hear what.
 
+mod telling;
+
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -571,38 +573,6 @@ impl Core {
             .collect();
         for instance in mine {
             let _ = self.unregister(hub, instance);
-        }
-    }
-
-    /// Tells the runtime that a channel is closed, without waiting: where there is no room in the
-    /// socket, the warden tells it later. A runtime that is gone has forgotten the channel.
-    pub(super) fn say_closed(&self, channel: u64) {
-        self.tell_later(Request::Closed { channel });
-    }
-
-    /// Tells the runtime something that it does not answer, likewise.
-    pub(super) fn tell_later(&self, farewell: Request) {
-        lock(&self.farewells).push(farewell);
-        self.tell_closed();
-    }
-
-    /// Tells the runtime something, if it is there and its socket has room.
-    pub(super) fn tell_now(&self, request: &Request) -> Result<(), NodeError> {
-        let socket = self.current().ok_or_else(|| self.no_runtime())?;
-        packet::send(socket.as_fd(), &encode_request(0, request), &[])
-            .map_err(NodeError::system("send to the runtime"))
-    }
-
-    /// Tells the runtime what was let go of, as far as its socket has room.
-    pub(super) fn tell_closed(&self) {
-        let mut closed = lock(&self.farewells);
-        let Some(socket) = self.current() else { return closed.clear() };
-        while let Some(request) = closed.last() {
-            let bytes = encode_request(0, request);
-            match packet::send(socket.as_fd(), &bytes, &[]) {
-                Err(Errno::EAGAIN) => return,
-                Ok(()) | Err(_) => drop(closed.pop()),
-            }
         }
     }
 }
