@@ -195,8 +195,8 @@ impl Server {
         self.owner.hub.tell_demotions(Demotion(Box::new(demoted)))
     }
 
-    /// Has `work` run in this server's loop, once, as the callback of a call is: by whichever thread
-    /// comes round first, and never where none does. [`poll`](Server::poll) counts it.
+    /// Has `work` run in this server's loop, once, as the callback of a call is: by whichever
+    /// thread comes round first, and never where none does. [`poll`](Server::poll) counts it.
     ///
     /// ```no_run
     /// # fn of(server: &ipc::Server) -> Result<(), ipc::CallError> {
