@@ -239,6 +239,10 @@ fn act(inside: bool) {
     match what % 24 {
         0 | 1 => init(what),
         2 => {
+            if !inside {
+                // The end of an input has what is retained for longer.
+                release_all();
+            }
             let number = abi::shutdown();
             assert!(!inside || number == EREENTRANT, "ended from inside a callback: {number}");
         }
