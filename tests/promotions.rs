@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use ipc::Spin;
-use tests::{Actor, Ipcd, LONG, World, proc, proc::Holdings, serving, wait_until};
+use tests::{Ipcd, LONG, World, proc, proc::Holdings, serving, wait_until};
 
 const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
 const IPCD: &str = env!("CARGO_BIN_EXE_ipcd-under-test");
@@ -93,14 +93,16 @@ fn a_node_that_is_closed_while_it_looks_for_who_is_next_keeps_nothing() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let world = World::without_runtime(ACTOR);
     let runtime = world.runtime();
-    let servers = world.replicas("echo", 2);
+    let mut servers = world.replicas("echo", 2);
     let before = own();
     let (node, client) = world.client("echo", Spin::Never);
     world.settled(&node, 2);
     assert_eq!(serving(&client).0, servers[0].pid());
+    servers.remove(1).kill();
+    wait_until("the standby is gone", || node.list().expect("a list").len() == 1);
     runtime.stop();
     let waiting = client.start(b"!hold", LONG).expect("sent");
-    servers.into_iter().for_each(Actor::kill);
+    servers.remove(0).kill();
     // Of a channel that is asked for there is only the own lane.
     wait_until("somebody looks for who is next", || own().lanes % 2 == 1);
     drop((waiting, client, node));
