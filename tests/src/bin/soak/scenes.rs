@@ -184,6 +184,7 @@ impl Stage {
     }
 
     fn tell(&mut self, book: usize, how: &'static str, mib: usize, us: Vec<f64>) {
+        self.note(&format!("{}, {mib} MiB: {how}: answered after {us:.0?} us", GROUPS[book].name));
         let weather = self.weather.unwrap_or(Weather::Loaded);
         let sealed = GROUPS[book].sealed;
         let is_till = GROUPS[book].kind == Kind::Till;
