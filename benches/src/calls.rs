@@ -256,8 +256,27 @@ pub fn polling(setting: &Setting, _: &[usize]) -> io::Result<Group> {
                         .latency("its two seals and opens", Some(size), || alone(setting, size))?;
                 }
             }
-            connects(setting, &bed, ruler)?;
             c::calls(setting, bed.directory(), SERVICE, ruler)
+        },
+    )
+}
+
+/// Runs the group of opening channels. Nobody polls but for as long as it was learned to pay: the
+/// runtime needs a CPU as well, and who is woken on one that another polls on waits for a tick.
+///
+/// # Errors
+/// Those of the measurements.
+pub fn connecting(setting: &Setting, _: &[usize]) -> io::Result<Group> {
+    let cpus = [setting.placement.here, setting.placement.there];
+    let bed = Bed::new(setting, Spin::Learned, Geometry::default(), Some(&cpus))?;
+    Group::measure(
+        "connect",
+        || setting.beside_paused(bed.service()),
+        |ruler| {
+            pin::pin_to(&cpus)?;
+            let measured = connects(setting, &bed, ruler);
+            pin::pin_to(&[setting.placement.here])?;
+            measured
         },
     )
 }
@@ -298,7 +317,7 @@ fn connects(setting: &Setting, bed: &Bed, ruler: &mut Ruler<'_>) -> io::Result<(
         })
     };
     let fresh = || {
-        let config = config(bed.directory(), Spin::Always, Geometry::default());
+        let config = config(bed.directory(), Spin::Learned, Geometry::default());
         Node::connect(&config).map_err(io::Error::other)
     };
     // One that has no channel open, which it would share.

@@ -35,6 +35,8 @@ enum Verb {
     Seal(Options),
     /// Calls between two polling processes.
     Call(Options),
+    /// Opening channels, plain and encrypted.
+    Connect(Options),
     /// Calls by `.proto` files beside raw ones, between two polling processes.
     Typed(Options),
     /// One-way messages.
@@ -124,6 +126,7 @@ fn main() -> ExitCode {
                 seal::group,
                 sealed::group,
                 calls::polling,
+                calls::connecting,
                 typed::group,
                 calls::one_ways,
                 calls::parked,
@@ -141,6 +144,7 @@ fn main() -> ExitCode {
         Verb::Ring(options) => run(&options, &[ring::group]),
         Verb::Seal(options) => run(&options, &[seal::group, sealed::group]),
         Verb::Call(options) => run(&options, &[calls::polling]),
+        Verb::Connect(options) => run(&options, &[calls::connecting]),
         Verb::Typed(options) => run(&options, &[typed::group]),
         Verb::Oneway(options) => run(&options, &[calls::one_ways]),
         Verb::Events(options) => run(&options, &[events::group]),

@@ -95,8 +95,17 @@ fn payload(size: usize, bytes: bool) -> Payload {
 fn round_trip(setting: &Setting, client: &EchoClient, payload: &Payload) -> io::Result<Latency> {
     latency(&setting.clock, setting.plan, || {
         let answer = client.call(payload, NO_DEADLINE).map_err(io::Error::other)?;
-        if answer == *payload { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
+        if same(&answer, payload) { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
     })
+}
+
+/// Compares two messages, for a nanosecond or two. To compare empty vectors as they are may take
+/// 200: the C library loads by a mask from where they are said to be, and nothing is mapped there.
+fn same(one: &Payload, other: &Payload) -> bool {
+    let numbers = |it: &Payload| (it.first, it.second, it.third, it.fourth, it.fifth, it.small);
+    numbers(one) == numbers(other)
+        && one.rest.len() == other.rest.len()
+        && (one.rest.is_empty() || one.rest == other.rest)
 }
 
 /// Plays the service's part; nothing for a role that is not of this module.

@@ -9,7 +9,7 @@ use std::{
 use super::{
     Method,
     fault::{Fault, RpcError},
-    prost::Message,
+    prost::{Message, bytes::BufMut},
     wire::{AnswerHead, CLOSE, LONGEST_HEAD, NEXT, RequestHead, Trace, WireError, stream_id},
 };
 use crate::{
@@ -63,13 +63,12 @@ impl RpcOptions {
         message: &impl Message,
         send: impl FnOnce(&[u8]) -> T,
     ) -> T {
-        let head = RequestHead { method, trace: self.trace, key: self.key };
         let longest = LONGEST_HEAD + message.encoded_len();
         if longest <= SMALL {
             // A quarter of what it takes in a vector, which looks for room at each field.
             let mut small = [0; SMALL];
             let mut room = &mut small[..];
-            head.encode(&mut room);
+            self.write_head(method, &mut room);
             message.encode_raw(&mut room);
             let length = SMALL - room.len();
             return send(&small[..length]);
@@ -79,10 +78,15 @@ impl RpcOptions {
 
     pub(super) fn encode(&self, method: u32, message: &impl Message) -> Vec<u8> {
         let mut out = Vec::with_capacity(LONGEST_HEAD + message.encoded_len());
-        RequestHead { method, trace: self.trace, key: self.key }.encode(&mut out);
+        self.write_head(method, &mut out);
         // A vector grows: there is always room.
         message.encode_raw(&mut out);
         out
+    }
+
+    #[inline]
+    fn write_head(&self, method: u32, out: &mut impl BufMut) {
+        RequestHead::write(method, self.trace.as_ref(), self.key.as_ref(), out);
     }
 
     /// With what is left of the time of an attempt.
@@ -149,7 +153,10 @@ impl Caller {
         let mut answer = SCRATCH.take();
         let outcome = options
             .encoded(method.id, request, |sent| self.exchange(method, sent, &mut answer, &options));
-        let outcome = outcome.and_then(|()| message(&answer));
+        let outcome = match outcome {
+            Ok(()) => message(&answer),
+            Err(error) => Err(error),
+        };
         if answer.capacity() <= KEPT {
             SCRATCH.set(answer);
         }
@@ -226,7 +233,11 @@ pub(super) fn body(answer: &[u8]) -> Result<(AnswerHead, &[u8]), RpcError> {
 #[inline]
 pub(super) fn message<R: Message + Default>(answer: &[u8]) -> Result<R, RpcError> {
     match body(answer)? {
-        (AnswerHead::Message, body) => Ok(R::decode(body)?),
+        (AnswerHead::Message, body) => {
+            let mut message = R::default();
+            message.merge(body)?;
+            Ok(message)
+        }
         (AnswerHead::Stream { .. } | AnswerHead::Fault { .. }, _) => Err(RpcError::Kind),
     }
 }

@@ -89,7 +89,13 @@ pub fn unary<Q: Message + Default, R: Message>(
     answer: &mut Answer,
     handle: impl FnOnce(Q) -> Result<R, Fault>,
 ) -> Result<(), Fault> {
-    answer.put(&handle(Q::decode(body)?)?);
+    // Matched, and not passed on by `?`, which moves the messages once more.
+    let mut request = Q::default();
+    request.merge(body)?;
+    match handle(request) {
+        Ok(message) => answer.put(&message),
+        Err(fault) => return Err(fault),
+    }
     Ok(())
 }
 
@@ -256,7 +262,12 @@ impl Router {
             .services
             .iter()
             .find_map(|service| service.dispatch(head.method, &context, body, answer));
-        carried_out.unwrap_or_else(|| Err(no_method(head.method)))?;
+        // Of what is no fault only the tag is looked at.
+        match carried_out {
+            Some(Ok(())) => {}
+            Some(Err(fault)) => return Err(fault),
+            None => return Err(no_method(head.method)),
+        }
         match answer.stream.take() {
             None => Ok(()),
             Some(source) => {

@@ -97,18 +97,29 @@ impl RequestHead {
     /// Writes it.
     #[inline]
     pub fn encode(&self, out: &mut impl BufMut) {
-        let flags =
-            if self.trace.is_some() { TRACE } else { 0 } | if self.key.is_some() { KEY } else { 0 };
-        out.put_slice(&head(self.method, flags));
+        RequestHead::write(self.method, self.trace.as_ref(), self.key.as_ref(), out);
+    }
+
+    /// Writes one from where its parts are: an optional array that is nothing would be moved by
+    /// loads that wait until all stores before them are done, those into a peer's lines as well.
+    #[inline]
+    pub(super) fn write(
+        method: u32,
+        trace: Option<&Trace>,
+        key: Option<&[u8; 16]>,
+        out: &mut impl BufMut,
+    ) {
+        let flags = if trace.is_some() { TRACE } else { 0 } | if key.is_some() { KEY } else { 0 };
+        out.put_slice(&head(method, flags));
         if flags == 0 {
             return;
         }
-        if let Some(Trace { trace_id, span_id, flags }) = &self.trace {
+        if let Some(Trace { trace_id, span_id, flags }) = trace {
             out.put_slice(trace_id);
             out.put_slice(span_id);
             out.put_u8(*flags);
         }
-        out.put_slice(self.key.as_ref().map_or(&[], |key| &key[..]));
+        out.put_slice(key.map_or(&[], |key| &key[..]));
     }
 
     /// Reads it; gives what follows, too.
