@@ -15,6 +15,7 @@ unsafe extern "C" {
     fn ipc_configure_failover(service: u32, config: *mut FailoverConfig) -> c_int;
     fn ipc_detect_service_failure(service: u32, info: *mut FailureInfo) -> c_int;
     safe fn ipc_trigger_failover(failed: u32, backup: u32) -> c_int;
+    safe fn ipc_wake_promptly() -> c_int;
 }
 
 /// What an action needs.
@@ -39,6 +40,9 @@ pub(crate) fn act(choice: &Choice) {
             let known = [EINVAL, ENOENT, EFULL, ENORUNTIME, EQUOTA, ETIMEDOUT];
             abi::documented("ipc_detect_service_failure", number, &known);
             assert!(number == 0 || info.instance == 0, "written after {number}");
+        }
+        3 if what & 0x80 != 0 => {
+            abi::documented("ipc_wake_promptly", ipc_wake_promptly(), &[ESYS]);
         }
         _ => {
             let number = ipc_trigger_failover(*id, *other);
