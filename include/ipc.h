@@ -1544,6 +1544,19 @@ int ipc_trigger_failover(service_id_t failed_service, service_id_t backup);
 int ipc_on_demoted(demoted_handler_t handler, void *user_data);
 
 /**
+ * Has the calling thread run soon after it is woken, though another is busy on its CPU: asks the
+ * kernel for slices of 100 us. Threads and processes that it starts afterwards inherit that; its
+ * share of the CPU, its policy and its niceness stay as they are. For threads that sleep most of
+ * the time and must answer at once: who calls a service with standbys, or stands by. Ask after
+ * ipc_init, which starts threads that are better off without. Linux before 6.12 takes the wish and
+ * does nothing; so does any for a thread of a real-time policy.
+ *
+ * IPC_ESYS: a filter of system calls forbids it, and all is as before. The sandbox of ipcd allows
+ * it.
+ */
+int ipc_wake_promptly(void);
+
+/**
  * Puts msg->payload into an envelope that who has the key can open, anywhere and at any time:
  * XChaCha20-Poly1305 under a random nonce, 44 bytes more. msg->payload is then a buffer of the
  * library, for ipc_free; the old payload stays yours. msg may be any struct of yours; only its

@@ -209,6 +209,7 @@ fn a_service_keeps_nothing_of_root_s_power() {
         assert_eq!(said(&output, "CapBnd"), "0000000000000000");
     }
     assert_eq!(said(&output, "NoNewPrivs"), "1");
+    assert_eq!(said(&output, "prompt"), "true", "short slices give nobody power");
     assert_eq!(said(&output, "Seccomp"), "2");
 }
 

@@ -12,7 +12,7 @@ use ipc::{
     CallError, CallOptions, NodeError, ServiceId, Spin, Status,
     control::{Cause, Reply, Request},
 };
-use tests::{LONG, Liar, World, serving, wait_until};
+use tests::{LONG, Liar, World, proc, serving, wait_until};
 
 const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
 
@@ -32,6 +32,27 @@ fn a_standby_goes_on_where_the_one_before_was_killed() {
     let (pid, later) = serving(&client);
     assert_eq!(pid, servers[0].pid());
     assert!(later > epoch, "{later} {epoch}");
+}
+
+#[test]
+fn who_watches_another_does_not_wait_until_that_one_is_torn_down() {
+    let world = World::new(ACTOR);
+    let servers = world.replicas("echo", 2);
+    // What the kernel makes of the wish, if anything; and where it tells nobody, there is nothing
+    // to compare.
+    let own = std::process::id();
+    let asked = std::thread::spawn(move || {
+        ipc::wake_promptly().expect("nobody forbids it");
+        proc::slice(own, nix::unistd::gettid().as_raw().cast_unsigned())
+    });
+    let asked = asked.join().expect("no panic");
+    let vigil = || proc::thread_named(servers[1].pid(), "ipc-vigil");
+    wait_until("it stands by", || vigil().is_some());
+    let of_vigil = || vigil().and_then(|thread| proc::slice(servers[1].pid(), thread));
+    wait_until("its slices are as short", || of_vigil() == asked);
+    // Those of the program's own threads are its own business.
+    let ordinary = proc::slice(own, own);
+    assert_eq!(proc::slice(servers[1].pid(), servers[1].pid()), ordinary);
 }
 
 #[test]

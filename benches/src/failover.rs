@@ -45,6 +45,8 @@ pub struct Series {
     pub stop: bool,
     /// Processes that take a CPU each, in a second round.
     pub hogs: usize,
+    /// The caller, and who serves, ask for short slices.
+    pub prompt: bool,
 }
 
 /// Ends so many of each kind, and prints what the caller saw.
@@ -155,12 +157,12 @@ fn measure(series: &Series, mib: usize, encrypted: bool, hogs: usize) -> io::Res
     let _hogs = (0..hogs).map(|_| hog()).collect::<io::Result<Vec<_>>>()?;
     let mut replicas = VecDeque::new();
     for _ in 0..2 {
-        replicas.push_back(replica(directory.path(), mib, encrypted)?);
+        replicas.push_back(replica(directory.path(), mib, encrypted, series.prompt)?);
     }
     let node = Node::connect(&config(directory.path(), encrypted)).map_err(io::Error::other)?;
     let name = node.discover(SERVICE).map_err(io::Error::other)?;
     let client = node.client(name).map_err(io::Error::other)?;
-    let caller = Caller::begin(client);
+    let caller = Caller::begin(client, series.prompt);
     // Of the first who serves.
     caller.changed_at.recv().map_err(io::Error::other)?;
     let mut us = Vec::new();
@@ -179,7 +181,7 @@ fn measure(series: &Series, mib: usize, encrypted: bool, hogs: usize) -> io::Res
         let answered = caller.changed_at.recv().map_err(io::Error::other)?;
         us.push(answered.saturating_sub(ended).as_secs_f64() * 1e6);
         drop(stopped);
-        replicas.push_back(replica(directory.path(), mib, encrypted)?);
+        replicas.push_back(replica(directory.path(), mib, encrypted, series.prompt)?);
     }
     us.sort_by(f64::total_cmp);
     Ok(Outcome { us, seen: caller.end() })
@@ -213,13 +215,16 @@ struct Caller {
 const ANSWER: usize = 4 + 8 + 8;
 
 impl Caller {
-    fn begin(client: Client) -> Caller {
+    fn begin(client: Client, prompt: bool) -> Caller {
         let zero = Instant::now();
         let stop = Arc::<AtomicBool>::default();
         let (tell, changed_at) = mpsc::channel();
         let of_thread = Arc::clone(&stop);
         let thread = thread::spawn(move || {
             let stop = of_thread;
+            if prompt {
+                ipc::wake_promptly().expect("nobody forbids it");
+            }
             let (mut seen, mut last, mut latest) = (Seen::default(), [0; 4], 0);
             while !stop.load(Ordering::Relaxed) {
                 let number = (seen.answers + seen.errors).to_le_bytes();
@@ -255,10 +260,11 @@ fn config(directory: &Path, encrypt: bool) -> Config {
     Config { runtime_dir, spin: Spin::Learned, encrypt, ..Config::default() }
 }
 
-fn replica(directory: &Path, mib: usize, encrypted: bool) -> io::Result<Peer> {
+fn replica(directory: &Path, mib: usize, encrypted: bool, prompt: bool) -> io::Result<Peer> {
     let (_, fd) = Words::create()?;
     let directory = directory.display().to_string();
-    let arguments = [&*directory, &*mib.to_string(), &*encrypted.to_string()];
+    let flags = [encrypted, prompt].map(|flag| flag.to_string());
+    let arguments = [&*directory, &*mib.to_string(), &*flags[0], &*flags[1]];
     let peer = Peer::spawn(REPLICA, &arguments, &pin::allowed()?, fd)?;
     peer.line()?;
     Ok(peer)
@@ -279,15 +285,19 @@ pub fn play(role: &Role) -> Option<io::Result<()>> {
             std::hint::spin_loop();
         }
     }
-    let [directory, mib, encrypted] = &role.arguments[..] else { return None };
-    (role.name == REPLICA).then(|| serve(Path::new(directory), mib, encrypted == "true"))
+    let [directory, mib, encrypted, prompt] = &role.arguments[..] else { return None };
+    let flags = [encrypted, prompt].map(|flag| flag == "true");
+    (role.name == REPLICA).then(|| serve(Path::new(directory), mib, flags))
 }
 
-fn serve(directory: &Path, mib: &str, encrypt: bool) -> io::Result<()> {
+fn serve(directory: &Path, mib: &str, [encrypt, prompt]: [bool; 2]) -> io::Result<()> {
     let mib: usize = mib.parse().map_err(|_| io::ErrorKind::InvalidInput)?;
     // Touched, so that the kernel has it to tear down.
     let _fat = vec![1_u8; mib << 20];
     let node = Node::connect(&config(directory, encrypt)).map_err(io::Error::other)?;
+    if prompt {
+        ipc::wake_promptly().map_err(io::Error::other)?;
+    }
     let server = node.server().map_err(io::Error::other)?;
     server.register(SERVICE, SERVICE_IDEMPOTENT).map_err(io::Error::other)?;
     pair::say("ready")?;

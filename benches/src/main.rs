@@ -68,6 +68,9 @@ enum Verb {
         /// Once more beside so many processes that take a CPU each.
         #[arg(long, value_name = "N", default_value_t = 0)]
         hogs: usize,
+        /// The caller, and who serves, ask for short slices.
+        #[arg(long)]
+        prompt: bool,
     },
     /// Reliable queues beside a channel, a socket and a POSIX message queue.
     Queue(Options),
@@ -151,8 +154,8 @@ fn main() -> ExitCode {
         }
         Verb::Sockets(options) => run(&options, &[sockets::group]),
         Verb::Many(options) => run(&options, &[many::idle, many::flooded]),
-        Verb::Failover { kills, victims, encrypted, stop, hogs } => {
-            failover::run(&failover::Series { kills, victims, encrypted, stop, hogs })
+        Verb::Failover { kills, victims, encrypted, stop, hogs, prompt } => {
+            failover::run(&failover::Series { kills, victims, encrypted, stop, hogs, prompt })
         }
         Verb::Queue(options) => run(&options, &[queues::group]),
         Verb::Scale(Scale { services, seconds }) => {

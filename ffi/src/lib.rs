@@ -41,6 +41,7 @@ pub mod send;
 pub mod service;
 pub mod session;
 mod settings;
+pub mod slice;
 pub mod stats;
 mod stop;
 pub mod trace;

@@ -129,6 +129,8 @@ pub mod session;
 #[cfg(all(feature = "simulation", not(loom)))]
 pub mod simulation;
 #[cfg(not(loom))]
+mod slice;
+#[cfg(not(loom))]
 mod socket;
 mod sync;
 mod table;
@@ -160,6 +162,7 @@ pub use {
     node::{AuthToken, Config, Heir, KernelState, Node, runtime_dir},
     region::{Pages, Region, RegionAccess, RegionError, RegionOptions, RegionRef},
     server::{Loop, Registration, Request, Retained, Server, WaitHandler, in_handler},
+    slice::wake_promptly,
     socket::{Listening, Transport},
     wait::spin::Spin,
 };

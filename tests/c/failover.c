@@ -108,6 +108,7 @@ int main(void) {
     CHECK_IS(pipe(tell), 0);
     for (at = 0; at < 3; at++) pids[at] = start(&ids[at]);
     OK(ipc_init(NULL));
+    OK(ipc_wake_promptly());
     name = find("failover");
     CHECK_IS(serving(name), pids[0]);
     is_refused(name, ids[0]);

@@ -145,6 +145,22 @@ fn sleeps_of(pid: u32, thread: u32) -> Option<u64> {
     line.split_whitespace().nth(1)?.parse().ok()
 }
 
+/// Gives how long the slices of a thread are, in ns, where the kernel tells.
+pub fn slice(pid: u32, thread: u32) -> Option<u64> {
+    let told = fs::read_to_string(of(pid).join(format!("task/{thread}/sched"))).ok()?;
+    let line = told.lines().find(|line| line.starts_with("se.slice"))?;
+    line.split_whitespace().last()?.parse().ok()
+}
+
+/// Finds a thread by its name.
+pub fn thread_named(pid: u32, name: &str) -> Option<u32> {
+    let is_it = |thread: &u32| {
+        let told = fs::read_to_string(of(pid).join(format!("task/{thread}/comm")));
+        told.is_ok_and(|told| told.trim_end() == name)
+    };
+    threads(pid).into_iter().find(is_it)
+}
+
 /// Tells whether a thread sleeps now.
 pub fn is_asleep(pid: u32, thread: u32) -> bool {
     state(pid, thread) == Some('S')

@@ -19,6 +19,7 @@ use crate::{
     failover::post::Post,
     failpoint::shared,
     link::Link,
+    slice,
     sync::{AtomicU32, Ordering},
     wait::futex,
 };
@@ -164,6 +165,8 @@ impl Core {
 
 /// Watches, until the node is gone.
 fn watch(core: &Weak<Core>) {
+    // It is woken where who dies is torn down. Refused, it waits for its turn.
+    let _ = slice::wake_promptly();
     loop {
         let Some(node) = core.upgrade() else { return };
         if node.is_closed() {

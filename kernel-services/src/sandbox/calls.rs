@@ -127,6 +127,7 @@ const PLAIN: &[&str] = &[
     "gettid",
     "sched_yield",
     "sched_getaffinity",
+    "sched_getattr",
     "sched_getparam",
     "sched_getscheduler",
     "sched_get_priority_max",
@@ -294,13 +295,19 @@ fn compile(
 
 /// Those that are harmless with some arguments only.
 fn judge_by_arguments(rules: &mut Rules, grants: &Grants) -> Result<(), BackendError> {
-    // Signals, and limits, to nobody but itself; a thread's number alone may be anybody's.
+    // Signals, limits and slices, to nobody but itself; a thread's number alone may be anybody's.
     for call in
         [libc::SYS_kill, libc::SYS_tgkill, libc::SYS_rt_sigqueueinfo, libc::SYS_rt_tgsigqueueinfo]
     {
         rules.insert(call, vec![all(&[is(0, OWN_PID)])?]);
     }
-    for call in [libc::SYS_prlimit64, libc::SYS_pidfd_open, libc::SYS_sched_setaffinity] {
+    let of_itself = [
+        libc::SYS_prlimit64,
+        libc::SYS_pidfd_open,
+        libc::SYS_sched_setaffinity,
+        libc::SYS_sched_setattr,
+    ];
+    for call in of_itself {
         rules.insert(call, vec![all(&[is(0, 0)])?, all(&[is(0, OWN_PID)])?]);
     }
     // Threads; processes only where there is something to execute; namespaces never.

@@ -77,6 +77,11 @@ const ATTACKS: &[(&str, Attack)] = &[
     ("open_process", |victim, _| call(libc::SYS_pidfd_open, &[victim, 0])),
     ("own_a_descriptor", |victim, _| call(libc::SYS_fcntl, &[3, libc::F_SETOWN as usize, victim])),
     ("limit_others", |victim, _| call(libc::SYS_prlimit64, &[victim, 0, 0, 0])),
+    ("schedule_others", |victim, _| {
+        // As before: the ordinary policy, no niceness, slices of any length.
+        let attributes = [0_u64; 7];
+        call(libc::SYS_sched_setattr, &[victim, place(attributes.as_ptr()), 0])
+    }),
     ("io_uring", |_, _| {
         let mut parameters = [0_u8; 120];
         call(libc::SYS_io_uring_setup, &[1, place(parameters.as_mut_ptr())])

@@ -32,6 +32,7 @@ pub(crate) fn tell() {
     let cpus = sched_getaffinity(Pid::from_raw(0)).expect("a set");
     let cpus: Vec<_> = (0..CpuSet::count()).filter(|&cpu| cpus.is_set(cpu) == Ok(true)).collect();
     println!("cpus {cpus:?}");
+    println!("prompt {}", ipc::wake_promptly().is_ok());
     let (user, group) = (getresuid().expect("ids"), getresgid().expect("ids"));
     println!("user {} {} {}", user.real, user.effective, user.saved);
     println!("group {} {} {}", group.real, group.effective, group.saved);
