@@ -7,6 +7,8 @@ DESTDIR ?=
 export PREFIX DESTDIR
 SECONDS ?= 2
 DURATION ?= 10m
+KILLS ?= 0
+MESSAGES ?= 0
 FUZZ_SECONDS ?= $(if $(findstring command,$(origin SECONDS)),$(SECONDS),600)
 
 # rustup's default place, for shells that have not read its profile.
@@ -55,8 +57,8 @@ loom: ## Check the lock-free protocols in every order the memory model allows
 simulation: ## Simulate failover in 100,000 histories (LIBIPC_SEED=N for one of them)
 	@scripts/test.sh simulation
 
-soak: setup ## Run everything under load, with deaths and hangs, and report (DURATION=24h)
-	@DURATION=$(DURATION) scripts/soak.sh
+soak: setup ## Run everything under load, with deaths and hangs, and report (DURATION=24h KILLS=10000)
+	@DURATION=$(DURATION) KILLS=$(KILLS) MESSAGES=$(MESSAGES) scripts/soak.sh
 
 c-test: setup ## Run the C programs under AddressSanitizer and Valgrind
 	@scripts/test.sh c-test

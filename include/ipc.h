@@ -531,7 +531,8 @@ typedef struct routing_info_t {
      */
     uint32_t hop_count;
     /**
-     * Epoch of the name that was called; 0 where names have no epochs.
+     * At which this instance served its name when it took the request, by which a store that hears
+     * of a later one can refuse it; 0 where it stood by, and in responses.
      */
     uint64_t epoch;
     /**
@@ -804,6 +805,12 @@ typedef struct failure_info_t {
      */
     int32_t signal;
 } failure_info_t;
+
+/**
+ * Hears that an instance of this process has let go of its name, at which it served at that epoch.
+ * Runs inside ipc_poll or ipc_run only.
+ */
+typedef void (*demoted_handler_t)(service_id_t instance, uint64_t epoch, void *user_data);
 
 /**
  * A key of ipc_encrypt_message. Draw it from the system's random numbers.
@@ -1521,6 +1528,20 @@ int ipc_detect_service_failure(service_id_t service, struct failure_info_t *info
  * and may give no orders. IPC_EPEERDIED: the backup ended meanwhile. IPC_ENORUNTIME: ipcd is gone.
  */
 int ipc_trigger_failover(service_id_t failed_service, service_id_t backup);
+
+/**
+ * Has handler called when an instance of this process has let go of its name, since the name goes
+ * to another: inside ipc_poll or ipc_run, once nothing of what it took is being handled, or a
+ * second is over, and before the next one serves, which waits until it has returned. A service
+ * whose store one process at a time has open, as a file with a lock, closes it here, and opens it
+ * when a request comes again. A handler replaces the one before; NULL removes it, though another
+ * thread may still be running it.
+ *
+ * It has what is left of two seconds, and so has the program to come to ipc_poll: one that takes
+ * longer is passed over, and hears of it afterwards. It is not called where the process dies, or
+ * is passed over, before it can let go, and not by ipc_unregister_service and ipc_shutdown.
+ */
+int ipc_on_demoted(demoted_handler_t handler, void *user_data);
 
 /**
  * Has the calling thread run soon after it is woken, though another is busy on its CPU: asks the

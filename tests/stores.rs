@@ -14,6 +14,8 @@ use ipc::failpoint::{At, Side, passes};
 mod calling;
 #[path = "stores/events.rs"]
 mod events;
+#[path = "stores/leaving.rs"]
+mod leaving;
 #[path = "stores/regions.rs"]
 mod regions;
 #[path = "stores/serving.rs"]

@@ -50,6 +50,7 @@ const UNSAFE_FILES: &[&str] = &[
     "benches/src/shm.rs",
     "ffi/src/boundary.rs",
     "ffi/src/call.rs",
+    "ffi/src/demoted.rs",
     "ffi/src/envelope.rs",
     "ffi/src/event.rs",
     "ffi/src/failover.rs",

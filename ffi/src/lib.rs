@@ -20,6 +20,7 @@
 
 mod boundary;
 pub mod call;
+pub mod demoted;
 pub mod enums;
 pub mod envelope;
 pub mod error;

@@ -455,6 +455,8 @@ pub(crate) struct Head {
     pub(crate) priority: PriorityLevel,
     pub(crate) timestamp: u64,
     pub(crate) deadline_ns: u64,
+    /// At which a request was taken.
+    pub(crate) epoch: u64,
     pub(crate) uid: u32,
     pub(crate) transport: Transport,
     /// Of the session, on an encrypted channel.
@@ -475,6 +477,7 @@ impl Head {
             priority: request.priority().into(),
             timestamp: request.received_ns(),
             deadline_ns: request.deadline_ns().unwrap_or(0),
+            epoch: request.epoch(),
             uid: peer.uid,
             transport: peer.transport,
             fingerprint: request.fingerprint(),
@@ -495,6 +498,7 @@ mod tests {
             priority: ipc_core::Priority::Normal.into(),
             timestamp: 4,
             deadline_ns: 5,
+            epoch: 7,
             uid: 6,
             transport: Transport::Socket,
             fingerprint: None,

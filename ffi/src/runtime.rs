@@ -17,6 +17,7 @@ use kernel_services::Succession;
 use crate::{
     boundary::guard,
     call,
+    demoted::Demotions,
     error::{Failure, IPC_OK},
     event::Events,
     loan::Loans,
@@ -167,6 +168,8 @@ pub(crate) struct Runtime {
     pub(crate) bulk_views: bool,
     /// Queues that C has opened.
     pub(crate) queues: Queues,
+    /// What C is to hear of names that went to others.
+    pub(crate) demotions: Arc<Demotions>,
     /// Paths on which C listens.
     pub(crate) paths: Paths,
     /// The instances that this process serves.
@@ -188,6 +191,7 @@ impl Runtime {
             loans: Loans::default(),
             regions: Regions::default(),
             queues: Queues::default(),
+            demotions: Arc::default(),
             paths: Paths::default(),
             instances: Mutex::default(),
         }
@@ -246,6 +250,7 @@ impl Runtime {
             let _ = self.server.unregister(instance);
         }
         self.paths.clear();
+        self.demotions.clear();
         self.inbox.clear();
         self.events.clear();
         self.loans.clear();

@@ -174,6 +174,7 @@ fn call(
                 priority: priority.into(),
                 timestamp: monotonic_ns(),
                 deadline_ns: 0,
+                epoch: 0,
                 uid,
                 transport,
                 fingerprint,

@@ -219,7 +219,8 @@ pub struct RoutingInfo {
     pub route_id: u32,
     /// Processes between sender and receiver: 0, since they share memory.
     pub hop_count: u32,
-    /// Epoch of the name that was called; 0 where names have no epochs.
+    /// At which this instance served its name when it took the request, by which a store that hears
+    /// of a later one can refuse it; 0 where it stood by, and in responses.
     pub epoch: u64,
     /// When the sender stops waiting: CLOCK_MONOTONIC in ns; 0 for never.
     pub deadline_ns: u64,
@@ -314,6 +315,11 @@ pub type EventHandlerFunction = Option<
         user_data: *mut c_void,
     ),
 >;
+
+/// Hears that an instance of this process has let go of its name, at which it served at that epoch.
+/// Runs inside ipc_poll or ipc_run only.
+pub type DemotedHandler =
+    Option<unsafe extern "C" fn(instance: service_id_t, epoch: u64, user_data: *mut c_void)>;
 
 /// Receives the end of a call made with ipc_send_async, exactly once, inside ipc_poll or ipc_run.
 /// status is 0 and reply the answer; or status is negative and reply NULL.

@@ -57,8 +57,9 @@ fuzz_target!(|input: &[u8]| {
     while with(Play::may_go_on) {
         act(false);
     }
-    release_all();
+    // What is retained may outlive the runtime.
     while abi::shutdown() == 0 {}
+    release_all();
 });
 
 /// What runs beside every input: a runtime, and a service that is not the program's.
@@ -239,6 +240,7 @@ fn act(inside: bool) {
         0 | 1 => init(what),
         2 => {
             if !inside {
+                // The end of an input has what is retained for longer.
                 release_all();
             }
             let number = abi::shutdown();
@@ -452,8 +454,6 @@ fn count_kept(message: *const Message) {
     with(|play| *play.kept.entry(message.expose_provenance()).or_default() += 1);
 }
 
-/// Before the runtime ends: what is retained longer leaves the 24 bytes of a keeper's list behind,
-/// which the kernel may read until the thread is gone (`Roll::retire`).
 fn release_all() {
     for (message, times) in with(|play| std::mem::take(&mut play.kept)) {
         let message = std::ptr::with_exposed_provenance::<Message>(message);

@@ -10,6 +10,7 @@
 use std::{
     ptr::{self, NonNull},
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    thread::Thread,
 };
 
 use nix::errno::Errno;
@@ -79,11 +80,49 @@ struct Keeper {
     thread: u32,
     head: NonNull<ListHead>,
     count: usize,
+    /// To be woken when the roll is no more; of one that does nothing but keep.
+    hired: Option<Thread>,
 }
 
-// SAFETY: `head` points at a leaked allocation that only the holder of the roll's lock writes,
-// and that the kernel reads when the keeper's thread ends.
+// SAFETY: `head` points at an allocation that only the holder of the roll's lock writes, that the
+// kernel reads when the keeper's thread ends, and that is freed when both have done with it.
 unsafe impl Send for Keeper {}
+
+/// Lists of keepers whose rolls are gone: the kernel reads each once more, as its thread ends. So
+/// each stays until that thread is no more, and whoever keeps, or lets go of a roll, looks.
+static LEFT: Mutex<Vec<Left>> = Mutex::new(Vec::new());
+
+/// An empty list that the kernel has yet to read, and the thread at whose end it does.
+#[derive(Debug)]
+struct Left {
+    thread: u32,
+    head: NonNull<ListHead>,
+}
+
+// SAFETY: as for `Keeper`; nobody but the kernel has `head`.
+unsafe impl Send for Left {}
+
+impl Left {
+    fn is_read(&self) -> bool {
+        has_ended(self.thread)
+    }
+
+    /// Frees a list that is read.
+    fn free(self) {
+        // SAFETY: made by `keep` from a box; the kernel has read it for the last time before the
+        // thread was no more, and nobody here has it any more.
+        drop(unsafe { Box::from_raw(self.head.as_ptr()) });
+    }
+}
+
+fn left() -> MutexGuard<'static, Vec<Left>> {
+    LEFT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Frees the lists that were left, and are read by now.
+fn sweep(left: &mut Vec<Left>) {
+    left.extract_if(.., |it| it.is_read()).for_each(Left::free);
+}
 
 /// The lanes of a process, by keeper.
 #[derive(Debug, Default)]
@@ -98,6 +137,14 @@ impl Roll {
     /// # Errors
     /// [`NodeError::System`] when the kernel refuses the list.
     pub(crate) fn keep(&self) -> Result<(), NodeError> {
+        self.keep_as(None)
+    }
+
+    fn keep_as(&self, hired: Option<Thread>) -> Result<(), NodeError> {
+        // A child of a fork finds it locked for ever, if it was just then.
+        if let Ok(mut left) = LEFT.try_lock() {
+            sweep(&mut left);
+        }
         // The kernel reads it when this thread ends, whenever that is.
         let head = Box::leak(Box::new(ListHead {
             first: ptr::null_mut(),
@@ -114,7 +161,7 @@ impl Roll {
         };
         Errno::result(result).map_err(NodeError::system("set_robust_list"))?;
         let thread = nix::unistd::gettid().as_raw() as u32;
-        self.lock().push(Keeper { thread, head, count: 0 });
+        self.lock().push(Keeper { thread, head, count: 0, hired });
         Ok(())
     }
 
@@ -155,7 +202,7 @@ impl Roll {
         Ok(Entry { roll: Arc::clone(self), lane: Arc::clone(lane), keeper: keeper.thread })
     }
 
-    /// Starts a thread that does nothing but keep.
+    /// Starts a thread that does nothing but keep, and ends when the roll is no more.
     fn hire(self: &Arc<Self>) -> Result<(), NodeError> {
         let roll = Arc::clone(self);
         let (tell, told) = mpsc::channel();
@@ -163,14 +210,15 @@ impl Roll {
             .name("ipc-keeper".into())
             .stack_size(32 * 1024)
             .spawn(move || {
-                let kept = roll.keep();
+                let kept = roll.keep_as(Some(std::thread::current()));
                 let keeps = kept.is_ok();
+                // Whoever hired it has the roll, too, until it is told.
+                let kept_for = Arc::downgrade(&roll);
+                drop(roll);
                 let _ = tell.send(kept);
                 drop(tell);
-                if keeps {
-                    loop {
-                        std::thread::park();
-                    }
+                while keeps && kept_for.strong_count() > 0 {
+                    std::thread::park();
                 }
             })
             .map_err(|source| NodeError::System { what: "start a keeper", source })?;
@@ -183,16 +231,19 @@ impl Roll {
 }
 
 impl Drop for Roll {
-    /// Frees the lists of keepers that ended while lanes were entered with them. None is now: an
+    /// Frees the lists, or leaves them until the kernel has read them. None has a lane now: an
     /// entry holds the roll.
     fn drop(&mut self) {
-        for keeper in self.lock().drain(..) {
-            // A list that the kernel has yet to read stays for ever.
-            if has_ended(keeper.thread) {
-                // SAFETY: made by `keep` from a box; the kernel has read it for the last time
-                // before the thread was no more, and nobody here has it any more.
-                drop(unsafe { Box::from_raw(keeper.head.as_ptr()) });
-            }
+        let keepers = std::mem::take(&mut *self.lock());
+        keepers.iter().filter_map(|keeper| keeper.hired.as_ref()).for_each(Thread::unpark);
+        let lists = keepers.into_iter().map(|Keeper { thread, head, .. }| Left { thread, head });
+        // Where this is a child of a fork no keeper is a thread of it, and nothing is locked.
+        let (read, unread): (Vec<_>, Vec<_>) = lists.partition(Left::is_read);
+        read.into_iter().for_each(Left::free);
+        if !unread.is_empty() {
+            let mut left = left();
+            left.extend(unread);
+            sweep(&mut left);
         }
     }
 }
@@ -311,6 +362,66 @@ mod tests {
         let expected = [Life::Closed, Life::Died, Life::Closed, Life::Died, Life::Died];
         // swap_remove(2) takes the third; swap_remove(0) the first.
         assert_eq!(lives, expected);
+    }
+
+    /// The list of the first keeper.
+    fn list_of(roll: &Roll) -> usize {
+        roll.lock()[0].head.as_ptr().addr()
+    }
+
+    fn is_left(list: usize) -> bool {
+        left().iter().any(|it| it.head.as_ptr().addr() == list)
+    }
+
+    /// The kernel lets a thread be joined before it is no more.
+    fn wait_until(what: impl Fn() -> bool) {
+        let until = std::time::Instant::now() + std::time::Duration::from_mins(1);
+        while !what() {
+            assert!(std::time::Instant::now() < until, "never");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_list_outlives_its_roll_until_the_kernel_has_read_it_and_no_longer() {
+        let roll = Arc::new(Roll::default());
+        let (tell, told) = mpsc::channel();
+        let (end, ended) = mpsc::channel::<()>();
+        let keeper = std::thread::spawn({
+            let roll = Arc::clone(&roll);
+            move || {
+                roll.keep().expect("a robust list");
+                let (lane, _) = create(Geometry::default()).expect("a lane");
+                let entry = roll.enter(&lane).expect("entered");
+                // With a lane on it, as where a client outlives its node.
+                roll.retire();
+                drop(roll);
+                tell.send(entry).expect("told");
+                let _ = ended.recv();
+            }
+        });
+        let entry = told.recv().expect("an entry");
+        let list = list_of(&roll);
+        drop(roll);
+        drop(entry);
+        assert!(is_left(list), "its thread has yet to end");
+        drop(end);
+        keeper.join().expect("ended");
+        wait_until(|| {
+            sweep(&mut left());
+            !is_left(list)
+        });
+    }
+
+    #[test]
+    fn who_does_nothing_but_keep_ends_with_the_roll() {
+        let roll = Arc::new(Roll::default());
+        roll.hire().expect("a keeper");
+        let (list, thread) = (list_of(&roll), roll.lock()[0].thread);
+        drop(roll);
+        wait_until(|| has_ended(thread));
+        sweep(&mut left());
+        assert!(!is_left(list));
     }
 
     #[test]

@@ -195,6 +195,21 @@ impl Server {
         self.owner.hub.tell_demotions(Demotion(Box::new(demoted)))
     }
 
+    /// Has `work` run in this server's loop, once, as the callback of a call is: by whichever
+    /// thread comes round first, and never where none does. [`poll`](Server::poll) counts it.
+    ///
+    /// ```no_run
+    /// # fn of(server: &ipc::Server) -> Result<(), ipc::CallError> {
+    /// server.defer(|| println!("the loop has come round"))
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`CallError::Full`] when 65,536 callbacks wait for the loop: it will not run.
+    pub fn defer(&self, work: impl FnOnce() + Send + 'static) -> Result<(), CallError> {
+        self.owner.hub.defer(Box::new(move |_| work()))
+    }
+
     /// Gives a descriptor that polls readable when `poll` with a zero timeout has work, for use in
     /// a foreign event loop. Edge cases are on the safe side: it may be readable for nothing.
     pub fn fd(&self) -> BorrowedFd<'_> {

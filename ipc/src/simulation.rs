@@ -220,7 +220,7 @@ pub fn next_channel(
     group: &Group,
     served_at: u64,
     is_dead: impl Fn(ServiceId) -> bool,
-    open: impl Iterator<Item = (ServiceId, u32)> + Clone,
+    open: impl Iterator<Item = (ServiceId, u32)>,
 ) -> Option<usize> {
     course::next(group, served_at, is_dead, open)
 }

@@ -24,7 +24,7 @@ const REQUESTS: u64 = 60;
 /// Answers after which the first of the group is killed.
 const EARLY: u64 = 8;
 /// Keys change after so many records, so that it happens on the way.
-const REKEY: u32 = 8;
+pub(super) const REKEY: u32 = 8;
 
 /// Which of the group dies at a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,25 +134,13 @@ impl Trial {
         let doomed = self.join(&doom.words());
         let others = if first.is_none() { 2 } else { 1 };
         let others: Vec<Actor> = (0..others).map(|_| self.join(&[])).collect();
-        let client = self.client();
+        let client = client(&self.node, self.serving.name);
         let (calls, was_killed) = self.call(&client, first, doomed);
         self.check(&client, calls);
-        if self.ipcd.is_some() {
-            self.assert_nothing_left(&others);
+        if let Some(runtime) = &self.ipcd {
+            assert_nothing_left(&self.node, runtime, &others);
         }
         was_killed
-    }
-
-    /// A channel to whoever serves. It may die in the handshake, and before the runtime knows it.
-    fn client(&self) -> Client {
-        loop {
-            let id = self.node.wait_service(self.serving.name, Some(LONG)).expect("it is served");
-            match self.node.client(id) {
-                Ok(client) => return client,
-                Err(NodeError::Refused(Status::PEER_DIED | Status::NOT_FOUND)) => {}
-                Err(error) => panic!("{error}"),
-            }
-        }
     }
 
     fn call(&mut self, client: &Client, first: Option<Actor>, doomed: Actor) -> (Calls, bool) {
@@ -205,36 +193,47 @@ impl Trial {
         assert_eq!(ledger.faults(), [], "{file}");
         assert_eq!(ledger.stale(), 0, "{file}");
     }
+}
 
-    /// The name is who lives, and neither they nor the runtime keep a lane or thread of the dead.
-    fn assert_nothing_left(&self, others: &[Actor]) {
-        let living: BTreeSet<u32> = others.iter().map(Actor::pid).collect();
-        wait_until("the dead have left the group", || {
-            let entries = self.node.list().expect("a list");
-            entries.iter().map(|it| it.pid).collect::<BTreeSet<u32>>() == living
-        });
-        // A channel of each caller to each, and those by which the later watch the earlier.
-        let lanes = 2 * (living.len() + living.len() * (living.len() - 1) / 2 * 2);
-        let mut seen = 0;
-        wait_until(&format!("{lanes} lanes are mapped"), || {
-            let now = living.iter().map(|pid| proc::holdings(*pid).lanes).sum();
-            if now != seen {
-                seen = now;
-                eprintln!("{seen} lanes of {lanes}");
-            }
-            seen <= lanes
-        });
-        for other in others {
-            let threads = proc::holdings(other.pid()).threads;
-            assert!(threads <= 8, "{threads}");
+/// A channel to whoever serves. It may die in the handshake, and before the runtime knows it.
+pub(super) fn client(node: &Node, name: &str) -> Client {
+    loop {
+        let id = node.wait_service(name, Some(LONG)).expect("it is served");
+        match node.client(id) {
+            Ok(client) => return client,
+            Err(NodeError::Refused(Status::PEER_DIED | Status::NOT_FOUND)) => {}
+            Err(error) => panic!("{error}"),
         }
-        let runtime = self.ipcd.as_ref().expect("it runs");
-        assert_eq!(tests::ipcd::children(runtime.pid()), 0);
     }
 }
 
+/// The name is who lives, and neither they nor the runtime keep a lane or thread of the dead.
+pub(super) fn assert_nothing_left(node: &Node, runtime: &Ipcd, others: &[Actor]) {
+    let living: BTreeSet<u32> = others.iter().map(Actor::pid).collect();
+    wait_until("the dead have left the group", || {
+        let entries = node.list().expect("a list");
+        entries.iter().map(|it| it.pid).collect::<BTreeSet<u32>>() == living
+    });
+    // A channel of the only caller to each, and those by which the later watch the earlier.
+    let lanes = 2 * (living.len() + living.len() * (living.len() - 1) / 2 * 2);
+    let mut seen = 0;
+    wait_until(&format!("{lanes} lanes are mapped"), || {
+        let now = living.iter().map(|pid| proc::holdings(*pid).lanes).sum();
+        if now != seen {
+            seen = now;
+            eprintln!("{seen} lanes of {lanes}");
+        }
+        seen <= lanes
+    });
+    for other in others {
+        let threads = proc::holdings(other.pid()).threads;
+        assert!(threads <= 8, "{threads}");
+    }
+    assert_eq!(tests::ipcd::children(runtime.pid()), 0);
+}
+
 /// Makes one request, and notes how it ended.
-fn request(
+pub(super) fn request(
     account: &mut Account,
     is_settled: bool,
     call: impl FnOnce(&[u8]) -> Result<Vec<u8>, CallError>,
@@ -304,7 +303,7 @@ fn call_in_tasks(node: &Node, client: &Client, is_settled: bool, answered: &Atom
 }
 
 /// What the processes did, in the order in which they did it.
-fn recorded(file: &str, repeats: Repeats) -> Ledger {
+pub(super) fn recorded(file: &str, repeats: Repeats) -> Ledger {
     let mut ledger = Ledger::new(repeats);
     for line in file.lines() {
         let numbers: Vec<u64> =

@@ -5,7 +5,7 @@ use std::{env, error::Error, path::Path, process::ExitCode};
 use cbindgen::{Builder, Config};
 
 /// In the order in which the header shows them.
-const SOURCES: [&str; 24] = [
+const SOURCES: [&str; 25] = [
     "error.rs",
     "enums.rs",
     "types.rs",
@@ -22,6 +22,7 @@ const SOURCES: [&str; 24] = [
     "rights.rs",
     "queue.rs",
     "failover.rs",
+    "demoted.rs",
     "slice.rs",
     "envelope.rs",
     "poll.rs",

@@ -77,6 +77,7 @@ impl Page {
             fingerprint => name_session(&mut message.security, fingerprint),
         }
         message.routing.route_id = (head.message_id >> 32) as u32;
+        message.routing.epoch = head.epoch;
         message.routing.deadline_ns = head.deadline_ns;
         message.routing.transport = head.transport as u32;
         match trace::current() {

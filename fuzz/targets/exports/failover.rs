@@ -2,7 +2,10 @@
 
 #![allow(unsafe_code)] // calls into C
 
-use std::{ffi::c_int, ptr};
+use std::{
+    ffi::{c_int, c_void},
+    ptr,
+};
 
 use ipc_capi::types::{FailoverConfig, FailureInfo};
 
@@ -15,8 +18,11 @@ unsafe extern "C" {
     fn ipc_configure_failover(service: u32, config: *mut FailoverConfig) -> c_int;
     fn ipc_detect_service_failure(service: u32, info: *mut FailureInfo) -> c_int;
     safe fn ipc_trigger_failover(failed: u32, backup: u32) -> c_int;
+    safe fn ipc_on_demoted(handler: Option<Demoted>, user_data: *mut c_void) -> c_int;
     safe fn ipc_wake_promptly() -> c_int;
 }
+
+type Demoted = extern "C" fn(u32, u64, *mut c_void);
 
 /// What an action needs.
 #[derive(Debug)]
@@ -44,6 +50,11 @@ pub(crate) fn act(choice: &Choice) {
         3 if what & 0x80 != 0 => {
             abi::documented("ipc_wake_promptly", ipc_wake_promptly(), &[ESYS]);
         }
+        _ if what & 4 != 0 => {
+            let handler = (what & 8 == 0).then_some(demoted as Demoted);
+            let number = ipc_on_demoted(handler, ptr::without_provenance_mut(5));
+            abi::documented("ipc_on_demoted", number, &[]);
+        }
         _ => {
             let number = ipc_trigger_failover(*id, *other);
             let known =
@@ -51,6 +62,11 @@ pub(crate) fn act(choice: &Choice) {
             abi::documented("ipc_trigger_failover", number, &known);
         }
     }
+}
+
+/// Runs for an instance that has let go of its name.
+extern "C" fn demoted(instance: u32, epoch: u64, user_data: *mut c_void) {
+    assert!(instance != 0 && epoch != 0 && user_data.addr() == 5);
 }
 
 fn configure(what: u8, [service, primary]: [u32; 2], bytes: &[u8]) {

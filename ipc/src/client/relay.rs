@@ -243,7 +243,7 @@ impl ClientState {
         if current.channel.check_life() == Fate::Open {
             return Some(current);
         }
-        let next = self.pick(&current).or_else(|| self.open_named(&current, until))?;
+        let next = self.find(&current, until)?;
         Some(self.adopt(&current, next))
     }
 
@@ -299,10 +299,15 @@ impl ClientState {
         link.channel.require(ahead.served_at).then_some(link)
     }
 
-    /// Asks the runtime who serves.
-    fn open_named(&self, current: &Link, until: u64) -> Option<Arc<Link>> {
-        let core = self.relay.core.upgrade()?;
+    /// One of those opened ahead, or else whoever serves by the runtime's word.
+    fn find(&self, current: &Link, until: u64) -> Option<Arc<Link>> {
         for _ in 0..ATTEMPTS {
+            // Meanwhile another channel may have been opened, one more death been seen, or the next
+            // have begun to serve. The runtime may be gone.
+            if let Some(link) = self.pick(current) {
+                return Some(link);
+            }
+            let core = self.relay.core.upgrade().filter(|core| !core.is_closed())?;
             match core.open_beside(self.dest, current) {
                 // It was passed over, and has yet to hear so.
                 Ok(link) if !self.may_serve(&link) => {

@@ -57,14 +57,22 @@ const STACK: usize = 64 * 1024;
 #[derive(Debug)]
 pub struct Closer {
     birth: Birth,
-    queue: Mutex<Queue>,
-    work: Condvar,
+    shop: Arc<Shop>,
     /// Given up to see what came where no other descriptor is to be had.
     spare: Mutex<Option<EventFd>>,
 }
 
+/// What the threads have of a closer: its queue, and no descriptor.
+#[derive(Debug, Default)]
+struct Shop {
+    queue: Mutex<Queue>,
+    work: Condvar,
+}
+
 #[derive(Debug, Default)]
 struct Queue {
+    /// Whether nothing more will come.
+    is_over: bool,
     waiting: VecDeque<Burden>,
     /// Bytes of the mappings among those, and of those that threads have taken.
     mapped: u64,
@@ -96,20 +104,19 @@ impl Closer {
     pub fn new() -> Result<Arc<Closer>, Errno> {
         Ok(Arc::new(Closer {
             birth: Birth::now(),
-            queue: Mutex::default(),
-            work: Condvar::new(),
+            shop: Arc::default(),
             spare: Mutex::new(Some(spare()?)),
         }))
     }
 
     /// Whether so much waits that a peer is cut for more of it.
     pub fn is_full(&self) -> bool {
-        self.queue().waiting.len() >= FULL
+        self.shop.queue().waiting.len() >= FULL
     }
 
     /// Whether so much waits that nobody new should be let in.
     pub fn is_crowded(&self) -> bool {
-        self.queue().waiting.len() >= CROWDED
+        self.shop.queue().waiting.len() >= CROWDED
     }
 
     fn take(self: &Arc<Self>, fd: OwnedFd) {
@@ -117,15 +124,15 @@ impl Closer {
             // A forked child has no such threads, and its parent has the descriptor, too.
             return drop(fd);
         }
-        let mut queue = self.queue();
+        let mut queue = self.shop.queue();
         queue.waiting.push_back(Burden::Descriptor(fd));
-        self.call(&mut queue);
+        self.shop.call(&mut queue);
     }
 
     /// Lets go of a mapping of so many bytes: at once where that takes no time, or where so much
     /// waits already, else by a thread. Not for a forked child, which has no such mapping.
     pub(crate) fn unmap(self: &Arc<Self>, mapping: impl Send + 'static, bytes: u64) {
-        let mut queue = self.queue();
+        let mut queue = self.shop.queue();
         if bytes <= QUICK || queue.mapped + bytes > MOST_MAPPED {
             // Not under the lock, for which others would wait.
             drop(queue);
@@ -133,9 +140,32 @@ impl Closer {
         }
         queue.mapped += bytes;
         queue.waiting.push_back(Burden::Mapping(Box::new(mapping), bytes));
-        self.call(&mut queue);
+        self.shop.call(&mut queue);
     }
 
+    /// Makes room for one descriptor while `act` runs, in a process that has no other left.
+    pub(super) fn with_room<R>(&self, act: impl FnOnce() -> R) -> R {
+        let mut kept = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        *kept = None;
+        let outcome = act();
+        // Fails where what came is kept; then there is room again when that is closed.
+        *kept = spare().ok();
+        outcome
+    }
+}
+
+impl Drop for Closer {
+    /// Lets threads without work go, which stay for more of it. What waits is closed first.
+    fn drop(&mut self) {
+        // A forked child has none, and may find the queue locked for ever.
+        if self.birth.is_here() {
+            self.shop.queue().is_over = true;
+            self.shop.work.notify_all();
+        }
+    }
+}
+
+impl Shop {
     /// There is work.
     fn call(self: &Arc<Self>, queue: &mut Queue) {
         if queue.idle > 0 {
@@ -151,11 +181,11 @@ impl Closer {
         if queue.waiting.is_empty() || queue.idle > 0 || queue.threads >= MOST_THREADS {
             return;
         }
-        let closer = Arc::clone(self);
+        let shop = Arc::clone(self);
         let started = thread::Builder::new()
             .name("ipc-closer".into())
             .stack_size(STACK)
-            .spawn(move || closer.run());
+            .spawn(move || shop.run());
         queue.threads += usize::from(started.is_ok());
     }
 
@@ -172,6 +202,10 @@ impl Closer {
                 queue.mapped -= mapped;
                 continue;
             }
+            if queue.is_over {
+                queue.threads -= 1;
+                return;
+            }
             queue.idle += 1;
             let waited = self.work.wait_timeout(queue, STAYS);
             let (woken, time) = waited.unwrap_or_else(PoisonError::into_inner);
@@ -186,16 +220,6 @@ impl Closer {
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Makes room for one descriptor while `act` runs, in a process that has no other left.
-    pub(super) fn with_room<R>(&self, act: impl FnOnce() -> R) -> R {
-        let mut kept = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        *kept = None;
-        let outcome = act();
-        // Fails where what came is kept; then there is room again when that is closed.
-        *kept = spare().ok();
-        outcome
     }
 }
 
@@ -311,6 +335,36 @@ impl Drop for PeerSocket {
             drop(fd);
         } else {
             self.closer.take(fd);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    #[test]
+    fn a_thread_that_stays_for_more_keeps_nothing_of_a_closer() {
+        let closer = Closer::new().expect("a descriptor");
+        closer.take(File::open("/dev/null").expect("it is there").into());
+        let shop = Arc::clone(&closer.shop);
+        let until = std::time::Instant::now() + Duration::from_mins(1);
+        while shop.queue().idle == 0 {
+            assert!(std::time::Instant::now() < until, "nobody has closed it");
+            thread::yield_now();
+        }
+        let closer = {
+            let weak = Arc::downgrade(&closer);
+            drop(closer);
+            weak
+        };
+        // With it goes the descriptor that it has to spare.
+        assert_eq!(closer.strong_count(), 0);
+        while shop.queue().threads > 0 {
+            assert!(std::time::Instant::now() < until, "it waits for ever");
+            thread::yield_now();
         }
     }
 }

@@ -13,19 +13,20 @@ pub(crate) fn next(
     group: &Group,
     served_at: u64,
     is_dead: impl Fn(ServiceId) -> bool,
-    open: impl Iterator<Item = (ServiceId, u32)> + Clone,
+    open: impl Iterator<Item = (ServiceId, u32)>,
 ) -> Option<usize> {
     let served_at = served_at.max(group.served_at);
     let epoch = |mark| rule::whole(mark, served_at);
+    // Each is looked at once: one that begins to serve meanwhile would be neither of the two.
+    let open: Vec<(ServiceId, u32)> = open.collect();
     let serves =
-        |(_, (_, mark)): &(usize, (ServiceId, u32))| *mark != 0 && !is_past(*mark, served_at);
-    let serving = open.clone().enumerate().filter(serves);
+        |(_, (_, mark)): &(usize, &(ServiceId, u32))| *mark != 0 && !is_past(*mark, served_at);
+    let serving = open.iter().enumerate().filter(serves);
     if let Some((index, _)) = serving.max_by_key(|(_, (_, mark))| epoch(*mark)) {
         return Some(index);
     }
     let heir = group.members.iter().find(|id| !is_dead(**id))?;
-    let mut open = open;
-    open.position(|(id, mark)| id == *heir && mark == 0)
+    open.iter().position(|(id, mark)| id == heir && *mark == 0)
 }
 
 /// Tells whether one that shows this mark serves at an epoch before that one.
@@ -93,6 +94,14 @@ mod tests {
         assert_eq!(next(&[(3, 0), (2, 0)], &[]), None);
         assert_eq!(next(&[], &[1]), None);
         assert_eq!(next(&[(1, 6), (2, 0)], &[]), None, "the first, before it hears so");
+    }
+
+    #[test]
+    fn one_that_begins_to_serve_while_it_is_looked_at_is_gone_to() {
+        let mark = std::cell::Cell::new(0);
+        let open = std::iter::once_with(|| (ServiceId::new(2), mark.replace(9)));
+        let is_dead = |id| id == ServiceId::new(1);
+        assert_eq!(next(&group(7, &[1, 2]), 7, is_dead, open), Some(0));
     }
 
     #[test]

@@ -75,28 +75,5 @@ mod tests {
             let epoch = near.wrapping_add_signed(off);
             prop_assert_eq!(whole(epoch as u32, near), epoch);
         }
-
-        /// Any number of standbys, each of which heard last of an order of its own, as the runtime
-        /// told them one after another: no two serve at one epoch, and who goes later along one
-        /// order does so at a later one.
-        #[test]
-        fn no_two_places_have_one_epoch(
-            orders in prop::collection::vec(2_u64..6, 1..8),
-            heard in prop::collection::vec((0_usize..8, 1_u64..6), 2..8),
-        ) {
-            let places = |members: &u64| members - 1;
-            let told = |which: usize| orders[..which].iter().map(places).sum::<u64>();
-            let mut taken = std::collections::HashMap::new();
-            for (which, rank) in heard {
-                let which = which % orders.len();
-                let rank = 1 + (rank - 1) % (orders[which] - 1);
-                let place = Place { epoch: told(which) + rank, limit: u64::MAX, seen: told(which) };
-                let before = vec![Evidence::Dead; rank as usize];
-                let epoch = promotes(&before, place).expect("all are dead");
-                let first = *taken.entry(epoch).or_insert((which, rank));
-                prop_assert_eq!(first, (which, rank));
-                prop_assert!(epoch > told(which) + rank - 1);
-            }
-        }
     }
 }

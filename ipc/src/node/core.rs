@@ -1,5 +1,7 @@
 //! What a node's handles and its warden share: the connection, and who is to hear what.
 
+mod telling;
+
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -213,12 +215,24 @@ impl Core {
         registered.iter().find(|it| it.current == instance).map(|it| it.name.clone())
     }
 
-    /// Ends the warden.
+    /// Ends the warden. Nobody hears the runtime from here on, so nobody waits for its answers.
     pub(super) fn close(&self) {
         self.bus.listener.end();
         self.closed.store(true, Ordering::SeqCst);
+        self.forget_waiters(|| NodeError::Closed);
         self.kick();
         self.alarm();
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    fn forget_waiters(&self, why: impl Fn() -> NodeError) {
+        let waiters: Vec<_> = lock(&self.waiting).drain().map(|(_, waiter)| waiter).collect();
+        for ticket in waiters.into_iter().filter_map(|waiter| waiter.ticket) {
+            ticket.settle(Err(why()));
+        }
     }
 
     /// Takes a fresh connection into use.
@@ -245,7 +259,7 @@ impl Core {
         if let Some(socket) = &*slot {
             return Ok(Arc::clone(socket));
         }
-        if self.closed.load(Ordering::SeqCst) {
+        if self.is_closed() {
             return Err(NodeError::Closed);
         }
         let told = Told { key: &self.key, encrypts: self.config.encrypt };
@@ -284,10 +298,7 @@ impl Core {
             *slot = None;
             self.hearing.listen(None);
         }
-        let waiters: Vec<_> = lock(&self.waiting).drain().map(|(_, waiter)| waiter).collect();
-        for ticket in waiters.into_iter().filter_map(|waiter| waiter.ticket) {
-            ticket.settle(Err(self.no_runtime()));
-        }
+        self.forget_waiters(|| self.no_runtime());
         // Whoever found out: the socket has left the warden's epoll instance, which would tell it.
         self.kick();
         // Who stands by has waited for the warden to hear the rest, of which there is none.
@@ -426,7 +437,13 @@ impl Core {
         let waiter =
             Waiter { ticket: Some(Arc::clone(&ticket)), registering: registering.cloned() };
         lock(&self.waiting).insert(sequence, waiter);
-        if let Err(error) = self.post(sequence, request, fds) {
+        // Either this is seen here, or who closes finds who waits.
+        let posted = if self.is_closed() {
+            Err(NodeError::Closed)
+        } else {
+            self.post(sequence, request, fds)
+        };
+        if let Err(error) = posted {
             lock(&self.waiting).remove(&sequence);
             return Err(error);
         }
@@ -556,38 +573,6 @@ impl Core {
             .collect();
         for instance in mine {
             let _ = self.unregister(hub, instance);
-        }
-    }
-
-    /// Tells the runtime that a channel is closed, without waiting: where there is no room in the
-    /// socket, the warden tells it later. A runtime that is gone has forgotten the channel.
-    pub(super) fn say_closed(&self, channel: u64) {
-        self.tell_later(Request::Closed { channel });
-    }
-
-    /// Tells the runtime something that it does not answer, likewise.
-    pub(super) fn tell_later(&self, farewell: Request) {
-        lock(&self.farewells).push(farewell);
-        self.tell_closed();
-    }
-
-    /// Tells the runtime something, if it is there and its socket has room.
-    pub(super) fn tell_now(&self, request: &Request) -> Result<(), NodeError> {
-        let socket = self.current().ok_or_else(|| self.no_runtime())?;
-        packet::send(socket.as_fd(), &encode_request(0, request), &[])
-            .map_err(NodeError::system("send to the runtime"))
-    }
-
-    /// Tells the runtime what was let go of, as far as its socket has room.
-    pub(super) fn tell_closed(&self) {
-        let mut closed = lock(&self.farewells);
-        let Some(socket) = self.current() else { return closed.clear() };
-        while let Some(request) = closed.last() {
-            let bytes = encode_request(0, request);
-            match packet::send(socket.as_fd(), &bytes, &[]) {
-                Err(Errno::EAGAIN) => return,
-                Ok(()) | Err(_) => drop(closed.pop()),
-            }
         }
     }
 }

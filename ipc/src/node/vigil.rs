@@ -169,7 +169,7 @@ fn watch(core: &Weak<Core>) {
     let _ = slice::wake_promptly();
     loop {
         let Some(node) = core.upgrade() else { return };
-        if node.closed.load(Ordering::SeqCst) {
+        if node.is_closed() {
             return;
         }
         let news = node.vigil.watch.load(Ordering::SeqCst);
@@ -189,7 +189,7 @@ fn watch(core: &Weak<Core>) {
 fn open(core: &Weak<Core>) {
     loop {
         let Some(node) = core.upgrade() else { return };
-        if node.closed.load(Ordering::SeqCst) {
+        if node.is_closed() {
             return;
         }
         let news = node.vigil.open.load(Ordering::SeqCst);

@@ -23,7 +23,6 @@ use crate::{
         regions::RegionReply,
     },
     error::NodeError,
-    sync::Ordering,
     trace,
 };
 
@@ -63,7 +62,7 @@ struct Warden<'a> {
 impl Warden<'_> {
     fn run(&mut self) {
         let mut events = [EpollEvent::empty(); 32];
-        while !self.core.closed.load(Ordering::SeqCst) {
+        while !self.core.is_closed() {
             let pauses = [self.plan(), self.core.end_mute()];
             let pause = pauses.into_iter().flatten().min();
             let timeout = pause.map_or(EpollTimeout::NONE, EpollTimeout::from);

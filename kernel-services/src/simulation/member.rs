@@ -365,8 +365,15 @@ impl Member {
             return;
         }
         work.outcome = Some(match record.kind {
-            Kind::Plain | Kind::Idempotent => {
-                record.effect(self.process, work.epoch, &work.message)
+            Kind::Plain => record.effect(self.process, work.epoch, &work.message),
+            Kind::Idempotent => {
+                let outcome = record.effect(self.process, work.epoch, &work.message);
+                if outcome == Outcome::Refused {
+                    // Another serves, whom its caller is about to ask. To refuse would be to say
+                    // that it was not done, and one before may have done it.
+                    return;
+                }
+                outcome
             }
             Kind::Gated => {
                 let dies = may_die && chance.one_in(24);

@@ -57,6 +57,13 @@ impl Scene {
         wait_until("deposits are made", || self.answered.load(Ordering::Relaxed) >= until);
     }
 
+    /// Hands the name over in order: who served stands by.
+    fn hand_over(&mut self) {
+        let name = self.node.discover("bank").expect("it is served");
+        self.node.trigger_failover(name, None).expect("it has a standby");
+        std::mem::swap(&mut self.first, &mut self.second);
+    }
+
     /// Who stands by is the first now; another joins.
     fn replace(&mut self) -> Actor {
         let next = std::mem::replace(&mut self.second, bank(&self.world));
@@ -152,5 +159,18 @@ fn every_deposit_is_made_once_though_banks_are_killed_at_any_time() {
         scene.flow();
         scene.replace().kill();
     }
+    assert_eq!(scene.settle(), 0, "nothing is unknown");
+}
+
+#[test]
+fn who_lets_go_in_order_closes_the_store_and_opens_it_when_it_serves_again() {
+    let mut scene = Scene::begin();
+    for _ in 0..3 {
+        scene.flow();
+        scene.hand_over();
+    }
+    // Who let go last is the next of this one.
+    scene.flow();
+    scene.replace().kill();
     assert_eq!(scene.settle(), 0, "nothing is unknown");
 }

@@ -1,13 +1,19 @@
 //! What a loop handles beside channels: subscriptions to events, which are looked at in memory
-//! while it is awake, and by the listener while it sleeps; and what threads wait for on its behalf.
+//! while it is awake, and by the listener while it sleeps; what threads wait for on its behalf; and
+//! what it is given to run.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Hub, InHandler, Led};
 use crate::{
+    error::CallError,
     server::incoming::Yield,
     sync::{AtomicBool, Ordering},
+    table::Callback,
 };
+
+/// Callbacks that wait for the loop where it is given no more to run.
+const MOST_DEFERRED: usize = 1 << 16;
 
 /// Something that a loop handles beside channels.
 pub(crate) trait Source: Send + Sync + std::fmt::Debug {
@@ -31,6 +37,15 @@ pub(super) struct Sources {
 }
 
 impl Hub {
+    /// Runs something as if it were the end of a call.
+    pub(crate) fn defer(&self, work: Callback) -> Result<(), CallError> {
+        if self.news().completions.len() >= MOST_DEFERRED {
+            return Err(CallError::Full);
+        }
+        self.complete(work, Ok(Vec::new()));
+        Ok(())
+    }
+
     pub(crate) fn add_source(&self, source: Arc<dyn Source>) {
         {
             let mut all = self.all_sources();
@@ -91,5 +106,32 @@ impl Hub {
         }
         let all = self.all_sources().clone();
         all.iter().all(|source| source.arm())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Spin, interrupt::Interrupter, sync::AtomicU32};
+
+    #[test]
+    fn what_a_loop_is_given_to_run_is_run_once_and_has_a_bound() {
+        let interrupter = Arc::new(Interrupter::new().expect("a word"));
+        let hub = Hub::new(Spin::Never, interrupter).expect("descriptors");
+        let runs = Arc::new(AtomicU32::new(0));
+        let work = || {
+            let runs = Arc::clone(&runs);
+            Box::new(move |_| {
+                runs.fetch_add(1, Ordering::Relaxed);
+            })
+        };
+        for _ in 0..MOST_DEFERRED {
+            hub.defer(work()).expect("there is room");
+        }
+        assert!(matches!(hub.defer(work()), Err(CallError::Full)));
+        let nobody = &mut |_: crate::Request<'_>| unreachable!("nobody sends");
+        let run = hub.serve(crate::clock::now_ns(), true, nobody).expect("nobody ends it");
+        assert_eq!((run, runs.load(Ordering::Relaxed) as usize), (MOST_DEFERRED, MOST_DEFERRED));
+        assert_eq!(hub.serve(crate::clock::now_ns(), true, nobody).expect("nobody ends it"), 0);
     }
 }

@@ -97,17 +97,46 @@ impl Suspects {
         self.open.get(&instance).is_some_and(|it| it.name.is_some())
     }
 
-    fn remember(&mut self, name: ServiceId, failure: Failure, process: (u32, u64)) {
-        self.failed.retain(|it| it.failure.instance != failure.instance);
-        if self.failed.len() >= MOST_FAILED {
-            self.failed.pop_front();
-        }
+    /// Remembers one more, and forgets another where there are too many: rather one of which
+    /// nobody waits to be told. Gives who waited to be told of what is forgotten, and what they
+    /// are to be told.
+    #[must_use]
+    fn remember(
+        &mut self,
+        name: ServiceId,
+        failure: Failure,
+        process: (u32, u64),
+    ) -> Vec<((Token, u32), Reply)> {
+        let older = self.failed.iter().position(|it| it.failure.instance == failure.instance);
+        let is_full = self.failed.len() >= MOST_FAILED;
+        let idle = || self.failed.iter().position(|it| it.asking.is_empty()).unwrap_or(0);
+        // Of the same instance this is later news. Of another there will be none.
+        let (place, reply) = match older {
+            Some(place) => (Some(place), Reply::Failure(failure)),
+            None => (is_full.then(idle), Reply::Refused(Status::FULL)),
+        };
+        let forgotten = place.and_then(|place| self.failed.remove(place));
         let (is_awaited, asking) = (false, Vec::new());
         self.failed.push_back(Failed { name, failure, process, is_awaited, asking });
+        let asking = forgotten.map(|it| it.asking).unwrap_or_default();
+        asking.into_iter().map(|asked| (asked, reply.clone())).collect()
     }
 }
 
 impl Broker {
+    /// Remembers that an instance has failed; see [`Suspects::remember`].
+    fn remember(
+        &mut self,
+        name: ServiceId,
+        failure: Failure,
+        process: (u32, u64),
+        turn: &mut Turn,
+    ) {
+        for (asked, reply) in self.groups.suspects.remember(name, failure, process) {
+            self.answer_hand(Some(asked), reply, turn);
+        }
+    }
+
     /// A caller hears nothing of an instance. It counts only if it has a channel there; and then
     /// for no more than that the runtime looks.
     pub(in crate::broker) fn suspect(
@@ -339,7 +368,7 @@ impl Broker {
             end: self.end_of(instance).filter(|_| kind == FailureKind::Crashed),
         };
         if let Some(name) = name.filter(|_| !is_well) {
-            self.groups.suspects.remember(name, failure, (0, 0));
+            self.remember(name, failure, (0, 0), turn);
         }
         for asked in suspect.asking {
             self.answer_hand(Some(asked), Reply::Failure(failure), turn);
@@ -409,7 +438,7 @@ impl Broker {
         let (detected_at_ns, last_seen_ns) = (now_ns, now_ns);
         let failure = Failure { kind, instance, epoch, detected_at_ns, last_seen_ns, end };
         let asking = suspects.open.remove(&instance).map(|it| it.asking).unwrap_or_default();
-        suspects.remember(name, failure, process);
+        self.remember(name, failure, process, turn);
         let is_awaited = peer.unit.is_some() && !has_ended;
         if !is_awaited || asking.is_empty() {
             for asked in asking {
@@ -442,7 +471,7 @@ impl Broker {
             last_seen_ns: now_ns,
             end: None,
         };
-        self.groups.suspects.remember(name, failure, process);
+        self.remember(name, failure, process, turn);
         if let Some(suspect) = self.groups.suspects.open.remove(&instance) {
             for asked in suspect.asking {
                 self.answer_hand(Some(asked), Reply::Failure(failure), turn);

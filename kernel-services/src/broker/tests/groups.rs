@@ -1,5 +1,9 @@
 //! Who serves a name, and what is believed of who says so.
 
+use std::collections::HashMap;
+
+use ipc::control::MOST_PLACES;
+
 use super::*;
 use crate::{
     epochs::{Epochs, Forgetful},
@@ -372,4 +376,153 @@ fn no_two_are_ever_told_of_one_epoch() {
         }
     }
     assert!(owned.len() > 4 * 64, "{}", owned.len());
+}
+
+/// What happens to a group, as chance has it.
+#[derive(Clone, Copy, Debug)]
+enum Chance {
+    Joins,
+    /// That member's connection is lost.
+    Goes(usize),
+    /// That member takes the name by itself, and all before it are found dead.
+    Promotes(usize),
+    Triggered(usize),
+    /// It says that it has let go.
+    LetsGo(usize),
+    TimePasses,
+}
+
+fn chance() -> impl Strategy<Value = Chance> {
+    prop_oneof![
+        4 => Just(Chance::Joins),
+        2 => (0_usize..20).prop_map(Chance::Goes),
+        3 => (1_usize..20).prop_map(Chance::Promotes),
+        2 => (1_usize..20).prop_map(Chance::Triggered),
+        2 => (0_usize..20).prop_map(Chance::LetsGo),
+        1 => Just(Chance::TimePasses),
+    ]
+}
+
+/// A group to which things happen, and whose each epoch is that was told.
+struct Owned {
+    broker: Broker,
+    last: Token,
+    now_ns: u64,
+    /// The members, by the order that was told last, and its first epoch.
+    members: Vec<ServiceId>,
+    epoch: u64,
+    tokens: HashMap<ServiceId, Token>,
+    owners: HashMap<u64, ServiceId>,
+}
+
+impl Owned {
+    /// Hears all that members are told: at which epochs they may serve.
+    fn hear(&mut self, effects: &[Effect]) {
+        for effect in effects {
+            let Effect::Send { sequence: 0, reply, .. } = effect else { continue };
+            match reply {
+                Reply::Promote { instance, epoch } => self.own(*epoch, *instance),
+                Reply::Group(group) => {
+                    (self.members, self.epoch) = (group.members.clone(), group.epoch);
+                    let standbys = group.members.iter().zip(group.epoch..).skip(1);
+                    for (instance, epoch) in standbys.take(MOST_PLACES) {
+                        assert!(epoch < group.limit && epoch > group.served_at, "{group:?}");
+                        self.own(epoch, *instance);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn own(&mut self, epoch: u64, instance: ServiceId) {
+        let owner = *self.owners.entry(epoch).or_insert(instance);
+        assert_eq!(owner, instance, "both have epoch {epoch}");
+    }
+
+    fn step(&mut self, event: Event) {
+        let effects = self.broker.step(event, self.now_ns);
+        self.hear(&effects);
+    }
+
+    fn say(&mut self, from: Token, request: Request) {
+        self.step(packet(from, 7, request, Carried::Nothing));
+    }
+
+    fn happens(&mut self, chance: Chance) {
+        let member = |which: usize| {
+            let instance = *self.members.get(which % self.members.len().max(1))?;
+            Some((instance, *self.tokens.get(&instance)?))
+        };
+        match chance {
+            Chance::Joins => {
+                self.last += 1;
+                let token = self.last;
+                node(&mut self.broker, token);
+                let effects = ask(&mut self.broker, token, fresh("echo"));
+                if let Some(Effect::Send { reply: Reply::Registered { instance, .. }, .. }) =
+                    effects.first()
+                {
+                    self.tokens.insert(*instance, token);
+                    // Who is alone is told of nobody.
+                    if self.members.is_empty() {
+                        self.members.push(*instance);
+                    }
+                }
+                self.hear(&effects);
+            }
+            Chance::Goes(which) => {
+                if let Some((_, token)) = member(which) {
+                    self.step(Event::Gone { token });
+                }
+            }
+            Chance::Promotes(which) => {
+                let which = which % self.members.len().max(1);
+                let Some((instance, token)) = member(which).filter(|_| which > 0) else { return };
+                let epoch = self.epoch + which as u64;
+                let before = self.members[..which].iter();
+                let dead = before.filter_map(|it| self.tokens.get(it)).copied();
+                let dead = dead.collect();
+                self.say(token, Request::Promoted { instance, epoch });
+                self.step(Event::Examined { instance, epoch, dead });
+            }
+            Chance::Triggered(which) => {
+                if let Some((backup, token)) = member(which) {
+                    let failed = self.members[0];
+                    self.say(token, Request::Trigger { failed, backup });
+                }
+            }
+            Chance::LetsGo(which) => {
+                if let Some((instance, token)) = member(which) {
+                    self.say(token, Request::Promoted { instance, epoch: 0 });
+                }
+            }
+            Chance::TimePasses => {
+                self.now_ns += SECOND;
+                self.step(Event::Tick);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Whatever an instance has heard, and however late it acts on that: nobody else serves at the
+    /// epochs at which it was told that it may.
+    #[test]
+    fn no_two_places_have_one_epoch(history in prop::collection::vec(chance(), 1..120)) {
+        let mut owned = Owned {
+            broker: broker(),
+            last: 0,
+            now_ns: 0,
+            members: Vec::new(),
+            epoch: 0,
+            tokens: HashMap::new(),
+            owners: HashMap::new(),
+        };
+        for chance in history {
+            owned.happens(chance);
+        }
+    }
 }

@@ -249,6 +249,54 @@ fn who_asks_is_told_what_is_the_matter() {
     );
 }
 
+#[test]
+fn who_asks_of_one_that_is_gone_is_told_however_many_go_after_it() {
+    let detect = |service| Request::Detect { service };
+    let (mut broker, [first, _], _) = called();
+    broker.step(Event::Gone { token: 1 }, MS);
+    let effects = ask(&mut broker, 3, detect(first));
+    // More come and go than are remembered.
+    for number in 0..300 {
+        let (instance, _) = register(&mut broker, 2, &format!("short-{number}"));
+        ask(&mut broker, 2, Request::Unregister { instance });
+    }
+    let effects = look(&mut broker, &effects, first, Sight::Dead, MS);
+    assert_eq!(failure(&effects, 3).kind, FailureKind::Crashed);
+}
+
+#[test]
+fn who_asks_of_one_that_is_forgotten_is_told_so_at_once() {
+    // As many as are remembered are gone, and somebody waits to be told of each.
+    const GONE: u64 = 256;
+    let mut broker = with_nodes(1..=GONE + 2);
+    let gone: Vec<_> =
+        (1..=GONE).map(|token| register(&mut broker, token, &format!("name-{token}")).0).collect();
+    for (token, instance) in (1..).zip(&gone) {
+        broker.step(Event::Gone { token }, MS);
+        let effects = ask(&mut broker, GONE + 1, Request::Detect { service: *instance });
+        assert!(matches!(effects[..], [Effect::LookInto { .. }]), "{effects:?}");
+    }
+    register(&mut broker, GONE + 2, "one-more");
+    let effects = broker.step(Event::Gone { token: GONE + 2 }, MS);
+    let told = refusal(GONE + 1, 7, Status::FULL);
+    assert_eq!(effects.iter().filter(|it| **it == told).count(), 1, "{effects:?}");
+    let again = ask(&mut broker, GONE + 1, Request::Detect { service: gone[0] });
+    assert_eq!(again, [refusal(GONE + 1, 7, Status::NOT_FOUND)]);
+}
+
+#[test]
+fn who_asks_of_one_that_comes_back_and_goes_again_is_told() {
+    let detect = |service| Request::Detect { service };
+    let (mut broker, [first, _], name) = called();
+    broker.step(Event::Gone { token: 1 }, MS);
+    assert!(!ask(&mut broker, 3, detect(first)).is_empty());
+    // It is remembered anew before the look is over.
+    let peer = broker.sessions[&2].peer.clone();
+    let mut turn = Turn { now_ns: 2 * MS, out: Vec::new() };
+    broker.note_gone(first, name, &peer, &mut turn);
+    assert_eq!(failure(&turn.out, 3).detected_at_ns, 2 * MS);
+}
+
 /// A name that a supervised process serves: that, when it started, and its instance.
 fn supervised() -> (Broker, (u32, u64), ServiceId) {
     let mut broker = with_nodes(1..=3);

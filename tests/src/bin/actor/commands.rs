@@ -101,6 +101,7 @@ impl Stage {
     ///   for room for ever
     /// - `long NAME SIZE TIMEOUT_MS`: a one-way message of that size
     /// - `start NAME COUNT TEXT`: sends requests; `collect` waits for all of them
+    /// - `requests NAME CALLER COUNT`: the same, each for an effect of its own of that caller
     /// - `pump NAME COUNT SIZE WINDOW`: calls, WINDOW of them outstanding
     /// - `crowd NAME COUNT`: so many more nodes of this process, each with a channel to NAME
     /// - `crowd-calls COUNT SIZE THREADS`: so many calls from each of them, by so many threads
@@ -183,6 +184,7 @@ impl Stage {
                 }
                 say("started");
             }
+            ("requests", [name, caller, count]) => self.request(name, caller, number(count)),
             ("collect", []) => self.collect(),
             ("pump", [name, count, size, window]) => {
                 pump(&self.client(name), number(count), number(size), number(window));
@@ -328,6 +330,16 @@ impl Stage {
             }
         }
         say(&format!("numbered {sent} {status}"));
+    }
+
+    fn request(&mut self, name: &str, caller: &str, count: usize) {
+        let client = self.client(name);
+        for number in 1..=count {
+            let mut text = format!("{caller} {number}").into_bytes();
+            text.resize([9, 60, 3000, 700][number % 4], b' ');
+            self.pending.push(client.start(&text, LONG).expect("sent"));
+        }
+        say("requested");
     }
 
     fn collect(&mut self) {

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use ipc::{CallError, Client, Node, Status};
+use ipc::{CallError, Client, Node, Pending, Status};
 use serde_json::json;
 use tests::{ledger::Account, pattern};
 
@@ -34,6 +34,8 @@ const COMPLAINTS: usize = 32;
 struct Pace {
     /// Between two calls, in µs; [`u64::MAX`] is rest.
     pause_us: AtomicU64,
+    /// So many calls are under way at once.
+    depth: AtomicU64,
     /// Who answers next is to be told of, whoever that is.
     anew: AtomicBool,
     calls: AtomicU64,
@@ -90,8 +92,8 @@ impl Shared {
 
 /// Calls everybody, until stdin ends:
 ///
-/// - `pace BOOK US`: from now on so long between two calls; `rest` for none. The last book is
-///   that of who never dies
+/// - `pace BOOK US DEPTH`: from now on so long between two rounds of so many calls at once. The
+///   last book is that of who never dies
 /// - `tally`: says what was counted so far
 /// - `settle`: ends all calls, takes the accounts to the ledger, and says so
 pub(crate) fn play(base: &Path, index: u32) -> Result<(), Trouble> {
@@ -117,11 +119,12 @@ pub(crate) fn play(base: &Path, index: u32) -> Result<(), Trouble> {
     threads.push(thread::spawn(move || call_steadily(&client, &of_thread)));
     part::say("ready");
     part::obey(|words| match words {
-        ["pace", book, pause] => {
+        ["pace", book, pause, depth] => {
             let pace = book.parse().ok().and_then(|book: usize| shared.paces.get(book));
             let pause = pause.parse().unwrap_or(u64::MAX);
             if let Some(pace) = pace {
                 pace.anew.store(true, Ordering::Relaxed);
+                pace.depth.store(depth.parse().unwrap_or(1), Ordering::Relaxed);
                 pace.pause_us.store(pause, Ordering::Relaxed);
             }
         }
@@ -169,7 +172,7 @@ impl Caller {
         let (mut calls, mut messages) = (Account::default(), Account::default());
         let is_store = GROUPS[self.book].kind == Kind::Store;
         while self.shared.pause(self.book) {
-            if is_store && calls.sent % ONE_WAY_EACH == 0 {
+            if is_store && messages.sent * ONE_WAY_EACH <= calls.sent {
                 self.send(&mut messages);
             }
             self.call(&mut calls);
@@ -182,16 +185,38 @@ impl Caller {
         &self.shared.paces[self.book]
     }
 
+    /// Makes as many calls at once as it is to.
     fn call(&mut self, account: &mut Account) {
-        account.sent += 1;
-        let number = account.sent;
-        let request = serve::request(self.number, number);
-        let mut answer = [0; ANSWER];
-        match self.client.call_into(&request, &mut answer, LONG) {
-            Ok(_) => {
+        let depth = self.pace().depth.load(Ordering::Relaxed);
+        if depth == 1 {
+            account.sent += 1;
+            let mut answer = [0; ANSWER];
+            let request = serve::request(self.number, account.sent);
+            let ended = self.client.call_into(&request, &mut answer, LONG);
+            return self.note(account, account.sent, ended.map(|length| &answer[..length]));
+        }
+        let first = account.sent + 1;
+        account.sent += depth;
+        let start = |number| self.client.start(&serve::request(self.number, number), LONG);
+        let begun: Vec<_> = (first..=account.sent).map(start).collect();
+        for (number, pending) in (first..).zip(begun) {
+            let ended = pending.and_then(Pending::wait);
+            self.note(account, number, ended);
+        }
+    }
+
+    /// Keeps account of how a call ended.
+    fn note(
+        &mut self,
+        account: &mut Account,
+        number: u64,
+        ended: Result<impl AsRef<[u8]>, CallError>,
+    ) {
+        match ended {
+            Ok(answer) => {
                 account.answered.insert(number);
                 self.pace().calls.fetch_add(1, Ordering::Relaxed);
-                self.check(&request, &answer);
+                self.check(&serve::request(self.number, number), answer.as_ref());
             }
             Err(error) => {
                 let name = GROUPS[self.book].name;
@@ -213,10 +238,11 @@ impl Caller {
         }
     }
 
-    fn check(&mut self, request: &[u8], answer: &[u8; ANSWER]) {
-        let (head, echoed) = answer.split_at(ANSWER - request.len());
-        if echoed != request {
+    fn check(&mut self, request: &[u8], answer: &[u8]) {
+        let (head, echoed) = answer.split_at(answer.len().saturating_sub(request.len()));
+        if echoed != request || answer.len() != ANSWER {
             self.pace().wrong.fetch_add(1, Ordering::Relaxed);
+            return;
         }
         let (pid, epoch) = head.split_at(4);
         let pid = pid.first_chunk().copied().map_or(0, u32::from_le_bytes);

@@ -19,6 +19,7 @@ use serde_json::json;
 
 use crate::{
     Arguments, Trouble,
+    aims::{Aims, Done},
     cast::{self, CALLERS, GROUPS, LONG},
     finale, now_ns,
     part::{self, Part},
@@ -29,6 +30,10 @@ use crate::{
 
 /// Between two calls of one thread under load, in µs.
 pub(crate) const PACE: u64 = 200;
+/// Calls of one thread that are under way at once, then. Else it is one, which is what is measured.
+const DEPTH: u64 = 16;
+/// Acts between two looks at how many effects there are.
+const LOOK: u64 = 8;
 
 /// One that serves, or stands by.
 #[derive(Debug)]
@@ -58,13 +63,17 @@ pub(crate) struct Stage {
     pub(crate) figures: Figures,
     /// How often each misfortune was brought about.
     pub(crate) counts: BTreeMap<&'static str, u64>,
+    /// Deaths of who served.
+    pub(crate) kills: u64,
     diary: File,
 }
 
 /// Runs it all. Returns whether nothing was found.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool, Trouble> {
     let seed = arguments.seed.unwrap_or_else(now_ns);
-    println!("soak: {:?}, seed {seed} (--seed {seed} draws the same again)", arguments.duration);
+    let &Arguments { duration, kills, messages, .. } = arguments;
+    let aims = Aims { duration, kills, messages };
+    println!("soak: {aims:?}, seed {seed} (--seed {seed} draws the same again)");
     let parent = arguments.evidence.clone().unwrap_or_else(std::env::temp_dir);
     fs::create_dir_all(&parent)?;
     // Whole, since services go to another directory.
@@ -72,7 +81,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool, Trouble> {
     let mut directory = tempfile::Builder::new().prefix("libipc-soak-").tempdir_in(parent)?;
     fs::write(directory.path().join("seed"), format!("{seed}\n"))?;
     let open = tests::proc::open_files(std::process::id());
-    let outcome = play(directory.path(), arguments.duration, seed, open);
+    let outcome = play(directory.path(), &aims, seed, open);
     // Supervised processes outlive a runtime that was killed.
     tests::ipcd::kill_recorded(&cast::runtime(directory.path()));
     let report = match outcome {
@@ -91,33 +100,42 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool, Trouble> {
     Ok(report.faults.is_empty())
 }
 
-fn play(
-    base: &Path,
-    duration: Duration,
-    seed: u64,
-    open: usize,
-) -> Result<report::Report, Trouble> {
+fn play(base: &Path, aims: &Aims, seed: u64, open: usize) -> Result<report::Report, Trouble> {
+    let duration = aims.duration;
     let every = (duration / 2000).clamp(Duration::from_millis(250), Duration::from_mins(1));
     let mut stage = Stage::set(base, every)?;
     let begun = Instant::now();
     let held = finale::baseline(&mut stage)?;
-    let mut plan = Plan::new(seed);
+    let mut plan = if aims.kills > 0 { Plan::deadly(seed) } else { Plan::new(seed) };
+    let (mut done, mut from) = (Done::default(), 0.0);
     let mut told = Instant::now();
     let between = (duration / 10).clamp(Duration::from_secs(10), Duration::from_mins(10));
-    while begun.elapsed() < duration {
+    for turn in 1_u64.. {
+        let progress = aims.progress(&done);
+        if progress >= 1.0 {
+            break;
+        }
         let (weather, act) = plan.next();
         // Their deaths come in the first third, so that what they hold can be judged after it.
-        let is_early = begun.elapsed() < duration / 3;
+        let is_early = progress < 1.0 / 3.0;
+        if is_early {
+            from = stage.sampler.begun.elapsed().as_secs_f64();
+        }
         stage.note(&format!("{weather:?}: {act:?}"));
         stage.change(weather)?;
         stage.perform(act, is_early).map_err(|error| format!("{weather:?}, {act:?}: {error}"))?;
         stage.check_all()?;
+        if turn.is_multiple_of(LOOK) {
+            done.messages = stage.notary.ask("count", "count")?.parse()?;
+        }
+        (done.time, done.kills) = (begun.elapsed(), stage.kills);
         if told.elapsed() > between {
             told = Instant::now();
-            println!("{:>6} s: {}", begun.elapsed().as_secs(), stage.figures.summary());
+            let Done { kills, messages, .. } = done;
+            let (seconds, summary) = (done.time.as_secs(), stage.figures.summary());
+            println!("{seconds:>6} s: {kills} deaths, {messages} effects; {summary}");
         }
     }
-    let from = duration.as_secs_f64() / 3.0;
     finale::end(stage, &held, seed, from, open)
 }
 
@@ -145,7 +163,9 @@ impl Stage {
         let mut groups: [Vec<Member>; GROUPS.len()] = Default::default();
         for (book, members) in groups.iter_mut().enumerate() {
             for _ in 0..GROUPS[book].members {
-                members.push(member(base, book, 1)?);
+                let mut member = member(base, book, 1)?;
+                member.part.hear("serving")?;
+                members.push(member);
             }
         }
         let steady = started("steady", &["steady"], "serving")?;
@@ -176,6 +196,7 @@ impl Stage {
             weather: None,
             figures: Figures::default(),
             counts: BTreeMap::new(),
+            kills: 0,
             diary,
         })
     }
@@ -202,6 +223,7 @@ impl Stage {
         self.publisher.signal(signal);
         self.producer.signal(signal);
         let pause = if is_loaded { PACE } else { u64::MAX };
+        self.weather = Some(weather);
         for book in 0..=GROUPS.len() {
             for caller in 0..CALLERS {
                 self.pace(caller, book, pause)?;
@@ -211,13 +233,13 @@ impl Stage {
             let hog = |_| Part::start(&self.base, "hog", &["hog"]);
             self.hogs = (0..4).map(hog).collect::<Result<_, _>>()?;
         }
-        self.weather = Some(weather);
         Ok(())
     }
 
     /// Has a caller call a group so often; [`u64::MAX`] for not at all.
     pub(crate) fn pace(&mut self, caller: usize, book: usize, us: u64) -> Result<(), Trouble> {
-        self.callers[caller].tell(&format!("pace {book} {us}"))
+        let depth = if self.weather == Some(Weather::Loaded) { DEPTH } else { 1 };
+        self.callers[caller].tell(&format!("pace {book} {us} {depth}"))
     }
 
     /// The members of a group as the runtime knows them, by rank. `None` while it is away.
@@ -231,7 +253,7 @@ impl Stage {
     /// Waits until a group's members are those that live, each watched by those behind it, and
     /// callers have opened their channels ahead. Gives the members' places, by rank.
     pub(crate) fn settled(&mut self, book: usize) -> Result<Vec<usize>, Trouble> {
-        let until = Instant::now() + LONG;
+        let begun = Instant::now();
         loop {
             let members = &self.groups[book];
             let entries = self.list(book).unwrap_or_default();
@@ -246,10 +268,11 @@ impl Stage {
             if is_whole && entries.iter().all(has_all) {
                 // What is opened is about to be watched.
                 thread::sleep(Duration::from_millis(20));
+                self.spent("until the group is whole", begun);
                 return Ok(places);
             }
             self.check_all()?;
-            if Instant::now() > until {
+            if begun.elapsed() > LONG {
                 let pids: Vec<u32> = self.groups[book].iter().map(|it| it.part.pid).collect();
                 let name = GROUPS[book].name;
                 return Err(format!("{name} {pids:?} does not settle: {entries:?}").into());
@@ -303,11 +326,15 @@ impl Stage {
         Ok(())
     }
 
-    /// Has another process join a group.
-    pub(crate) fn join(&mut self, book: usize, mib: usize) -> Result<(), Trouble> {
-        let member = member(&self.base, book, mib)?;
-        self.groups[book].push(member);
-        Ok(())
+    /// Starts another process that is to join a group; [`Part::hear`] says when it has.
+    pub(crate) fn newcomer(&self, book: usize, mib: usize) -> Result<Member, Trouble> {
+        member(&self.base, book, mib)
+    }
+
+    /// Notes for what time went by.
+    pub(crate) fn spent(&mut self, what: &'static str, begun: Instant) {
+        let weather = self.weather.unwrap_or(Weather::Loaded);
+        self.figures.spent(weather, what, begun.elapsed());
     }
 }
 
@@ -336,9 +363,7 @@ impl Drop for Runtime {
 
 fn member(base: &Path, book: usize, mib: usize) -> Result<Member, Trouble> {
     let role = ["serve", &book.to_string(), &mib.to_string()];
-    let mut part = Part::start(base, GROUPS[book].name, &role)?;
-    part.hear("serving")?;
-    Ok(Member { part, mib })
+    Ok(Member { part: Part::start(base, GROUPS[book].name, &role)?, mib })
 }
 
 /// A program that was built with this one.

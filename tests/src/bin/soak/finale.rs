@@ -87,6 +87,7 @@ pub(crate) fn end(
     }
     settle(&mut stage, &mut report)?;
     report.figures = std::mem::take(&mut stage.figures);
+    report.kills = stage.kills;
     report.counts = std::mem::take(&mut stage.counts);
     leave(stage, &mut report, from, open)?;
     Ok(report)

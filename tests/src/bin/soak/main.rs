@@ -1,7 +1,8 @@
 //! Everything under load, and whatever can befall it, for as long as one likes: `make soak`.
 //!
 //! ```text
-//! soak [--duration 10m] [--seed N] [--json FILE] [--evidence DIRECTORY]
+//! soak [--duration 10m] [--kills N] [--messages N] [--seed N] [--json FILE]
+//!      [--evidence DIRECTORY]
 //! ```
 //!
 //! Callers, services with standbys, events, a queue with a journal and a region work beside each
@@ -9,6 +10,7 @@
 //! and fall behind. A ledger apart from all of them holds what was done, and says what is wrong
 //! with it. What the processes hold is sampled all the time. `docs/soak.md` explains the report.
 
+mod aims;
 mod bus;
 mod call;
 mod cast;
@@ -37,9 +39,15 @@ type Trouble = Box<dyn Error>;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// How long: a number and s, m, h or d.
+    /// How long, at least: a number and s, m, h or d.
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = words::duration)]
     duration: Duration,
+    /// Goes on until so many of those who serve were killed, and kills more in quiet than else.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    kills: u64,
+    /// Goes on until the ledger has so many effects.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    messages: u64,
     /// Draws the same misfortunes again. By default another each time; it is printed.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,

@@ -24,6 +24,12 @@ use crate::{
 type Question = [u64; 6];
 type Answer = [u64; 2];
 
+/// Bytes of one question, and of one answer.
+const QUESTION: usize = 6 * 8;
+const ANSWER: usize = 2 * 8;
+/// Questions that are asked at once, at most: all fit into a socket.
+const BATCH: usize = 128;
+
 /// More ids of the queue's messages are not remembered, nor more of its faults.
 const KEPT: usize = 4096;
 
@@ -54,13 +60,15 @@ impl Notary {
 
     /// Writes an effect down.
     pub(crate) fn record(&self, book: usize, effect: Effect) -> Entry {
-        let Effect { writer, epoch, caller, number } = effect;
-        let question = [EFFECT, book as u64, u64::from(writer), epoch, u64::from(caller), number];
-        match self.ask(question) {
-            [0, _] => Entry::Recorded,
-            [1, _] => Entry::Repeated,
-            [_, epoch] => Entry::Stale(epoch),
-        }
+        entry(self.ask(question(book, effect)))
+    }
+
+    /// Writes effects down, one after another. Who dies meanwhile has written the first of them.
+    pub(crate) fn record_all(&self, effects: &[(usize, Effect)]) -> Vec<Entry> {
+        let questions: Vec<Question> =
+            effects.iter().map(|&(book, effect)| question(book, effect)).collect();
+        let batches = questions.chunks(BATCH);
+        batches.flat_map(|batch| self.ask_all(batch)).map(entry).collect()
     }
 
     /// Compares a caller's account with what was done.
@@ -95,16 +103,32 @@ impl Notary {
         self.ask([NEXT, 0, 0, 0, 0, 0])[0]
     }
 
-    /// Without the ledger nobody may do anything: whoever asks it ends with it.
     fn ask(&self, question: Question) -> Answer {
+        self.ask_all(&[question])[0]
+    }
+
+    /// Without the ledger nobody may do anything: whoever asks it ends with it.
+    fn ask_all(&self, questions: &[Question]) -> Vec<Answer> {
         let mut stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes = question.map(u64::to_le_bytes).concat();
-        let mut answer = [0; 16];
-        if stream.write_all(&bytes).and_then(|()| stream.read_exact(&mut answer)).is_err() {
+        let bytes = bytes(questions);
+        let mut answers = vec![0; questions.len() * ANSWER];
+        if stream.write_all(&bytes).and_then(|()| stream.read_exact(&mut answers)).is_err() {
             std::process::exit(3);
         }
-        let (first, second) = answer.split_at(8);
-        [first, second].map(number)
+        answers.chunks_exact(ANSWER).map(numbers).collect()
+    }
+}
+
+fn question(book: usize, effect: Effect) -> Question {
+    let Effect { writer, epoch, caller, number } = effect;
+    [EFFECT, book as u64, u64::from(writer), epoch, u64::from(caller), number]
+}
+
+fn entry(answer: Answer) -> Entry {
+    match answer {
+        [0, _] => Entry::Recorded,
+        [1, _] => Entry::Repeated,
+        [_, epoch] => Entry::Stale(epoch),
     }
 }
 
@@ -112,8 +136,14 @@ fn socket(base: &Path) -> std::path::PathBuf {
     base.join("ledger.sock")
 }
 
-fn number(bytes: &[u8]) -> u64 {
-    bytes.first_chunk().copied().map_or(0, u64::from_le_bytes)
+fn bytes<const N: usize>(all: &[[u64; N]]) -> Vec<u8> {
+    all.iter().flatten().copied().flat_map(u64::to_le_bytes).collect()
+}
+
+/// So many numbers, of as many times 8 bytes.
+fn numbers<const N: usize>(bytes: &[u8]) -> [u64; N] {
+    let (words, _) = bytes.as_chunks();
+    std::array::from_fn(|at| words.get(at).copied().map_or(0, u64::from_le_bytes))
 }
 
 /// What it knows.
@@ -219,6 +249,11 @@ impl Books {
         numbers.all(|number| all.insert(number));
     }
 
+    /// All effects, each counted once.
+    fn count(&self) -> u64 {
+        self.ledgers.iter().map(Ledger::effects).sum()
+    }
+
     fn report(&self) -> Value {
         let book = |ledger: &Ledger| {
             let faults: Vec<String> = ledger.faults().iter().map(ToString::to_string).collect();
@@ -230,7 +265,8 @@ impl Books {
     }
 }
 
-/// Is the ledger, until it is told to end: `report` has it tell what it found.
+/// Is the ledger, until it is told to end: `report` has it tell what it found, and `count` how
+/// many effects there are.
 pub(crate) fn play(base: &Path) -> Result<(), Trouble> {
     let listener = UnixListener::bind(socket(base))?;
     let books = Arc::new(Mutex::new(Books::new()));
@@ -242,24 +278,29 @@ pub(crate) fn play(base: &Path) -> Result<(), Trouble> {
         }
     });
     part::say("ready");
-    part::obey(|words| {
-        if words == ["report"] {
-            part::say(&format!("report {}", lock(&books).report()));
-        }
+    part::obey(|words| match words {
+        ["report"] => part::say(&format!("report {}", lock(&books).report())),
+        ["count"] => part::say(&format!("count {}", lock(&books).count())),
+        _ => {}
     });
     Ok(())
 }
 
-/// Hears one connection to its end. Who is killed in the middle of a question has asked nothing.
+/// Hears one connection to its end. Who is killed in the middle of a question has not asked it, but
+/// those before it.
 fn attend(mut stream: UnixStream, books: &Mutex<Books>) {
-    let mut bytes = [0; 48];
-    while stream.read_exact(&mut bytes).is_ok() {
-        let mut question = [0; 6];
-        for (word, chunk) in question.iter_mut().zip(bytes.chunks_exact(8)) {
-            *word = number(chunk);
-        }
-        let answer = lock(books).answer(question).map(u64::to_le_bytes).concat();
-        if stream.write_all(&answer).is_err() {
+    let (mut buffer, mut filled) = ([0; BATCH * QUESTION], 0);
+    while let Ok(more @ 1..) = stream.read(&mut buffer[filled..]) {
+        filled += more;
+        let whole = filled - filled % QUESTION;
+        let questions = buffer[..whole].chunks_exact(QUESTION).map(numbers);
+        let answers: Vec<Answer> = {
+            let mut books = lock(books);
+            questions.map(|question| books.answer(question)).collect()
+        };
+        buffer.copy_within(whole..filled, 0);
+        filled -= whole;
+        if stream.write_all(&bytes(&answers)).is_err() {
             return;
         }
     }
@@ -288,6 +329,27 @@ mod tests {
         mail.deliver(3, 14);
         mail.deliver(1, 11);
         assert_eq!(mail.faults.len(), 2, "{:?}", mail.faults);
+    }
+
+    #[test]
+    fn questions_are_answered_in_their_order_and_one_that_is_cut_short_is_none() {
+        let (ours, theirs) = UnixStream::pair().expect("two sockets");
+        let books = Arc::new(Mutex::new(Books::new()));
+        let known = Arc::clone(&books);
+        let attending = thread::spawn(move || attend(theirs, &known));
+        let effect = |number| (2, Effect { writer: 7, epoch: 1, caller: 5, number });
+        let notary = Notary(Mutex::new(ours));
+        let effects: Vec<_> = (1..=300).chain([300]).map(effect).collect();
+        let entries = notary.record_all(&effects);
+        assert_eq!(entries.len(), 301);
+        assert!(entries[..300].iter().all(|entry| *entry == Entry::Recorded));
+        assert_eq!(entries[300], Entry::Repeated);
+        let cut = bytes(&[301, 302, 303].map(|number| question(2, effect(number).1)));
+        let mut stream = notary.0.into_inner().expect("nobody panicked");
+        stream.write_all(&cut[..2 * QUESTION + 47]).expect("there is room");
+        drop(stream);
+        attending.join().expect("it ends");
+        assert_eq!(lock(&books).count(), 302);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What is said at the end: for people, and as JSON for programs.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -23,20 +23,21 @@ pub(crate) struct Scene {
 
 impl fmt::Display for Scene {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let weather = match self.weather {
-            Weather::Quiet => "quiet",
-            Weather::Loaded => "loaded",
-            Weather::Hogs => "4 hogs",
-        };
+        let weather = self.weather;
         let session = if self.sealed { "encrypted" } else { "plain" };
         let kind = if self.is_till { ", gate" } else { "" };
         write!(f, "{weather}: {}, {} MiB, {session}{kind}", self.how, self.mib)
     }
 }
 
-/// From each end to the first answer of the next one, in µs.
+/// What was measured.
 #[derive(Debug, Default)]
-pub(crate) struct Figures(BTreeMap<Scene, Vec<f64>>);
+pub(crate) struct Figures {
+    /// From each end to the first answer of the next one, in µs.
+    answers: BTreeMap<Scene, Vec<f64>>,
+    /// For what the time of ends went by, how often, and how long in all.
+    spent: BTreeMap<(Weather, &'static str), (u32, Duration)>,
+}
 
 /// Times of one kind: how many, and p50, p99 and max.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -61,21 +62,33 @@ impl Quantiles {
 
 impl Figures {
     pub(crate) fn add(&mut self, scene: Scene, us: Vec<f64>) {
-        self.0.entry(scene).or_default().extend(us);
+        self.answers.entry(scene).or_default().extend(us);
+    }
+
+    pub(crate) fn spent(&mut self, weather: Weather, what: &'static str, time: Duration) {
+        let (count, all) = self.spent.entry((weather, what)).or_default();
+        *count += 1;
+        *all += time;
+    }
+
+    /// For what, how often, and how many ms each.
+    fn times(&self) -> impl Iterator<Item = (String, u32, f64)> {
+        self.spent.iter().map(|((weather, what), (count, all))| {
+            (format!("{weather}: {what}"), *count, (*all / *count).as_secs_f64() * 1000.0)
+        })
     }
 
     /// So far, in a line.
     pub(crate) fn summary(&self) -> String {
         let quiet = |scene: &Scene| scene.weather == Weather::Quiet && scene.how == "kill -9";
         let us: Vec<f64> =
-            self.0.iter().filter(|it| quiet(it.0)).flat_map(|it| it.1).copied().collect();
-        let all: usize = self.0.values().map(Vec::len).sum();
+            self.answers.iter().filter(|it| quiet(it.0)).flat_map(|it| it.1).copied().collect();
         let Quantiles { count, p50, p99, max } = Quantiles::of(&us);
-        format!("{all} ends; {count} quiet kills: p50 {p50:.0}, p99 {p99:.0}, max {max:.0} us")
+        format!("{count} quiet kills: p50 {p50:.0}, p99 {p99:.0}, max {max:.0} us")
     }
 
     fn rows(&self) -> impl Iterator<Item = (String, Quantiles)> {
-        self.0.iter().map(|(scene, us)| (scene.to_string(), Quantiles::of(us)))
+        self.answers.iter().map(|(scene, us)| (scene.to_string(), Quantiles::of(us)))
     }
 }
 
@@ -99,6 +112,8 @@ pub(crate) struct Report {
     pub(crate) seconds: f64,
     pub(crate) figures: Figures,
     pub(crate) counts: BTreeMap<&'static str, u64>,
+    /// Deaths of who served.
+    pub(crate) kills: u64,
     /// What callers counted together.
     pub(crate) calls: BTreeMap<String, u64>,
     pub(crate) ledger: Value,
@@ -111,6 +126,12 @@ impl Report {
     /// One of a run that could not go on.
     pub(crate) fn of_trouble(seed: u64, trouble: String) -> Report {
         Report { seed, faults: vec![trouble], ..Report::default() }
+    }
+
+    /// All that the ledger has.
+    fn effects(&self) -> u64 {
+        let books = self.ledger["books"].as_array().into_iter().flatten();
+        books.filter_map(|book| book["effects"].as_u64()).sum()
     }
 
     /// Judges the samples of those that lived on, from so many seconds on.
@@ -166,7 +187,13 @@ impl Report {
                         "verdict": it.verdict.name() })
             })
             .collect();
+        let spent: Vec<Value> = self
+            .figures
+            .times()
+            .map(|(what, times, ms)| json!({ "what": what, "times": times, "mean_ms": ms }))
+            .collect();
         json!({ "seed": self.seed, "seconds": self.seconds, "misfortunes": self.counts,
+                "deaths": self.kills, "effects": self.effects(), "acts": spent,
                 "failover": times, "calls": self.calls, "ledger": self.ledger,
                 "listener": self.listener, "trends": trends, "faults": self.faults })
     }
@@ -178,6 +205,11 @@ impl fmt::Display for Report {
         for (what, count) in &self.counts {
             writeln!(f, "  {count:>8}  {what}")?;
         }
+        writeln!(f, "  {:>8}  deaths of who served", self.kills)?;
+        writeln!(f, "\nfor what the time of these went by, in ms each")?;
+        for (what, times, ms) in self.figures.times() {
+            writeln!(f, "  {what:<58}{times:>7}{ms:>9.1}")?;
+        }
         writeln!(f, "\nto the first answer of the next, as callers see it, in us")?;
         writeln!(f, "  {:<58}{:>7}{:>9}{:>9}{:>9}", "", "times", "p50", "p99", "max")?;
         for (scene, Quantiles { count, p50, p99, max }) in self.figures.rows() {
@@ -187,6 +219,7 @@ impl fmt::Display for Report {
         for (what, count) in &self.calls {
             writeln!(f, "  {count:>12}  {what}")?;
         }
+        writeln!(f, "  {:>12}  effects, each once", self.effects())?;
         let books = self.ledger["books"].as_array().into_iter().flatten().enumerate();
         for (book, it) in books.filter(|(_, it)| it["effects"] != 0) {
             let name = GROUPS[book % GROUPS.len()].name;

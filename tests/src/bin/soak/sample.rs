@@ -52,6 +52,8 @@ pub(crate) type Roster = Arc<Mutex<BTreeMap<String, u32>>>;
 #[derive(Debug)]
 pub(crate) struct Sampler {
     pub(crate) roster: Roster,
+    /// From when on the samples' seconds count.
+    pub(crate) begun: Instant,
     end: Sender<()>,
     thread: JoinHandle<Samples>,
 }
@@ -61,8 +63,8 @@ impl Sampler {
         let roster = Roster::default();
         let (end, told) = mpsc::channel();
         let (of_thread, directory) = (Arc::clone(&roster), cast::runtime(base));
+        let begun = Instant::now();
         let thread = std::thread::spawn(move || {
-            let begun = Instant::now();
             let mut samples = Samples::default();
             while told.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
                 let at = begun.elapsed().as_secs_f64();
@@ -80,7 +82,7 @@ impl Sampler {
             }
             samples
         });
-        Sampler { roster, end, thread }
+        Sampler { roster, begun, end, thread }
     }
 
     /// From now on this process goes by that name.

@@ -1,6 +1,6 @@
 //! Each misfortune, as it is brought about, and what callers see of it.
 
-use std::thread;
+use std::{thread, time::Instant};
 
 use nix::sys::signal::Signal;
 
@@ -137,7 +137,9 @@ impl Stage {
             End::WithRuntime => self.kill_ipcd()?,
             _ => {}
         }
+        let waiting = Instant::now();
         let us = self.answers(book, victims, begun)?;
+        self.spent("until all callers are answered again", waiting);
         self.tell(book, how.name(), self.groups[book][first].mib, us);
         if self.weather != Some(Weather::Loaded) {
             self.pace(0, book, u64::MAX)?;
@@ -146,28 +148,43 @@ impl Stage {
             self.groups[book][first].part.signal(Signal::SIGCONT);
             return Ok(());
         }
+        if !matches!(how, End::Stopped { .. }) {
+            self.kills += victims.len() as u64;
+        }
+        let joining = Instant::now();
         let (gone, left): (Vec<Member>, Vec<Member>) = std::mem::take(&mut self.groups[book])
             .into_iter()
             .partition(|member| victims.contains(&member.part.pid));
         self.groups[book] = left;
-        for member in gone {
+        for member in &gone {
             member.part.signal(Signal::SIGKILL);
+        }
+        // Those who join are on their way while the kernel tears the dead down. Only where they
+        // read what the one before has answered, by the runtime, that has to be there again.
+        let newcomers = |stage: &Stage| -> Result<Vec<Member>, Trouble> {
+            victims.iter().map(|_| stage.newcomer(book, mib)).collect()
+        };
+        let early = if how == End::WithRuntime { None } else { Some(newcomers(self)?) };
+        for member in gone {
             member.part.reap();
         }
         if how == End::Aborted {
             self.remove_cores()?;
         }
         if how == End::WithRuntime {
-            // Who joins next reads what the one before has answered, and must be able to find it.
             self.start_ipcd()?;
         }
-        for _ in 0..victims.len() {
-            self.join(book, mib)?;
+        let joined = early.map_or_else(|| newcomers(self), Ok)?;
+        for mut member in joined {
+            member.part.hear("serving")?;
+            self.groups[book].push(member);
         }
+        self.spent("until the next has joined", joining);
         Ok(())
     }
 
     fn tell(&mut self, book: usize, how: &'static str, mib: usize, us: Vec<f64>) {
+        self.note(&format!("{}, {mib} MiB: {how}: answered after {us:.0?} us", GROUPS[book].name));
         let weather = self.weather.unwrap_or(Weather::Loaded);
         let sealed = GROUPS[book].sealed;
         let is_till = GROUPS[book].kind == Kind::Till;
@@ -184,6 +201,7 @@ impl Stage {
 
     /// Waits until each caller of a group is answered by that member.
     fn attend(&mut self, book: usize, member: usize) -> Result<(), Trouble> {
+        let begun = Instant::now();
         let pid = self.groups[book][member].part.pid.to_string();
         let us = if self.weather == Some(Weather::Loaded) { PACE } else { 0 };
         for caller in 0..self.listening() {
@@ -195,6 +213,7 @@ impl Stage {
             };
             while !is_meant(&self.callers[caller].hear("answer")?) {}
         }
+        self.spent("until all callers call", begun);
         Ok(())
     }
 

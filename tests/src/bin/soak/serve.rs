@@ -1,10 +1,6 @@
 //! Who serves: each tells the ledger of an effect before it answers.
 
-use std::{
-    path::Path,
-    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
-    time::Duration,
-};
+use std::{path::Path, sync::OnceLock, time::Duration};
 
 use ipc::{
     CallError, Node, Region, RegionAccess, RegionOptions, RegionRef, Request, Retained, Server,
@@ -69,13 +65,13 @@ pub(crate) fn play(base: &Path, book: usize, mib: usize) -> Result<(), Trouble> 
     match group.kind {
         Kind::Store => {
             part::patiently(|| server.register(group.name, SERVICE_IDEMPOTENT))?;
-            let store = Store { book, notary, held: Mutex::default() };
-            run(&node, &server, move |request| store.handle(request))
+            let port = server.clone();
+            run(&node, move || Store { book, notary, held: Vec::new() }.serve(&port))
         }
         Kind::Till => {
             let till = Till::join(book, &node, group.name, notary)?;
             part::patiently(|| server.register(group.name, SERVICE_DEDUP))?;
-            run(&node, &server, move |request| till.handle(&request))
+            run(&node, move || server.run(|request| till.handle(&request)))
         }
     }
 }
@@ -83,11 +79,9 @@ pub(crate) fn play(base: &Path, book: usize, mib: usize) -> Result<(), Trouble> 
 /// Serves in a thread; this one hears what it is told.
 fn run(
     node: &Node,
-    server: &Server,
-    handler: impl Fn(Request<'_>) + Send + 'static,
+    serve: impl FnOnce() -> Result<(), CallError> + Send + 'static,
 ) -> Result<(), Trouble> {
-    let port = server.clone();
-    let serving = std::thread::spawn(move || port.run(handler));
+    let serving = std::thread::spawn(serve);
     part::say("serving");
     part::obey(|_| ());
     while !serving.is_finished() {
@@ -104,33 +98,44 @@ fn run(
 struct Store {
     book: usize,
     notary: Notary,
-    held: Mutex<Vec<Retained>>,
+    held: Vec<Retained>,
 }
 
 impl Store {
-    fn handle(&self, request: Request<'_>) {
-        let Some((caller, number)) = read(request.payload()) else {
-            let _ = request.reply_error(Status::INVALID);
-            return;
-        };
-        let epoch = request.epoch();
-        let effect = Effect { writer: std::process::id(), epoch, caller, number };
-        if request.is_one_way() {
-            self.notary.record(cast::one_way(self.book), effect);
-            return;
+    /// Takes what is there, tells the ledger of all of it, and only then answers.
+    fn serve(&mut self, server: &Server) -> Result<(), CallError> {
+        let mut taken = Vec::new();
+        loop {
+            server.poll(None, &mut |request| taken.push(request.retain()))?;
+            self.settle(&mut taken);
         }
-        match self.notary.record(self.book, effect) {
-            // A caller that is gone needs no answer.
-            Entry::Recorded | Entry::Repeated => {
-                let _ = request.reply(&answer(epoch, request.payload()));
-            }
-            // Somebody else serves, and its caller is about to be told so, and to ask that one.
-            Entry::Stale(_) => {
-                let mut held = lock(&self.held);
-                if held.len() == HELD {
-                    held.clear();
+    }
+
+    fn settle(&mut self, taken: &mut Vec<Retained>) {
+        let effect = |request: &Retained| {
+            let (caller, number) = read(request.payload())?;
+            let book = if request.is_one_way() { cast::one_way(self.book) } else { self.book };
+            let writer = std::process::id();
+            Some((book, Effect { writer, epoch: request.epoch(), caller, number }))
+        };
+        // Who says something else is answered NO_REPLY, which its caller counts as an error.
+        taken.retain(|request| effect(request).is_some());
+        let effects: Vec<(usize, Effect)> = taken.iter().filter_map(effect).collect();
+        let entries = self.notary.record_all(&effects);
+        for (request, entry) in taken.drain(..).zip(entries) {
+            match entry {
+                _ if request.is_one_way() => {}
+                // A caller that is gone needs no answer.
+                Entry::Recorded | Entry::Repeated => {
+                    let _ = request.reply(&answer(request.epoch(), request.payload()));
                 }
-                held.push(request.retain());
+                // Somebody else serves, and its caller is about to be told so, and to ask that one.
+                Entry::Stale(_) => {
+                    if self.held.len() == HELD {
+                        self.held.clear();
+                    }
+                    self.held.push(request);
+                }
             }
         }
     }
@@ -210,7 +215,7 @@ pub(crate) fn steady(base: &Path) -> Result<(), Trouble> {
             std::thread::sleep(Duration::from_millis(5));
         }
     });
-    run(&node, &server, move |request| {
+    let handler = move |request: Request<'_>| {
         let _ = if request.payload() == REGION {
             match region.pass_to(request.source(), RegionAccess::Read) {
                 Ok(passed) => request.reply(&passed.to_bytes()),
@@ -219,9 +224,6 @@ pub(crate) fn steady(base: &Path) -> Result<(), Trouble> {
         } else {
             request.reply(request.payload())
         };
-    })
-}
-
-fn lock<T>(held: &Mutex<T>) -> MutexGuard<'_, T> {
-    held.lock().unwrap_or_else(PoisonError::into_inner)
+    };
+    run(&node, move || server.run(handler))
 }

@@ -11,6 +11,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -42,16 +43,23 @@ fn main() {
     let config = Config { runtime_dir, spin: Spin::Never, ..Config::default() };
     let node = Node::connect(&config).expect("a node");
     let server = node.server().expect("a server");
+    let bank = Arc::new(Mutex::new(Bank { directory, store: None }));
+    let left = Arc::clone(&bank);
+    // Who serves next could not open it, for as long as this process lives.
+    assert!(server.on_demoted(move |_, _| lock(&left).store = None));
     server.register("bank", SERVICE_DEDUP).expect("registered");
     println!("serving");
-    let mut bank = Bank { directory, store: None };
-    server.run(|request| bank.handle(&request)).expect("it is never stopped");
+    server.run(|request| lock(&bank).handle(&request)).expect("it is never stopped");
+}
+
+fn lock(bank: &Mutex<Bank>) -> MutexGuard<'_, Bank> {
+    bank.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Bank {
     directory: PathBuf,
     /// Opened when this process is first asked, since it serves then, with the epoch in which it
-    /// does.
+    /// does; closed when the name goes to another.
     store: Option<(u64, Store)>,
 }
 
@@ -74,7 +82,7 @@ impl Bank {
         made.unwrap_or_else(|error| Err(error.status()))
     }
 
-    /// Waits for the death of the one before to be complete.
+    /// Waits for the death of the one before to be complete. One that lives has closed it.
     fn open(&mut self, epoch: u64) -> Result<&Store, StoreError> {
         if self.store.as_ref().is_none_or(|(of, _)| *of != epoch) {
             // Closed before it is opened again.
