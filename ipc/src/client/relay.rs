@@ -409,8 +409,8 @@ impl Client {
         }
     }
 
-    /// As [`call_into_vec`](Client::call_into_vec); a repeatable request goes to whoever serves next,
-    /// too, when it may have been carried out, whatever the service says of all its requests.
+    /// As [`call_into_vec`](Client::call_into_vec); a repeatable request goes to whoever serves
+    /// next, too, when it may have been carried out, whatever the service says of all of them.
     #[inline]
     pub(crate) fn call_repeatable(
         &self,

@@ -1,6 +1,6 @@
 //! Serves the service of `proto/probe.proto`: as "probe" by two threads, as "probe.tasks" in tasks,
-//! and as "probe.small" with a low limit on messages. A mortal one dies when it is asked to count by
-//! a certain name.
+//! and as "probe.small" with a low limit on messages. A mortal one dies when it is asked to
+//! count by a certain name.
 
 mod machine;
 
