@@ -7,7 +7,7 @@ use ipc::{
     NodeError, Region, RegionAccess, RegionError, RegionOptions, RegionRef, ServiceId, Spin,
     Status, bus::PublishOptions, control::regions::RegionEntry,
 };
-use tests::{Actor, LONG, World, wait_until};
+use tests::{Actor, LONG, World, proc, wait_until};
 
 const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
 const MIB: u64 = 1 << 20;
@@ -297,8 +297,15 @@ fn a_region_that_is_closed_ends_the_waits_of_all_though_clones_are_kept() {
     region.grant(node.id(), RegionAccess::Read).expect("granted");
     let mapped = node.map_region(region.id()).expect("granted");
     let wait = |region: &Region| {
+        let (tell, told) = std::sync::mpsc::channel();
         let waits = region.clone();
-        std::thread::spawn(move || waits.wait(0, None))
+        let waiter = std::thread::spawn(move || {
+            tell.send(nix::unistd::gettid().as_raw() as u32).expect("heard");
+            waits.wait(0, None)
+        });
+        let thread = told.recv().expect("told");
+        wait_until("it sleeps", || proc::is_asleep(std::process::id(), thread));
+        waiter
     };
     // Who has mapped it closes it for itself alone.
     let waiter = wait(&mapped);
