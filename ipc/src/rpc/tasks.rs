@@ -208,9 +208,9 @@ impl Source {
 /// Answers requests by the services that it knows, each in a task of its own.
 ///
 /// At most 4096 requests are under way at a time, with at most 64 MiB in their messages; of one
-/// caller, half as many ([`with_limits`](AsyncRouter::with_limits)). What comes beyond is not carried
-/// out: a call is answered with `FULL`, to be tried again, and a message that is sent one way is
-/// dropped. Both are counted ([`refused`](AsyncRouter::refused)).
+/// caller, half as many ([`with_limits`](AsyncRouter::with_limits)). What comes beyond is not
+/// carried out: a call is answered with `FULL`, to be tried again, and a message that is sent one
+/// way is dropped. Both are counted ([`refused`](AsyncRouter::refused)).
 pub struct AsyncRouter {
     services: Vec<Box<dyn AsyncDispatch>>,
     streams: Streams<Source>,
