@@ -279,6 +279,7 @@ fn both_ends_show_the_same_session_and_no_plain_channel_shows_one() {
     assert_eq!(session.pattern, ipc::session::Pattern::Xx);
     assert_eq!((session.rekeys, session.refused), (0, 0));
     assert_ne!(session.fingerprint, [0; 32]);
+    assert_ne!(session.handshake_us, 0, "who opens the channel waits for it");
     let [own] = <[_; 1]>::try_from(node.sessions()).expect("one channel");
     assert_eq!((own.peer_pid, own.session), (server.pid(), Some(session)));
     let (plain_node, plain) = world.client("open", Spin::Learned);
@@ -294,6 +295,7 @@ fn both_ends_show_the_same_session_and_no_plain_channel_shows_one() {
     });
     assert_eq!(theirs.len(), 1, "{theirs:?}");
     assert_eq!(theirs[0].fingerprint, session.fingerprint);
+    assert_eq!(theirs[0].handshake_us, 0);
     // Another channel is another session.
     let (_other, second) = world.client("sealed", Spin::Learned);
     assert_ne!(second.session().expect("encrypted").fingerprint, session.fingerprint);
