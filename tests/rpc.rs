@@ -1,7 +1,7 @@
 //! Typed calls between processes: what is promised of `ipc::rpc` and of the code that `ipc-build`
 //! makes, by threads and in tasks, each way.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use ipc::{
     Client, Node, Request, Retry, Spin, Status,
@@ -9,8 +9,8 @@ use ipc::{
     civil::{Failure as _, RetryConfig},
     control::SERVICE_IDEMPOTENT,
     rpc::{
-        Dispatch, Fault, MessageBus, Method, MethodCollision, Router, RpcError, RpcOptions, Trace,
-        prost, wire,
+        AsyncDispatch, AsyncRouter, Context, Dispatch, Fault, MessageBus, Method, MethodCollision,
+        Router, RpcError, RpcOptions, Serving, Trace, prost, serve_unary, wire,
     },
 };
 use tests::{
@@ -21,7 +21,10 @@ use tests::{
     },
     wait_until,
 };
-use tokio::runtime::{Builder, Runtime};
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::Semaphore,
+};
 
 const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
 const PROBER: &str = env!("CARGO_BIN_EXE_prober");
@@ -464,4 +467,55 @@ fn an_answer_over_the_services_limit_is_a_fault_and_streams_keep_below_it() {
     let range = Range { from: u64::MAX - 10_000, to: u64::MAX, failure: None };
     let items = small.numbers(&range, LONG).expect("begun");
     assert_eq!(items.flatten().count(), 10_000);
+}
+
+/// A service whose tasks wait until they are let go.
+struct Slow(Arc<Semaphore>);
+
+impl AsyncDispatch for Slow {
+    fn methods(&self) -> &'static [Method] {
+        &[probe_methods::ECHO]
+    }
+
+    fn dispatch(&self, _: u32, _: Context, body: &[u8]) -> Option<Serving> {
+        let gate = Arc::clone(&self.0);
+        Some(serve_unary(body, |item: Item| async move {
+            let _passed = gate.acquire().await;
+            Ok(item)
+        }))
+    }
+}
+
+#[test]
+fn a_router_of_slow_tasks_keeps_no_more_than_its_limits() {
+    const SENT: u64 = 1000;
+    let scene = Scene::new();
+    let gate = Arc::new(Semaphore::new(0));
+    let router = AsyncRouter::new().with(Slow(Arc::clone(&gate))).expect("alone");
+    let router = Arc::new(router.with_limits(20, 1 << 20));
+    let server = scene.world.node(Spin::Never).server().expect("a server");
+    server.register("slow", router.flags()).expect("registered");
+    let serving = Arc::clone(&router);
+    scene
+        .runtime
+        .spawn(async move { ipc::tokio::serve(&server, |request| serving.handle(request)).await });
+    // One caller floods it, and has its half.
+    let flood = scene.raw("slow");
+    let [a, b, c, d] = probe_methods::ECHO.id.to_le_bytes();
+    for _ in 0..SENT {
+        flood.send(&[a, b, c, d, 1, 0, 0, 0], LONG).expect("taken in time");
+    }
+    wait_until("what is too much is refused", || router.refused() == SENT - 10);
+    let call = |client: Client| {
+        ProbeClient::new(client).echo(&Item::default(), LONG).map(drop).map_err(|it| it.status())
+    };
+    assert_eq!(call(scene.raw("slow")), Err(Status::FULL));
+    // Another caller has room still, and all have once the tasks are done.
+    let other = scene.world.node(Spin::Never);
+    let waits = client(&other, "slow");
+    let waiter = std::thread::spawn(move || call(waits));
+    assert_eq!(router.refused(), SENT - 9);
+    gate.add_permits(1);
+    assert_eq!(waiter.join().expect("no panic"), Ok(()));
+    wait_until("there is room again", || call(scene.raw("slow")).is_ok());
 }
