@@ -8,8 +8,8 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
 
-all=(fmt clippy build tests soak failpoints features loom simulation flips header c-test examples
-    fuzz doc)
+all=(fmt clippy build tests soak failpoints features loom simulation header c-test examples fuzz
+    doc)
 
 target=$(cargo metadata --format-version 1 --no-deps |
     sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
