@@ -41,13 +41,22 @@ struct Scene {
     world: World,
 }
 
+fn prober(world: &World, arguments: &[&str]) -> Actor {
+    let mut prober = world.other(PROBER, arguments);
+    for service in SERVICES.into_iter().chain(["probe.small"]) {
+        prober.hear(&format!("serving {service}"));
+    }
+    prober
+}
+
 impl Scene {
     fn new() -> Scene {
+        Scene::of(&[])
+    }
+
+    fn of(arguments: &[&str]) -> Scene {
         let world = World::new(ACTOR);
-        let mut prober = world.other(PROBER, &[]);
-        for service in SERVICES.into_iter().chain(["probe.small"]) {
-            prober.hear(&format!("serving {service}"));
-        }
+        let prober = prober(&world, arguments);
         let node = world.node(Spin::Learned);
         let server = node.server().expect("a loop");
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
@@ -378,6 +387,42 @@ fn only_what_may_be_repeated_is_repeated() {
             assert_eq!(count("count", LONG.into()), Ok(3));
             assert_eq!(count("count", RpcOptions::from(LONG).key([1; 16])), Ok(3));
             assert_eq!(count("count_safely", LONG.into()), Ok(3));
+        }
+    }
+}
+
+/// Has who serves die of a call, with another behind it, and says what the caller hears.
+fn outcome_of_a_death(service: &str, kind: &str, method: &str) -> Result<u32, Status> {
+    let scene = Scene::of(&["mortal"]);
+    let _next = prober(&scene.world, &[]);
+    let failures = Failures { name: "last words".to_owned(), times: 0 };
+    let (threads, tasks) = scene.callers(service);
+    wait_until("the caller has a channel to the next, and that one to the first", || {
+        let entries = scene.node.list().expect("a list");
+        let members = entries.iter().filter(|it| it.name == service);
+        let channels = [1, 2].map(|rank| (rank, members.clone().find(|it| it.rank + 1 == rank)));
+        channels.into_iter().all(|(rank, it)| it.is_some_and(|it| it.channels >= 3 - rank))
+    });
+    let outcome = match (kind, method) {
+        ("threads", "count") => threads.count(&failures, LONG),
+        ("threads", _) => threads.count_safely(&failures, LONG),
+        (_, "count") => scene.runtime.block_on(tasks.count(&failures, LONG)),
+        (_, _) => scene.runtime.block_on(tasks.count_safely(&failures, LONG)),
+    };
+    outcome.map(|counted| counted.count).map_err(|error| error.status())
+}
+
+#[test]
+fn a_method_that_may_be_repeated_goes_on_to_the_next_whatever_the_others_of_the_service_are() {
+    for service in SERVICES {
+        for kind in ["threads", "tasks"] {
+            assert_eq!(
+                outcome_of_a_death(service, kind, "count_safely"),
+                Ok(1),
+                "{service} {kind}"
+            );
+            let unsafely = outcome_of_a_death(service, kind, "count");
+            assert_eq!(unsafely, Err(Status::MAYBE), "{service} {kind}");
         }
     }
 }

@@ -59,7 +59,7 @@ impl CallOptions {
     /// # fn of(request: &impl Deadline) -> Result<(), ipc::CallError> {
     /// let clock = ManualClock::new();
     /// let options = CallOptions::within_by(request, &clock)?;
-    /// clock.advance(Duration::from_secs(3600));
+    /// clock.advance(Duration::from_hours(1));
     /// // Nothing is left by now of any shorter time.
     /// let late = CallOptions::within_by(request, &clock);
     /// # let _ = (options, late);

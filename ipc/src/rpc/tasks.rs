@@ -27,8 +27,8 @@ use super::{
     wire::{AnswerHead, CLOSE, NEXT, RequestHead, stream_id},
 };
 use crate::{
-    Client, Request, Retained, Server, ServiceId,
-    civil::{RetryConfig, retry_async},
+    CallOptions, Client, Request, Retained, Server, ServiceId,
+    civil::{Idempotency, RetryConfig, retry_async},
     error::CallError,
 };
 
@@ -432,6 +432,29 @@ impl AsyncCaller {
         Ok(AsyncItems { caller: self.clone(), batch, options, until, kind: PhantomData })
     }
 
+    /// Goes on to whoever serves next when it may have been carried out, and may be repeated.
+    async fn exchange_once(
+        &self,
+        method: Method,
+        sent: &[u8],
+        options: CallOptions,
+    ) -> Result<Vec<u8>, CallError> {
+        let begun = Instant::now();
+        let mut left = options.timeout;
+        loop {
+            let options = CallOptions { timeout: left, ..options };
+            let outcome = crate::tokio::call(&self.server, &self.client, sent, options).await;
+            left = options.timeout.map(|timeout| timeout.saturating_sub(begun.elapsed()));
+            let goes_on = matches!(outcome, Err(CallError::PeerDied { taken: true }))
+                && method.idempotency == Idempotency::Idempotent
+                && self.client.is_relayed()
+                && left != Some(Duration::ZERO);
+            if !goes_on {
+                return outcome;
+            }
+        }
+    }
+
     async fn exchange(
         &self,
         method: Method,
@@ -439,7 +462,7 @@ impl AsyncCaller {
         options: RpcOptions,
     ) -> Result<Vec<u8>, RpcError> {
         let Some(config) = &self.retry else {
-            return Ok(crate::tokio::call(&self.server, &self.client, sent, options.call).await?);
+            return Ok(self.exchange_once(method, sent, options.call).await?);
         };
         let budget = options.call.timeout.map_or(config.budget, |all| all.min(config.budget));
         let config = RetryConfig { budget, ..*config };
