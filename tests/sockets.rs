@@ -325,7 +325,10 @@ fn an_acceptor_without_descriptors_rests_until_there_are_some() {
         let set = Command::new("prlimit").args(["--pid", &pid, files]).status();
         assert!(set.expect("util-linux is there").success());
     };
-    let acceptor = proc::thread_named(server.pid(), "ipc-relay").expect("it listens");
+    let named = || proc::thread_named(server.pid(), "ipc-relay");
+    // A thread names itself when it begins.
+    wait_until("the acceptor runs", || named().is_some());
+    let acceptor = named().expect("it runs");
     let sleeps = || proc::sleeps(server.pid())[&acceptor];
     limit("--nofile=3:");
     let early = dial(&path(&world));

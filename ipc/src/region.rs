@@ -494,9 +494,9 @@ impl Region {
 impl Region {
     /// Closes it for all its clones: their waits end with [`RegionError::Closed`], and whatever is
     /// begun with them fails so. Others are told at once, of one of this process's own, that
-    /// nothing will be published any more. Its memory stays mapped, and counts, until the last clone is
-    /// dropped. What was published before is seen by who learns of the end. Closing again does
-    /// nothing, and nor does it in a forked child.
+    /// nothing will be published any more. Its memory stays mapped, and counts, until the last
+    /// clone is dropped. What was published before is seen by who learns of the end. Closing again
+    /// does nothing, and nor does it in a forked child.
     ///
     /// ```no_run
     /// # fn of(node: &ipc::Node) -> Result<(), ipc::RegionError> {
