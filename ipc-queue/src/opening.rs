@@ -120,14 +120,18 @@ fn open_memory(
     kept: Kept,
     remarks: &mut Vec<String>,
 ) -> Recovered {
-    let mut segments = Segments::new();
+    let (mut segments, mut unreadable) = (Segments::new(), Vec::new());
     for (number, fd) in &kept {
         match memory::read(fd) {
             Ok(found) => drop(segments.insert(*number, found)),
-            Err(error) => remarks.push(format!("{name}: segment {number}: {error}")),
+            Err(error) => {
+                remarks.push(format!("{name}: segment {number}: {error}"));
+                unreadable.push(*number);
+            }
         }
     }
-    let (machine, log) = recover(name, declared, &segments, false, remarks);
+    let (machine, ledger) = recover(name, declared, &segments, &unreadable, remarks);
+    let log = Log::new(ledger, declared.segment_bytes, false);
     let memory = MemoryLog::new(log, keeper.clone(), &prefix(name), kept);
     Recovered { name: name.to_owned(), declared, machine, memory: Some(memory) }
 }
@@ -142,28 +146,34 @@ fn open_journal(
     fs::create_dir_all(&config.directory).map_err(failed)?;
     let directory = config.directory.join(name);
     let (lock, found) = files::open(&directory).map_err(failed)?;
-    let found = found.into_iter().map(|it| (it.header.number, (it.header, it.bytes)));
-    let segments: Segments = found.collect();
-    let (machine, log) = recover(name, declared, &segments, true, remarks);
+    remarks.extend(found.remarks.into_iter().map(|it| format!("{name}: {it}")));
+    let segments = found.segments.into_iter().map(|it| (it.header.number, (it.header, it.bytes)));
+    let segments: Segments = segments.collect();
+    let (machine, ledger) = recover(name, declared, &segments, &found.unreadable, remarks);
+    let log = Log::new(ledger, declared.segment_bytes, true);
     let log = FileLog::new(log, &directory, lock);
     Ok((Recovered { name: name.to_owned(), declared, machine, memory: None }, log))
 }
 
-/// Makes a queue, and its log, of what its segments say.
+/// Makes a queue, and its log's ledger, of what its segments say.
 fn recover(
     name: &str,
     declared: Declared,
     segments: &Segments,
-    may_tear: bool,
+    unreadable: &[u64],
     remarks: &mut Vec<String>,
-) -> (Machine, Log) {
+) -> (Machine, Ledger) {
     let mut ledger = Ledger::new(declared.limits.producers);
     let mut records: Vec<Record> = Vec::new();
+    let mut obscure_ids = 0;
     for (number, (header, bytes)) in segments {
         let scan = scan(bytes, *header);
+        // A later segment begins with the id that is next.
+        obscure_ids = scan.obscure_ids();
         if scan.damaged > 0 {
             remarks.push(format!(
-                "{name}: {} bytes of segment {number} are damaged: what stood there is lost",
+                "{name}: {} bytes of segment {number} are damaged: what stood there, and nowhere \
+                 else, is lost",
                 scan.damaged
             ));
         }
@@ -177,6 +187,10 @@ fn recover(
         scan.records.iter().for_each(|record| ledger.note(record, *number));
         records.extend(scan.records);
     }
-    let machine = Machine::recover(declared.limits, &records, now());
-    (machine, Log::new(ledger, declared.segment_bytes, may_tear))
+    ledger.skip_ids(obscure_ids);
+    let now = now();
+    unreadable.iter().for_each(|number| ledger.pass_over(*number, now));
+    let mut machine = Machine::recover(declared.limits, &records, now);
+    machine.give_no_id_below(ledger.next_id());
+    (machine, ledger)
 }

@@ -59,6 +59,11 @@ impl Machine {
         }
         machine
     }
+
+    /// Other messages had the ids below, as far as anybody can tell.
+    pub fn give_no_id_below(&mut self, id: u64) {
+        self.next_id = self.next_id.max(id);
+    }
 }
 
 /// Notes what happened to a message; gives who has it now.
