@@ -100,6 +100,36 @@ fn messages_go_through_and_are_gone_when_acknowledged() {
 }
 
 #[test]
+fn who_reads_messages_cannot_send_in_the_name_of_who_sent_them() {
+    each(|_, ipcd, node| {
+        let victim = QueueProducer::open(node, "load").expect("it is declared");
+        let consumer = QueueConsumer::open(node, "load").expect("it is declared");
+        victim.send(b"one", &options()).expect("stored");
+        let it = consumer.receive(Some(LONG)).expect("asked").expect("one");
+        // All that a consumer learns of who sent it, and what an operator sees.
+        let attack = |next| {
+            let attacker = QueueProducer::resume(node, SERVICE, "load", it.producer(), next);
+            attacker.expect("a producer").send(b"in its name", &options()).expect("stored")
+        };
+        attack(2);
+        assert_ne!(victim.send(b"two", &options()).expect("stored").id, 0, "taken for sent before");
+        consumer.ack(&it).expect("ours");
+        assert_eq!(text(&consumer).as_deref(), Some("in its name"));
+        assert_eq!(text(&consumer).as_deref(), Some("two"));
+        // And it is the same producer after a restart of the queues.
+        let again = QueueProducer::resume(node, SERVICE, "load", victim.id(), 2);
+        let again = again.expect("the same");
+        let pid = ipcd.pid_of("queue");
+        signal(pid, Signal::SIGKILL);
+        ipcd.wait_replaced("queue", pid);
+        assert_eq!(again.send(b"two", &options()).expect("known").id, 0);
+        victim.send(b"three", &options()).expect("stored");
+        let it = consumer.receive(Some(LONG)).expect("asked").expect("three");
+        assert_eq!((it.payload(), it.sequence()), (&b"three"[..], 3));
+    });
+}
+
+#[test]
 fn what_a_dead_consumer_had_is_given_to_the_next_at_once() {
     // The lease is ten minutes: no test waits for that.
     each(|post, _, node| {

@@ -19,6 +19,7 @@ mod ring;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use crate::{
+    identity::Secret,
     machine::{Now, Trouble},
     record::{FIRST, Place, Record, Stored, encode},
     scan::{HEADER, Header},
@@ -47,6 +48,8 @@ pub struct Ledger {
     live_bytes: u64,
     /// No segment gets this number, or a lower one.
     taken: u64,
+    /// Of the queue, once it has one.
+    secret: Option<Secret>,
 }
 
 impl Ledger {
@@ -59,6 +62,7 @@ impl Ledger {
             live: BTreeMap::new(),
             live_bytes: 0,
             taken: 0,
+            secret: None,
         }
     }
 
@@ -76,6 +80,17 @@ impl Ledger {
     /// Notes that so many more ids may have been given: in the last segment, which is damaged.
     pub fn skip_ids(&mut self, ids: u64) {
         self.next_id = self.next_id.saturating_add(ids);
+    }
+
+    /// Gives the queue's secret; draws it where no segment has one.
+    ///
+    /// # Errors
+    /// When the system has no random bytes.
+    pub fn secret(&mut self) -> Result<Secret, getrandom::Error> {
+        match self.secret {
+            Some(secret) => Ok(secret),
+            None => Ok(*self.secret.insert(Secret::draw()?)),
+        }
     }
 
     /// Gives the id that the next message has.
@@ -105,6 +120,7 @@ impl Ledger {
             }
             Record::Moved(stored) => self.settle_in(stored, record.bytes() as u64, segment),
             Record::Gone { ids } => ids.iter().for_each(|id| self.move_out(*id)),
+            Record::Secret(secret) => self.secret = Some(*secret),
             Record::Taken { .. }
             | Record::Back { .. }
             | Record::Dead { .. }
@@ -129,8 +145,12 @@ impl Ledger {
         }
     }
 
-    fn checkpoint(&self) -> Record {
-        Record::Checkpoint { next_id: self.next_id, windows: self.windows.all() }
+    /// What each segment begins with.
+    fn beginning(&self) -> Vec<Record> {
+        let windows = self.windows.all();
+        let mut beginning = vec![Record::Checkpoint { next_id: self.next_id, windows }];
+        beginning.extend(self.secret.map(Record::Secret));
+        beginning
     }
 }
 
@@ -212,14 +232,17 @@ impl Log {
 
     /// Designs the next segment, with room for that record.
     pub fn design(&self, first: &Record, salt: u64) -> Blueprint {
-        let checkpoint = self.ledger.checkpoint();
-        let needed = 2 * (HEADER + checkpoint.bytes()) + first.bytes();
+        let beginning = self.ledger.beginning();
+        let beginning_bytes: usize = beginning.iter().map(Record::bytes).sum();
+        let needed = 2 * (HEADER + beginning_bytes) + first.bytes();
         let bytes = self.segment_bytes.max((needed as u64 + RESERVE).next_multiple_of(4096));
         let header = Header { number: self.next_number, salt, bytes };
         let mut bytes = header.encode().to_vec();
         for batch in 1..=FIRST_BATCHES {
-            let place = Place { salt, offset: bytes.len() as u64 };
-            encode(&checkpoint, batch, FIRST, place, &mut bytes);
+            for record in &beginning {
+                let place = Place { salt, offset: bytes.len() as u64 };
+                encode(record, batch, FIRST, place, &mut bytes);
+            }
         }
         Blueprint { header, bytes }
     }

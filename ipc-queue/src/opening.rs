@@ -12,6 +12,7 @@ use ipc::{Node, NodeError, Status};
 use crate::{
     config::{Config, Declared, Durability, Terms},
     house::{House, Recovered, now, prefix},
+    identity::Secret,
     log::{
         Ledger, Log,
         files::{self, FileLog},
@@ -28,6 +29,9 @@ pub enum Unopened {
     /// The runtime said no.
     #[error(transparent)]
     Node(#[from] NodeError),
+    /// The system has no random bytes.
+    #[error("no secret can be drawn: {0}")]
+    Secret(#[from] getrandom::Error),
     /// A journal cannot be used.
     #[error("the journal of {queue:?}: {source}")]
     Journal {
@@ -78,7 +82,7 @@ pub fn open(config: Config, node: &Node) -> Result<Opened, Unopened> {
             found.push(it);
         } else {
             let kept = in_memory.remove(&name).unwrap_or_default();
-            found.push(open_memory(&name, declared, &keeper, kept, &mut remarks));
+            found.push(open_memory(&name, declared, &keeper, kept, &mut remarks)?);
         }
     }
     // Made because somebody named them; or declared otherwise by now.
@@ -91,7 +95,7 @@ pub fn open(config: Config, node: &Node) -> Result<Opened, Unopened> {
                 continue;
             }
             let declared = Declared { durability: Durability::Memory, ..declared };
-            found.push(open_memory(&name, declared, &keeper, kept, &mut remarks));
+            found.push(open_memory(&name, declared, &keeper, kept, &mut remarks)?);
         }
     }
     Ok(Opened { house: House::new(config, keeper, found), journals, remarks })
@@ -119,7 +123,7 @@ fn open_memory(
     keeper: &Keeper,
     kept: Kept,
     remarks: &mut Vec<String>,
-) -> Recovered {
+) -> Result<Recovered, Unopened> {
     let (mut segments, mut unreadable) = (Segments::new(), Vec::new());
     for (number, fd) in &kept {
         match memory::read(fd) {
@@ -130,10 +134,10 @@ fn open_memory(
             }
         }
     }
-    let (machine, ledger) = recover(name, declared, &segments, &unreadable, remarks);
+    let (machine, ledger, secret) = recover(name, declared, &segments, &unreadable, remarks)?;
     let log = Log::new(ledger, declared.segment_bytes, false);
     let memory = MemoryLog::new(log, keeper.clone(), &prefix(name), kept);
-    Recovered { name: name.to_owned(), declared, machine, memory: Some(memory) }
+    Ok(Recovered { name: name.to_owned(), declared, machine, secret, memory: Some(memory) })
 }
 
 fn open_journal(
@@ -149,10 +153,10 @@ fn open_journal(
     remarks.extend(found.remarks.into_iter().map(|it| format!("{name}: {it}")));
     let segments = found.segments.into_iter().map(|it| (it.header.number, (it.header, it.bytes)));
     let segments: Segments = segments.collect();
-    let (machine, ledger) = recover(name, declared, &segments, &found.unreadable, remarks);
+    let (machine, ledger, secret) = recover(name, declared, &segments, &found.unreadable, remarks)?;
     let log = Log::new(ledger, declared.segment_bytes, true);
     let log = FileLog::new(log, &directory, lock);
-    Ok((Recovered { name: name.to_owned(), declared, machine, memory: None }, log))
+    Ok((Recovered { name: name.to_owned(), declared, machine, secret, memory: None }, log))
 }
 
 /// Makes a queue, and its log's ledger, of what its segments say.
@@ -162,7 +166,7 @@ fn recover(
     segments: &Segments,
     unreadable: &[u64],
     remarks: &mut Vec<String>,
-) -> (Machine, Ledger) {
+) -> Result<(Machine, Ledger, Secret), getrandom::Error> {
     let mut ledger = Ledger::new(declared.limits.producers);
     let mut records: Vec<Record> = Vec::new();
     let mut obscure_ids = 0;
@@ -188,9 +192,10 @@ fn recover(
         records.extend(scan.records);
     }
     ledger.skip_ids(obscure_ids);
+    let secret = ledger.secret()?;
     let now = now();
     unreadable.iter().for_each(|number| ledger.pass_over(*number, now));
     let mut machine = Machine::recover(declared.limits, &records, now);
     machine.give_no_id_below(ledger.next_id());
-    (machine, ledger)
+    Ok((machine, ledger, secret))
 }

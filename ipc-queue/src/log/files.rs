@@ -286,6 +286,11 @@ impl FileLog {
         self.log.to_move()
     }
 
+    #[cfg(test)]
+    pub(super) fn secret(&self) -> Option<crate::identity::Secret> {
+        self.log.ledger.secret
+    }
+
     /// The number of the next segment, and the next id.
     #[cfg(test)]
     pub(super) fn next(&self) -> (u64, u64) {

@@ -24,6 +24,10 @@ fn put(id: u64, bytes: usize) -> Record {
     })
 }
 
+fn is_beginning(record: &Record) -> bool {
+    matches!(record, Record::Checkpoint { .. } | Record::Secret(_))
+}
+
 /// A log of a directory, and what it finds there.
 fn open_log(directory: &Path) -> (FileLog, Vec<Record>) {
     let (lock, found) = open(directory).expect("nobody has it");
@@ -35,10 +39,10 @@ fn open_log(directory: &Path) -> (FileLog, Vec<Record>) {
         obscure_ids = scan.obscure_ids();
         ledger.begin(file.header.number);
         scan.records.iter().for_each(|it| ledger.note(it, file.header.number));
-        records
-            .extend(scan.records.into_iter().filter(|it| !matches!(it, Record::Checkpoint { .. })));
+        records.extend(scan.records.into_iter().filter(|it| !is_beginning(it)));
     }
     ledger.skip_ids(obscure_ids);
+    ledger.secret().expect("there are random bytes");
     found.unreadable.iter().for_each(|number| ledger.pass_over(*number, NOW));
     (FileLog::new(Log::new(ledger, SMALL, true), directory, lock), records)
 }
@@ -202,6 +206,7 @@ fn a_flipped_byte_anywhere_costs_one_record_at_most() {
     let commits = two_segments(directory.path());
     let all: Vec<Record> = commits.iter().flat_map(|(_, _, it)| it.clone()).collect();
     let paths = segment_files(directory.path());
+    let secret = open_log(directory.path()).0.secret();
     for (segment, path) in paths.iter().enumerate() {
         let whole = fs::read(path).expect("it is there");
         let ends: Vec<usize> =
@@ -220,6 +225,7 @@ fn a_flipped_byte_anywhere_costs_one_record_at_most() {
             if at < begin_of_records() || at >= end {
                 assert_eq!(found, all, "flip at {at}: only what is there twice");
             }
+            assert!(log.secret() == secret, "flip at {at}: producers are who they were");
             let (number, id) = log.next();
             assert!(number == 3 && (8..16).contains(&id), "flip at {at}: none is given again");
         }
@@ -276,7 +282,9 @@ fn a_segment_of_another_version_is_refused_and_left_as_it_is() {
     assert_eq!(&fs::read(path).expect("it is there"), &bytes);
 }
 
-/// Where records begin, behind the header and the two checkpoints.
+/// Where records begin, behind the header and two of each of what a segment begins with.
 fn begin_of_records() -> usize {
-    HEADER + 2 * Ledger::new(8).checkpoint().bytes()
+    let mut ledger = Ledger::new(8);
+    ledger.secret().expect("there are random bytes");
+    HEADER + 2 * ledger.beginning().iter().map(Record::bytes).sum::<usize>()
 }

@@ -40,6 +40,8 @@ impl Machine {
                         *holder = change(stored, record);
                     }
                 }
+                // What requests are read by, before they come here.
+                Record::Secret(_) => {}
                 Record::Redriven { ids } => {
                     for id in ids {
                         if let Some((stored, _)) = messages.get_mut(id) {
