@@ -120,8 +120,8 @@ impl QueueProducer {
     /// a journalled queue, on the disk.
     ///
     /// # Errors
-    /// [`QueueError`]: `Full`, `TooLarge`, `NoRoom`, `Storage`, `Forbidden`, `Crowded`: it was not
-    /// stored. `TimedOut`: it may have been.
+    /// [`QueueError`]: `Full`, `TooLarge`, `NoRoom`, `Forbidden`, `Crowded`: it was not stored.
+    /// `TimedOut`, `Storage`: it may have been.
     pub fn send(&self, payload: &[u8], options: &SendOptions) -> Result<Receipt, QueueError> {
         let sequence = self.number();
         let until = Instant::now() + options.timeout;
