@@ -235,6 +235,21 @@
 #define IPC_REGION_HUGE_PAGES 1
 
 /**
+ * Of ipc_region_pages: ordinary ones.
+ */
+#define IPC_PAGES_SMALL 0
+
+/**
+ * Of ipc_region_pages: ordinary ones, which the kernel was asked to make huge where it can.
+ */
+#define IPC_PAGES_ADVISED 1
+
+/**
+ * Of ipc_region_pages: of 2 MiB, from the kernel's pool.
+ */
+#define IPC_PAGES_HUGE 2
+
+/**
  * For ipc_create_shared_region_ex: wherever the kernel puts it.
  */
 #define IPC_ANY_NUMA_NODE UINT32_MAX
@@ -1264,9 +1279,9 @@ int ipc_sync_shared_region(shared_region_id_t id);
  * looks once, IPC_WAIT_FOREVER waits without limit), and sets *version to it. Versions count from
  * 0, when a region is made.
  *
- * IPC_EINVAL: a NULL. IPC_ENOENT: as for ipc_sync_shared_region. IPC_ETIMEDOUT. IPC_EPEERDIED: the
- * owner is gone, and nothing will be published any more; what is there stays readable. IPC_EACCES:
- * the grant was taken back. IPC_ECANCELED.
+ * IPC_EINVAL: a NULL. IPC_ENOENT: as for ipc_sync_shared_region, also when another thread unmaps
+ * it meanwhile. IPC_ETIMEDOUT. IPC_EPEERDIED: the owner is gone, and nothing will be published any
+ * more; what is there stays readable. IPC_EACCES: the grant was taken back. IPC_ECANCELED.
  */
 int ipc_wait_shared_region(shared_region_id_t id,
                            uint64_t seen,
@@ -1309,13 +1324,33 @@ int ipc_grant_shared_region(shared_region_id_t id, service_id_t service, bool wr
 int ipc_revoke_shared_region(shared_region_id_t id, service_id_t service);
 
 /**
- * Unmaps a region; its address is not valid any more. Who made it lets go of it for good, and
- * those who have mapped it are told that nothing will be published any more. Its memory is freed
- * when nobody has it mapped.
+ * Unmaps a region; its address is not valid any more. Waits of other threads for it end with
+ * IPC_ENOENT. Who made it lets go of it for good, and those who have mapped it are told that
+ * nothing will be published any more. Its memory is freed when nobody has it mapped.
  *
  * IPC_ENOENT: not a region that this process made or mapped.
  */
 int ipc_unmap_shared_region(shared_region_id_t id);
+
+/**
+ * Makes a region of the same bytes, pages and NUMA node as one that this process made, with the
+ * same grants, on other memory, and sets *fresh to its id. Who had a grant of the one before that
+ * was taken back sees nothing of the new one. Nobody may write to the one before meanwhile. It
+ * stays until ipc_unmap_shared_region.
+ *
+ * IPC_EINVAL: a NULL. IPC_ENOENT: not a region that this process made or mapped. IPC_EACCES:
+ * another process made it. IPC_EQUOTA: both are more than this process may have. IPC_ESYS: the
+ * system has no memory left. IPC_ENORUNTIME: ipcd is gone.
+ */
+int ipc_rotate_shared_region(shared_region_id_t id, shared_region_id_t *fresh);
+
+/**
+ * Sets *pages to what kind of pages a region has that this process made or mapped:
+ * IPC_PAGES_SMALL, IPC_PAGES_ADVISED or IPC_PAGES_HUGE; of another process's, as that one says.
+ *
+ * IPC_EINVAL: a NULL. IPC_ENOENT: not such a region.
+ */
+int ipc_region_pages(shared_region_id_t id, uint32_t *pages);
 
 /**
  * Sets *size to the bytes of a region that this process made or mapped.

@@ -8,8 +8,8 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
 
-all=(fmt clippy build tests soak failpoints features loom simulation header c-test examples fuzz
-    doc)
+all=(fmt clippy build tests soak failpoints features loom simulation flips header c-test examples
+    fuzz doc)
 
 target=$(cargo metadata --format-version 1 --no-deps |
     sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
@@ -68,6 +68,10 @@ stage_loom() {
 stage_simulation() {
     cargo test -p kernel-services --release --lib no_history -- --nocapture
 }
+
+# Optimized: then every bit of every frame of up to 256 bytes is flipped, where a build for debugging
+# flips some.
+stage_flips() { cargo test -p ipc --release --lib every_flip_of_one_bit; }
 
 stage_header() { script header.sh --check; }
 

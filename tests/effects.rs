@@ -15,12 +15,11 @@ use std::{
 use ipc::{CallError, Client, Node, Spin, Status};
 use nix::sys::signal::Signal;
 use tests::{
-    Actor, LONG, World,
+    Actor, LONG, World, caller_of_tasks,
     ipcd::signal,
-    ledger::{Account, Effect, Entry, Ledger, Repeats},
+    ledger::{Account, Ledger, Repeats},
     wait_until,
 };
-use tokio::runtime::Builder;
 
 const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
 const CALLERS: u32 = 3;
@@ -53,11 +52,7 @@ fn call_on(client: &Client, caller: u32, end: &AtomicBool, answered: &AtomicU64)
 
 /// The same, as a task of a tokio runtime.
 fn call_in_task(node: &Node, client: &Client, caller: u32, end: &AtomicBool) -> Account {
-    let runtime = Builder::new_multi_thread().worker_threads(1).enable_io().build();
-    let runtime = runtime.expect("a runtime");
-    let server = node.server().expect("a server");
-    let port = server.clone();
-    runtime.spawn(async move { ipc::tokio::serve(&port, |_| ()).await });
+    let (runtime, server) = caller_of_tasks(node);
     let mut account = Account::default();
     while !end.load(Ordering::Relaxed) {
         account.sent += 1;
@@ -77,24 +72,11 @@ fn call_in_task(node: &Node, client: &Client, caller: u32, end: &AtomicBool) -> 
     account
 }
 
-/// What the processes did, in the order in which they did it.
-fn recorded(file: &str, repeats: Repeats) -> Ledger {
-    let mut ledger = Ledger::new(repeats);
-    for line in file.lines() {
-        let numbers: Vec<u64> =
-            line.split(' ').map(|word| word.parse().expect("a number")).collect();
-        let [writer, epoch, caller, number] = numbers[..] else { panic!("not a line: {line}") };
-        let (writer, caller) = (writer as u32, caller as u32);
-        assert_ne!(ledger.record(Effect { writer, epoch, caller, number }), Entry::Stale(epoch));
-    }
-    ledger
-}
-
 /// Checks what the processes wrote down against what the callers, who end now, were told.
 fn settled(callers: Vec<JoinHandle<Account>>, path: &Path) -> Vec<Account> {
     let callers = callers.into_iter();
     let accounts: Vec<_> = callers.map(|it| it.join().expect("it did not panic")).collect();
-    let mut ledger = recorded(&fs::read_to_string(path).expect("lines"), Repeats::Faults);
+    let mut ledger = Ledger::of_lines(&fs::read_to_string(path).expect("lines"), Repeats::Faults);
     for (caller, account) in (0..).zip(&accounts) {
         ledger.settle(caller, account);
     }
@@ -341,7 +323,8 @@ fn nothing_is_lost_when_the_next_dies_with_the_first_or_as_soon_as_it_serves() {
     end.store(true, Ordering::Relaxed);
     let accounts: Vec<Account> =
         callers.into_iter().map(|it| it.join().expect("it did not panic")).collect();
-    let mut ledger = recorded(&fs::read_to_string(&path).expect("lines"), Repeats::Harmless);
+    let mut ledger =
+        Ledger::of_lines(&fs::read_to_string(&path).expect("lines"), Repeats::Harmless);
     for (caller, account) in (0..).zip(&accounts) {
         assert!(account.maybe.is_empty(), "{:?} are unknown", account.maybe);
         ledger.settle(caller, account);

@@ -1,11 +1,24 @@
 //! A server's descriptor in a foreign epoll loop: level-triggered, and edge-triggered with one
 //! `poll` for each edge. Nothing is lost, and what is idle is quiet.
 
-use std::{cell::Cell, collections::HashMap, time::Duration};
+use std::{
+    cell::Cell,
+    collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
 
-use ipc::{Request, Server, Spin};
+use ipc::{
+    Node, RegionOptions, Request, Server, Spin,
+    bus::{PublishOptions, SubscribeOptions},
+};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use tests::World;
+use tests::{World, wait_until};
 
 const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
 
@@ -125,4 +138,80 @@ fn the_descriptor_stays_readable_while_work_is_left() {
         assert!(turns > 1, "one batch was all: there was nothing to stay readable for");
         foreign.assert_quiet();
     }
+}
+
+/// Runs a loop in a thread, and again after each handler that panics, until it is interrupted.
+fn run_on(server: &Server) -> JoinHandle<()> {
+    let server = server.clone();
+    std::thread::spawn(move || {
+        let run = || server.run(|request| request.reply(request.payload()).expect("answered"));
+        while catch_unwind(AssertUnwindSafe(run)).is_err() {}
+    })
+}
+
+/// Ends the loops of these threads.
+fn end(node: &Node, threads: [JoinHandle<()>; 2]) {
+    let interrupter = node.interrupter();
+    while !threads.iter().all(JoinHandle::is_finished) {
+        interrupter.fire();
+        std::thread::yield_now();
+    }
+    for thread in threads {
+        thread.join().expect("no other panic");
+    }
+}
+
+#[test]
+fn events_behind_a_handler_that_panics_are_handled() {
+    let world = World::new(ACTOR);
+    let (node, other) = (world.node(Spin::Never), world.node(Spin::Never));
+    let server = node.server().expect("a server");
+    let handled = Arc::new(AtomicU64::new(0));
+    let publisher = other.publisher("shocks", PublishOptions::default()).expect("advertised");
+    let publisher = Arc::new(publisher);
+    let subscription = node.subscribe("shocks", SubscribeOptions::default()).expect("heard");
+    let _handler = server.handle_events(subscription, {
+        let (handled, publisher) = (Arc::clone(&handled), Arc::clone(&publisher));
+        move |event| {
+            event.expect("nothing is lost");
+            if handled.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) {
+                // If the other thread leads it cannot hear of this one: it must be told.
+                publisher.publish(b"aftershock").expect("published");
+                (0..100).for_each(|_| std::thread::yield_now());
+                resume_unwind(Box::new("a handler panics"));
+            }
+        }
+    });
+    let threads = [run_on(&server), run_on(&server)];
+    for round in 1..=50 {
+        publisher.publish(b"shock").expect("published");
+        wait_until("both are handled", || handled.load(Ordering::SeqCst) == 2 * round);
+    }
+    end(&node, threads);
+}
+
+#[test]
+fn versions_behind_a_handler_that_panics_are_handled() {
+    let world = World::new(ACTOR);
+    let node = world.node(Spin::Never);
+    let server = node.server().expect("a server");
+    let region = node.create_region(100, &RegionOptions::default()).expect("a region");
+    let seen = Arc::new(AtomicU64::new(0));
+    let _handler = server.handle_versions(&region, 0, {
+        let (seen, region) = (Arc::clone(&seen), region.clone());
+        move |version| {
+            let version = version.expect("it is there");
+            seen.store(version, Ordering::SeqCst);
+            if !version.is_multiple_of(2) {
+                region.sync().expect("published");
+                resume_unwind(Box::new("a handler panics"));
+            }
+        }
+    });
+    let threads = [run_on(&server), run_on(&server)];
+    for round in 1..=50 {
+        region.sync().expect("published");
+        wait_until("both are handled", || seen.load(Ordering::SeqCst) == 2 * round);
+    }
+    end(&node, threads);
 }

@@ -7,7 +7,7 @@ use ipc::{
     NodeError, Region, RegionAccess, RegionError, RegionOptions, RegionRef, ServiceId, Spin,
     Status, bus::PublishOptions, control::regions::RegionEntry,
 };
-use tests::{Actor, LONG, World, wait_until};
+use tests::{Actor, LONG, World, proc, wait_until};
 
 const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
 const MIB: u64 = 1 << 20;
@@ -287,4 +287,81 @@ fn a_forked_or_interrupted_waiter_does_not_hang() {
     assert!(matches!(ended, Err(RegionError::Canceled)), "{ended:?}");
     let early = region.wait(0, Some(Duration::from_millis(1)));
     assert!(matches!(early, Err(RegionError::TimedOut)), "{early:?}");
+}
+
+#[test]
+fn a_region_that_is_closed_ends_the_waits_of_all_though_clones_are_kept() {
+    let world = World::new(ACTOR);
+    let (owner, node) = (world.node(Spin::Never), world.node(Spin::Never));
+    let region = make(&owner, 100);
+    region.grant(node.id(), RegionAccess::Read).expect("granted");
+    let mapped = node.map_region(region.id()).expect("granted");
+    let wait = |region: &Region| {
+        let (tell, told) = std::sync::mpsc::channel();
+        let waits = region.clone();
+        let waiter = std::thread::spawn(move || {
+            tell.send(nix::unistd::gettid().as_raw() as u32).expect("heard");
+            waits.wait(0, None)
+        });
+        let thread = told.recv().expect("told");
+        wait_until("it sleeps", || proc::is_asleep(std::process::id(), thread));
+        waiter
+    };
+    // Who has mapped it closes it for itself alone.
+    let waiter = wait(&mapped);
+    mapped.close();
+    let ended = waiter.join().expect("it ends");
+    assert!(matches!(ended, Err(RegionError::Closed)), "{ended:?}");
+    let again = node.map_region(region.id()).expect("it is granted still");
+    assert!(mapped.is_closed() && !again.is_closed() && !region.is_closed());
+    let (here, there) = (wait(&region), wait(&again));
+    region.close();
+    let ended = here.join().expect("it ends");
+    assert!(matches!(ended, Err(RegionError::Closed)), "{ended:?}");
+    let ended = there.join().expect("it ends");
+    assert!(matches!(ended, Err(RegionError::OwnerGone)), "{ended:?}");
+    for failed in [
+        region.write_at(0, b"x").map(drop),
+        region.sync().map(drop),
+        region.wait(0, None).map(drop),
+        region.grant(node.id(), RegionAccess::Read),
+        region.rotate().map(drop),
+    ] {
+        assert!(matches!(failed, Err(RegionError::Closed)), "{failed:?}");
+    }
+    region.close();
+    assert_eq!(entries(&world).len(), 1, "its memory is there, and counts");
+    drop((region, mapped, again));
+    wait_until("nothing is left", || entries(&world).is_empty());
+}
+
+#[test]
+fn a_sync_wakes_waits_of_the_same_process_before_any_grant() {
+    let world = World::new(ACTOR);
+    let region = make(&world.node(Spin::Never), 100);
+    for version in 0..50 {
+        let waits = region.clone();
+        let waiter = std::thread::spawn(move || waits.wait(version, None));
+        (0..20).for_each(|_| std::thread::yield_now());
+        region.sync().expect("published");
+        assert_eq!(waiter.join().expect("it ends").expect("published"), version + 1);
+    }
+}
+
+#[test]
+fn what_a_region_was_made_with_its_other_memory_has_too() {
+    let world = World::new(ACTOR);
+    let node = world.node(Spin::Never);
+    let options = RegionOptions { huge_pages: false, numa_node: Some(0) };
+    let region = node.create_region(MIB, &options).expect("a region");
+    let fresh = region.rotate().expect("other memory");
+    // The head is the page before the data.
+    let is_bound = |region: &Region| {
+        let maps = std::fs::read_to_string("/proc/self/numa_maps").expect("readable");
+        let head = format!("{:08x} ", region.address().as_ptr() as usize - 4096);
+        let line = maps.lines().find(|line| line.starts_with(&head)).expect("mapped");
+        line.contains(" bind:0 ")
+    };
+    assert!(is_bound(&region));
+    assert!(is_bound(&fresh));
 }

@@ -1,7 +1,7 @@
 //! Typed calls between processes: what is promised of `ipc::rpc` and of the code that `ipc-build`
 //! makes, by threads and in tasks, each way.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use ipc::{
     Client, Node, Request, Retry, Spin, Status,
@@ -9,8 +9,8 @@ use ipc::{
     civil::{Failure as _, RetryConfig},
     control::SERVICE_IDEMPOTENT,
     rpc::{
-        Dispatch, Fault, MessageBus, Method, MethodCollision, Router, RpcError, RpcOptions, Trace,
-        prost, wire,
+        AsyncDispatch, AsyncRouter, Context, Dispatch, Fault, MessageBus, Method, MethodCollision,
+        Router, RpcError, RpcOptions, Serving, Trace, prost, serve_unary, wire,
     },
 };
 use tests::{
@@ -21,7 +21,10 @@ use tests::{
     },
     wait_until,
 };
-use tokio::runtime::{Builder, Runtime};
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::Semaphore,
+};
 
 const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
 const PROBER: &str = env!("CARGO_BIN_EXE_prober");
@@ -38,13 +41,22 @@ struct Scene {
     world: World,
 }
 
+fn prober(world: &World, arguments: &[&str]) -> Actor {
+    let mut prober = world.other(PROBER, arguments);
+    for service in SERVICES.into_iter().chain(["probe.small"]) {
+        prober.hear(&format!("serving {service}"));
+    }
+    prober
+}
+
 impl Scene {
     fn new() -> Scene {
+        Scene::of(&[])
+    }
+
+    fn of(arguments: &[&str]) -> Scene {
         let world = World::new(ACTOR);
-        let mut prober = world.other(PROBER, &[]);
-        for service in SERVICES.into_iter().chain(["probe.small"]) {
-            prober.hear(&format!("serving {service}"));
-        }
+        let prober = prober(&world, arguments);
         let node = world.node(Spin::Learned);
         let server = node.server().expect("a loop");
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
@@ -379,6 +391,42 @@ fn only_what_may_be_repeated_is_repeated() {
     }
 }
 
+/// Has who serves die of a call, with another behind it, and says what the caller hears.
+fn outcome_of_a_death(service: &str, kind: &str, method: &str) -> Result<u32, Status> {
+    let scene = Scene::of(&["mortal"]);
+    let _next = prober(&scene.world, &[]);
+    let failures = Failures { name: "last words".to_owned(), times: 0 };
+    let (threads, tasks) = scene.callers(service);
+    wait_until("the caller has a channel to the next, and that one to the first", || {
+        let entries = scene.node.list().expect("a list");
+        let members = entries.iter().filter(|it| it.name == service);
+        let channels = [1, 2].map(|rank| (rank, members.clone().find(|it| it.rank + 1 == rank)));
+        channels.into_iter().all(|(rank, it)| it.is_some_and(|it| it.channels >= 3 - rank))
+    });
+    let outcome = match (kind, method) {
+        ("threads", "count") => threads.count(&failures, LONG),
+        ("threads", _) => threads.count_safely(&failures, LONG),
+        (_, "count") => scene.runtime.block_on(tasks.count(&failures, LONG)),
+        (_, _) => scene.runtime.block_on(tasks.count_safely(&failures, LONG)),
+    };
+    outcome.map(|counted| counted.count).map_err(|error| error.status())
+}
+
+#[test]
+fn a_method_that_may_be_repeated_goes_on_to_the_next_whatever_the_others_of_the_service_are() {
+    for service in SERVICES {
+        for kind in ["threads", "tasks"] {
+            assert_eq!(
+                outcome_of_a_death(service, kind, "count_safely"),
+                Ok(1),
+                "{service} {kind}"
+            );
+            let unsafely = outcome_of_a_death(service, kind, "count");
+            assert_eq!(unsafely, Err(Status::MAYBE), "{service} {kind}");
+        }
+    }
+}
+
 #[test]
 fn a_service_is_idempotent_when_all_its_methods_are() {
     struct Service(&'static [Method]);
@@ -419,4 +467,55 @@ fn an_answer_over_the_services_limit_is_a_fault_and_streams_keep_below_it() {
     let range = Range { from: u64::MAX - 10_000, to: u64::MAX, failure: None };
     let items = small.numbers(&range, LONG).expect("begun");
     assert_eq!(items.flatten().count(), 10_000);
+}
+
+/// A service whose tasks wait until they are let go.
+struct Slow(Arc<Semaphore>);
+
+impl AsyncDispatch for Slow {
+    fn methods(&self) -> &'static [Method] {
+        &[probe_methods::ECHO]
+    }
+
+    fn dispatch(&self, _: u32, _: Context, body: &[u8]) -> Option<Serving> {
+        let gate = Arc::clone(&self.0);
+        Some(serve_unary(body, |item: Item| async move {
+            let _passed = gate.acquire().await;
+            Ok(item)
+        }))
+    }
+}
+
+#[test]
+fn a_router_of_slow_tasks_keeps_no_more_than_its_limits() {
+    const SENT: u64 = 1000;
+    let scene = Scene::new();
+    let gate = Arc::new(Semaphore::new(0));
+    let router = AsyncRouter::new().with(Slow(Arc::clone(&gate))).expect("alone");
+    let router = Arc::new(router.with_limits(20, 1 << 20));
+    let server = scene.world.node(Spin::Never).server().expect("a server");
+    server.register("slow", router.flags()).expect("registered");
+    let serving = Arc::clone(&router);
+    scene
+        .runtime
+        .spawn(async move { ipc::tokio::serve(&server, |request| serving.handle(request)).await });
+    // One caller floods it, and has its half.
+    let flood = scene.raw("slow");
+    let [a, b, c, d] = probe_methods::ECHO.id.to_le_bytes();
+    for _ in 0..SENT {
+        flood.send(&[a, b, c, d, 1, 0, 0, 0], LONG).expect("taken in time");
+    }
+    wait_until("what is too much is refused", || router.refused() == SENT - 10);
+    let call = |client: Client| {
+        ProbeClient::new(client).echo(&Item::default(), LONG).map(drop).map_err(|it| it.status())
+    };
+    assert_eq!(call(scene.raw("slow")), Err(Status::FULL));
+    // Another caller has room still, and all have once the tasks are done.
+    let other = scene.world.node(Spin::Never);
+    let waits = client(&other, "slow");
+    let waiter = std::thread::spawn(move || call(waits));
+    assert_eq!(router.refused(), SENT - 9);
+    gate.add_permits(1);
+    assert_eq!(waiter.join().expect("no panic"), Ok(()));
+    wait_until("there is room again", || call(scene.raw("slow")).is_ok());
 }

@@ -279,6 +279,7 @@ fn both_ends_show_the_same_session_and_no_plain_channel_shows_one() {
     assert_eq!(session.pattern, ipc::session::Pattern::Xx);
     assert_eq!((session.rekeys, session.refused), (0, 0));
     assert_ne!(session.fingerprint, [0; 32]);
+    assert_ne!(session.handshake_us, 0, "who opens the channel waits for it");
     let [own] = <[_; 1]>::try_from(node.sessions()).expect("one channel");
     assert_eq!((own.peer_pid, own.session), (server.pid(), Some(session)));
     let (plain_node, plain) = world.client("open", Spin::Learned);
@@ -294,6 +295,7 @@ fn both_ends_show_the_same_session_and_no_plain_channel_shows_one() {
     });
     assert_eq!(theirs.len(), 1, "{theirs:?}");
     assert_eq!(theirs[0].fingerprint, session.fingerprint);
+    assert_eq!(theirs[0].handshake_us, 0);
     // Another channel is another session.
     let (_other, second) = world.client("sealed", Spin::Learned);
     assert_ne!(second.session().expect("encrypted").fingerprint, session.fingerprint);
@@ -420,103 +422,4 @@ fn who_has_no_key_gets_no_encrypted_channel() {
     // It cannot but take the refusal for a channel, and fails.
     assert!(!stranger.wait().success());
     assert!(proc::lane_sizes(server.pid()).is_empty());
-}
-
-/// A mapping of a process: where, its permissions and name, and the kernel's flags.
-struct Mapping {
-    from: u64,
-    length: usize,
-    line: String,
-    flags: String,
-}
-
-fn mappings(pid: u32) -> Vec<Mapping> {
-    let mut all: Vec<Mapping> = Vec::new();
-    let smaps = fs::read_to_string(format!("/proc/{pid}/smaps")).expect("a process");
-    for line in smaps.lines() {
-        let range = line.split(' ').next().and_then(|it| it.split_once('-'));
-        let hex = |text| u64::from_str_radix(text, 16).ok();
-        if let Some((from, to)) = range.and_then(|(from, to)| Some((hex(from)?, hex(to)?))) {
-            let length = (to - from) as usize;
-            let (line, flags) = (line.to_owned(), String::new());
-            all.push(Mapping { from, length, line, flags });
-        } else if let Some(flags) = line.strip_prefix("VmFlags:") {
-            flags.clone_into(&mut all.last_mut().expect("flags of something").flags);
-        }
-    }
-    all
-}
-
-impl Mapping {
-    fn has(&self, flag: &str) -> bool {
-        self.flags.split(' ').any(|it| it == flag)
-    }
-
-    /// Pages that no core dump has, that children get as zeros, and that are nobody else's.
-    fn is_vault(&self) -> bool {
-        self.has("dd") && self.has("wf") && self.line.contains(" rw-p ")
-    }
-
-    fn read(&self, pid: u32) -> Vec<u8> {
-        let memory = fs::File::open(format!("/proc/{pid}/mem")).expect("ours");
-        let mut bytes = vec![0; self.length];
-        // Some pages of the kernel's are not to be read.
-        if memory.read_exact_at(&mut bytes, self.from).is_err() {
-            bytes.clear();
-        }
-        bytes
-    }
-}
-
-/// Where the second ring's key lies behind the first's: that one, two batches of keystream, and
-/// what fills up a line.
-const SECOND: usize = 64 + 2 * 16 * 64;
-
-/// The keys in a process's vaults. A page that begins with 32 bytes of one and as many zeros is a
-/// node's own, or a direction's, whose first ring was not used.
-fn keys(pid: u32) -> Vec<[u8; 16]> {
-    let vaults = mappings(pid).into_iter().filter(Mapping::is_vault);
-    let bytes: Vec<Vec<u8>> = vaults.map(|it| it.read(pid)).collect();
-    let pages = bytes.iter().flat_map(|it| it.chunks(4096));
-    let first = pages.filter(|page| page[32..64].iter().all(|byte| *byte == 0));
-    let places = first.flat_map(|page| [&page[..16], &page[SECOND..][..16]]);
-    let keys = places.filter_map(|it| it.first_chunk::<16>().copied());
-    keys.filter(|key| key.iter().filter(|byte| **byte != 0).count() > 8).collect()
-}
-
-/// How often one of these lies in what a core dump of a process would have, or others can map.
-fn found(pid: u32, needles: &[[u8; 16]]) -> usize {
-    let exposed = mappings(pid).into_iter().filter(|it| {
-        let is_dumped = !it.has("dd") && it.line.contains(" rw");
-        is_dumped || it.line.contains("memfd:ipc")
-    });
-    let count = |bytes: Vec<u8>| {
-        let windows = bytes.windows(16).filter(|it| needles.iter().any(|needle| needle == it));
-        windows.count()
-    };
-    exposed.map(|it| count(it.read(pid))).sum()
-}
-
-/// What may be seen in either process.
-const TEXT: [u8; 16] = *b"known to the two";
-
-#[test]
-fn the_keys_of_two_processes_lie_nowhere_but_in_their_vaults() {
-    let (world, _ipcd) = start();
-    let mut server = world.actor(&[]);
-    server.ask("serve sealed 1", "serving");
-    let mut client = world.actor(&[]);
-    for _ in 0..20 {
-        let text = str::from_utf8(&TEXT).expect("ASCII");
-        assert_eq!(client.ask(&format!("ask sealed 20000 {text}"), "answer"), text);
-    }
-    client.ask("calls sealed 1 3 31,48,64,1024,100000", "called");
-    for pid in [client.pid(), server.pid()] {
-        // The node's own, and one for each ring and direction.
-        let keys = keys(pid);
-        assert!(keys.len() >= 5, "only {} keys are found in {pid}", keys.len());
-        assert_eq!(found(pid, &keys), 0, "keys in memory of {pid} that is dumped or shared");
-    }
-    // What is no secret is found there.
-    assert!(found(client.pid(), &[TEXT]) + found(server.pid(), &[TEXT]) > 0);
 }

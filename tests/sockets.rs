@@ -314,3 +314,27 @@ fn who_listens_on_a_service_s_path_as_another_user_is_told_nothing() {
     assert_eq!(outcome("daemon"), "IPC_ETIMEDOUT");
     squatter.kill().and_then(|()| squatter.wait()).expect("ours");
 }
+
+#[test]
+fn an_acceptor_without_descriptors_rests_until_there_are_some() {
+    let world = World::new(ACTOR);
+    let mut server = world.server("echo", &[]);
+    server.ask(&format!("listen {}", path(&world).display()), "listening");
+    let limit = |files: &str| {
+        let pid = server.pid().to_string();
+        let set = Command::new("prlimit").args(["--pid", &pid, files]).status();
+        assert!(set.expect("util-linux is there").success());
+    };
+    let acceptor = proc::thread_named(server.pid(), "ipc-relay").expect("it listens");
+    let sleeps = || proc::sleeps(server.pid())[&acceptor];
+    limit("--nofile=3:");
+    let early = dial(&path(&world));
+    let before = sleeps();
+    // One that is awake all the time does not fall asleep again and again.
+    wait_until("it rests", || sleeps() > before + 5);
+    drop(early);
+    limit("--nofile=1024:");
+    let node = world.node(Spin::Never);
+    let client = node.client(node.discover(&address(&world)).expect("it listens"));
+    assert_eq!(client.expect("a channel").call(b"late", LONG).expect("an answer"), b"late");
+}

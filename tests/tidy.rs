@@ -18,6 +18,8 @@ mod clock;
 mod code;
 #[path = "tidy/mutants.rs"]
 mod mutants;
+#[path = "tidy/tags.rs"]
+mod tags;
 
 /// Which crates of the workspace each crate may depend on; `services/*` have [`SERVICE_IMPORTS`].
 const IMPORTS: &[(&str, &[&str])] = &[
@@ -105,6 +107,7 @@ const UNSAFE_FILES: &[&str] = &[
     "ipc/src/session/chacha/avx512.rs",
     "ipc/src/session/chacha/portable.rs",
     "ipc/src/session/chacha/vector.rs",
+    "ipc/src/session/steps.rs",
     "ipc/src/session/vault.rs",
     "ipc/src/slice.rs",
     "ipc/src/table.rs",

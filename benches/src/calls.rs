@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ipc::{CallOptions, Client, Config, Geometry, Node, Server, Spin};
+use ipc::{CallOptions, Client, Config, Geometry, Node, Server, ServiceId, Spin};
 use kernel_services::{
     Kernel,
     security::{Object, Route, Subject},
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::c;
 use crate::floor::{Setting, futex_words};
-use crate::measure::{Latency, Throughput, latency, latency_after, throughput};
+use crate::measure::{Latency, Throughput, histogram, latency, latency_after, throughput};
 use crate::pair::{self, Peer, Role};
 use crate::pin;
 use crate::report::{Group, Ruler};
@@ -292,11 +292,13 @@ fn alone(setting: &Setting, size: usize) -> io::Result<Latency> {
 }
 
 /// Measures how long it takes to open a channel, from asking the runtime to the end of the
-/// handshake: a plain one, then encrypted ones by each pattern.
+/// handshake: a plain one, then encrypted ones by each pattern, and of those the handshake alone.
 fn connects(setting: &Setting, bed: &Bed, ruler: &mut Ruler<'_>) -> io::Result<()> {
     let name = format!("{SEALED}{SERVICE}");
+    let session = |(.., client): &(Node, ServiceId, Option<Client>)| client.as_ref()?.session();
     let mut row = |row: &str, name: &str, node: &dyn Fn() -> io::Result<Node>| {
         let place = RefCell::new(None);
+        let mut handshakes = histogram();
         ruler.latency(row, None, || {
             let before = || {
                 drop(place.take());
@@ -313,8 +315,19 @@ fn connects(setting: &Setting, bed: &Bed, ruler: &mut Ruler<'_>) -> io::Result<(
                 *client = Some(node.client(*id).map_err(io::Error::other)?);
                 Ok(())
             };
+            let before = || {
+                let one_before = place.borrow().as_ref().and_then(session);
+                if let Some(session) = one_before {
+                    handshakes.saturating_record(u64::from(session.handshake_us).max(1) * 1000);
+                }
+                before()
+            };
             latency_after(&setting.clock, setting.plan, before, once)
-        })
+        })?;
+        if handshakes.is_empty() {
+            return Ok(());
+        }
+        ruler.latency("of which the handshake", None, || Ok(Latency::from(&handshakes)))
     };
     let fresh = || {
         let config = config(bed.directory(), Spin::Learned, Geometry::default());

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use ipc_core::{Region, RegionAccess, RegionOptions, ServiceId, Status, WaitHandler};
+use ipc_core::{Pages, Region, RegionAccess, RegionOptions, ServiceId, Status, WaitHandler};
 
 use crate::{
     boundary::{self, UserData, guard},
@@ -18,7 +18,8 @@ use crate::{
     runtime,
     service::limit,
     types::{
-        IPC_ANY_NUMA_NODE, IPC_REGION_HUGE_PAGES, RegionHandler, service_id_t, shared_region_id_t,
+        IPC_ANY_NUMA_NODE, IPC_PAGES_ADVISED, IPC_PAGES_HUGE, IPC_PAGES_SMALL,
+        IPC_REGION_HUGE_PAGES, RegionHandler, service_id_t, shared_region_id_t,
     },
 };
 
@@ -39,6 +40,32 @@ impl Regions {
 
     fn watched(&self) -> MutexGuard<'_, HashMap<u64, WaitHandler>> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps what is mapped here, and gives what there is then.
+    fn keep(&self, map: impl Fn() -> Result<Region, Failure>) -> Result<Region, Failure> {
+        loop {
+            // Without the lock: this waits for the runtime's answer.
+            let fresh = map()?;
+            match self.lock().entry(fresh.id()) {
+                // Another thread was quicker; its address is the one that C has.
+                Entry::Occupied(first) => return Ok(first.get().clone()),
+                // It was another thread's, too, which has unmapped it meanwhile.
+                Entry::Vacant(_) if fresh.is_closed() => {}
+                Entry::Vacant(place) => return Ok(place.insert(fresh).clone()),
+            }
+        }
+    }
+
+    /// Closes a region for all threads: those that are at it keep its memory a moment longer.
+    fn unmap(&self, id: shared_region_id_t) -> Result<(), Failure> {
+        let mut all = self.lock();
+        let region = all.remove(&id).ok_or(Status::NOT_FOUND)?;
+        // Under the lock: nobody can find it here and not see that it is closed.
+        region.close();
+        drop(all);
+        drop(region);
+        Ok(())
     }
 
     pub(crate) fn clear(&self) {
@@ -118,16 +145,9 @@ pub unsafe extern "C" fn ipc_map_shared_region(
         let addr = unsafe { boundary::out(addr)? };
         let runtime = runtime::current()?;
         let mapped = runtime.regions.lock().get(&id).cloned();
-        let region = if let Some(region) = mapped {
-            region
-        } else {
-            // Without the lock: this waits for the runtime's answer.
-            let fresh = runtime.node.map_region(id)?;
-            match runtime.regions.lock().entry(id) {
-                // Another thread was quicker; its address is the one that C has.
-                Entry::Occupied(first) => first.get().clone(),
-                Entry::Vacant(place) => place.insert(fresh).clone(),
-            }
+        let region = match mapped {
+            Some(region) => region,
+            None => runtime.regions.keep(|| Ok(runtime.node.map_region(id)?))?,
         };
         addr.set(region.address().as_ptr().cast());
         Ok(IPC_OK)
@@ -151,9 +171,9 @@ pub extern "C" fn ipc_sync_shared_region(id: shared_region_id_t) -> c_int {
 /// looks once, IPC_WAIT_FOREVER waits without limit), and sets *version to it. Versions count from
 /// 0, when a region is made.
 ///
-/// IPC_EINVAL: a NULL. IPC_ENOENT: as for ipc_sync_shared_region. IPC_ETIMEDOUT. IPC_EPEERDIED: the
-/// owner is gone, and nothing will be published any more; what is there stays readable. IPC_EACCES:
-/// the grant was taken back. IPC_ECANCELED.
+/// IPC_EINVAL: a NULL. IPC_ENOENT: as for ipc_sync_shared_region, also when another thread unmaps
+/// it meanwhile. IPC_ETIMEDOUT. IPC_EPEERDIED: the owner is gone, and nothing will be published any
+/// more; what is there stays readable. IPC_EACCES: the grant was taken back. IPC_ECANCELED.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_wait_shared_region(
     id: shared_region_id_t,
@@ -251,9 +271,9 @@ pub extern "C" fn ipc_revoke_shared_region(id: shared_region_id_t, service: serv
     })
 }
 
-/// Unmaps a region; its address is not valid any more. Who made it lets go of it for good, and
-/// those who have mapped it are told that nothing will be published any more. Its memory is freed
-/// when nobody has it mapped.
+/// Unmaps a region; its address is not valid any more. Waits of other threads for it end with
+/// IPC_ENOENT. Who made it lets go of it for good, and those who have mapped it are told that
+/// nothing will be published any more. Its memory is freed when nobody has it mapped.
 ///
 /// IPC_ENOENT: not a region that this process made or mapped.
 #[unsafe(no_mangle)]
@@ -262,8 +282,49 @@ pub extern "C" fn ipc_unmap_shared_region(id: shared_region_id_t) -> c_int {
         let runtime = runtime::current()?;
         let watched = runtime.regions.watched().remove(&id);
         drop(watched);
-        let region = runtime.regions.lock().remove(&id);
-        region.map(drop).ok_or(Status::NOT_FOUND)?;
+        runtime.regions.unmap(id)?;
+        Ok(IPC_OK)
+    })
+}
+
+/// Makes a region of the same bytes, pages and NUMA node as one that this process made, with the
+/// same grants, on other memory, and sets *fresh to its id. Who had a grant of the one before that
+/// was taken back sees nothing of the new one. Nobody may write to the one before meanwhile. It
+/// stays until ipc_unmap_shared_region.
+///
+/// IPC_EINVAL: a NULL. IPC_ENOENT: not a region that this process made or mapped. IPC_EACCES:
+/// another process made it. IPC_EQUOTA: both are more than this process may have. IPC_ESYS: the
+/// system has no memory left. IPC_ENORUNTIME: ipcd is gone.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_rotate_shared_region(
+    id: shared_region_id_t,
+    fresh: *mut shared_region_id_t,
+) -> c_int {
+    guard(|| {
+        // SAFETY: clauses 1 and 3 of the boundary.
+        let fresh = unsafe { boundary::out(fresh)? };
+        let runtime = runtime::current()?;
+        let region = known(id)?.rotate()?;
+        fresh.set(region.id());
+        runtime.regions.lock().insert(region.id(), region);
+        Ok(IPC_OK)
+    })
+}
+
+/// Sets *pages to what kind of pages a region has that this process made or mapped:
+/// IPC_PAGES_SMALL, IPC_PAGES_ADVISED or IPC_PAGES_HUGE; of another process's, as that one says.
+///
+/// IPC_EINVAL: a NULL. IPC_ENOENT: not such a region.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ipc_region_pages(id: shared_region_id_t, pages: *mut u32) -> c_int {
+    guard(|| {
+        // SAFETY: clauses 1 and 3 of the boundary.
+        let pages = unsafe { boundary::out(pages)? };
+        pages.set(match known(id)?.pages() {
+            Pages::Small => IPC_PAGES_SMALL,
+            Pages::Advised => IPC_PAGES_ADVISED,
+            Pages::Huge => IPC_PAGES_HUGE,
+        });
         Ok(IPC_OK)
     })
 }

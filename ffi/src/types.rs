@@ -350,6 +350,12 @@ pub const IPC_SERVICE_EXCLUSIVE: u32 = 2;
 pub const IPC_SERVICE_DEDUP: u32 = 4;
 /// Flag of ipc_create_shared_region_ex: huge pages, where the kernel has some to give.
 pub const IPC_REGION_HUGE_PAGES: u32 = 1;
+/// Of ipc_region_pages: ordinary ones.
+pub const IPC_PAGES_SMALL: u32 = 0;
+/// Of ipc_region_pages: ordinary ones, which the kernel was asked to make huge where it can.
+pub const IPC_PAGES_ADVISED: u32 = 1;
+/// Of ipc_region_pages: of 2 MiB, from the kernel's pool.
+pub const IPC_PAGES_HUGE: u32 = 2;
 /// For ipc_create_shared_region_ex: wherever the kernel puts it.
 pub const IPC_ANY_NUMA_NODE: u32 = u32::MAX;
 

@@ -173,7 +173,7 @@ impl Client {
         options: impl Into<CallOptions>,
     ) -> Result<usize, CallError> {
         let mut sink = Sink::Slice(buffer, 0);
-        self.fetch(Parcel::Bytes(payload), options.into(), &mut sink)?;
+        self.fetch(Parcel::Bytes(payload), options.into(), false, &mut sink)?;
         match sink {
             Sink::Slice(_, length) => Ok(length),
             Sink::Vector(_) | Sink::View(_) => Ok(0),
@@ -234,28 +234,30 @@ impl Client {
 
     fn request(&self, parcel: Parcel<'_>, options: CallOptions) -> Result<View, CallError> {
         let mut response = None;
-        self.fetch(parcel, options, &mut Sink::View(&mut response))?;
+        self.fetch(parcel, options, false, &mut Sink::View(&mut response))?;
         Ok(response.unwrap_or_else(|| View::of(Vec::new())))
     }
 
-    /// Sends a request, and waits until the response is in the sink.
+    /// Sends a request, and waits until the response is in the sink. One that is repeatable goes to
+    /// whoever serves next, too, when it may have been carried out.
     #[inline(always)]
     fn fetch(
         &self,
         parcel: Parcel<'_>,
         options: CallOptions,
+        is_repeatable: bool,
         sink: &mut Sink<'_>,
     ) -> Result<(), CallError> {
         let mut reopened = None;
         let link = self.live(&mut reopened)?;
         let (label, limit) = (label(Kind::Request, options), Limit::after(options.timeout));
-        let payload = match &parcel {
-            Parcel::Bytes(payload) => Some(*payload),
-            Parcel::Loan(_) => None,
-        };
+        let payload = if let Parcel::Bytes(payload) = &parcel { Some(*payload) } else { None };
         match (link.call(label, parcel, limit, sink), payload) {
-            (Err(CallError::PeerDied { taken: false }), Some(payload)) if self.is_relayed() => {
-                self.again(limit, |link| link.call(label, Parcel::Bytes(payload), limit, sink))
+            (Err(CallError::PeerDied { taken }), Some(payload))
+                if (!taken || is_repeatable) && self.is_relayed() =>
+            {
+                let parcel = || Parcel::Bytes(payload);
+                self.again(limit, is_repeatable, |link| link.call(label, parcel(), limit, sink))
             }
             (result, _) => result,
         }
@@ -292,8 +294,7 @@ impl Client {
         options: impl Into<CallOptions>,
     ) -> Result<(), CallError> {
         // Not emptied before: what is there is written over, not filled with zeros first.
-        self.fetch(Parcel::Bytes(payload), options.into(), &mut Sink::Vector(response))
-            .inspect_err(|_| response.clear())
+        self.call_repeatable(payload, response, options.into(), false)
     }
 
     /// Sends a message that nobody answers; returns its id. The timeout is for room in the ring:
@@ -312,7 +313,7 @@ impl Client {
         let mut reopened = None;
         match self.live(&mut reopened)?.send(label, Parcel::Bytes(payload), limit) {
             Err(CallError::PeerDied { taken: false }) if self.is_relayed() => {
-                self.again(limit, |link| link.send(label, Parcel::Bytes(payload), limit))
+                self.again(limit, false, |link| link.send(label, Parcel::Bytes(payload), limit))
             }
             result => result,
         }
@@ -357,7 +358,7 @@ impl Client {
         };
         let (link, message_id) = match send(&link) {
             Err(CallError::PeerDied { taken: false }) if self.is_relayed() => {
-                self.again(limit, send)?
+                self.again(limit, false, send)?
             }
             outcome => outcome?,
         };

@@ -27,6 +27,7 @@
 //! ```
 //! `docs/regions.md` has what is guaranteed, and what not.
 
+mod grants;
 mod memory;
 mod terms;
 
@@ -37,8 +38,8 @@ use std::{
     time::Duration,
 };
 
+use memory::Map;
 pub(crate) use memory::fits;
-use memory::{Map, seal};
 pub use terms::{Pages, RegionAccess, RegionError, RegionOptions, RegionRef};
 
 use crate::{
@@ -46,7 +47,7 @@ use crate::{
     channel::Fate,
     clock,
     control::{Ticket, regions::Access},
-    error::{NodeError, Status},
+    error::NodeError,
     failpoint::shared,
     interrupt::Interrupter,
     link::{time_left, until},
@@ -58,8 +59,6 @@ use crate::{
     },
 };
 
-/// Grants of one region, as the runtime bounds them.
-const GRANTS: usize = 1024;
 /// How long a wait polls before it sleeps, where the node may spin: about what a wake-up costs.
 const SPIN_NS: u64 = 25_000;
 
@@ -90,11 +89,13 @@ pub(crate) struct Held {
 #[derive(Debug)]
 enum Share {
     Own {
+        /// What it was made with.
+        options: RegionOptions,
         /// Proves to the next runtime that it is.
         ticket: Mutex<Ticket>,
         granted: Mutex<Vec<(ServiceId, Access)>>,
-        /// Whether anybody else may ever have mapped it, and sleep.
-        is_shared: AtomicBool,
+        /// Whether anybody may ever sleep for it: others, once it was granted, or threads here.
+        is_awaited: AtomicBool,
     },
     Peers {
         writable: bool,
@@ -107,6 +108,8 @@ enum Share {
 const OPEN: u32 = 0;
 const ENDED_REVOKED: u32 = 1;
 const ENDED_OWNER: u32 = 2;
+/// This process has closed it.
+const ENDED_HERE: u32 = 3;
 
 /// What is needed to hold a region.
 pub(crate) struct Parts {
@@ -118,21 +121,23 @@ pub(crate) struct Parts {
 /// Memory of a region that the runtime does not know yet.
 pub(crate) struct Unentered {
     map: Map,
+    options: RegionOptions,
     pub(crate) fd: OwnedFd,
 }
 
 impl Unentered {
     pub(crate) fn create(size: u64, options: &RegionOptions) -> Result<Unentered, NodeError> {
         let (map, fd, _) = Map::create(size, options)?;
-        Ok(Unentered { map, fd })
+        Ok(Unentered { map, options: *options, fd })
     }
 
     pub(crate) fn enter(self, id: u64, ticket: Ticket, parts: Parts) -> Held {
-        let Unentered { map, fd } = self;
+        let Unentered { map, options, fd } = self;
         let share = Share::Own {
+            options,
             ticket: Mutex::new(ticket),
             granted: Mutex::default(),
-            is_shared: AtomicBool::new(false),
+            is_awaited: AtomicBool::new(false),
         };
         Held::new(id, map, fd, share, parts)
     }
@@ -181,6 +186,22 @@ impl Held {
         futex::wake(&self.fate, false, i32::MAX);
     }
 
+    /// Ends the waits for it here, and says to others, of one of its own, that nothing comes any
+    /// more. It stays mapped, and counted, until nobody here has it.
+    fn close(&self) {
+        if !self.map.is_here() || self.fate.swap(ENDED_HERE, Ordering::AcqRel) == ENDED_HERE {
+            return;
+        }
+        futex::wake(&self.fate, false, i32::MAX);
+        if let Share::Own { .. } = self.share {
+            self.say_ended();
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.fate.load(Ordering::Acquire) == ENDED_HERE
+    }
+
     /// The runtime says that it has ended.
     pub(crate) fn hear_ended(&self, revoked: bool) {
         match &self.share {
@@ -194,19 +215,30 @@ impl Held {
         self.map.head().ended.load(Ordering::Acquire) != 0
     }
 
-    /// Whether the grant by which it is mapped stands, as far as is known.
+    /// Whether it is not closed, and the grant by which it is mapped stands, as far as is known.
     pub(crate) fn is_held(&self) -> bool {
-        self.fate.load(Ordering::Acquire) != ENDED_REVOKED
+        matches!(self.fate.load(Ordering::Acquire), OPEN | ENDED_OWNER)
     }
 
     fn check(&self) -> Result<(), RegionError> {
         if !self.map.is_here() {
             return Err(NodeError::Forked.into());
         }
-        if self.fate.load(Ordering::Relaxed) == ENDED_REVOKED {
-            return Err(RegionError::Revoked);
+        match self.fate.load(Ordering::Relaxed) {
+            ENDED_REVOKED => Err(RegionError::Revoked),
+            ENDED_HERE => Err(RegionError::Closed),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Has each sync wake from now on; tells whether that is new, and all must be looked at again.
+    fn is_first_to_sleep(&self) -> bool {
+        match &self.share {
+            Share::Own { is_awaited, .. } => {
+                !is_awaited.load(Ordering::Relaxed) && !is_awaited.swap(true, Ordering::SeqCst)
+            }
+            Share::Peers { .. } => false,
+        }
     }
 
     fn is_writable(&self) -> bool {
@@ -230,9 +262,7 @@ impl Drop for Held {
         if !self.map.is_here() {
             return;
         }
-        if let Share::Own { .. } = self.share {
-            self.say_ended();
-        }
+        self.close();
         if let Some(core) = self.core.upgrade() {
             core.say_unmapped(self.id);
         }
@@ -365,7 +395,8 @@ impl Region {
 
     /// Publishes what was written: the version grows by one, and whoever waits for it wakes. Who
     /// sees the new version sees all that was written before (`Release`; [`version`](Self::version)
-    /// is the `Acquire`). No system call as long as the region was never granted, one after that.
+    /// is the `Acquire`). No system call as long as the region was never granted, nor waited for
+    /// in this process; one after that.
     ///
     /// Returns the new version.
     ///
@@ -378,9 +409,10 @@ impl Region {
         }
         let head = self.held.map.head();
         let version = shared!(RegionVersion, head.version.fetch_add(1, Ordering::Release)) + 1;
-        shared!(RegionEvent, head.event.fetch_add(1, Ordering::Release));
+        // SeqCst: before the look whether anybody sleeps, who looks at it after saying so.
+        shared!(RegionEvent, head.event.fetch_add(1, Ordering::SeqCst));
         let may_be_awaited = match &self.held.share {
-            Share::Own { is_shared, .. } => is_shared.load(Ordering::Acquire),
+            Share::Own { is_awaited, .. } => is_awaited.load(Ordering::SeqCst),
             Share::Peers { .. } => true,
         };
         if may_be_awaited {
@@ -403,8 +435,8 @@ impl Region {
     ///
     /// # Errors
     /// [`RegionError::TimedOut`]; [`RegionError::OwnerGone`] when the owner died or let go of the
-    /// region; [`RegionError::Revoked`]; [`RegionError::Canceled`] when interrupted;
-    /// [`NodeError::Forked`].
+    /// region; [`RegionError::Revoked`]; [`RegionError::Closed`]; [`RegionError::Canceled`] when
+    /// interrupted; [`NodeError::Forked`].
     pub fn wait(&self, seen: u64, timeout: Option<Duration>) -> Result<u64, RegionError> {
         self.wait_or(seen, timeout, None)
     }
@@ -423,12 +455,13 @@ impl Region {
         let mut polls_until = polls_until(it.spin);
         loop {
             it.check()?;
-            let event = head.event.load(Ordering::Acquire);
+            let event = head.event.load(Ordering::SeqCst);
             let version = head.version.load(Ordering::Acquire);
             if version != seen {
                 return Ok(version);
             }
             if it.fate.load(Ordering::Acquire) != OPEN || it.owner_let_go() {
+                it.check()?;
                 // The last it did may have been to publish.
                 let version = self.version();
                 return if version == seen { Err(RegionError::OwnerGone) } else { Ok(version) };
@@ -444,6 +477,9 @@ impl Region {
             }
             // Once asleep, polling has been tried.
             polls_until = 0;
+            if it.is_first_to_sleep() {
+                continue;
+            }
             let words = [
                 Some(Word { at: &head.event, value: event, shared: true }),
                 Some(Word { at: &it.fate, value: OPEN, shared: false }),
@@ -453,80 +489,32 @@ impl Region {
             futex::wait_words(words, left);
         }
     }
+}
 
-    /// Lets a service map this region: an instance, whoever serves a name, or a node by its
-    /// anonymous id. Where the rules do not let it map regions of this process, it still cannot.
+impl Region {
+    /// Closes it for all its clones: their waits end with [`RegionError::Closed`], and whatever is
+    /// begun with them fails so. Others are told at once, of one of this process's own, that
+    /// nothing will be published any more. Its memory stays mapped, and counts, until the last clone is
+    /// dropped. What was published before is seen by who learns of the end. Closing again does
+    /// nothing, and nor does it in a forked child.
     ///
-    /// The first grant decides for good whether those who map the region may write it.
-    ///
-    /// # Errors
-    /// [`RegionError::NotOwner`]; [`NodeError::Config`] when it is granted for the other access
-    /// already; [`NodeError::Refused`] with `NOT_FOUND` when it is nobody's id, `QUOTA` after 1024
-    /// grants; those of a lost runtime.
-    pub fn grant(&self, to: ServiceId, access: RegionAccess) -> Result<(), RegionError> {
-        let Share::Own { granted, is_shared, .. } = &self.held.share else {
-            return Err(RegionError::NotOwner);
-        };
-        let access = match access {
-            RegionAccess::Read => Access::Read,
-            RegionAccess::Write => Access::Write,
-        };
-        seal(&self.held.fd, access)?;
-        // Before anybody can have mapped it: from here on every sync wakes.
-        is_shared.store(true, Ordering::Release);
-        self.node.core.grant(&self.held, to, access)?;
-        let mut granted = lock(granted);
-        if !granted.iter().any(|(id, _)| *id == to) && granted.len() < GRANTS {
-            granted.push((to, access));
-        }
-        Ok(())
+    /// ```no_run
+    /// # fn of(node: &ipc::Node) -> Result<(), ipc::RegionError> {
+    /// let region = node.create_region(100, &ipc::RegionOptions::default())?;
+    /// let waits = region.clone();
+    /// let waiter = std::thread::spawn(move || waits.wait(0, None));
+    /// region.close();
+    /// assert!(matches!(waiter.join(), Ok(Err(ipc::RegionError::Closed))));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn close(&self) {
+        self.held.close();
     }
 
-    /// Takes a grant back. Whoever mapped the region by it is told, its waits end, and it cannot
-    /// map the region again. What it has mapped cannot be taken away from it: see
-    /// [`rotate`](Self::rotate).
-    ///
-    /// # Errors
-    /// [`RegionError::NotOwner`]; those of a lost runtime.
-    pub fn revoke(&self, from: ServiceId) -> Result<(), RegionError> {
-        let Share::Own { granted, .. } = &self.held.share else {
-            return Err(RegionError::NotOwner);
-        };
-        lock(granted).retain(|(id, _)| *id != from);
-        Ok(self.node.core.grant(&self.held, from, Access::None)?)
-    }
-
-    /// Makes a region with the same contents and the same grants, on other memory and with another
-    /// id. Who had a grant of this one that was taken back sees nothing of the new one.
-    ///
-    /// # Errors
-    /// As for [`Node::create_region`](crate::Node::create_region) and [`grant`](Self::grant).
-    pub fn rotate(&self) -> Result<Region, RegionError> {
-        let Share::Own { granted, .. } = &self.held.share else {
-            return Err(RegionError::NotOwner);
-        };
-        let options =
-            RegionOptions { huge_pages: self.pages() != Pages::Small, ..RegionOptions::default() };
-        let held = self.node.core.create_region(self.held.size(), &options)?;
-        let fresh = Region { held, node: Arc::clone(&self.node) };
-        let mut part = vec![0; self.size().min(1 << 20)];
-        for offset in (0..self.size()).step_by(1 << 20) {
-            let length = part.len().min(self.size() - offset);
-            self.held.map.copy_out(offset, &mut part[..length]);
-            fresh.held.map.copy_in(offset, &part[..length]);
-        }
-        let granted = lock(granted).clone();
-        for (to, access) in granted {
-            let access =
-                if access == Access::Write { RegionAccess::Write } else { RegionAccess::Read };
-            match fresh.grant(to, access) {
-                // Whoever it was, it is gone.
-                Err(RegionError::Node(NodeError::Refused(Status::NOT_FOUND))) => {}
-                other => other?,
-            }
-        }
-        fresh.sync()?;
-        Ok(fresh)
+    /// Tells whether this process has closed it.
+    pub fn is_closed(&self) -> bool {
+        self.held.is_closed()
     }
 }
 
@@ -543,16 +531,4 @@ fn polls_until(spin: Spin) -> u64 {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-impl Region {
-    /// Grants this region to a service and names it for a message to it, so that whoever gets the
-    /// message can map it at once.
-    ///
-    /// # Errors
-    /// As for [`grant`](Self::grant).
-    pub fn pass_to(&self, to: ServiceId, access: RegionAccess) -> Result<RegionRef, RegionError> {
-        self.grant(to, access)?;
-        Ok(RegionRef { id: self.id(), size: self.size() as u64 })
-    }
 }

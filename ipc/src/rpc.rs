@@ -29,6 +29,8 @@ mod router;
 mod streams;
 #[cfg(feature = "tokio")]
 mod tasks;
+#[cfg(feature = "tokio")]
+mod under_way;
 pub mod wire;
 
 pub use call::{Caller, Items, RpcOptions};

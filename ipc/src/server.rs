@@ -9,7 +9,7 @@ mod waits;
 use std::{os::fd::BorrowedFd, path::Path, sync::Arc, time::Duration};
 
 pub use hub::in_handler;
-pub(crate) use hub::{Demotion, Farewell, Hub, Member, Source};
+pub(crate) use hub::{Demotion, Farewell, Hub, Member, Source, unless_busy};
 pub(crate) use incoming::{Incoming, Queued};
 pub(crate) use queue::RunQueue;
 pub use request::{Request, Retained};

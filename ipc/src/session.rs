@@ -46,6 +46,8 @@ mod module_auth;
 pub(crate) mod poly;
 pub(crate) mod record;
 mod resolver;
+#[cfg(all(test, target_arch = "x86_64"))]
+mod steps;
 mod vault;
 #[cfg(test)]
 mod vectors;

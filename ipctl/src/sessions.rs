@@ -32,6 +32,7 @@ Columns:
   ROLE         client or server on this channel
   PEER         who is at the other end
   PATTERN      how they proved who they are: Noise's KK, XX or IK
+  HANDSHAKE    how long the client waited for it; - at the server, which waits for none
   AGE          since the handshake
   SENT, TAKEN  messages
   REKEYS       how often this end has changed the keys that it seals with
@@ -75,6 +76,7 @@ struct Row {
     peer_id: u32,
     pattern: &'static str,
     age_seconds: f64,
+    handshake_us: Option<u32>,
     messages_sent: u64,
     messages_received: u64,
     rekeys: u64,
@@ -101,6 +103,7 @@ impl Row {
             peer_id: end.peer.get(),
             pattern: short(session),
             age_seconds: Duration::from_nanos(age_ns).as_secs_f64(),
+            handshake_us: (!serves).then_some(session.handshake_us),
             messages_sent: end.stats.messages_sent,
             messages_received: end.stats.messages_received,
             rekeys: session.rekeys,
@@ -146,6 +149,7 @@ impl fmt::Display for List {
             ("ROLE", Align::Left),
             ("PEER", Align::Left),
             ("PATTERN", Align::Left),
+            ("HANDSHAKE", Align::Right),
             ("AGE", Align::Right),
             ("SENT", Align::Right),
             ("TAKEN", Align::Right),
@@ -159,6 +163,7 @@ impl fmt::Display for List {
                 row.role.to_owned(),
                 row.peer.clone(),
                 row.pattern.to_owned(),
+                row.handshake_us.map_or_else(|| "-".to_owned(), |us| format!("{us} us")),
                 units::uptime(Duration::from_secs_f64(row.age_seconds)),
                 row.messages_sent.to_string(),
                 row.messages_received.to_string(),

@@ -55,6 +55,60 @@ static void reader(void) {
 }
 
 static shared_region_id_t shown, opened;
+
+static void *await_it(void *region) {
+    uint64_t version = 7;
+    CHECK_IS(ipc_wait_shared_region(*(shared_region_id_t *)region, 0, &version, IPC_WAIT_FOREVER),
+             IPC_ENOENT);
+    CHECK_IS(version, 7);
+    return NULL;
+}
+
+/* Who waits for a region without limit is told when another thread unmaps it. */
+static void unmap_beside_a_wait(void) {
+    shared_region_id_t region = 0;
+    uint64_t version = 0;
+    pthread_t waiter;
+    int round;
+    for (round = 0; round < 20; round++) {
+        OK(ipc_create_shared_region(SIZE, &region));
+        CHECK_IS(pthread_create(&waiter, NULL, await_it, &region), 0);
+        /* In every other round the other thread is likely to sleep by now. */
+        if (round % 2) CHECK_IS(ipc_wait_shared_region(region, 0, &version, 2), IPC_ETIMEDOUT);
+        OK(ipc_unmap_shared_region(region));
+        CHECK_IS(pthread_join(waiter, NULL), 0);
+    }
+}
+
+/* The same bytes on other memory. */
+static void rotate(void) {
+    shared_region_id_t first = 0, other = 0;
+    void *place = NULL;
+    size_t size = 0;
+    uint32_t pages = 9, before = 9;
+    CHECK_IS(ipc_rotate_shared_region(12345, &other), IPC_ENOENT);
+    CHECK_IS(ipc_region_pages(12345, &pages), IPC_ENOENT);
+    CHECK(other == 0 && pages == 9);
+    OK(ipc_create_shared_region_ex(SIZE, IPC_REGION_HUGE_PAGES, IPC_ANY_NUMA_NODE, &first));
+    CHECK_IS(ipc_rotate_shared_region(first, NULL), IPC_EINVAL);
+    CHECK_IS(ipc_region_pages(first, NULL), IPC_EINVAL);
+    OK(ipc_region_pages(first, &before));
+    CHECK(before <= IPC_PAGES_HUGE);
+    OK(ipc_map_shared_region(first, &place));
+    memset(place, 'r', SIZE);
+    OK(ipc_rotate_shared_region(first, &other));
+    CHECK(other != 0 && other != first);
+    OK(ipc_unmap_shared_region(first));
+    OK(ipc_region_size(other, &size));
+    CHECK_IS(size, SIZE);
+    OK(ipc_map_shared_region(other, &place));
+    CHECK_IS(((char *)place)[SIZE - 1], 'r');
+    OK(ipc_unmap_shared_region(other));
+    OK(ipc_create_shared_region(SIZE, &first));
+    OK(ipc_region_pages(first, &pages));
+    CHECK_IS(pages, IPC_PAGES_SMALL);
+    OK(ipc_unmap_shared_region(first));
+}
 static int is_over;
 
 static void on_request(const ipc_message_t *message, void *user) {
@@ -115,6 +169,9 @@ int main(void) {
     CHECK_IS(ipc_region_size(12345, &size), IPC_ENOENT);
     CHECK_IS(ipc_region_size(12345, NULL), IPC_EINVAL);
     CHECK(none == 0 && place == NULL && version == 0 && size == 0);
+
+    unmap_beside_a_wait();
+    rotate();
 
     OK(ipc_create_shared_region(SIZE, &shown));
     CHECK_IS(ipc_grant_shared_region(shown, 0, false), IPC_EINVAL);

@@ -248,6 +248,23 @@ impl Ledger {
         }
     }
 
+    /// Reads what processes wrote down, a line for each effect in the order in which they had
+    /// them: writer, epoch, caller, number. What was wrong with one is asked for at the end.
+    ///
+    /// # Panics
+    /// When a line is none.
+    pub fn of_lines(file: &str, repeats: Repeats) -> Ledger {
+        let mut ledger = Ledger::new(repeats);
+        for line in file.lines() {
+            let numbers: Vec<u64> =
+                line.split(' ').map(|word| word.parse().expect("a number")).collect();
+            let [writer, epoch, caller, number] = numbers[..] else { panic!("no line: {line}") };
+            let (writer, caller) = (writer as u32, caller as u32);
+            ledger.record(Effect { writer, epoch, caller, number });
+        }
+        ledger
+    }
+
     /// Somebody begins to serve in this epoch: from here on older ones are refused. Who has a
     /// memory of what was answered says so before it reads that of the one before, who may go on.
     /// Returns whether it is the latest.

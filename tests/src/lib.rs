@@ -37,3 +37,14 @@ pub const LONG: std::time::Duration = std::time::Duration::from_secs(30);
 pub fn pattern(size: usize) -> Vec<u8> {
     (0..size).map(|n| (n * 31 + n / 251) as u8).collect()
 }
+
+/// Makes a runtime of tasks that call: what ends their calls is the loop of the server, which runs
+/// in it.
+pub fn caller_of_tasks(node: &ipc::Node) -> (tokio::runtime::Runtime, ipc::Server) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_io().build();
+    let runtime = runtime.expect("a runtime");
+    let server = node.server().expect("a server");
+    let port = server.clone();
+    runtime.spawn(async move { ipc::tokio::serve(&port, |_| ()).await });
+    (runtime, server)
+}

@@ -6,13 +6,13 @@ use std::fs;
 use ipc::{Config, Node, Spin, Status, failpoint::At};
 use tests::{
     Actor, Ipcd, LONG, World,
-    ledger::{Account, Repeats},
+    ledger::{Account, Ledger, Repeats},
     pattern, proc, wait_until,
 };
 
 use super::{
     ACTOR, Doom, IPCD, die_everywhere, node_file,
-    serving::{REKEY, assert_nothing_left, client, recorded, request},
+    serving::{REKEY, assert_nothing_left, client, request},
 };
 
 /// What a caller comes by that goes over: it says where its ids go on, leaves the one and is with
@@ -80,7 +80,7 @@ fn go_over(name: &str, doom: &Doom) -> bool {
     let was_killed = doomed.finish();
     call(4);
     let file = fs::read_to_string(&effects).expect("lines");
-    let mut ledger = recorded(&file, Repeats::Faults);
+    let mut ledger = Ledger::of_lines(&file, Repeats::Faults);
     ledger.settle(0, &account);
     assert!(account.maybe.is_empty(), "{:?} are unknown", account.maybe);
     // Of the dead it is not known which they had heard the end of.

@@ -11,11 +11,10 @@ use ipc::{
     CallError, CallOptions, Client, Config, Node, NodeError, Priority, Spin, Status, failpoint::At,
 };
 use tests::{
-    Actor, Ipcd, LONG, World,
-    ledger::{Account, Effect, Ledger, Repeats},
+    Actor, Ipcd, LONG, World, caller_of_tasks,
+    ledger::{Account, Ledger, Repeats},
     proc, wait_until,
 };
-use tokio::runtime::Builder;
 
 use super::{ACTOR, CHANNEL, Doom, IPCD, SESSION, die_everywhere, node_file};
 
@@ -184,7 +183,7 @@ impl Trial {
             Who::Second | Who::SecondWithoutRuntime => Repeats::Harmless,
         };
         let file = fs::read_to_string(self.world.directory().join("effects")).expect("lines");
-        let mut ledger = recorded(&file, repeats);
+        let mut ledger = Ledger::of_lines(&file, repeats);
         for (caller, account) in (0..).zip(&calls.accounts) {
             ledger.settle(caller, account);
             let is_declared = repeats == Repeats::Harmless && calls.is_settled;
@@ -281,11 +280,7 @@ fn call_on(
 
 /// The same as tasks, some of them at a time.
 fn call_in_tasks(node: &Node, client: &Client, is_settled: bool, answered: &AtomicU64) -> Account {
-    let runtime = Builder::new_multi_thread().worker_threads(1).enable_io().build();
-    let runtime = runtime.expect("a runtime");
-    let server = node.server().expect("a server");
-    let port = server.clone();
-    runtime.spawn(async move { ipc::tokio::serve(&port, |_| ()).await });
+    let (runtime, server) = caller_of_tasks(node);
     let mut account = Account::default();
     while account.sent < REQUESTS {
         let numbers: Vec<u64> = (1..=4).map(|ahead| account.sent + ahead).collect();
@@ -300,18 +295,4 @@ fn call_in_tasks(node: &Node, client: &Client, is_settled: bool, answered: &Atom
         }
     }
     account
-}
-
-/// What the processes did, in the order in which they did it.
-pub(super) fn recorded(file: &str, repeats: Repeats) -> Ledger {
-    let mut ledger = Ledger::new(repeats);
-    for line in file.lines() {
-        let numbers: Vec<u64> =
-            line.split(' ').map(|word| word.parse().expect("a number")).collect();
-        let [writer, epoch, caller, number] = numbers[..] else { panic!("not a line: {line}") };
-        let (writer, caller) = (writer as u32, caller as u32);
-        // That none is of a past epoch, and none of two writers, is asked at the end.
-        ledger.record(Effect { writer, epoch, caller, number });
-    }
-    ledger
 }

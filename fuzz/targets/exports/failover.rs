@@ -18,11 +18,8 @@ unsafe extern "C" {
     fn ipc_configure_failover(service: u32, config: *mut FailoverConfig) -> c_int;
     fn ipc_detect_service_failure(service: u32, info: *mut FailureInfo) -> c_int;
     safe fn ipc_trigger_failover(failed: u32, backup: u32) -> c_int;
-<<<<<<< HEAD
     safe fn ipc_on_demoted(handler: Option<Demoted>, user_data: *mut c_void) -> c_int;
-=======
     safe fn ipc_wake_promptly() -> c_int;
->>>>>>> work-tail
 }
 
 type Demoted = extern "C" fn(u32, u64, *mut c_void);
@@ -50,15 +47,13 @@ pub(crate) fn act(choice: &Choice) {
             abi::documented("ipc_detect_service_failure", number, &known);
             assert!(number == 0 || info.instance == 0, "written after {number}");
         }
-<<<<<<< HEAD
+        3 if what & 0x80 != 0 => {
+            abi::documented("ipc_wake_promptly", ipc_wake_promptly(), &[ESYS]);
+        }
         _ if what & 4 != 0 => {
             let handler = (what & 8 == 0).then_some(demoted as Demoted);
             let number = ipc_on_demoted(handler, ptr::without_provenance_mut(5));
             abi::documented("ipc_on_demoted", number, &[]);
-=======
-        3 if what & 0x80 != 0 => {
-            abi::documented("ipc_wake_promptly", ipc_wake_promptly(), &[ESYS]);
->>>>>>> work-tail
         }
         _ => {
             let number = ipc_trigger_failover(*id, *other);

@@ -27,6 +27,8 @@ unsafe extern "C" {
     ) -> c_int;
     safe fn ipc_unmap_shared_region(id: u64) -> c_int;
     fn ipc_region_size(id: u64, size: *mut usize) -> c_int;
+    fn ipc_region_pages(id: u64, pages: *mut u32) -> c_int;
+    fn ipc_rotate_shared_region(id: u64, fresh: *mut u64) -> c_int;
 }
 
 /// Regions of one input.
@@ -109,6 +111,14 @@ pub(crate) fn act(choice: Choice) {
         6 => {
             abi::documented("ipc_unmap_shared_region", ipc_unmap_shared_region(id), &[ENOENT]);
         }
+        _ if what & 24 == 24 => rotate(id, known, dest),
+        _ if what & 8 != 0 => {
+            let mut pages = 9;
+            // SAFETY: a place.
+            let number = unsafe { ipc_region_pages(id, &raw mut pages) };
+            let got = abi::documented("ipc_region_pages", number, &[ENOENT]) == 0;
+            assert!(if got { pages <= 2 } else { pages == 9 }, "{pages} after {number}");
+        }
         _ => {
             let mut told = 0;
             // SAFETY: a place.
@@ -117,6 +127,22 @@ pub(crate) fn act(choice: Choice) {
                 assert_eq!(told, known);
             }
         }
+    }
+}
+
+fn rotate(id: u64, size: usize, dest: u32) {
+    if REGIONS.with(|regions| regions.borrow().len()) >= MOST {
+        return;
+    }
+    let mut fresh = 0;
+    let out = if dest.is_multiple_of(8) { ptr::null_mut() } else { &raw mut fresh };
+    // SAFETY: a place or NULL.
+    let number = unsafe { ipc_rotate_shared_region(id, out) };
+    let errors = [EINVAL, ENOENT, EACCES, EQUOTA, ENORUNTIME];
+    if abi::documented("ipc_rotate_shared_region", number, &errors) == 0 {
+        REGIONS.with(|regions| regions.borrow_mut().push((fresh, size)));
+    } else {
+        assert_eq!(fresh, 0, "written after {number}");
     }
 }
 

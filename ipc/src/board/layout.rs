@@ -144,7 +144,8 @@ pub(crate) struct Identity {
     pub(super) peer_pid: AtomicU32,
     pub(super) dest: AtomicU32,
     pub(super) dest_name: AtomicU32,
-    /// Of an encrypted channel: the handshake's pattern, by number; 0 where there is no session.
+    /// Of an encrypted channel: the handshake's pattern, by number, and above its 8 bits how long
+    /// this end waited for it, in µs; 0 where there is no session.
     pub(super) pattern: AtomicU32,
     /// Calls that ended with an error; of a server, requests that it answered with one.
     pub(crate) errors: Count,

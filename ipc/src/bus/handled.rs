@@ -1,10 +1,10 @@
 //! Events in a server's loop: handled by the threads that run it, beside requests and completions.
 
-use std::sync::{Arc, Mutex, PoisonError, TryLockError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use super::{EventHead, error::EventError, listener::Alarm, subscription::Subscription};
 use crate::{
-    server::{Hub, Server, Source},
+    server::{Hub, Server, Source, unless_busy},
     sync::{AtomicBool, Ordering},
 };
 
@@ -92,15 +92,11 @@ impl Alarm for Handled {
 impl Source for Handled {
     fn has_work(&self) -> bool {
         let is_over = self.over.load(Ordering::Relaxed);
-        !is_over && self.stage.try_lock().is_ok_and(|stage| !stage.subscription.is_quiet())
+        !is_over && unless_busy(&self.stage).is_some_and(|stage| !stage.subscription.is_quiet())
     }
 
     fn serve(&self) -> usize {
-        let mut stage = match self.stage.try_lock() {
-            Ok(stage) => stage,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return 0,
-        };
+        let Some(mut stage) = unless_busy(&self.stage) else { return 0 };
         let Stage { subscription, payload, handler } = &mut *stage;
         let mut count = 0;
         while count < TURN && !self.over.load(Ordering::SeqCst) {
@@ -125,12 +121,8 @@ impl Source for Handled {
             return true;
         }
         self.rang.store(false, Ordering::SeqCst);
-        let mut stage = match self.stage.try_lock() {
-            Ok(stage) => stage,
-            Err(TryLockError::Poisoned(poisoned)) => PoisonError::into_inner(poisoned),
-            // Who is at it kicks the loop when it is done.
-            Err(TryLockError::WouldBlock) => return true,
-        };
+        // Who is at it kicks the loop when it is done.
+        let Some(mut stage) = unless_busy(&self.stage) else { return true };
         let Some(alarm) = self.own.upgrade() else { return true };
         stage.subscription.set_alarm(alarm) && !self.rang.load(Ordering::SeqCst)
     }

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Words of a wait: what one call of `futex_waitv` takes.
-const WORDS: usize = 128;
+pub(super) const WORDS: usize = 128;
 /// How long at most where not all of it can be waited for.
 const TICK: Duration = Duration::from_millis(5);
 /// Of its stack, in bytes.

@@ -11,7 +11,7 @@ use super::{
     Event, EventHead, Start,
     error::EventError,
     feed::{Feed, Source},
-    listener::{Alarm, Watch},
+    listener::{Alarm, WORDS, Watch},
     places::Places,
 };
 use crate::{
@@ -201,11 +201,13 @@ impl Subscription {
                 std::thread::sleep(Duration::from_millis(1));
             }
             futile += 1;
-            let limit = if sure { left } else { Some(left.map_or(TICK, |it| it.min(TICK))) };
             let private = |at, value| futex::Word { at, value, shared: false };
             let mut words = vec![private(&self.feed.news, self.seen), interrupter.word(turn)];
             words.extend(rings.iter().map(|(source, event)| word(source, *event)));
-            words.truncate(128);
+            // Who wakes none of the words that are slept on is looked for every now and then.
+            let sure = sure && words.len() <= WORDS;
+            words.truncate(WORDS);
+            let limit = if sure { left } else { Some(left.map_or(TICK, |it| it.min(TICK))) };
             futex::wait_many(&words, limit);
             if let Some(head) = self.try_recv_into(payload)? {
                 return Ok(head);

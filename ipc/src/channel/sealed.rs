@@ -95,6 +95,7 @@ impl Channel {
 
     fn greet_as_client(&self, rx: &mut Receive, until: u64) -> Result<(), NodeError> {
         let greeting = rx.take_awaited().ok_or(NodeError::Refused(Status::AUTH))?;
+        let began_ns = clock::now_ns();
         let mut step = greeting.begin().map_err(refused)?;
         loop {
             let Step { send, then } = step;
@@ -110,7 +111,8 @@ impl Channel {
                     if send.is_some() && self.hear_greeting(rx, until)? != DONE {
                         return Err(NodeError::Refused(Status::AUTH));
                     }
-                    seal(&mut self.tx.claim(), rx, *session);
+                    let waited_ns = clock::now_ns().saturating_sub(began_ns);
+                    seal(&mut self.tx.claim(), rx, *session, waited_ns);
                     return Ok(());
                 }
             };
@@ -253,16 +255,16 @@ fn answer(tx: &mut Transmit, rx: &mut Receive, step: Option<Step>) -> Result<(),
         Then::Receive(handshake) => {
             rx.guard = Some(Box::new(Guard::Greeting(Some(handshake))));
         }
-        Then::Done(session) => seal(tx, rx, *session),
+        Then::Done(session) => seal(tx, rx, *session, 0),
     }
     Ok(())
 }
 
 /// From here on every frame is sealed. The records' positions are those of the frames, of which
 /// the handshake took some.
-fn seal(tx: &mut Transmit, rx: &mut Receive, mut session: SecureChannel) {
+fn seal(tx: &mut Transmit, rx: &mut Receive, mut session: SecureChannel, waited_ns: u64) {
     let SessionFacts { pattern, fingerprint, .. } = session.facts();
-    tx.board.begin_session(pattern, fingerprint, clock::now_ns());
+    tx.board.begin_session(pattern, fingerprint, clock::now_ns(), waited_ns);
     let (mut sealer, mut opener) = session.into_ends();
     for ring in [Ring::Urgent, Ring::Ordinary] {
         sealer.begin_at(ring, tx.producer(ring).head());

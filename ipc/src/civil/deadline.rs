@@ -1,7 +1,8 @@
 //! The deadline of a request, handed on to the calls that its handler makes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::{Clock, SystemClock};
 use crate::{CallOptions, Request, Retained, clock, error::CallError};
 
 /// Something that somebody waits for until a time.
@@ -45,7 +46,51 @@ impl CallOptions {
     /// # Errors
     /// [`CallError::TimedOut`] when nothing is left.
     pub fn also_within(self, request: &impl Deadline) -> Result<CallOptions, CallError> {
-        self.until(request.deadline_ns(), clock::monotonic_ns())
+        self.also_within_by(request, &SystemClock)
+    }
+
+    /// As [`within`](CallOptions::within), by another clock. One that was moved is so much ahead of
+    /// the system's, by which deadlines are counted.
+    ///
+    /// ```
+    /// use ipc::{CallOptions, civil::{Deadline, ManualClock}};
+    /// use std::time::Duration;
+    ///
+    /// # fn of(request: &impl Deadline) -> Result<(), ipc::CallError> {
+    /// let clock = ManualClock::new();
+    /// let options = CallOptions::within_by(request, &clock)?;
+    /// clock.advance(Duration::from_secs(3600));
+    /// // Nothing is left by now of any shorter time.
+    /// let late = CallOptions::within_by(request, &clock);
+    /// # let _ = (options, late);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`CallError::TimedOut`] when nothing is left.
+    pub fn within_by(
+        request: &impl Deadline,
+        clock: &impl Clock,
+    ) -> Result<CallOptions, CallError> {
+        CallOptions::default().also_within_by(request, clock)
+    }
+
+    /// As [`also_within`](CallOptions::also_within), by another clock.
+    ///
+    /// # Errors
+    /// [`CallError::TimedOut`] when nothing is left.
+    pub fn also_within_by(
+        self,
+        request: &impl Deadline,
+        clock: &impl Clock,
+    ) -> Result<CallOptions, CallError> {
+        let (system, system_ns, now) = (Instant::now(), clock::monotonic_ns(), clock.now());
+        let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let ahead = ns(now.saturating_duration_since(system));
+        let behind = ns(system.saturating_duration_since(now));
+        let now_ns = system_ns.saturating_add(ahead).saturating_sub(behind);
+        self.until(request.deadline_ns(), now_ns)
     }
 
     fn until(self, deadline_ns: Option<u64>, now_ns: u64) -> Result<CallOptions, CallError> {
@@ -64,7 +109,32 @@ impl CallOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Priority;
+    use crate::{Priority, civil::ManualClock};
+
+    struct Until(u64);
+
+    impl Deadline for Until {
+        fn deadline_ns(&self) -> Option<u64> {
+            Some(self.0)
+        }
+    }
+
+    #[test]
+    fn what_is_left_is_told_by_a_clock_of_the_user_s() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let request = Until(clock::monotonic_ns() + 10 * HOUR.as_nanos() as u64);
+        let clock = ManualClock::new();
+        let left = || CallOptions::within_by(&request, &clock).map(|options| options.timeout);
+        let at_first = left().ok().flatten().expect("some is left");
+        assert!(at_first > 9 * HOUR && at_first <= 10 * HOUR, "{at_first:?}");
+        clock.advance(9 * HOUR);
+        let then = left().ok().flatten().expect("some is left");
+        assert!(then <= HOUR, "{then:?}");
+        let short = CallOptions::timeout(Duration::from_nanos(5)).also_within_by(&request, &clock);
+        assert_eq!(short.ok().and_then(|it| it.timeout), Some(Duration::from_nanos(5)));
+        clock.advance(2 * HOUR);
+        assert!(matches!(left(), Err(CallError::TimedOut)));
+    }
 
     #[test]
     fn a_call_gets_what_is_left() {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{Clock, SystemClock};
-use crate::error::{CallError, Retry, Status};
+use crate::error::{CallError, NodeError, Retry, Status};
 
 /// What it means to carry out a request twice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -50,8 +50,8 @@ impl Failure for CallError {
             CallError::TimedOut
             | CallError::PeerDied { .. }
             | CallError::PeerCorrupt(_)
-            | CallError::Full
-            | CallError::Node(_) => Blame::Service,
+            | CallError::Full => Blame::Service,
+            CallError::Node(error) => blame_of_way(error),
             CallError::Remote(status) => status.blame(),
             CallError::TooLarge { .. }
             | CallError::Canceled
@@ -60,6 +60,34 @@ impl Failure for CallError {
             | CallError::Forked
             | CallError::Reentrant => Blame::Caller,
         }
+    }
+}
+
+/// Who is to blame when there was no way to the service.
+fn blame_of_way(error: &NodeError) -> Blame {
+    match error {
+        NodeError::NoRuntime { .. }
+        | NodeError::TimedOut
+        | NodeError::Version { .. }
+        | NodeError::Introduced(_)
+        | NodeError::Lane(_)
+        | NodeError::Malformed(_) => Blame::Service,
+        NodeError::Refused(status) => match *status {
+            Status::INVALID | Status::ACCESS | Status::AUTH | Status::QUOTA | Status::EXISTS => {
+                Blame::Caller
+            }
+            _ => Blame::Service,
+        },
+        // What it asked for, may do, or has left of its own.
+        NodeError::Name(_)
+        | NodeError::Address(_)
+        | NodeError::Config(_)
+        | NodeError::Directory { .. }
+        | NodeError::Owned(_)
+        | NodeError::Forbidden
+        | NodeError::Forked
+        | NodeError::Closed
+        | NodeError::System { .. } => Blame::Caller,
     }
 }
 

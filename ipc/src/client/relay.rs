@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Client, ClientState, attend, join};
+use super::{CallOptions, Client, ClientState, attend, join};
 use crate::{
     ServiceId,
     channel::Fate,
@@ -20,7 +20,7 @@ use crate::{
     },
     frame::Label,
     life::Life,
-    link::{FOREVER, Limit, Link, Parcel},
+    link::{FOREVER, Limit, Link, Parcel, Sink},
     node::Core,
     server::Server,
     socket::Transport,
@@ -381,7 +381,7 @@ fn await_mark(link: &Link) {
 impl Client {
     /// Whether the name has standbys.
     #[inline]
-    pub(super) fn is_relayed(&self) -> bool {
+    pub(crate) fn is_relayed(&self) -> bool {
         self.state.relay.on.load(Ordering::Relaxed)
     }
 
@@ -396,15 +396,32 @@ impl Client {
     pub(super) fn again<R>(
         &self,
         limit: Limit,
+        is_repeatable: bool,
         mut act: impl FnMut(&Arc<Link>) -> Result<R, CallError>,
     ) -> Result<R, CallError> {
         let until = limit.at();
         loop {
             match act(&self.link()?) {
-                Err(CallError::PeerDied { taken: false }) if clock::now_ns() < until => {}
+                Err(CallError::PeerDied { taken })
+                    if (!taken || is_repeatable) && clock::now_ns() < until => {}
                 result => return result,
             }
         }
+    }
+
+    /// As [`call_into_vec`](Client::call_into_vec); a repeatable request goes to whoever serves
+    /// next, too, when it may have been carried out, whatever the service says of all of them.
+    #[inline]
+    pub(crate) fn call_repeatable(
+        &self,
+        payload: &[u8],
+        response: &mut Vec<u8>,
+        options: CallOptions,
+        is_repeatable: bool,
+    ) -> Result<(), CallError> {
+        let parcel = Parcel::Bytes(payload);
+        self.fetch(parcel, options, is_repeatable, &mut Sink::Vector(response))
+            .inspect_err(|_| response.clear())
     }
 
     /// Sends a request whose outcome a function gets, by whichever channel.
@@ -417,7 +434,7 @@ impl Client {
         done: impl FnOnce(Outcome) + Send + 'static,
     ) -> Result<u64, CallError> {
         let done = Arc::new(Mutex::new(Some(done)));
-        self.again(limit, |link| {
+        self.again(limit, false, |link| {
             join(link, server)?;
             let done = Arc::clone(&done);
             let waiter = Waiter::Callback(Box::new(move |outcome| {

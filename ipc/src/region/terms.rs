@@ -60,6 +60,9 @@ pub enum RegionError {
     /// The owner, or the rules, took the grant back. What is mapped stays mapped.
     #[error("the grant of this region was taken back")]
     Revoked,
+    /// This process closed it.
+    #[error("this process has closed the region")]
+    Closed,
     /// No new version in time.
     #[error("timed out: nothing new was published in time")]
     TimedOut,
@@ -76,6 +79,7 @@ impl RegionError {
             RegionError::Range { .. } => Status::INVALID,
             RegionError::ReadOnly | RegionError::NotOwner | RegionError::Revoked => Status::ACCESS,
             RegionError::OwnerGone => Status::PEER_DIED,
+            RegionError::Closed => Status::NOT_FOUND,
             RegionError::TimedOut => Status::TIMED_OUT,
             RegionError::Canceled => Status::CANCELED,
         }

@@ -192,7 +192,10 @@ impl Caller {
         options: &RpcOptions,
     ) -> Result<(), RpcError> {
         match &self.retry {
-            None => Ok(self.client.call_into_vec(sent, answer, options.call)?),
+            None => {
+                let is_repeatable = method.idempotency == Idempotency::Idempotent;
+                Ok(self.client.call_repeatable(sent, answer, options.call, is_repeatable)?)
+            }
             Some(config) => self.exchange_again(config, method, sent, answer, options),
         }
     }

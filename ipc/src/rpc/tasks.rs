@@ -23,11 +23,12 @@ use super::{
         write_fault,
     },
     streams::{BATCH_ITEMS, Held, Streams, batch_bytes},
+    under_way::{BYTES, TASKS, UnderWay},
     wire::{AnswerHead, CLOSE, NEXT, RequestHead, stream_id},
 };
 use crate::{
-    Client, Request, Retained, Server,
-    civil::{RetryConfig, retry_async},
+    CallOptions, Client, Request, Retained, Server, ServiceId,
+    civil::{Idempotency, RetryConfig, retry_async},
     error::CallError,
 };
 
@@ -205,9 +206,15 @@ impl Source {
 }
 
 /// Answers requests by the services that it knows, each in a task of its own.
+///
+/// At most 4096 requests are under way at a time, with at most 64 MiB in their messages; of one
+/// caller, half as many ([`with_limits`](AsyncRouter::with_limits)). What comes beyond is not
+/// carried out: a call is answered with `FULL`, to be tried again, and a message that is sent one
+/// way is dropped. Both are counted ([`refused`](AsyncRouter::refused)).
 pub struct AsyncRouter {
     services: Vec<Box<dyn AsyncDispatch>>,
     streams: Streams<Source>,
+    under_way: Arc<UnderWay>,
 }
 
 impl fmt::Debug for AsyncRouter {
@@ -225,7 +232,27 @@ impl Default for AsyncRouter {
 impl AsyncRouter {
     /// Knows no service yet.
     pub fn new() -> AsyncRouter {
-        AsyncRouter { services: Vec::new(), streams: Streams::new() }
+        let under_way = UnderWay::new(TASKS, BYTES);
+        AsyncRouter { services: Vec::new(), streams: Streams::new(), under_way }
+    }
+
+    /// Bounds what is under way at a time: requests, and the bytes of their messages; half of each
+    /// for one caller. One request comes in however long it is, and however low the bounds, where
+    /// nothing else is.
+    ///
+    /// ```
+    /// use ipc::rpc::AsyncRouter;
+    /// let router = AsyncRouter::new().with_limits(100, 1 << 20);
+    /// assert_eq!(router.refused(), 0);
+    /// ```
+    #[must_use]
+    pub fn with_limits(self, requests: usize, bytes: usize) -> AsyncRouter {
+        AsyncRouter { under_way: UnderWay::new(requests, bytes), ..self }
+    }
+
+    /// Counts the requests that were not carried out, because too many were under way.
+    pub fn refused(&self) -> u64 {
+        self.under_way.refused()
     }
 
     /// Adds a service.
@@ -251,16 +278,34 @@ impl AsyncRouter {
         flags(self.methods())
     }
 
-    /// Has a request carried out by a task, which answers it.
+    /// Has a request carried out by a task, which answers it; refuses it where too many are under
+    /// way. It waits for nothing.
     ///
     /// # Panics
     /// Outside of a runtime.
     pub fn handle(self: &Arc<Self>, request: Request<'_>) {
         let head = RequestHead::decode(request.payload()).map(|(head, _)| head);
-        let context = Context::of(&request, &head.unwrap_or_default());
+        let head = head.unwrap_or_default();
+        let context = Context::of(&request, &head);
+        // What ends a stream makes room, so it needs none.
+        let admitted = if head.method == CLOSE {
+            self.close(&request, context.source()).map(|()| None)
+        } else {
+            self.under_way.enter(context.source(), request.payload().len()).map(Some)
+        };
+        let place = match admitted {
+            Ok(Some(place)) => place,
+            Ok(None) => return answer_at_once(&request, &AnswerHead::Message.encode()),
+            Err(fault) => {
+                let mut out = Vec::new();
+                write_fault(&fault, &mut out);
+                return answer_at_once(&request, &out);
+            }
+        };
         let (router, request) = (Arc::clone(self), request.retain());
         let within = request.trace();
         let serving = async move {
+            let _place = place;
             let mut out = Vec::new();
             if let Err(fault) = router.answer(&request, context, &mut out).await {
                 write_fault(&fault, &mut out);
@@ -275,6 +320,13 @@ impl AsyncRouter {
         };
     }
 
+    /// Ends a stream early.
+    fn close(&self, request: &Request<'_>, caller: ServiceId) -> Result<(), Fault> {
+        let (_, body) = RequestHead::decode(request.payload())?;
+        self.streams.close(stream_id(body)?.0, caller);
+        Ok(())
+    }
+
     async fn answer(
         &self,
         request: &Retained,
@@ -286,11 +338,6 @@ impl AsyncRouter {
             let (place, source) = self.streams.take(stream_id(body)?.0, context.source())?;
             return batch(place, source, request, out).await;
         }
-        if head.method == CLOSE {
-            self.streams.close(stream_id(body)?.0, context.source());
-            out.extend_from_slice(&AnswerHead::Message.encode());
-            return Ok(());
-        }
         let serving =
             self.services.iter().find_map(|service| service.dispatch(head.method, context, body));
         match serving.ok_or_else(|| no_method(head.method))?.await?.0 {
@@ -300,6 +347,13 @@ impl AsyncRouter {
             }
         }
         Ok(())
+    }
+}
+
+/// Answers without a task.
+fn answer_at_once(request: &Request<'_>, out: &[u8]) {
+    if !request.is_one_way() {
+        send(out, |bytes| request.reply(bytes));
     }
 }
 
@@ -378,6 +432,29 @@ impl AsyncCaller {
         Ok(AsyncItems { caller: self.clone(), batch, options, until, kind: PhantomData })
     }
 
+    /// Goes on to whoever serves next when it may have been carried out, and may be repeated.
+    async fn exchange_once(
+        &self,
+        method: Method,
+        sent: &[u8],
+        options: CallOptions,
+    ) -> Result<Vec<u8>, CallError> {
+        let begun = Instant::now();
+        let mut left = options.timeout;
+        loop {
+            let options = CallOptions { timeout: left, ..options };
+            let outcome = crate::tokio::call(&self.server, &self.client, sent, options).await;
+            left = options.timeout.map(|timeout| timeout.saturating_sub(begun.elapsed()));
+            let goes_on = matches!(outcome, Err(CallError::PeerDied { taken: true }))
+                && method.idempotency == Idempotency::Idempotent
+                && self.client.is_relayed()
+                && left != Some(Duration::ZERO);
+            if !goes_on {
+                return outcome;
+            }
+        }
+    }
+
     async fn exchange(
         &self,
         method: Method,
@@ -385,7 +462,7 @@ impl AsyncCaller {
         options: RpcOptions,
     ) -> Result<Vec<u8>, RpcError> {
         let Some(config) = &self.retry else {
-            return Ok(crate::tokio::call(&self.server, &self.client, sent, options.call).await?);
+            return Ok(self.exchange_once(method, sent, options.call).await?);
         };
         let budget = options.call.timeout.map_or(config.budget, |all| all.min(config.budget));
         let config = RetryConfig { budget, ..*config };

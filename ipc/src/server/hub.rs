@@ -26,7 +26,10 @@ use nix::sys::{
     timerfd::TimerFd,
 };
 
-pub(crate) use self::{lead::Member, sources::Source};
+pub(crate) use self::{
+    lead::Member,
+    sources::{Source, unless_busy},
+};
 use self::{
     lead::{Lead, Led, Seat},
     sources::Sources,

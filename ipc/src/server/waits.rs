@@ -8,11 +8,11 @@
 //! ```
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
-use super::{Hub, Server, Source};
+use super::{Hub, Server, Source, unless_busy};
 use crate::{
     Region, RegionError,
     error::{CallError, NodeError},
@@ -92,15 +92,11 @@ impl<T: Send + 'static> Stop for Waited<T> {
 
 impl<T: Send + 'static> Source for Waited<T> {
     fn has_work(&self) -> bool {
-        !self.is_over() && self.slot().is_some() && self.handler.try_lock().is_ok()
+        !self.is_over() && self.slot().is_some() && unless_busy(&self.handler).is_some()
     }
 
     fn serve(&self) -> usize {
-        let mut handler = match self.handler.try_lock() {
-            Ok(handler) => handler,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return 0,
-        };
+        let Some(mut handler) = unless_busy(&self.handler) else { return 0 };
         if self.is_over() {
             return 0;
         }
@@ -113,7 +109,7 @@ impl<T: Send + 'static> Source for Waited<T> {
 
     fn arm(&self) -> bool {
         // Its thread kicks the loop; who is in the handler does so behind it.
-        self.is_over() || self.slot().is_none() || self.handler.try_lock().is_err()
+        self.is_over() || self.slot().is_none() || unless_busy(&self.handler).is_none()
     }
 }
 

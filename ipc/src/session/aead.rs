@@ -49,8 +49,8 @@ pub(crate) fn open_words<const N: usize>(
     alleged: Half,
 ) -> Option<[u64; N]> {
     let behind = (0..N).fold(0, |behind, word| behind | sealed[word] & !mask(length, word));
-    let expected = tag(&pad[0], head, &sealed, length);
-    (is_equal(expected, alleged) && behind == 0)
+    let is_genuine = is_equal(tag(&pad[0], head, &sealed, length), alleged);
+    (is_genuine && behind == 0)
         .then(|| std::array::from_fn(|word| (sealed[word] ^ pad[1][word]) & mask(length, word)))
 }
 
@@ -125,7 +125,13 @@ impl Cipher<'_> {
     }
 
     #[inline(never)]
-    fn open_by_library(self, number: u64, head: &Head, text: &mut [u8], alleged: Half) -> bool {
+    pub(super) fn open_by_library(
+        self,
+        number: u64,
+        head: &Head,
+        text: &mut [u8],
+        alleged: Half,
+    ) -> bool {
         let mut tag = [0; TAG];
         frame::unpack(|word| alleged[word], &mut tag);
         let opened = self.library().and_then(|key| {

@@ -151,6 +151,9 @@ impl HandshakeError {
 /// A handshake that waits for a message, or to send the first.
 pub struct Handshake {
     state: Wiped<HandshakeState>,
+    /// Where the state has its secrets, for tests of where else they are.
+    #[cfg(test)]
+    pages: super::resolver::Shared,
     pattern: Pattern,
     epoch: u64,
     is_client: bool,
@@ -231,10 +234,16 @@ impl Handshake {
         if needs_key && expected.is_none() {
             return Err(HandshakeError::NoKey);
         }
-        let state = build(pattern, key, expected.filter(|_| needs_key), binding, is_client);
+        let primitives = Primitives::new(Curve::detect(), Some(Arc::clone(key.pair())))?;
+        #[cfg(test)]
+        let pages = primitives.pages();
+        let known = expected.filter(|_| needs_key);
+        let state = build(pattern, key, primitives, known, binding, is_client);
         sweep_stack();
         Ok(Handshake {
             state: state?,
+            #[cfg(test)]
+            pages,
             pattern,
             epoch: binding.epoch,
             is_client,
@@ -254,7 +263,7 @@ impl Handshake {
     /// # Errors
     /// [`HandshakeError::Turn`] for the other.
     pub fn begin(self) -> Result<Step, HandshakeError> {
-        if self.state.get().is_my_turn() { self.answer() } else { Err(HandshakeError::Turn) }
+        if self.state()?.is_my_turn() { self.answer() } else { Err(HandshakeError::Turn) }
     }
 
     /// Takes a message of the other end.
@@ -262,20 +271,17 @@ impl Handshake {
     /// # Errors
     /// [`HandshakeError`]; then the handshake has failed, and nothing of it is left.
     pub fn receive(mut self, message: &[u8]) -> Result<Step, HandshakeError> {
-        if self.state.get().is_my_turn() {
+        if self.state()?.is_my_turn() {
             return Err(HandshakeError::Turn);
         }
-        if !self.state.is_here() {
-            return Err(HandshakeError::Forked);
-        }
         let mut payload = [0; LONGEST];
-        let read = self.state.get_mut().read_message(message, &mut payload);
+        let read = self.state_mut()?.read_message(message, &mut payload);
         sweep_stack();
         // The patterns carry nothing else.
         if read.map_err(|_| HandshakeError::Refused)? != 0 {
             return Err(HandshakeError::Refused);
         }
-        if self.state.get().is_handshake_finished() {
+        if self.state()?.is_handshake_finished() {
             let then = Then::Done(Box::new(self.finish()?));
             return Ok(Step { send: None, then });
         }
@@ -284,15 +290,12 @@ impl Handshake {
     }
 
     fn answer(mut self) -> Result<Step, HandshakeError> {
-        if !self.state.is_here() {
-            return Err(HandshakeError::Forked);
-        }
         let mut message = [0; LONGEST];
-        let written = self.state.get_mut().write_message(&[], &mut message);
+        let written = self.state_mut()?.write_message(&[], &mut message);
         sweep_stack();
         let length = written.map_err(|_| HandshakeError::Refused)?;
         let send = Some(message[..length].to_vec());
-        let then = if self.state.get().is_handshake_finished() {
+        let then = if self.state()?.is_handshake_finished() {
             Then::Done(Box::new(self.finish()?))
         } else {
             Then::Receive(self)
@@ -300,9 +303,24 @@ impl Handshake {
         Ok(Step { send, then })
     }
 
+    /// What lies in its pages beside the state.
+    #[cfg(test)]
+    pub(super) fn secrets(&self) -> Vec<[u8; 32]> {
+        let pages = self.pages.lock().expect("no panic");
+        pages.get().iter().filter(|it| **it != [0; 32]).copied().collect()
+    }
+
+    fn state(&self) -> Result<&HandshakeState, HandshakeError> {
+        self.state.get().ok_or(HandshakeError::Forked)
+    }
+
+    fn state_mut(&mut self) -> Result<&mut HandshakeState, HandshakeError> {
+        self.state.get_mut().ok_or(HandshakeError::Forked)
+    }
+
     /// Compares the other end's key, as soon as it is known.
     fn check_key(&self) -> Result<Option<PublicKey>, HandshakeError> {
-        let found = self.state.get().get_remote_static().and_then(|key| key.try_into().ok());
+        let found = self.state()?.get_remote_static().and_then(|key| key.try_into().ok());
         let found = found.map(PublicKey::from_bytes);
         match (self.expected, found) {
             (Some(expected), Some(found)) if expected != found => {
@@ -316,7 +334,7 @@ impl Handshake {
     fn finish(mut self) -> Result<SecureChannel, HandshakeError> {
         let peer = self.check_key()?.ok_or(HandshakeError::Refused)?;
         let mut hash = [0; 32];
-        hash.copy_from_slice(self.state.get().get_handshake_hash());
+        hash.copy_from_slice(self.state()?.get_handshake_hash());
         let channel = self.derive(hash, peer);
         sweep_stack();
         channel
@@ -324,7 +342,7 @@ impl Handshake {
 
     #[inline(never)]
     fn derive(&mut self, hash: [u8; 32], peer: PublicKey) -> Result<SecureChannel, HandshakeError> {
-        let (mut from_client, mut from_server) = self.state.get_mut().dangerously_get_raw_split();
+        let (mut from_client, mut from_server) = self.state_mut()?.dangerously_get_raw_split();
         let (session, _) = hash.split_first_chunk::<8>().expect("of 32 bytes");
         let context =
             |way| Context { session: u64::from_le_bytes(*session), epoch: self.epoch, way };
@@ -346,6 +364,7 @@ impl Handshake {
 fn build(
     pattern: Pattern,
     key: &StaticKey,
+    primitives: Primitives,
     known: Option<PublicKey>,
     binding: &BoundTo,
     is_client: bool,
@@ -353,7 +372,6 @@ fn build(
     let prologue = binding.prologue();
     let params: NoiseParams = pattern.name().parse().expect("the name of a pattern");
     let known = known.map(|key| *key.as_bytes());
-    let primitives = Primitives { curve: Curve::detect(), own: Some(Arc::clone(key.pair())) };
     let mut builder = Builder::with_resolver(params, Box::new(primitives))
         .prologue(&prologue)
         .and_then(|builder| builder.local_private_key(key.secret()))
@@ -362,7 +380,7 @@ fn build(
         builder = builder.remote_public_key(known).map_err(|_| HandshakeError::Refused)?;
     }
     let built = if is_client { builder.build_initiator() } else { builder.build_responder() };
-    Ok(Wiped::new(built.map_err(|_| HandshakeError::Refused)?))
+    Ok(Wiped::new(built.map_err(|_| HandshakeError::Refused)?)?)
 }
 
 #[cfg(test)]

@@ -8,8 +8,11 @@ use std::{
 };
 
 use super::{
-    Binding, Handshake, Pattern, SecureChannel, StaticKey, Then, chacha::Backend,
-    vault::sweep_stack, x25519::Curve,
+    Binding, Handshake, Pattern, SecureChannel, StaticKey, Then,
+    chacha::Backend,
+    resolver::mixed,
+    vault::{in_a_child, sweep_stack},
+    x25519::Curve,
 };
 use crate::{
     layout::Ring,
@@ -46,8 +49,16 @@ fn keys_of(channel: &mut SecureChannel) -> Vec<Needle> {
     found
 }
 
-/// The writable mappings that a core dump has.
-fn dumped() -> Vec<(u64, usize)> {
+/// Which mappings are looked at, of those that can be written.
+#[derive(Clone, Copy, PartialEq)]
+enum Where {
+    /// Those that a core dump has.
+    Dumped,
+    /// All.
+    Anywhere,
+}
+
+fn mappings(place: Where) -> Vec<(u64, usize)> {
     let mut mappings = Vec::new();
     let mut current = None;
     for line in fs::read_to_string("/proc/self/smaps").expect("proc").lines() {
@@ -59,7 +70,7 @@ fn dumped() -> Vec<(u64, usize)> {
         if let Some((from, to, is_writable)) = range {
             current = is_writable.then_some((from, (to - from) as usize));
         } else if let Some(flags) = line.strip_prefix("VmFlags:")
-            && !flags.split(' ').any(|flag| flag == "dd")
+            && (place == Where::Anywhere || !flags.split(' ').any(|flag| flag == "dd"))
         {
             mappings.extend(current.take());
         }
@@ -67,26 +78,27 @@ fn dumped() -> Vec<(u64, usize)> {
     mappings
 }
 
-/// How many of the keys lie there.
+/// How many of the keys lie where a core dump would have them.
 fn count(needles: &[Needle]) -> usize {
+    count_in(Where::Dumped, needles)
+}
+
+fn count_in(place: Where, needles: &[Needle]) -> usize {
     let memory = File::open("/proc/self/mem").expect("proc");
-    let mut page = vec![0; 4096 + 16];
+    let mut page = vec![0; 4096 + 15];
     let mut found = 0;
-    for (from, length) in dumped() {
+    let mut begins = [false; 256];
+    needles.iter().for_each(|it| begins[((it[0] ^ MASK) & 0xFF) as usize] = true);
+    for (from, length) in mappings(place) {
         for at in (0..length).step_by(4096) {
             let most = page.len().min(length - at);
             // Some pages of the kernel's are not to be read.
             let Ok(read) = memory.read_at(&mut page[..most], from + at as u64) else { continue };
-            let (words, _) = page[..read].as_chunks::<4>();
-            for window in words.windows(4) {
-                let first = u32::from_le_bytes(window[0]) ^ MASK;
-                found += needles
-                    .iter()
-                    .filter(|needle| {
-                        needle[0] == first
-                            && (1..4).all(|n| u32::from_le_bytes(window[n]) ^ MASK == needle[n])
-                    })
-                    .count();
+            // At any byte: what holds a key may be aligned to nothing.
+            for window in page[..read].windows(16).filter(|it| begins[usize::from(it[0])]) {
+                let (words, _) = window.as_chunks::<4>();
+                let masked = |at: usize| u32::from_le_bytes(words[at]) ^ MASK;
+                found += needles.iter().filter(|it| (0..4).all(|at| it[at] == masked(at))).count();
             }
         }
     }
@@ -178,4 +190,45 @@ fn no_key_of_it_lies_there(backend: Backend) {
     let astray: Vec<u32> = needles[0].iter().map(|word| word ^ MASK).collect();
     let astray = std::hint::black_box(astray);
     assert!(count(&needles) > 0, "a key of {} words is found", astray.len());
+}
+
+/// Two ends in the middle of XX, and what of them is secret: the ephemeral keys, the key of the
+/// next messages, and the chaining key, of which all later ones are made.
+#[inline(never)]
+fn in_the_middle() -> ([Handshake; 2], Vec<Needle>) {
+    let (ours, theirs) = (StaticKey::generate().expect("key"), StaticKey::generate().expect("key"));
+    let client = Handshake::client(Pattern::Xx, &ours, None, &BINDING).expect("memory");
+    let server = Handshake::server(Pattern::Xx, &theirs, None, &BINDING).expect("memory");
+    let first = client.begin().expect("its turn");
+    let second = server.receive(&first.send.expect("a message")).expect("it fits");
+    let (Then::Receive(client), Then::Receive(server)) = (first.then, second.then) else {
+        unreachable!("three messages")
+    };
+    let message = second.send.expect("a message");
+    let [own] = client.secrets()[..] else { panic!("an ephemeral key, and no other yet") };
+    let agree = |public: &[u8; 32]| Curve::Dalek.agree(&own, public).expect("an honest key");
+    let name = Pattern::Xx.name().as_bytes().first_chunk().expect("as long as a hash");
+    let [chain, _] = mixed(name, &agree(message.first_chunk().expect("a key")));
+    let [chain, key] = mixed(&chain, &agree(theirs.public().as_bytes()));
+    let mut its = server.secrets();
+    assert!(its.len() == 2 && its.contains(&key), "an ephemeral key, and this one");
+    let mut needles = vec![needle_of(&chain), needle_of(&own)];
+    needles.extend(its.iter().map(needle_of));
+    its.fill([0; 32]);
+    ([client, server], needles)
+}
+
+#[test]
+fn nothing_of_a_handshake_in_its_middle_lies_in_a_core_or_in_a_child() {
+    let (ends, needles) = in_the_middle();
+    sweep_stack();
+    assert_eq!(count(&needles), 0, "secrets in memory that is dumped");
+    for (at, needle) in needles.iter().enumerate() {
+        let is_there = count_in(Where::Anywhere, std::slice::from_ref(needle)) > 0;
+        assert!(is_there, "the ends that wait have secret {at}, in pages of their own");
+    }
+    let code = in_a_child(|| count_in(Where::Anywhere, &needles) as i32);
+    assert_eq!(code, 0, "secrets in a child");
+    drop(ends);
+    assert_eq!(count_in(Where::Anywhere, &needles), 0, "nothing is left of a dropped one");
 }

@@ -61,4 +61,6 @@ impl Default for Limits {
 }
 
 #[cfg(test)]
+pub(crate) mod flips;
+#[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 
 #![allow(unsafe_code)] // maps the pages
 
-use std::{mem::MaybeUninit, num::NonZeroUsize, ptr::NonNull};
+use std::{marker::PhantomData, num::NonZeroUsize, ptr::NonNull};
 
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mlock, mmap_anonymous, munmap};
 
@@ -31,20 +31,68 @@ pub(crate) struct Secrets {
 unsafe impl Plain for [Secrets; 2] {}
 // SAFETY: (1) (2) (3) bytes.
 unsafe impl Plain for [u8; 32] {}
+// SAFETY: (1) (2) (3) bytes.
+unsafe impl<const N: usize> Plain for [[u8; 32]; N] {}
 
-/// A value in pages of its own.
-pub(crate) struct Vault<T: Plain> {
-    value: NonNull<T>,
+/// Pages of this process alone, overwritten before they are given back.
+struct Pages {
+    base: NonNull<u8>,
+    /// The kernel rounds it up to pages.
+    length: NonZeroUsize,
     birth: Birth,
 }
 
-// SAFETY: it owns what it points to, which is plain data.
-unsafe impl<T: Plain + Send> Send for Vault<T> {}
-// SAFETY: shared references to it give shared references to the value.
-unsafe impl<T: Plain + Sync> Sync for Vault<T> {}
+// SAFETY: it owns what it points to, which are bytes.
+unsafe impl Send for Pages {}
+// SAFETY: a shared reference to it gives an address only.
+unsafe impl Sync for Pages {}
+
+impl Pages {
+    /// Maps so many bytes, zeros.
+    ///
+    /// # Errors
+    /// [`NodeError::System`]: no memory, or a kernel that cannot leave pages out of cores or
+    /// children.
+    fn new(length: NonZeroUsize) -> Result<Pages, NodeError> {
+        let failed = NodeError::system("memory for a key");
+        let writable = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a fresh private mapping, which nobody else knows of.
+        let pages = unsafe {
+            let base =
+                mmap_anonymous(None, length, writable, MapFlags::MAP_PRIVATE).map_err(failed)?;
+            // From here on dropping it unmaps it.
+            let pages = Pages { base: base.cast(), length, birth: Birth::now() };
+            for advice in [MmapAdvise::MADV_DONTDUMP, MmapAdvise::MADV_WIPEONFORK] {
+                madvise(base, length.get(), advice).map_err(failed)?;
+            }
+            // Over RLIMIT_MEMLOCK it fails, and the key could be swapped; that is no reason to
+            // have none.
+            let _ = mlock(base, length.get());
+            pages
+        };
+        Ok(pages)
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: all that was asked for, and the mapping, of which no reference is left.
+        unsafe {
+            for index in 0..self.length.get() {
+                self.base.add(index).write_volatile(0);
+            }
+            let _ = munmap(self.base.cast(), self.length.get());
+        }
+    }
+}
+
+/// A value in pages of its own.
+pub(crate) struct Vault<T: Plain> {
+    pages: Pages,
+    value: PhantomData<T>,
+}
 
 impl<T: Plain> Vault<T> {
-    /// Bytes of the mapping: the kernel rounds it up to pages.
     const LENGTH: NonZeroUsize = NonZeroUsize::new(size_of::<T>()).expect("not empty");
 
     /// Maps pages for a value of zeros.
@@ -53,57 +101,28 @@ impl<T: Plain> Vault<T> {
     /// [`NodeError::System`]: no memory, or a kernel that cannot leave pages out of cores or
     /// children.
     pub(crate) fn new() -> Result<Vault<T>, NodeError> {
-        let failed = NodeError::system("memory for a key");
-        let writable = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a fresh private mapping, as long as the value; by Plain (1) its zeros are one.
-        let vault = unsafe {
-            let base = mmap_anonymous(None, Self::LENGTH, writable, MapFlags::MAP_PRIVATE)
-                .map_err(failed)?;
-            // From here on dropping it unmaps it.
-            let vault = Vault { value: base.cast(), birth: Birth::now() };
-            for advice in [MmapAdvise::MADV_DONTDUMP, MmapAdvise::MADV_WIPEONFORK] {
-                madvise(base, Self::LENGTH.get(), advice).map_err(failed)?;
-            }
-            // Over RLIMIT_MEMLOCK it fails, and the key could be swapped; that is no reason to
-            // have none.
-            let _ = mlock(base, Self::LENGTH.get());
-            vault
-        };
-        Ok(vault)
+        Ok(Vault { pages: Pages::new(Self::LENGTH)?, value: PhantomData })
     }
 
     /// Whether this is still the process that has the value: in its children it is zeros.
     #[inline]
     pub(crate) fn is_here(&self) -> bool {
-        self.birth.is_here()
+        self.pages.birth.is_here()
     }
 
     /// The value; ask [`is_here`](Vault::is_here) before it is relied on.
     #[inline]
     pub(crate) fn get(&self) -> &T {
-        // SAFETY: the mapping lives as long as self; plain data, valid also when wiped.
-        unsafe { self.value.as_ref() }
+        // SAFETY: the mapping is as long as the value, and lives as long as self; plain data, so
+        // zeros are a value, also when wiped, and no drop is needed.
+        unsafe { self.pages.base.cast().as_ref() }
     }
 
     /// The same, to change it.
     #[inline]
     pub(crate) fn get_mut(&mut self) -> &mut T {
         // SAFETY: as above, and borrowed for it alone.
-        unsafe { self.value.as_mut() }
-    }
-}
-
-impl<T: Plain> Drop for Vault<T> {
-    fn drop(&mut self) {
-        // SAFETY: the whole value, which by Plain (2) needs no drop, and its mapping, of which no
-        // reference is left.
-        unsafe {
-            let bytes = self.value.cast::<u8>();
-            for index in 0..size_of::<T>() {
-                bytes.add(index).write_volatile(0);
-            }
-            let _ = munmap(self.value.cast(), Self::LENGTH.get());
-        }
+        unsafe { self.pages.base.cast().as_mut() }
     }
 }
 
@@ -113,47 +132,49 @@ impl<T: Plain> std::fmt::Debug for Vault<T> {
     }
 }
 
-/// A value of somebody else's type, which is dropped by its own rules, and whose place is
-/// overwritten then.
+/// A value of somebody else's type in pages of its own, which is dropped by its own rules. What it
+/// points to lies where its type has put it.
 pub(crate) struct Wiped<T> {
-    value: Box<MaybeUninit<T>>,
-    birth: Birth,
+    pages: Pages,
+    value: PhantomData<T>,
 }
 
 impl<T> Wiped<T> {
+    const LENGTH: NonZeroUsize = NonZeroUsize::new(size_of::<T>()).expect("not empty");
+    const FITS: () = assert!(align_of::<T>() <= 4096, "pages are aligned so far");
+
     /// Takes a value. What the caller's stack has of it is the caller's to sweep.
-    pub(crate) fn new(value: T) -> Wiped<T> {
-        Wiped { value: Box::new(MaybeUninit::new(value)), birth: Birth::now() }
+    ///
+    /// # Errors
+    /// As [`Vault::new`]; the value is dropped.
+    pub(crate) fn new(value: T) -> Result<Wiped<T>, NodeError> {
+        const { Self::FITS };
+        let pages = Pages::new(Self::LENGTH)?;
+        // SAFETY: fresh pages, as long as the value and aligned for it.
+        unsafe { pages.base.cast().write(value) };
+        Ok(Wiped { pages, value: PhantomData })
     }
 
-    /// Whether this is still the process that made it.
-    pub(crate) fn is_here(&self) -> bool {
-        self.birth.is_here()
-    }
-
-    /// The value.
-    pub(crate) fn get(&self) -> &T {
-        // SAFETY: initialised by `new`, until it is dropped.
-        unsafe { self.value.assume_init_ref() }
+    /// The value; nothing in a child, where it is zeros, and those may be no value of the type.
+    /// A child that a handler of signals forks while it is used must not return from that.
+    pub(crate) fn get(&self) -> Option<&T> {
+        // SAFETY: written by `new`, and not wiped: this is the process that did it.
+        self.pages.birth.is_here().then(|| unsafe { self.pages.base.cast().as_ref() })
     }
 
     /// The same, to change it.
-    pub(crate) fn get_mut(&mut self) -> &mut T {
-        // SAFETY: as above.
-        unsafe { self.value.assume_init_mut() }
+    pub(crate) fn get_mut(&mut self) -> Option<&mut T> {
+        // SAFETY: as above, and borrowed for it alone.
+        self.pages.birth.is_here().then(|| unsafe { self.pages.base.cast().as_mut() })
     }
 }
 
 impl<T> Drop for Wiped<T> {
+    /// A child leaves what the value owned: what told where that is, it has not.
     fn drop(&mut self) {
-        // SAFETY: initialised, and never used again; then all of its bytes, none of which is owned
-        // by anybody any more.
-        unsafe {
-            self.value.assume_init_drop();
-            let bytes = self.value.as_mut_ptr().cast::<u8>();
-            for index in 0..size_of::<T>() {
-                bytes.add(index).write_volatile(0);
-            }
+        if self.pages.birth.is_here() {
+            // SAFETY: written by `new`, never used again; the pages are overwritten after it.
+            unsafe { self.pages.base.cast::<T>().drop_in_place() };
         }
     }
 }
@@ -301,9 +322,35 @@ mod tests {
     }
 
     #[test]
+    fn a_child_has_no_value_of_somebody_else_s_type_and_drops_none() {
+        struct Told<'a>(Box<u32>, &'a std::cell::Cell<u32>);
+        impl Drop for Told<'_> {
+            fn drop(&mut self) {
+                self.1.set(self.1.get() + *self.0);
+            }
+        }
+        let dropped = std::cell::Cell::new(0);
+        let value = Wiped::new(Told(Box::new(7), &dropped)).expect("a page");
+        assert_eq!(value.get().map(|it| *it.0), Some(7));
+        check_pages(&value.pages);
+        let mut value = Some(value);
+        let code = in_a_child(|| {
+            let is_nothing = value.as_ref().is_some_and(|it| it.get().is_none());
+            drop(value.take());
+            i32::from(!is_nothing || dropped.get() != 0)
+        });
+        assert_eq!(code, 0);
+        drop(value);
+        assert_eq!(dropped.get(), 7, "here it is dropped, once");
+    }
+
+    #[test]
     fn its_pages_are_out_of_cores_and_children() {
-        let vault = Vault::<[u8; 32]>::new().expect("a page");
-        let at = format!("{:x}-", vault.value.as_ptr().addr());
+        check_pages(&Vault::<[u8; 32]>::new().expect("a page").pages);
+    }
+
+    fn check_pages(pages: &Pages) {
+        let here = pages.base.as_ptr().addr();
         let maps = std::fs::read_to_string("/proc/self/smaps").expect("proc");
         // Pages with the same flags are one mapping with those of other tests beside them.
         let mut flags = None;
@@ -311,13 +358,12 @@ mod tests {
         for line in maps.lines() {
             if let Some((from, to)) = line.split_once(' ').and_then(|(r, _)| r.split_once('-')) {
                 let parse = |text| usize::from_str_radix(text, 16).unwrap_or(0);
-                let here = vault.value.as_ptr().addr();
                 is_inside = parse(from) <= here && here < parse(to);
             } else if is_inside && let Some(rest) = line.strip_prefix("VmFlags:") {
                 flags = Some(rest.to_owned());
             }
         }
-        let flags = flags.unwrap_or_else(|| panic!("{at} is nowhere"));
+        let flags = flags.unwrap_or_else(|| panic!("{here:x} is nowhere"));
         assert!(flags.contains(" dd") && flags.contains(" wf"), "{flags}");
     }
 }

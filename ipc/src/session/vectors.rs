@@ -75,7 +75,7 @@ fn wycheproof_chacha20_poly1305() {
 }
 
 fn by(curve: Curve) -> Primitives {
-    Primitives { curve, own: None }
+    Primitives::new(curve, None).expect("memory")
 }
 
 /// What two keys have in common, on which all agree.

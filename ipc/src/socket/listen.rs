@@ -36,6 +36,8 @@ use crate::{
     sync::{AtomicU32, Ordering},
 };
 
+/// How long to rest when nobody can be accepted, for want of descriptors or memory, in ms.
+const REST_MS: u16 = 50;
 /// Channels of one listening socket at a time.
 const CHANNELS: usize = 1024;
 /// Ids of who comes by a path: this process's own, above those of paths, which are above all that
@@ -191,6 +193,27 @@ struct Acceptor {
     threads: Arc<()>,
 }
 
+/// What an acceptor does behind a client.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    Listen,
+    /// Who could not be accepted is still there, so the socket stays readable.
+    Rest,
+    /// Nobody serves any more.
+    End,
+}
+
+impl Next {
+    /// After this came of an accept.
+    fn after(error: &std::io::Error) -> Next {
+        match error.raw_os_error().map(Errno::from_raw) {
+            // The client has gone again; or nobody was there.
+            Some(Errno::ECONNABORTED | Errno::EINTR | Errno::EAGAIN) => Next::Listen,
+            _ => Next::Rest,
+        }
+    }
+}
+
 impl Acceptor {
     fn run(self) {
         loop {
@@ -205,8 +228,11 @@ impl Acceptor {
             if fds[1].any() == Some(true) {
                 break;
             }
-            if fds[0].any() == Some(true) && !self.accept() {
-                break;
+            let is_called = fds[0].any() == Some(true);
+            match if is_called { self.accept() } else { Next::Listen } {
+                Next::Listen => {}
+                Next::Rest if self.rest() => {}
+                Next::Rest | Next::End => break,
             }
         }
         // Only its own: somebody may listen there by now.
@@ -215,17 +241,25 @@ impl Acceptor {
         }
     }
 
-    /// Takes one client in; tells whether there is still somebody to serve it.
-    fn accept(&self) -> bool {
+    /// Lets others give something back; tells whether to listen on.
+    fn rest(&self) -> bool {
+        let mut stop = [PollFd::new(self.stop.as_fd(), PollFlags::POLLIN)];
+        !matches!(poll(&mut stop, PollTimeout::from(REST_MS)), Ok(1..))
+    }
+
+    /// Takes one client in.
+    fn accept(&self) -> Next {
         let (Some(core), true) = (self.core.upgrade(), self.hub.strong_count() > 0) else {
-            return false;
+            return Next::End;
         };
         // The name is the standard library's; the socket keeps packets as it was made to.
-        let Ok((socket, _)) = self.listener.accept() else { return true };
-        let socket = OwnedFd::from(socket);
-        let Ok(peer) = credentials(&socket) else { return true };
+        let socket = match self.listener.accept() {
+            Ok((socket, _)) => OwnedFd::from(socket),
+            Err(error) => return Next::after(&error),
+        };
+        let Ok(peer) = credentials(&socket) else { return Next::Listen };
         if Arc::strong_count(&self.threads) > CHANNELS {
-            return true;
+            return Next::Listen;
         }
         let (hub, open) = (Weak::clone(&self.hub), Arc::clone(&self.open));
         let thread = Arc::clone(&self.threads);
@@ -238,6 +272,6 @@ impl Acceptor {
             }
             drop(thread);
         });
-        true
+        Next::Listen
     }
 }

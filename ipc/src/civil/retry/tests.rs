@@ -39,6 +39,17 @@ fn every_call_error_has_its_place() {
         (lost.into(), Always, Service),
         (NodeError::Lane("size").into(), Never, Service),
         (NodeError::TimedOut.into(), Always, Service),
+        (NodeError::NoRuntime { path: "ipcd.sock".into() }.into(), Always, Service),
+        (NodeError::Refused(Status::FULL).into(), Always, Service),
+        (NodeError::Refused(Status::QUOTA).into(), Always, Caller),
+        (NodeError::Refused(Status::ACCESS).into(), Never, Caller),
+        (NodeError::Name("empty").into(), Never, Caller),
+        (NodeError::Config(String::new()).into(), Never, Caller),
+        (NodeError::Owned(String::new()).into(), Never, Caller),
+        (NodeError::Forbidden.into(), Never, Caller),
+        (NodeError::Forked.into(), Never, Caller),
+        (NodeError::Closed.into(), Never, Caller),
+        (NodeError::system("open")(nix::errno::Errno::EMFILE).into(), Never, Caller),
     ];
     for (error, retry, blame) in table {
         assert_eq!((Failure::retry(&error), error.blame()), (retry, blame), "{error:?}");

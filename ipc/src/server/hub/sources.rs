@@ -2,7 +2,7 @@
 //! while it is awake, and by the listener while it sleeps; what threads wait for on its behalf; and
 //! what it is given to run.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use super::{Hub, InHandler, Led};
 use crate::{
@@ -27,6 +27,27 @@ pub(crate) trait Source: Send + Sync + std::fmt::Debug {
     /// Before its loop sleeps: whether nothing is there, and the loop is kicked when something
     /// comes.
     fn arm(&self) -> bool;
+}
+
+/// What a source handles with, unless another thread is at it. A handler that panicked is at it no
+/// more: what comes next is handled all the same.
+pub(crate) fn unless_busy<T: ?Sized>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
+}
+
+/// Has the loop look again if a handler panics: whoever leads could not arm its source meanwhile.
+struct KickOnPanic<'a>(&'a Hub);
+
+impl Drop for KickOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.kick();
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -89,6 +110,7 @@ impl Hub {
             }
             held.before_handler();
             let _in_handler = InHandler::enter();
+            let _again = KickOnPanic(self);
             worked += source.serve();
             if held.lead.is_none() {
                 // Whoever leads now could not arm it while we served it.

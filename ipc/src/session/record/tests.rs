@@ -44,12 +44,11 @@ fn open(opener: &mut Opener, ring: Ring, it: &Sealed, now_ns: u64) -> Result<Vec
 
 #[test]
 fn every_flip_of_one_bit_is_refused_and_the_next_record_opens() {
-    for length in [0, 1, 31, 48, 64, 65, 224] {
+    for length in 0..=flips::LONGEST {
         let text: Vec<u8> = (0..length).map(|n| n as u8 ^ 0xC3).collect();
         let (mut sealer, mut opener) = pair();
         let mut refused = 0;
-        let bits = 8 * (length + 16 + 16);
-        for bit in 0..bits {
+        for bit in flips::bits(8 * (length + 16 + 16), length) {
             let mut it = seal(&mut sealer, Ring::Ordinary, &text, 0);
             let (byte, mask) = (bit / 8, 1_u8 << (bit % 8));
             // The frame's head first, then what lies behind it.

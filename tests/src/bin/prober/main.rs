@@ -1,5 +1,6 @@
 //! Serves the service of `proto/probe.proto`: as "probe" by two threads, as "probe.tasks" in tasks,
-//! and as "probe.small" with a low limit on messages.
+//! and as "probe.small" with a low limit on messages. A mortal one dies when it is asked to
+//! count by a certain name.
 
 mod machine;
 
@@ -25,7 +26,7 @@ fn main() {
         spin: Spin::Learned,
         ..Config::default()
     };
-    let machine = Arc::new(Machine::default());
+    let machine = Arc::new(Machine::new(std::env::args().nth(2).is_some_and(|it| it == "mortal")));
     let node = Node::connect(&config).expect("a node");
     let tasks = (Node::connect(&config).expect("a node"), Arc::clone(&machine));
     thread::spawn(move || serve_tasks(tasks.0, tasks.1));
