@@ -259,13 +259,13 @@ pub extern "C" fn ipc_queue_handle(
                 unsafe { function(queue, status, data, size, delivery, user_data.0) }
             });
         });
-        let handled = Handled { _handler: handling?, _place: place };
+        let now = Handled { _handler: handling?, _place: place };
         // Of two at once one is replaced by the other.
-        let before = open.handled().replace(handled);
+        let before = open.handled().replace(now);
         drop(before);
         if open.is_closed.load(Ordering::SeqCst) {
-            let handled = open.handled().take();
-            drop(handled);
+            let late = open.handled().take();
+            drop(late);
         }
         Ok(IPC_OK)
     })

@@ -194,7 +194,9 @@ fn recover(
     ledger.skip_ids(obscure_ids);
     let secret = ledger.secret()?;
     let now = now();
-    unreadable.iter().for_each(|number| ledger.pass_over(*number, now));
+    for number in unreadable {
+        ledger.pass_over(*number, now);
+    }
     let mut machine = Machine::recover(declared.limits, &records, now);
     machine.give_no_id_below(ledger.next_id());
     Ok((machine, ledger, secret))

@@ -191,7 +191,9 @@ mod tests {
         let mut windows = Windows::new(8);
         windows.mark(of(1, 1), 1);
         windows.mark(of(1, 2), 1);
-        (1..1000).for_each(|number| windows.mark(of(2, number), 1));
+        for number in 1..1000 {
+            windows.mark(of(2, number), 1);
+        }
         for number in [1, 2] {
             assert_eq!(windows.look(of(1, number), 1), Seen::Duplicate);
         }
@@ -202,7 +204,9 @@ mod tests {
         assert_eq!(windows.look(of(2, 994), 1), Seen::New);
         assert_eq!(windows.look(of(2, 999), 1), Seen::Duplicate);
         // Among equals everybody keeps to what is theirs.
-        (5..50).for_each(|number| windows.mark(of(2, number), 1));
+        for number in 5..50 {
+            windows.mark(of(2, number), 1);
+        }
         assert_eq!(windows.look(of(1, 1), 1), Seen::Duplicate);
         assert_eq!(windows.look(of(3, 1), 1), Seen::Duplicate);
         assert_eq!(windows.of.len(), 8);

@@ -213,17 +213,16 @@ pub fn open(directory: &Path) -> io::Result<(Flock<File>, Found)> {
             Some("new") => fs::remove_file(&path)?,
             Some("log") => {
                 let Some(number) = number(&path) else { continue };
-                match read(&path, number, &mut found.remarks)? {
-                    Some(file) => found.segments.push(file),
-                    None => {
-                        fs::rename(&path, path.with_extension("damaged"))?;
-                        found.remarks.push(format!(
-                            "segment {number} has no header any more: all that stood there is \
-                             lost, and the file is kept as {number:016x}.damaged"
-                        ));
-                        found.unreadable.push(number);
-                    }
+                if let Some(file) = read(&path, number, &mut found.remarks)? {
+                    found.segments.push(file);
+                    continue;
                 }
+                fs::rename(&path, path.with_extension("damaged"))?;
+                found.remarks.push(format!(
+                    "segment {number} has no header any more: all that stood there is lost, and \
+                     the file is kept as {number:016x}.damaged"
+                ));
+                found.unreadable.push(number);
             }
             // Of an earlier run.
             Some("damaged") => found.unreadable.extend(number(&path)),

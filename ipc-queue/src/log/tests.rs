@@ -43,7 +43,9 @@ fn open_log(directory: &Path) -> (FileLog, Vec<Record>) {
     }
     ledger.skip_ids(obscure_ids);
     ledger.secret().expect("there are random bytes");
-    found.unreadable.iter().for_each(|number| ledger.pass_over(*number, NOW));
+    for number in &found.unreadable {
+        ledger.pass_over(*number, NOW);
+    }
     (FileLog::new(Log::new(ledger, SMALL, true), directory, lock), records)
 }
 

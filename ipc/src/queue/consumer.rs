@@ -216,10 +216,10 @@ impl QueueConsumer {
 
     fn fetch_in_time(&self, until: Option<Instant>) -> Result<(), QueueError> {
         if self.is_unsure.swap(false, Ordering::Relaxed) {
-            self.say_what_is_held(self.slice(until).1)
+            self.say_what_is_held(QueueConsumer::slice(until).1)
                 .inspect_err(|_| self.is_unsure.store(true, Ordering::Relaxed))?;
         }
-        let (wait, answer_by) = self.slice(until);
+        let (wait, answer_by) = QueueConsumer::slice(until);
         match self.post.ask_once(self.id, self.take_ask(wait), answer_by) {
             Ok(answer) => self.take_in(&answer),
             Err(Miss::Again) => {
@@ -233,7 +233,7 @@ impl QueueConsumer {
 
     /// How long the next request waits, and until when its answer is waited for, for who has time
     /// until then.
-    pub(super) fn slice(&self, until: Option<Instant>) -> (Duration, Instant) {
+    pub(super) fn slice(until: Option<Instant>) -> (Duration, Instant) {
         let now = Instant::now();
         let left = until.map_or(SLICE, |until| until.saturating_duration_since(now));
         let wait = left.min(SLICE);

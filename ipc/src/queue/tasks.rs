@@ -222,12 +222,12 @@ impl AsyncQueueConsumer {
     async fn fetch(&self, until: Option<Instant>) -> Result<(), QueueError> {
         let AsyncQueueConsumer { server, consumer, .. } = self;
         if let Some(ask) = consumer.held_ask() {
-            let (_, until) = consumer.slice(until);
+            let (_, until) = QueueConsumer::slice(until);
             let told = consumer.post.ask_in_task(server, consumer.id(), ask, until, |_, _| Ok(()));
             told.await?;
             consumer.is_sure();
         }
-        let (wait, answer_by) = consumer.slice(until);
+        let (wait, answer_by) = QueueConsumer::slice(until);
         let request = consumer.post.encoded(consumer.id(), consumer.take_ask(wait));
         // Until its answer is here it may have given us something.
         consumer.is_unsure();
