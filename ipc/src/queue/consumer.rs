@@ -72,8 +72,9 @@ impl Delivery {
     }
 
     /// The number by which the queue knows who sent it, which is not its
-    /// [`id`](super::QueueProducer::id), and of no use to send with. With [`sequence`](Delivery::sequence) it is the same each time
-    /// that this message is given out, and no other's: by that an effect can be had once.
+    /// [`id`](super::QueueProducer::id), and of no use to send with. With
+    /// [`sequence`](Delivery::sequence) it is the same each time that this message is
+    /// given out, and no other's: by that an effect can be had once.
     pub fn producer(&self) -> u64 {
         self.producer
     }
