@@ -1454,8 +1454,8 @@ int ipc_queue_open(const char *queue_name, uint32_t flags, queue_id_t *queue);
  * IPC_EINVAL: a NULL, no such priority. IPC_ENOENT: no such open queue. IPC_EFULL: the queue is
  * full. IPC_EMSGSIZE: it takes no message as large. IPC_ENOMEM: there is no room to store it.
  * IPC_EACCES. IPC_EQUOTA: too many wait for room. With these it was not stored. IPC_ETIMEDOUT: it
- * may have been. IPC_EIO: the disk failed, and it may have been: nobody can say before ipc-queue is
- * restarted. IPC_ECANCELED: ipc_shutdown was called; it may have been.
+ * may have been. IPC_EIO: the disk failed, and it may have been: nobody can say before ipc-queue
+ * is restarted. IPC_ECANCELED: ipc_shutdown was called; it may have been.
  */
 int ipc_queue_send(queue_id_t queue,
                    const void *data,
@@ -1466,10 +1466,11 @@ int ipc_queue_send(queue_id_t queue,
 
 /**
  * Takes the next message, waiting up to timeout_ms for one, and a second more at most where
- * ipc-queue is there and does not answer; IPC_WAIT_FOREVER for as long as it takes. *data is freed by ipc_free. The message is this process's for the queue's lease, and is
- * given to others after that, unless it is acknowledged or extended; and at once if this process
- * dies or closes the queue. Threads that wait on one queue are served one after another, and none
- * waits longer than it said. The first call for a queue may take 30 s to find who serves it.
+ * ipc-queue is there and does not answer; IPC_WAIT_FOREVER for as long as it takes. *data is freed
+ * by ipc_free. The message is this process's for the queue's lease, and is given to others after
+ * that, unless it is acknowledged or extended; and at once if this process dies or closes the
+ * queue. Threads that wait on one queue are served one after another, and none waits longer than
+ * it said. The first call for a queue may take 30 s to find who serves it.
  *
  * IPC_EINVAL: a NULL. IPC_ENOENT: no such open queue. IPC_ETIMEDOUT: no message came. IPC_EACCES.
  * IPC_EQUOTA: too many wait for messages. IPC_ECANCELED: ipc_shutdown was called, or the queue was
