@@ -108,7 +108,9 @@ fn secrets(pid: u32) -> Vec<Needle> {
 /// How often one of these lies in bytes.
 fn count(bytes: &[u8], needles: &HashSet<Needle>) -> usize {
     let mut begins = [false; 256];
-    needles.iter().for_each(|it| begins[usize::from(it[0])] = true);
+    for it in needles {
+        begins[usize::from(it[0])] = true;
+    }
     let windows = bytes.windows(16).filter(|it| begins[usize::from(it[0])]);
     windows.filter(|it| needles.contains(*it)).count()
 }

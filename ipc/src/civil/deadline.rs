@@ -59,7 +59,7 @@ impl CallOptions {
     /// # fn of(request: &impl Deadline) -> Result<(), ipc::CallError> {
     /// let clock = ManualClock::new();
     /// let options = CallOptions::within_by(request, &clock)?;
-    /// clock.advance(Duration::from_secs(3600));
+    /// clock.advance(Duration::from_hours(1));
     /// // Nothing is left by now of any shorter time.
     /// let late = CallOptions::within_by(request, &clock);
     /// # let _ = (options, late);
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn what_is_left_is_told_by_a_clock_of_the_user_s() {
-        const HOUR: Duration = Duration::from_secs(3600);
+        const HOUR: Duration = Duration::from_hours(1);
         let request = Until(clock::monotonic_ns() + 10 * HOUR.as_nanos() as u64);
         let clock = ManualClock::new();
         let left = || CallOptions::within_by(&request, &clock).map(|options| options.timeout);

@@ -88,7 +88,9 @@ fn count_in(place: Where, needles: &[Needle]) -> usize {
     let mut page = vec![0; 4096 + 15];
     let mut found = 0;
     let mut begins = [false; 256];
-    needles.iter().for_each(|it| begins[((it[0] ^ MASK) & 0xFF) as usize] = true);
+    for it in needles {
+        begins[((it[0] ^ MASK) & 0xFF) as usize] = true;
+    }
     for (from, length) in mappings(place) {
         for at in (0..length).step_by(4096) {
             let most = page.len().min(length - at);
