@@ -1453,8 +1453,9 @@ int ipc_queue_open(const char *queue_name, uint32_t flags, queue_id_t *queue);
  *
  * IPC_EINVAL: a NULL, no such priority. IPC_ENOENT: no such open queue. IPC_EFULL: the queue is
  * full. IPC_EMSGSIZE: it takes no message as large. IPC_ENOMEM: there is no room to store it.
- * IPC_EIO: the disk failed. IPC_EACCES. IPC_EQUOTA: too many wait for room. With these it was not
- * stored. IPC_ETIMEDOUT: it may have been. IPC_ECANCELED: ipc_shutdown was called.
+ * IPC_EACCES. IPC_EQUOTA: too many wait for room. With these it was not stored. IPC_ETIMEDOUT: it
+ * may have been. IPC_EIO: the disk failed, and it may have been: nobody can say before ipc-queue
+ * is restarted. IPC_ECANCELED: ipc_shutdown was called; it may have been.
  */
 int ipc_queue_send(queue_id_t queue,
                    const void *data,
@@ -1464,13 +1465,16 @@ int ipc_queue_send(queue_id_t queue,
                    uint64_t *message_id);
 
 /**
- * Takes the next message, waiting up to timeout_ms for one; IPC_WAIT_FOREVER for as long as it
- * takes. *data is freed by ipc_free. The message is this process's for the queue's lease, and is
- * given to others after that, unless it is acknowledged or extended; and at once if this process
- * dies or closes the queue. Threads that wait on one queue are served one after another.
+ * Takes the next message, waiting up to timeout_ms for one, and a second more at most where
+ * ipc-queue is there and does not answer; IPC_WAIT_FOREVER for as long as it takes. *data is freed
+ * by ipc_free. The message is this process's for the queue's lease, and is given to others after
+ * that, unless it is acknowledged or extended; and at once if this process dies or closes the
+ * queue. Threads that wait on one queue are served one after another, and none waits longer than
+ * it said. The first call for a queue may take 30 s to find who serves it.
  *
  * IPC_EINVAL: a NULL. IPC_ENOENT: no such open queue. IPC_ETIMEDOUT: no message came. IPC_EACCES.
- * IPC_EQUOTA: too many wait for messages. IPC_ECANCELED: ipc_shutdown was called.
+ * IPC_EQUOTA: too many wait for messages. IPC_ECANCELED: ipc_shutdown was called, or the queue was
+ * closed meanwhile.
  */
 int ipc_queue_receive(queue_id_t queue,
                       void **data,
@@ -1483,8 +1487,8 @@ int ipc_queue_receive(queue_id_t queue,
  * good.
  *
  * IPC_EINVAL: a NULL. IPC_ENOENT: no such open queue. IPC_ESTALE: the message is not this
- * process's any more. IPC_ENOMEM, IPC_EIO: that could not be stored, and it is not acknowledged.
- * IPC_ETIMEDOUT: it may be.
+ * process's any more. IPC_ENOMEM: that could not be stored, and it is not acknowledged. IPC_EIO:
+ * the disk failed. IPC_ETIMEDOUT. With these two it may be.
  */
 int ipc_queue_ack(queue_id_t queue, const struct ipc_delivery_t *delivery);
 
@@ -1518,7 +1522,9 @@ int ipc_queue_extend(queue_id_t queue, const struct ipc_delivery_t *delivery, ui
 int ipc_queue_handle(queue_id_t queue, delivery_handler_t handler, void *user_data);
 
 /**
- * Closes a queue. What was received and not acknowledged is given to others at once.
+ * Closes a queue. What was received and not acknowledged is given to others at once. A thread that
+ * waits in ipc_queue_receive is told IPC_ECANCELED. It may take a second where ipc-queue does not
+ * answer.
  *
  * IPC_ENOENT: no such open queue.
  */

@@ -100,6 +100,36 @@ fn messages_go_through_and_are_gone_when_acknowledged() {
 }
 
 #[test]
+fn who_reads_messages_cannot_send_in_the_name_of_who_sent_them() {
+    each(|_, ipcd, node| {
+        let victim = QueueProducer::open(node, "load").expect("it is declared");
+        let consumer = QueueConsumer::open(node, "load").expect("it is declared");
+        victim.send(b"one", &options()).expect("stored");
+        let it = consumer.receive(Some(LONG)).expect("asked").expect("one");
+        // All that a consumer learns of who sent it, and what an operator sees.
+        let attack = |next| {
+            let attacker = QueueProducer::resume(node, SERVICE, "load", it.producer(), next);
+            attacker.expect("a producer").send(b"in its name", &options()).expect("stored")
+        };
+        attack(2);
+        assert_ne!(victim.send(b"two", &options()).expect("stored").id, 0, "taken for sent before");
+        consumer.ack(&it).expect("ours");
+        assert_eq!(text(&consumer).as_deref(), Some("in its name"));
+        assert_eq!(text(&consumer).as_deref(), Some("two"));
+        // And it is the same producer after a restart of the queues.
+        let again = QueueProducer::resume(node, SERVICE, "load", victim.id(), 2);
+        let again = again.expect("the same");
+        let pid = ipcd.pid_of("queue");
+        signal(pid, Signal::SIGKILL);
+        ipcd.wait_replaced("queue", pid);
+        assert_eq!(again.send(b"two", &options()).expect("known").id, 0);
+        victim.send(b"three", &options()).expect("stored");
+        let it = consumer.receive(Some(LONG)).expect("asked").expect("three");
+        assert_eq!((it.payload(), it.sequence()), (&b"three"[..], 3));
+    });
+}
+
+#[test]
 fn what_a_dead_consumer_had_is_given_to_the_next_at_once() {
     // The lease is ten minutes: no test waits for that.
     each(|post, _, node| {
@@ -113,6 +143,79 @@ fn what_a_dead_consumer_had_is_given_to_the_next_at_once() {
         let it = consumer.receive(Some(LONG)).expect("asked").expect("it came back");
         assert_eq!((it.attempt(), it.payload()), (2, &b"mine"[..]));
         consumer.ack(&it).expect("ours");
+    });
+}
+
+/// Waits until so many ask for messages.
+fn wait_takers(node: &Node, count: u64) {
+    let admin = QueueAdmin::new(node, SERVICE);
+    wait_until("they wait", || {
+        let account = admin.list(LONG).expect("listed").pop().expect("one queue");
+        account.figure("takers") == Some(count)
+    });
+}
+
+#[test]
+fn a_receive_keeps_its_time_whatever_another_thread_and_the_queues_do() {
+    each(|_, ipcd, node| {
+        let producer = QueueProducer::open(node, "load").expect("it is declared");
+        let consumer = &QueueConsumer::open(node, "load").expect("it is declared");
+        std::thread::scope(|scope| {
+            let (patient, heard) = std::sync::mpsc::channel();
+            scope.spawn(move || patient.send(consumer.receive(None)));
+            wait_takers(node, 1);
+            let (hasty, heard_of_nothing) = std::sync::mpsc::channel();
+            scope.spawn(move || hasty.send(consumer.receive(Some(Duration::from_millis(9)))));
+            let nothing = heard_of_nothing.recv_timeout(LONG / 2);
+            // Before anything is judged: the other waits for it.
+            producer.send(b"late", &options()).expect("stored");
+            assert_eq!(nothing.expect("it is back").expect("asked"), None);
+            let late = heard.recv_timeout(LONG).expect("it is back").expect("asked");
+            consumer.ack(&late.expect("it came")).expect("ours");
+        });
+        // The queues are there, and do not answer.
+        let pid = ipcd.pid_of("queue");
+        signal(pid, Signal::SIGSTOP);
+        std::thread::scope(|scope| {
+            let patience = SendOptions { timeout: Duration::from_secs(20), ..options() };
+            let sending = scope.spawn(move || producer.send(b"later", &patience));
+            // The second has to say first what the first may have been given.
+            let nothing = [0, 1].map(|_| consumer.receive(Some(Duration::ZERO)));
+            let is_under_way = !sending.is_finished();
+            signal(pid, Signal::SIGCONT);
+            assert!(nothing.iter().all(|it| matches!(it, Ok(None))), "{nothing:?}");
+            assert!(is_under_way, "they took longer than 20 s");
+            sending.join().expect("it is back").expect("stored");
+        });
+        let later = consumer.receive(Some(LONG)).expect("asked").expect("it is there");
+        assert_eq!(later.payload(), b"later");
+    });
+}
+
+#[test]
+fn who_waits_at_a_consumer_that_is_closed_is_told_and_what_it_had_is_given_to_others() {
+    each(|_, _, node| {
+        let producer = QueueProducer::open(node, "load").expect("it is declared");
+        let consumer = QueueConsumer::open(node, "load").expect("it is declared");
+        let other = QueueConsumer::open(node, "load").expect("it is declared");
+        producer.send(b"one", &options()).expect("stored");
+        let one = consumer.receive(Some(LONG)).expect("asked").expect("one");
+        std::thread::scope(|scope| {
+            let (waiting, heard) = std::sync::mpsc::channel();
+            let blocked = &consumer;
+            scope.spawn(move || waiting.send(blocked.receive(Some(2 * LONG))));
+            wait_takers(node, 1);
+            consumer.close();
+            let end = heard.recv_timeout(LONG).expect("it is back");
+            assert!(matches!(end, Err(QueueError::Closed)), "{end:?}");
+        });
+        wait_takers(node, 0);
+        // The lease is ten minutes.
+        let again = other.receive(Some(LONG)).expect("asked").expect("one");
+        assert_eq!((again.id(), again.attempt()), (one.id(), 2));
+        assert!(matches!(consumer.ack(&one), Err(QueueError::Lost)));
+        assert!(matches!(consumer.receive(None), Err(QueueError::Closed)));
+        other.ack(&again).expect("its own");
     });
 }
 
@@ -137,6 +240,10 @@ fn tasks_put_take_and_acknowledge_over_a_restart_of_the_queues() {
                 let consumer = consumer.clone();
                 async move { consumer.receive(Some(LONG)).await }
             });
+            // Another waits for its turn, and no longer than it said.
+            wait_takers(node, 1);
+            let none = consumer.receive(Some(Duration::from_millis(1))).await;
+            assert_eq!(none.expect("asked"), None);
             assert_eq!(producer.send(b"one", &options()).await.expect("stored").sequence, 1);
             let one = waiting.await.expect("no panic").expect("asked").expect("one");
             assert_eq!((one.payload(), one.attempt()), (&b"one"[..], 1));

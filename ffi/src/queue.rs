@@ -7,8 +7,8 @@ use std::{
     ffi::{c_char, c_int, c_void},
     ptr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -98,7 +98,8 @@ pub unsafe extern "C" fn ipc_queue_open(
             dead: flags & IPC_QUEUE_DEAD != 0,
             producer,
             consumer: Mutex::new(None),
-            handling: Mutex::new(None),
+            is_closed: AtomicBool::new(false),
+            handled: Mutex::new(None),
         };
         queue.set(runtime.queues.add(open)?);
         Ok(IPC_OK)
@@ -113,8 +114,9 @@ pub unsafe extern "C" fn ipc_queue_open(
 ///
 /// IPC_EINVAL: a NULL, no such priority. IPC_ENOENT: no such open queue. IPC_EFULL: the queue is
 /// full. IPC_EMSGSIZE: it takes no message as large. IPC_ENOMEM: there is no room to store it.
-/// IPC_EIO: the disk failed. IPC_EACCES. IPC_EQUOTA: too many wait for room. With these it was not
-/// stored. IPC_ETIMEDOUT: it may have been. IPC_ECANCELED: ipc_shutdown was called.
+/// IPC_EACCES. IPC_EQUOTA: too many wait for room. With these it was not stored. IPC_ETIMEDOUT: it
+/// may have been. IPC_EIO: the disk failed, and it may have been: nobody can say before ipc-queue
+/// is restarted. IPC_ECANCELED: ipc_shutdown was called; it may have been.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_queue_send(
     queue: queue_id_t,
@@ -145,13 +147,16 @@ pub unsafe extern "C" fn ipc_queue_send(
     })
 }
 
-/// Takes the next message, waiting up to timeout_ms for one; IPC_WAIT_FOREVER for as long as it
-/// takes. *data is freed by ipc_free. The message is this process's for the queue's lease, and is
-/// given to others after that, unless it is acknowledged or extended; and at once if this process
-/// dies or closes the queue. Threads that wait on one queue are served one after another.
+/// Takes the next message, waiting up to timeout_ms for one, and a second more at most where
+/// ipc-queue is there and does not answer; IPC_WAIT_FOREVER for as long as it takes. *data is freed
+/// by ipc_free. The message is this process's for the queue's lease, and is given to others after
+/// that, unless it is acknowledged or extended; and at once if this process dies or closes the
+/// queue. Threads that wait on one queue are served one after another, and none waits longer than
+/// it said. The first call for a queue may take 30 s to find who serves it.
 ///
 /// IPC_EINVAL: a NULL. IPC_ENOENT: no such open queue. IPC_ETIMEDOUT: no message came. IPC_EACCES.
-/// IPC_EQUOTA: too many wait for messages. IPC_ECANCELED: ipc_shutdown was called.
+/// IPC_EQUOTA: too many wait for messages. IPC_ECANCELED: ipc_shutdown was called, or the queue was
+/// closed meanwhile.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_queue_receive(
     queue: queue_id_t,
@@ -178,8 +183,8 @@ pub unsafe extern "C" fn ipc_queue_receive(
 /// good.
 ///
 /// IPC_EINVAL: a NULL. IPC_ENOENT: no such open queue. IPC_ESTALE: the message is not this
-/// process's any more. IPC_ENOMEM, IPC_EIO: that could not be stored, and it is not acknowledged.
-/// IPC_ETIMEDOUT: it may be.
+/// process's any more. IPC_ENOMEM: that could not be stored, and it is not acknowledged. IPC_EIO:
+/// the disk failed. IPC_ETIMEDOUT. With these two it may be.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipc_queue_ack(queue: queue_id_t, delivery: *const QueueDelivery) -> c_int {
     // SAFETY: the caller's promises are the same.
@@ -234,15 +239,12 @@ pub extern "C" fn ipc_queue_handle(
     guard(|| {
         let runtime = runtime::current()?;
         let open = runtime.queues.get(queue)?;
-        let before = open.handling().take();
-        // Without the lock: it takes a lock of the loop's.
-        if before.is_some() {
-            runtime.queues.count_handled(|count| Some(count - 1))?;
-        }
+        // Outside the lock: its end takes a lock of the loop's, whose handlers may be here, too.
+        let before = open.handled().take();
         drop(before);
         let Some(function) = handler else { return Ok(IPC_OK) };
         let consumer = open.consumer(&runtime)?;
-        runtime.queues.count_handled(|count| (count < MOST_HANDLED).then_some(count + 1))?;
+        let place = runtime.queues.place()?;
         let user_data = UserData(user_data);
         let handling = runtime.server.handle_deliveries(&consumer, move |delivered| {
             let user_data = user_data;
@@ -258,28 +260,30 @@ pub extern "C" fn ipc_queue_handle(
                 unsafe { function(queue, status, data, size, delivery, user_data.0) }
             });
         });
-        match handling {
-            Ok(handling) => *open.handling() = Some(handling),
-            Err(error) => {
-                runtime.queues.count_handled(|count| Some(count - 1))?;
-                return Err(error.into());
-            }
+        let now = Handled { _handler: handling?, _place: place };
+        // Of two at once one is replaced by the other.
+        let before = open.handled().replace(now);
+        drop(before);
+        if open.is_closed.load(Ordering::SeqCst) {
+            let late = open.handled().take();
+            drop(late);
         }
         Ok(IPC_OK)
     })
 }
 
-/// Closes a queue. What was received and not acknowledged is given to others at once.
+/// Closes a queue. What was received and not acknowledged is given to others at once. A thread that
+/// waits in ipc_queue_receive is told IPC_ECANCELED. It may take a second where ipc-queue does not
+/// answer.
 ///
 /// IPC_ENOENT: no such open queue.
 #[unsafe(no_mangle)]
 pub extern "C" fn ipc_queue_close(queue: queue_id_t) -> c_int {
     guard(|| {
-        let queues = &runtime::current()?.queues;
-        let handling = queues.remove(queue)?.handling().take();
-        if handling.is_some() {
-            queues.count_handled(|count| Some(count - 1))?;
-        }
+        let open = runtime::current()?.queues.remove(queue)?;
+        let handled = open.handled().take();
+        drop(handled);
+        open.close();
         Ok(IPC_OK)
     })
 }
@@ -323,16 +327,44 @@ struct Open {
     producer: QueueProducer,
     /// Made when something is first received.
     consumer: Mutex<Option<Arc<QueueConsumer>>>,
+    is_closed: AtomicBool,
     /// While a handler gets its messages.
-    handling: Mutex<Option<WaitHandler>>,
+    handled: Mutex<Option<Handled>>,
+}
+
+/// That a handler gets a queue's messages, and its place among those that do.
+#[derive(Debug)]
+struct Handled {
+    _handler: WaitHandler,
+    _place: Place,
+}
+
+/// One of the queues that are handled, as long as it is kept.
+#[derive(Debug)]
+struct Place(Arc<AtomicU32>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Open {
-    fn handling(&self) -> MutexGuard<'_, Option<WaitHandler>> {
-        self.handling.lock().unwrap_or_else(PoisonError::into_inner)
+    fn handled(&self) -> MutexGuard<'_, Option<Handled>> {
+        self.handled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn consumer(&self, runtime: &Runtime) -> Result<Arc<QueueConsumer>, Failure> {
+        let consumer = self.opened(runtime)?;
+        // Who closed it meanwhile may have found none, or the lock taken.
+        if self.is_closed.load(Ordering::SeqCst) {
+            consumer.close();
+            return Err(Status::NOT_FOUND.into());
+        }
+        Ok(consumer)
+    }
+
+    fn opened(&self, runtime: &Runtime) -> Result<Arc<QueueConsumer>, Failure> {
         let mut consumer = self.consumer.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(consumer) = &*consumer {
             return Ok(Arc::clone(consumer));
@@ -342,14 +374,29 @@ impl Open {
         *consumer = Some(Arc::clone(&made));
         Ok(made)
     }
+
+    fn close(&self) {
+        self.is_closed.store(true, Ordering::SeqCst);
+        let consumer = match self.consumer.try_lock() {
+            Ok(consumer) => consumer.clone(),
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().clone(),
+            // Who has it looks afterwards whether the queue is closed.
+            Err(TryLockError::WouldBlock) => None,
+        };
+        if let Some(consumer) = consumer {
+            consumer.close();
+        }
+    }
 }
 
-/// The queues that a process has open.
+type Opened = (queue_id_t, HashMap<queue_id_t, Arc<Open>>);
+
+/// The queues that a process has open, and how many of them are handled.
 #[derive(Debug, Default)]
-pub(crate) struct Queues(Mutex<(queue_id_t, HashMap<queue_id_t, Arc<Open>>)>, AtomicU32);
+pub(crate) struct Queues(Mutex<Opened>, Arc<AtomicU32>);
 
 impl Queues {
-    fn all(&self) -> MutexGuard<'_, (queue_id_t, HashMap<queue_id_t, Arc<Open>>)> {
+    fn all(&self) -> MutexGuard<'_, Opened> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -364,10 +411,13 @@ impl Queues {
         Ok(id)
     }
 
-    /// Counts the queues whose messages handlers get.
-    fn count_handled(&self, count: impl FnMut(u32) -> Option<u32>) -> Result<(), Failure> {
-        let counted = self.1.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count);
-        counted.map(drop).map_err(|_| Status::QUOTA.into())
+    /// A place among the queues whose messages handlers get.
+    fn place(&self) -> Result<Place, Failure> {
+        let one_more = |count| (count < MOST_HANDLED).then_some(count + 1);
+        match self.1.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more) {
+            Ok(_) => Ok(Place(Arc::clone(&self.1))),
+            Err(_) => Err(Status::QUOTA.into()),
+        }
     }
 
     fn get(&self, id: queue_id_t) -> Result<Arc<Open>, Failure> {
@@ -382,6 +432,5 @@ impl Queues {
     pub(crate) fn clear(&self) {
         let all = std::mem::take(&mut self.all().1);
         drop(all);
-        self.1.store(0, Ordering::Relaxed);
     }
 }

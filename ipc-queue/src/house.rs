@@ -14,6 +14,7 @@ use ipc::{
 use crate::{
     answers,
     config::{Config, Declared, Durability},
+    identity::Secret,
     log::{
         Ledger, Log,
         memory::{Keeper, MemoryLog},
@@ -32,6 +33,8 @@ pub struct Recovered {
     pub declared: Declared,
     /// The queue as it was.
     pub machine: Machine,
+    /// By what its producers are known.
+    pub secret: Secret,
     /// Where it is stored; none for a journal, which the steward writes.
     pub memory: Option<MemoryLog>,
 }
@@ -41,6 +44,7 @@ struct Queue {
     name: String,
     declared: Declared,
     machine: Machine,
+    secret: Secret,
     memory: Option<MemoryLog>,
     /// Appended, and not yet handed to who stores it.
     staged: VecDeque<Record>,
@@ -98,19 +102,19 @@ impl House {
     }
 
     fn add(&mut self, it: Recovered) -> usize {
-        let Recovered { name, declared, machine, memory } = it;
+        let Recovered { name, declared, machine, secret, memory } = it;
         let index = self.queues.len();
         self.names.insert(name.clone(), index);
         let segments = memory.as_ref().map_or(0, MemoryLog::segments);
         let staged = VecDeque::new();
-        self.queues.push(Queue { name, declared, machine, memory, staged, segments });
+        self.queues.push(Queue { name, declared, machine, secret, memory, staged, segments });
         index
     }
 
     /// Finds a queue; makes it if the user of a process may.
     ///
     /// # Errors
-    /// `NOT_FOUND`, also where no more may be made.
+    /// `NOT_FOUND`, also where no more may be made; `SYSTEM` where there are no random bytes.
     pub fn find(&mut self, name: &str, maker: Option<u32>) -> Result<usize, Status> {
         if let Some(index) = self.names.get(name) {
             return Ok(*index);
@@ -125,12 +129,15 @@ impl House {
         }
         // Without a restart's help nobody could tell which directory was whose.
         let declared = Declared { durability: Durability::Memory, ..declared };
-        let log = Log::new(Ledger::new(declared.limits.producers), declared.segment_bytes, false);
+        let mut ledger = Ledger::new(declared.limits.producers);
+        let secret = ledger.secret().map_err(|_| Status::SYSTEM)?;
+        let log = Log::new(ledger, declared.segment_bytes, false);
         let memory = MemoryLog::new(log, self.keeper.clone(), &prefix(name), BTreeMap::new());
         Ok(self.add(Recovered {
             name: name.to_owned(),
             declared,
             machine: Machine::new(declared.limits),
+            secret,
             memory: Some(memory),
         }))
     }
@@ -149,6 +156,11 @@ impl House {
     /// Gives a queue's machine, to look at.
     pub fn machine(&self, queue: usize) -> &Machine {
         &self.queues[queue].machine
+    }
+
+    /// The number by which a queue knows the producer of a user that calls itself `who`.
+    pub fn producer(&self, queue: usize, uid: u32, who: u64) -> u64 {
+        self.queues[queue].secret.producer(uid, who)
     }
 
     /// Draws a ticket.

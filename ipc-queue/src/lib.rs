@@ -12,6 +12,7 @@ mod answers;
 pub mod config;
 pub mod failpoint;
 pub mod house;
+pub mod identity;
 pub mod log;
 pub mod machine;
 mod made;

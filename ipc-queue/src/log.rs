@@ -9,7 +9,8 @@
 //! ```
 //! A later segment may say that a message of an earlier one is gone, so none is deleted before
 //! those to its left. Each begins with a checkpoint of what the deleted ones had said: the next
-//! id, and the producers' windows. A run appends to no segment of an earlier one.
+//! id, and the producers' windows; and with the same once more, since it is nowhere else. A run
+//! appends to no segment of an earlier one.
 
 pub mod files;
 pub mod memory;
@@ -18,7 +19,8 @@ mod ring;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use crate::{
-    machine::Trouble,
+    identity::Secret,
+    machine::{Now, Trouble},
     record::{FIRST, Place, Record, Stored, encode},
     scan::{HEADER, Header},
     windows::Windows,
@@ -31,6 +33,8 @@ pub const SEGMENT: u64 = 4 << 20;
 const RESERVE: u64 = 64 << 10;
 /// Segments kept before messages are moved out of the oldest, beside twice what they need.
 const SLACK: u64 = 4;
+/// Batches that a segment begins with: its checkpoint, twice.
+const FIRST_BATCHES: u32 = 2;
 
 /// What the records so far come to, as far as the log itself must know.
 #[derive(Debug)]
@@ -42,6 +46,10 @@ pub struct Ledger {
     /// Messages by the segment that has them; each segment is in it.
     live: BTreeMap<u64, u64>,
     live_bytes: u64,
+    /// No segment gets this number, or a lower one.
+    taken: u64,
+    /// Of the queue, once it has one.
+    secret: Option<Secret>,
 }
 
 impl Ledger {
@@ -53,7 +61,41 @@ impl Ledger {
             homes: HashMap::new(),
             live: BTreeMap::new(),
             live_bytes: 0,
+            taken: 0,
+            secret: None,
         }
+    }
+
+    /// Notes a segment that cannot be read, once those that can have been noted: its number is
+    /// given to no other, and neither is any id that it may have given.
+    pub fn pass_over(&mut self, segment: u64, now: Now) {
+        self.taken = self.taken.max(segment);
+        // A later one that can be read knows what ids there were.
+        if self.live.last_key_value().is_none_or(|(last, _)| *last < segment) {
+            // No queue gives more than one id in a microsecond, for years.
+            self.next_id = self.next_id.max(now.wall_ms.saturating_mul(1000));
+        }
+    }
+
+    /// Notes that so many more ids may have been given: in the last segment, which is damaged.
+    pub fn skip_ids(&mut self, ids: u64) {
+        self.next_id = self.next_id.saturating_add(ids);
+    }
+
+    /// Gives the queue's secret; draws it where no segment has one.
+    ///
+    /// # Errors
+    /// When the system has no random bytes.
+    pub fn secret(&mut self) -> Result<Secret, getrandom::Error> {
+        match self.secret {
+            Some(secret) => Ok(secret),
+            None => Ok(*self.secret.insert(Secret::draw()?)),
+        }
+    }
+
+    /// Gives the id that the next message has.
+    pub fn next_id(&self) -> u64 {
+        self.next_id
     }
 
     /// Notes that there is such a segment.
@@ -78,6 +120,7 @@ impl Ledger {
             }
             Record::Moved(stored) => self.settle_in(stored, record.bytes() as u64, segment),
             Record::Gone { ids } => ids.iter().for_each(|id| self.move_out(*id)),
+            Record::Secret(secret) => self.secret = Some(*secret),
             Record::Taken { .. }
             | Record::Back { .. }
             | Record::Dead { .. }
@@ -102,8 +145,12 @@ impl Ledger {
         }
     }
 
-    fn checkpoint(&self) -> Record {
-        Record::Checkpoint { next_id: self.next_id, windows: self.windows.all() }
+    /// What each segment begins with.
+    fn beginning(&self) -> Vec<Record> {
+        let windows = self.windows.all();
+        let mut beginning = vec![Record::Checkpoint { next_id: self.next_id, windows }];
+        beginning.extend(self.secret.map(Record::Secret));
+        beginning
     }
 }
 
@@ -154,7 +201,8 @@ struct Current {
 impl Log {
     /// Goes on behind what was found.
     pub fn new(ledger: Ledger, segment_bytes: u64, may_tear: bool) -> Log {
-        let next_number = ledger.live.last_key_value().map_or(1, |(last, _)| last + 1);
+        let last = ledger.live.last_key_value().map_or(0, |(last, _)| *last);
+        let next_number = last.max(ledger.taken) + 1;
         Log { ledger, segment_bytes, may_tear, current: None, next_number, moving: None }
     }
 
@@ -167,7 +215,7 @@ impl Log {
         while let Some(record) = records.pop_front() {
             let offset = current.offset + chunk.bytes.len() as u64;
             let reserve = if leaves_reserve(&record) { RESERVE } else { 0 };
-            if offset + record.bytes() as u64 + reserve > current.header.bytes {
+            if offset + record.bytes() as u64 + reserve > current.header.end_of_records() {
                 records.push_front(record);
                 break;
             }
@@ -184,13 +232,18 @@ impl Log {
 
     /// Designs the next segment, with room for that record.
     pub fn design(&self, first: &Record, salt: u64) -> Blueprint {
-        let checkpoint = self.ledger.checkpoint();
-        let needed = HEADER + checkpoint.bytes() + first.bytes();
+        let beginning = self.ledger.beginning();
+        let beginning_bytes: usize = beginning.iter().map(Record::bytes).sum();
+        let needed = 2 * (HEADER + beginning_bytes) + first.bytes();
         let bytes = self.segment_bytes.max((needed as u64 + RESERVE).next_multiple_of(4096));
         let header = Header { number: self.next_number, salt, bytes };
         let mut bytes = header.encode().to_vec();
-        let place = Place { salt, offset: HEADER as u64 };
-        encode(&checkpoint, 1, FIRST, place, &mut bytes);
+        for batch in 1..=FIRST_BATCHES {
+            for record in &beginning {
+                let place = Place { salt, offset: bytes.len() as u64 };
+                encode(record, batch, FIRST, place, &mut bytes);
+            }
+        }
         Blueprint { header, bytes }
     }
 
@@ -199,7 +252,8 @@ impl Log {
         let header = blueprint.header;
         self.ledger.begin(header.number);
         self.next_number = header.number + 1;
-        self.current = Some(Current { header, offset: blueprint.bytes.len() as u64, batch: 1 });
+        let offset = blueprint.bytes.len() as u64;
+        self.current = Some(Current { header, offset, batch: FIRST_BATCHES });
     }
 
     /// The chunk is stored; gives how many records that were.

@@ -102,6 +102,10 @@ impl Machine {
                 self.settle(ticket, consumer, verdict, &items, turn);
             }
             Event::Leave(ticket, consumer) => {
+                // What it still asks for would be given to nobody.
+                for ticket in self.line.supersede(consumer) {
+                    turn.answer(ticket, Answer::Messages(Vec::new()));
+                }
                 let held = self.pile.held_by(consumer);
                 let count = held.len() as u64;
                 self.give_all_back(&held, turn);

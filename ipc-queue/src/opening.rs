@@ -12,6 +12,7 @@ use ipc::{Node, NodeError, Status};
 use crate::{
     config::{Config, Declared, Durability, Terms},
     house::{House, Recovered, now, prefix},
+    identity::Secret,
     log::{
         Ledger, Log,
         files::{self, FileLog},
@@ -28,6 +29,9 @@ pub enum Unopened {
     /// The runtime said no.
     #[error(transparent)]
     Node(#[from] NodeError),
+    /// The system has no random bytes.
+    #[error("no secret can be drawn: {0}")]
+    Secret(#[from] getrandom::Error),
     /// A journal cannot be used.
     #[error("the journal of {queue:?}: {source}")]
     Journal {
@@ -78,7 +82,7 @@ pub fn open(config: Config, node: &Node) -> Result<Opened, Unopened> {
             found.push(it);
         } else {
             let kept = in_memory.remove(&name).unwrap_or_default();
-            found.push(open_memory(&name, declared, &keeper, kept, &mut remarks));
+            found.push(open_memory(&name, declared, &keeper, kept, &mut remarks)?);
         }
     }
     // Made because somebody named them; or declared otherwise by now.
@@ -91,7 +95,7 @@ pub fn open(config: Config, node: &Node) -> Result<Opened, Unopened> {
                 continue;
             }
             let declared = Declared { durability: Durability::Memory, ..declared };
-            found.push(open_memory(&name, declared, &keeper, kept, &mut remarks));
+            found.push(open_memory(&name, declared, &keeper, kept, &mut remarks)?);
         }
     }
     Ok(Opened { house: House::new(config, keeper, found), journals, remarks })
@@ -119,17 +123,21 @@ fn open_memory(
     keeper: &Keeper,
     kept: Kept,
     remarks: &mut Vec<String>,
-) -> Recovered {
-    let mut segments = Segments::new();
+) -> Result<Recovered, Unopened> {
+    let (mut segments, mut unreadable) = (Segments::new(), Vec::new());
     for (number, fd) in &kept {
         match memory::read(fd) {
             Ok(found) => drop(segments.insert(*number, found)),
-            Err(error) => remarks.push(format!("{name}: segment {number}: {error}")),
+            Err(error) => {
+                remarks.push(format!("{name}: segment {number}: {error}"));
+                unreadable.push(*number);
+            }
         }
     }
-    let (machine, log) = recover(name, declared, &segments, false, remarks);
+    let (machine, ledger, secret) = recover(name, declared, &segments, &unreadable, remarks)?;
+    let log = Log::new(ledger, declared.segment_bytes, false);
     let memory = MemoryLog::new(log, keeper.clone(), &prefix(name), kept);
-    Recovered { name: name.to_owned(), declared, machine, memory: Some(memory) }
+    Ok(Recovered { name: name.to_owned(), declared, machine, secret, memory: Some(memory) })
 }
 
 fn open_journal(
@@ -142,28 +150,34 @@ fn open_journal(
     fs::create_dir_all(&config.directory).map_err(failed)?;
     let directory = config.directory.join(name);
     let (lock, found) = files::open(&directory).map_err(failed)?;
-    let found = found.into_iter().map(|it| (it.header.number, (it.header, it.bytes)));
-    let segments: Segments = found.collect();
-    let (machine, log) = recover(name, declared, &segments, true, remarks);
+    remarks.extend(found.remarks.into_iter().map(|it| format!("{name}: {it}")));
+    let segments = found.segments.into_iter().map(|it| (it.header.number, (it.header, it.bytes)));
+    let segments: Segments = segments.collect();
+    let (machine, ledger, secret) = recover(name, declared, &segments, &found.unreadable, remarks)?;
+    let log = Log::new(ledger, declared.segment_bytes, true);
     let log = FileLog::new(log, &directory, lock);
-    Ok((Recovered { name: name.to_owned(), declared, machine, memory: None }, log))
+    Ok((Recovered { name: name.to_owned(), declared, machine, secret, memory: None }, log))
 }
 
-/// Makes a queue, and its log, of what its segments say.
+/// Makes a queue, and its log's ledger, of what its segments say.
 fn recover(
     name: &str,
     declared: Declared,
     segments: &Segments,
-    may_tear: bool,
+    unreadable: &[u64],
     remarks: &mut Vec<String>,
-) -> (Machine, Log) {
+) -> Result<(Machine, Ledger, Secret), getrandom::Error> {
     let mut ledger = Ledger::new(declared.limits.producers);
     let mut records: Vec<Record> = Vec::new();
+    let mut obscure_ids = 0;
     for (number, (header, bytes)) in segments {
         let scan = scan(bytes, *header);
+        // A later segment begins with the id that is next.
+        obscure_ids = scan.obscure_ids();
         if scan.damaged > 0 {
             remarks.push(format!(
-                "{name}: {} bytes of segment {number} are damaged: what stood there is lost",
+                "{name}: {} bytes of segment {number} are damaged: what stood there, and nowhere \
+                 else, is lost",
                 scan.damaged
             ));
         }
@@ -177,6 +191,13 @@ fn recover(
         scan.records.iter().for_each(|record| ledger.note(record, *number));
         records.extend(scan.records);
     }
-    let machine = Machine::recover(declared.limits, &records, now());
-    (machine, Log::new(ledger, declared.segment_bytes, may_tear))
+    ledger.skip_ids(obscure_ids);
+    let secret = ledger.secret()?;
+    let now = now();
+    for number in unreadable {
+        ledger.pass_over(*number, now);
+    }
+    let mut machine = Machine::recover(declared.limits, &records, now);
+    machine.give_no_id_below(ledger.next_id());
+    Ok((machine, ledger, secret))
 }

@@ -13,7 +13,10 @@
 
 use std::sync::Arc;
 
-use crate::windows::{Window, Windows};
+use crate::{
+    identity::Secret,
+    windows::{Window, Windows},
+};
 
 /// Bytes of a record's head.
 pub const HEAD: usize = 16;
@@ -90,6 +93,8 @@ pub enum Record {
         /// The messages.
         ids: Vec<u64>,
     },
+    /// By what producers are known; behind each checkpoint.
+    Secret(Secret),
 }
 
 impl Record {
@@ -103,6 +108,7 @@ impl Record {
             Record::Back { .. } => 6,
             Record::Dead { .. } => 7,
             Record::Redriven { .. } => 8,
+            Record::Secret(_) => 9,
         }
     }
 
@@ -113,7 +119,7 @@ impl Record {
             Record::Put(it) | Record::Moved(it) => PUT_BYTES - HEAD + it.payload.len(),
             Record::Taken { .. } => 20,
             Record::Gone { ids } | Record::Redriven { ids } => 8 * ids.len(),
-            Record::Back { .. } => 16,
+            Record::Back { .. } | Record::Secret(_) => 16,
             Record::Dead { .. } => 8,
         };
         (HEAD + body).next_multiple_of(ALIGN)
@@ -185,6 +191,7 @@ fn body(record: &Record, out: &mut Vec<u8>) {
             word(*not_before_ms);
         }
         Record::Dead { id } => word(*id),
+        Record::Secret(secret) => secret.0.iter().for_each(|half| word(*half)),
     }
 }
 
@@ -284,6 +291,7 @@ fn decode_body(kind: u8, mut body: Input<'_>) -> Option<Record> {
         6 => Record::Back { id: body.word()?, not_before_ms: body.word()? },
         7 => Record::Dead { id: body.word()? },
         8 => Record::Redriven { ids: body.words()? },
+        9 => Record::Secret(Secret([body.word()?, body.word()?])),
         _ => return None,
     })
 }
@@ -316,6 +324,7 @@ mod tests {
             Record::Back { id: 3, not_before_ms: 12 },
             Record::Dead { id: 9 },
             Record::Redriven { ids: vec![9] },
+            Record::Secret(Secret([5, 6])),
         ]
     }
 

@@ -7,7 +7,8 @@
 //!  └────────┴────────┴────────┴────────┴────────┴────────┴────────────────┴────────┴─────────┘
 //! ```
 //! A segment has its whole length from the beginning, and is zeros behind its records. Only the
-//! process that made it appends to it: its successor begins another.
+//! process that made it appends to it: its successor begins another. A file has the header once
+//! more, in its last 64 bytes: without what it says no record can be told from chance.
 //!
 //! Where records end, there is either nothing more, or a hole with records behind it. A disk may
 //! write the parts of one batch in any order before it says that they are durable, and a batch is
@@ -53,15 +54,30 @@ impl Header {
     /// Reads it; nothing where there is none, or of another version.
     pub fn decode(bytes: &[u8]) -> Option<Header> {
         let head = bytes.get(..HEADER)?;
-        let is_one = head[..8] == MAGIC
-            && u32_at(head, 8)? == VERSION
-            && u32_at(head, 60)? == crc32c::crc32c(&head[..60]);
-        is_one.then_some(())?;
+        (Header::version(head)? == VERSION).then_some(())?;
         Some(Header {
             number: u64_at(head, 16)?,
             salt: u64_at(head, 24)?,
             bytes: u64_at(head, 32)?,
         })
+    }
+
+    /// Reads the copy at the end of a segment.
+    pub fn decode_copy(segment: &[u8]) -> Option<Header> {
+        let end = segment.last_chunk::<HEADER>()?;
+        Header::decode(end).filter(|header| header.bytes == segment.len() as u64)
+    }
+
+    /// Of which version a whole header is; nothing where there is none.
+    pub fn version(bytes: &[u8]) -> Option<u32> {
+        let head = bytes.get(..HEADER)?;
+        let is_one = head[..8] == MAGIC && u32_at(head, 60)? == crc32c::crc32c(&head[..60]);
+        if is_one { u32_at(head, 8) } else { None }
+    }
+
+    /// Where records end at the latest: before the copy of the header.
+    pub fn end_of_records(&self) -> u64 {
+        self.bytes.saturating_sub(HEADER as u64)
     }
 }
 
@@ -74,6 +90,15 @@ pub struct Scan {
     pub damaged: u64,
     /// Records of a last batch that was not finished, left out.
     pub torn: u64,
+    /// Bytes between and behind the records where others may have stood.
+    pub obscure: u64,
+}
+
+impl Scan {
+    /// How many ids may have been given that no record speaks of any more.
+    pub fn obscure_ids(&self) -> u64 {
+        self.obscure.div_ceil(record::PUT_BYTES as u64)
+    }
 }
 
 /// Reads what is whole of a segment.
@@ -86,16 +111,29 @@ pub fn scan(segment: &[u8], header: Header) -> Scan {
             at = found.next;
             scan.records.push(found.record);
         }
-        let Some((next, behind)) = beyond(segment, header.salt, at) else { return scan };
+        let Some((next, behind)) = beyond(segment, header.salt, at) else {
+            scan.obscure += written(segment, header, at);
+            return scan;
+        };
         let highest = *highest.get_or_insert_with(|| highest_batch(segment, header.salt, next));
         if behind.batch == highest && !behind.is_first {
             // The hole is in the last batch.
             scan.torn = count(segment, header.salt, next);
+            scan.obscure += written(segment, header, at);
             return scan;
         }
         scan.damaged += (next - at) as u64;
+        scan.obscure += (next - at) as u64;
         at = next;
     }
+}
+
+/// Counts the bytes from there to the last eight that are not all 0.
+fn written(segment: &[u8], header: Header, from: usize) -> u64 {
+    let end = (header.end_of_records() as usize).min(segment.len());
+    let rest = segment.get(from..end).unwrap_or_default();
+    let last = rest.chunks(ALIGN).rposition(|chunk| *chunk != [0; ALIGN][..chunk.len()]);
+    last.map_or(0, |last| ((last + 1) * ALIGN) as u64)
 }
 
 /// Finds the first record behind a hole.
@@ -185,7 +223,7 @@ mod tests {
         assert_eq!(ids(&without(0)), [2, 3, 4, 5, 6]);
         assert_eq!(ids(&without(1)), [1, 3, 4, 5, 6]);
         assert_eq!(ids(&without(2)), [1, 2, 4, 5, 6]);
-        assert_eq!(without(1).damaged, 24);
+        assert_eq!((without(1).damaged, without(1).obscure_ids()), (24, 1));
         // In the last one nothing may come behind what is lost.
         assert_eq!(ids(&without(3)), [1, 2, 3]);
         assert_eq!(ids(&without(4)), [1, 2, 3, 4]);

@@ -96,7 +96,8 @@ impl Desk {
         };
         let ticket = house.ticket();
         let decided = decided(&asked.ask);
-        let event = event(ticket, &request, asked, now);
+        let producer = house.producer(queue, request.peer().uid, asked.who);
+        let event = event(ticket, &request, asked, producer, now);
         let answer = house.tell(queue, event, Some(ticket), now);
         reach(decided);
         match answer {
@@ -168,12 +169,18 @@ fn decided(ask: &Ask<'_>) -> At {
     }
 }
 
-fn event(ticket: Ticket, request: &Request<'_>, asked: Asked<'_>, now: Now) -> Event {
+fn event(
+    ticket: Ticket,
+    request: &Request<'_>,
+    asked: Asked<'_>,
+    producer: u64,
+    now: Now,
+) -> Event {
     let (who, channel) = (asked.who, request.channel());
     match asked.ask {
         Ask::Put { sequence, delay_ms, priority, waits, payload } => {
             let wait_until_ns = if waits { until_notice(request, now) } else { 0 };
-            let producer = if sequence == 0 { 0 } else { who };
+            let producer = if sequence == 0 { 0 } else { producer };
             let payload = shared(payload);
             let put = Put { producer, sequence, priority, delay_ms, wait_until_ns, payload };
             Event::Put(ticket, channel, put)

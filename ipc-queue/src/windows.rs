@@ -6,6 +6,8 @@
 
 use std::collections::HashMap;
 
+use crate::identity::owner;
+
 const WORDS: usize = 16;
 
 /// Whether a number was seen.
@@ -83,14 +85,14 @@ impl Windows {
         }
     }
 
-    /// Notes that a number was accepted. When there are too many producers, the one that sent
-    /// nothing for longest is forgotten.
+    /// Notes that a number was accepted. When there are too many producers, one of the user who
+    /// has most of them is forgotten: the one that sent nothing for longest.
     pub fn mark(&mut self, producer: u64, sequence: u64) {
-        if !self.of.contains_key(&producer) && self.of.len() >= self.most {
-            let oldest = self.of.iter().min_by_key(|(_, window)| window.mark);
-            if let Some(oldest) = oldest.map(|(producer, _)| *producer) {
-                self.of.remove(&oldest);
-            }
+        if !self.of.contains_key(&producer)
+            && self.of.len() >= self.most
+            && let Some(one) = self.to_forget(owner(producer))
+        {
+            self.of.remove(&one);
         }
         self.marks += 1;
         let window = self.of.entry(producer).or_insert(Window::NONE);
@@ -103,6 +105,20 @@ impl Windows {
         if back < Windows::SPAN {
             window.bits[(back / 64) as usize] |= 1 << (back % 64);
         }
+    }
+
+    /// Whose window makes room for one of that user: nobody's who has fewer than another.
+    fn to_forget(&self, newcomer: u64) -> Option<u64> {
+        let mut counts: HashMap<u64, usize> = HashMap::new();
+        for producer in self.of.keys() {
+            *counts.entry(owner(*producer)).or_default() += 1;
+        }
+        let most = counts.values().max()?;
+        let is_own = counts.get(&newcomer) == Some(most);
+        let may_go =
+            |who: u64| if is_own { who == newcomer } else { counts.get(&who) == Some(most) };
+        let candidates = self.of.iter().filter(|(producer, _)| may_go(owner(**producer)));
+        candidates.min_by_key(|(_, window)| window.mark).map(|(producer, _)| *producer)
     }
 
     /// Takes a mark back: the message could not be stored.
@@ -167,6 +183,33 @@ mod tests {
         assert_eq!(again.look(1, 2), Seen::Duplicate);
         again.mark(4, 1);
         assert_eq!(again.look(1, 2), Seen::New, "it marked before the other");
+    }
+
+    #[test]
+    fn a_user_with_many_producers_has_none_of_another_forgotten() {
+        let of = |user: u64, number: u64| user << 48 | number;
+        let mut windows = Windows::new(8);
+        windows.mark(of(1, 1), 1);
+        windows.mark(of(1, 2), 1);
+        for number in 1..1000 {
+            windows.mark(of(2, number), 1);
+        }
+        for number in [1, 2] {
+            assert_eq!(windows.look(of(1, number), 1), Seen::Duplicate);
+        }
+        // Who has fewest gets room from who has most.
+        windows.mark(of(3, 1), 1);
+        windows.mark(of(3, 2), 1);
+        assert_eq!(windows.look(of(1, 1), 1), Seen::Duplicate);
+        assert_eq!(windows.look(of(2, 994), 1), Seen::New);
+        assert_eq!(windows.look(of(2, 999), 1), Seen::Duplicate);
+        // Among equals everybody keeps to what is theirs.
+        for number in 5..50 {
+            windows.mark(of(2, number), 1);
+        }
+        assert_eq!(windows.look(of(1, 1), 1), Seen::Duplicate);
+        assert_eq!(windows.look(of(3, 1), 1), Seen::Duplicate);
+        assert_eq!(windows.of.len(), 8);
     }
 
     proptest::proptest! {

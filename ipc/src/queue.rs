@@ -26,6 +26,7 @@
 //! ```
 
 mod consumer;
+mod hand;
 mod post;
 mod producer;
 #[cfg(feature = "tokio")]
@@ -71,8 +72,11 @@ pub enum QueueError {
     /// There is no memory, or room on the disk, for it. Nothing was done; trying again can help.
     #[error("no room to store it; nothing was done")]
     NoRoom,
-    /// The disk failed: nothing is stored any more until `ipc-queue` is restarted.
-    #[error("the journal failed; nothing was done that was not said to be done")]
+    /// The disk failed: nothing is stored any more until `ipc-queue` is restarted. What was asked
+    /// may have been done: after a write or sync that failed nobody can say what the disk has. A
+    /// message may be in the queue after the restart, and is stored once if it is sent again under
+    /// its number ([`QueueProducer::resume`]).
+    #[error("the journal failed: it may have been done")]
     Storage,
     /// The time was over before an answer came. It may have been done: a message may be in the
     /// queue.
@@ -81,6 +85,9 @@ pub enum QueueError {
     /// The message is not this consumer's any more: its lease ended, and somebody else had it.
     #[error("the message is not this consumer's any more")]
     Lost,
+    /// The consumer was [closed](QueueConsumer::close): it receives nothing any more.
+    #[error("the consumer was closed")]
+    Closed,
     /// The call failed.
     #[error(transparent)]
     Call(#[from] CallError),
@@ -106,6 +113,7 @@ impl QueueError {
             QueueError::NoRoom => Status::NO_MEMORY,
             QueueError::Storage => Status::IO,
             QueueError::TimedOut => Status::TIMED_OUT,
+            QueueError::Closed => Status::CANCELED,
             QueueError::Call(error) => error.status(),
         }
     }

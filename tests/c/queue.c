@@ -1,5 +1,6 @@
 /* Reliable queues: what is sent is received, acknowledged, given back, and refused. */
 #include "check.h"
+#include <pthread.h>
 
 static void sends(queue_id_t queue, const char *text, uint64_t id) {
     uint64_t message = 77;
@@ -28,7 +29,67 @@ static void nothing(queue_id_t queue) {
     CHECK(data == &delivery && size == 5);
 }
 
+static int acknowledged[2];
+
+/* Takes messages for as long as it takes, of a queue that is closed meanwhile. */
+static void *takes(void *queue) {
+    ipc_delivery_t delivery;
+    void *data;
+    size_t size;
+    int status;
+    while ((status = ipc_queue_receive(*(queue_id_t *)queue, &data, &size, &delivery,
+                                       IPC_WAIT_FOREVER)) == IPC_OK) {
+        ipc_free(data);
+        OK(ipc_queue_ack(*(queue_id_t *)queue, &delivery));
+        CHECK_IS(write(acknowledged[1], "", 1), 1);
+    }
+    /* It waited, or was about to. */
+    CHECK(status == IPC_ECANCELED || status == IPC_ENOENT);
+    return NULL;
+}
+
+static void on_message(queue_id_t queue, int status, const void *data, size_t size,
+                       const ipc_delivery_t *delivery, void *user_data) {
+    (void)queue, (void)status, (void)data, (void)size, (void)delivery, (void)user_data;
+}
+
+static void *handles(void *queue) {
+    int round;
+    for (round = 0; round < 40; round++) {
+        OK(ipc_queue_handle(*(queue_id_t *)queue, on_message, NULL));
+    }
+    return NULL;
+}
+
+/* Handlers that are set by two threads at once are counted once. */
+static void counts_handlers(const char *name) {
+    enum { MOST = 64 };
+    queue_id_t queues[MOST + 1];
+    pthread_t threads[2];
+    int i;
+    for (i = 0; i <= MOST; i++) {
+        OK(ipc_queue_open(name, 0, &queues[i]));
+    }
+    for (i = 0; i < 2; i++) {
+        CHECK_IS(pthread_create(&threads[i], NULL, handles, &queues[0]), 0);
+    }
+    for (i = 0; i < 2; i++) {
+        CHECK_IS(pthread_join(threads[i], NULL), 0);
+    }
+    for (i = 1; i < MOST; i++) {
+        OK(ipc_queue_handle(queues[i], on_message, NULL));
+    }
+    CHECK_IS(ipc_queue_handle(queues[MOST], on_message, NULL), IPC_EQUOTA);
+    OK(ipc_queue_handle(queues[0], NULL, NULL));
+    OK(ipc_queue_handle(queues[MOST], on_message, NULL));
+    for (i = 0; i <= MOST; i++) {
+        OK(ipc_queue_close(queues[i]));
+    }
+}
+
 int main(void) {
+    pthread_t waiting;
+    queue_id_t closed;
     queue_id_t queue = 9, other, dead;
     ipc_delivery_t a, b;
     service_id_t service;
@@ -86,8 +147,23 @@ int main(void) {
     b = receives(queue, "", 2);
     OK(ipc_queue_ack(queue, &b));
 
+    /* Also one at which somebody waits. */
+    sends(queue, "held", 4);
+    OK(ipc_queue_open(name, 0, &closed));
+    b = receives(closed, "held", 1);
+    CHECK_IS(pipe(acknowledged), 0);
+    CHECK_IS(pthread_create(&waiting, NULL, takes, &closed), 0);
+    /* When it has acknowledged this there is nothing more for it. */
+    sends(closed, "taken", 5);
+    CHECK_IS(read(acknowledged[0], large, 1), 1);
+    OK(ipc_queue_close(closed));
+    CHECK_IS(pthread_join(waiting, NULL), 0);
+    a = receives(queue, "held", 2);
+    OK(ipc_queue_ack(queue, &a));
+    counts_handlers(name);
+
     /* What is more urgent goes first; what is too large or too much is refused. */
-    sends(queue, "usual", 4);
+    sends(queue, "usual", 6);
     OK(ipc_queue_send(queue, "urgent", 6, PRIORITY_CRITICAL, 0, NULL));
     memset(large, 'x', sizeof large);
     CHECK_IS(ipc_queue_send(queue, large, sizeof large, PRIORITY_NORMAL, 0, NULL), IPC_EMSGSIZE);

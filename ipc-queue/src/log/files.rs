@@ -174,12 +174,25 @@ pub struct FoundFile {
     pub bytes: Vec<u8>,
 }
 
+/// What a queue's directory has.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The segments, by number.
+    pub segments: Vec<FoundFile>,
+    /// Numbers of files that are segments no more: they are kept, under another name.
+    pub unreadable: Vec<u64>,
+    /// What people should know.
+    pub remarks: Vec<String>,
+}
+
 /// Takes a queue's directory, which nobody else may have, and gives what it has: all of that is on
-/// the disk from now on. Files that are no segments are left alone.
+/// the disk from now on. Files that are not called as segments are left alone; those that are, and
+/// have no header at either end, are called `NUMBER.damaged` from now on.
 ///
 /// # Errors
-/// Those of the file system; `WouldBlock` when another process has the queue.
-pub fn open(directory: &Path) -> io::Result<(Flock<File>, Vec<FoundFile>)> {
+/// Those of the file system; `WouldBlock` when another process has the queue; `Unsupported` when
+/// there is a segment of another version.
+pub fn open(directory: &Path) -> io::Result<(Flock<File>, Found)> {
     let is_new = !directory.exists();
     fs::create_dir_all(directory)?;
     if let (true, Some(parent)) = (is_new, directory.parent()) {
@@ -192,29 +205,65 @@ pub fn open(directory: &Path) -> io::Result<(Flock<File>, Vec<FoundFile>)> {
         .mode(0o600)
         .open(directory.join("lock"))?;
     let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?;
-    let mut found = Vec::new();
+    let mut found = Found::default();
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
         match path.extension().and_then(std::ffi::OsStr::to_str) {
             // Of a process that died before it was named: nothing of it was acknowledged.
             Some("new") => fs::remove_file(&path)?,
-            Some("log") => found.extend(read(&path)?),
+            Some("log") => {
+                let Some(number) = number(&path) else { continue };
+                if let Some(file) = read(&path, number, &mut found.remarks)? {
+                    found.segments.push(file);
+                    continue;
+                }
+                fs::rename(&path, path.with_extension("damaged"))?;
+                found.remarks.push(format!(
+                    "segment {number} has no header any more: all that stood there is lost, and \
+                     the file is kept as {number:016x}.damaged"
+                ));
+                found.unreadable.push(number);
+            }
+            // Of an earlier run.
+            Some("damaged") => found.unreadable.extend(number(&path)),
             _ => {}
         }
     }
     sync_directory(directory)?;
-    found.sort_by_key(|it| it.header.number);
+    found.segments.sort_by_key(|it| it.header.number);
     Ok((lock, found))
 }
 
-fn read(path: &Path) -> io::Result<Option<FoundFile>> {
+/// The number by which a file is called.
+fn number(path: &Path) -> Option<u64> {
+    let stem = path.file_stem()?.to_str().filter(|it| it.len() == 16)?;
+    u64::from_str_radix(stem, 16).ok()
+}
+
+/// Reads a segment; nothing where neither its header nor the copy of it says that it is one.
+fn read(path: &Path, number: u64, remarks: &mut Vec<String>) -> io::Result<Option<FoundFile>> {
     let file = OpenOptions::new().read(true).write(true).open(path)?;
     let length = file.metadata()?.len().min(MOST_BYTES);
     // A process that died may have written more than it synced: what we answer for is to last.
     file.sync_data()?;
     let mut bytes = vec![0; length as usize];
     file.read_exact_at(&mut bytes, 0)?;
-    Ok(Header::decode(&bytes).map(|header| FoundFile { header, bytes }))
+    let of_number = |header: &Header| header.number == number;
+    if let Some(header) = Header::decode(&bytes).filter(of_number) {
+        return Ok(Some(FoundFile { header, bytes }));
+    }
+    if let Some(header) = Header::decode_copy(&bytes).filter(of_number) {
+        remarks.push(format!("the header of segment {number} is damaged: its copy is whole"));
+        return Ok(Some(FoundFile { header, bytes }));
+    }
+    match Header::version(&bytes) {
+        // By another program, which may know what to do with it.
+        Some(version) if Header::decode(&bytes).is_none() => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!("segment {number} is of version {version}, which this program cannot read"),
+        )),
+        _ => Ok(None),
+    }
 }
 
 fn path(directory: &Path, number: u64) -> PathBuf {
@@ -234,6 +283,17 @@ impl FileLog {
     /// As [`Log::to_move`].
     pub fn to_move(&mut self) -> Vec<u64> {
         self.log.to_move()
+    }
+
+    #[cfg(test)]
+    pub(super) fn secret(&self) -> Option<crate::identity::Secret> {
+        self.log.ledger.secret
+    }
+
+    /// The number of the next segment, and the next id.
+    #[cfg(test)]
+    pub(super) fn next(&self) -> (u64, u64) {
+        (self.log.next_number, self.log.ledger.next_id)
     }
 
     /// Counts the segments.
@@ -272,6 +332,7 @@ fn make_file(path: &Path, blueprint: &Blueprint) -> io::Result<File> {
     let length = libc::off_t::try_from(blueprint.header.bytes).unwrap_or(libc::off_t::MAX);
     posix_fallocate(&file, 0, length)?;
     file.write_all_at(&blueprint.bytes, 0)?;
+    file.write_all_at(&blueprint.header.encode(), blueprint.header.end_of_records())?;
     file.sync_all()?;
     Ok(file)
 }

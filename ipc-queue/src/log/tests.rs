@@ -8,6 +8,8 @@ use crate::scan::scan;
 
 /// The smallest that there may be.
 const SMALL: u64 = 128 << 10;
+/// Later than any of these tests gives ids.
+const NOW: Now = Now { mono_ns: 0, wall_ms: 1_000_000 };
 
 fn put(id: u64, bytes: usize) -> Record {
     Record::Put(Stored {
@@ -22,17 +24,27 @@ fn put(id: u64, bytes: usize) -> Record {
     })
 }
 
+fn is_beginning(record: &Record) -> bool {
+    matches!(record, Record::Checkpoint { .. } | Record::Secret(_))
+}
+
 /// A log of a directory, and what it finds there.
 fn open_log(directory: &Path) -> (FileLog, Vec<Record>) {
     let (lock, found) = open(directory).expect("nobody has it");
     let mut ledger = Ledger::new(8);
     let mut records = Vec::new();
-    for file in &found {
+    let mut obscure_ids = 0;
+    for file in &found.segments {
         let scan = scan(&file.bytes, file.header);
+        obscure_ids = scan.obscure_ids();
         ledger.begin(file.header.number);
         scan.records.iter().for_each(|it| ledger.note(it, file.header.number));
-        records
-            .extend(scan.records.into_iter().filter(|it| !matches!(it, Record::Checkpoint { .. })));
+        records.extend(scan.records.into_iter().filter(|it| !is_beginning(it)));
+    }
+    ledger.skip_ids(obscure_ids);
+    ledger.secret().expect("there are random bytes");
+    for number in &found.unreadable {
+        ledger.pass_over(*number, NOW);
     }
     (FileLog::new(Log::new(ledger, SMALL, true), directory, lock), records)
 }
@@ -129,66 +141,152 @@ fn a_full_disk_stores_nothing_and_harms_nothing() {
     assert_eq!(found.len(), many.len() + 2);
 }
 
+/// Records of every kind that a queue with messages under way writes, in two segments: what each
+/// commit had, and which segment it went to, and where it ended there.
+fn two_segments(directory: &Path) -> Vec<(usize, usize, Vec<Record>)> {
+    let mut writer = Writer::new(true);
+    let mut commits = Vec::new();
+    let taken = |id| Record::Taken { id, attempt: 1, consumer: 9 };
+    let runs = [
+        vec![vec![put(1, 20)], vec![put(2, 20), put(3, 21), taken(1)], vec![taken(2), put(4, 9)]],
+        vec![
+            vec![put(5, 30)],
+            vec![Record::Gone { ids: vec![1] }, taken(3), put(6, 5)],
+            vec![Record::Back { id: 3, not_before_ms: 8 }, Record::Dead { id: 2 }],
+            vec![Record::Gone { ids: vec![2, 3] }, put(7, 20), Record::Redriven { ids: vec![4] }],
+        ],
+    ];
+    for (segment, run) in runs.into_iter().enumerate() {
+        let (mut log, _) = open_log(directory);
+        for records in run {
+            assert_eq!(commit(&mut log, &mut writer, records.clone()).1, None);
+            let bytes = fs::read(&segment_files(directory)[segment]).expect("it is there");
+            let bytes = &bytes[..bytes.len() - HEADER];
+            let end = bytes.iter().rposition(|it| *it != 0).expect("records") + 1;
+            commits.push((segment, end.next_multiple_of(8), records));
+        }
+    }
+    commits
+}
+
 #[test]
 fn a_journal_cut_off_at_any_byte_has_what_was_committed_before() {
     let directory = tempfile::tempdir().expect("a directory");
-    let mut writer = Writer::new(true);
-    // Where the file ended after each commit, and how many records there were.
-    let mut ends = Vec::new();
-    {
-        let (mut log, _) = open_log(directory.path());
-        let mut id = 0;
-        for batch in [1, 3, 2, 1, 4] {
-            let records: Vec<Record> =
-                (0..batch).map(|n| put(id + n + 1, 20 + n as usize)).collect();
-            id += batch;
-            commit(&mut log, &mut writer, records);
-            let bytes = fs::read(&segment_files(directory.path())[0]).expect("it is there");
-            let end = bytes.iter().rposition(|it| *it != 0).expect("records") + 1;
-            ends.push((end.next_multiple_of(8), id));
-        }
-    }
-    let path = segment_files(directory.path()).remove(0);
-    let whole = fs::read(&path).expect("it is there");
-    let ids = |found: &[Record]| -> Vec<u64> {
-        let id = |it: &Record| match it {
-            Record::Put(stored) => stored.id,
-            other => panic!("{other:?}"),
-        };
-        found.iter().map(id).collect()
-    };
-    let last = ends.last().expect("some").0;
+    let commits = two_segments(directory.path());
+    let all: Vec<Record> = commits.iter().flat_map(|(_, _, it)| it.clone()).collect();
+    let paths = segment_files(directory.path());
+    let whole = paths.iter().map(|it| fs::read(it).expect("it is there")).collect::<Vec<_>>();
+    assert_eq!(whole.len(), 2);
+    let last = commits.last().expect("some").1;
     for cut in 0..=last {
         for is_short in [false, true] {
-            let mut bytes = whole.clone();
+            let mut bytes = whole[1].clone();
             if is_short {
                 bytes.truncate(cut);
             } else {
-                bytes[cut..].fill(0);
+                // The copy of the header stands behind.
+                let end = bytes.len() - HEADER;
+                bytes[cut..end].fill(0);
             }
-            fs::write(&path, &bytes).expect("ours");
+            fs::write(&paths[1], &bytes).expect("ours");
             let (_log, found) = open_log(directory.path());
-            let found = ids(&found);
-            let committed = ends.iter().rfind(|(end, _)| *end <= cut).map_or(0, |(_, id)| *id);
-            assert!(found.len() as u64 >= committed, "cut at {cut}: {found:?}");
-            assert!(found.iter().copied().eq(1..=found.len() as u64), "cut at {cut}: {found:?}");
+            let before = commits.iter().filter(|(segment, end, _)| *segment == 0 || *end <= cut);
+            let committed = before.map(|(_, _, records)| records.len()).sum::<usize>();
+            assert!(found.len() >= committed, "cut at {cut}: {found:?}");
+            assert!(all.starts_with(&found), "cut at {cut}: {found:?}");
+            // Without its header at either end it is no segment any more.
+            let damaged = paths[1].with_extension("damaged");
+            assert_eq!(damaged.exists(), is_short && cut < HEADER, "cut at {cut}");
+            let _ = fs::remove_file(damaged);
         }
-    }
-    for at in scan_begin()..last {
-        let mut bytes = whole.clone();
-        bytes[at] ^= 0x55;
-        fs::write(&path, &bytes).expect("ours");
-        let (_log, found) = open_log(directory.path());
-        let found = ids(&found);
-        // One record at most, and in the last batch what stands behind it.
-        let in_last = at >= ends[ends.len() - 2].0;
-        let fewest = if in_last { ends[ends.len() - 2].1 } else { 10 };
-        assert!(found.len() as u64 >= fewest, "flip at {at}: {found:?}");
-        assert!(found.iter().all(|id| (1..=11).contains(id)) && found.is_sorted());
     }
 }
 
-/// Where records begin, behind the header and the first checkpoint.
-fn scan_begin() -> usize {
-    HEADER + Ledger::new(8).checkpoint().bytes()
+#[test]
+fn a_flipped_byte_anywhere_costs_one_record_at_most() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let commits = two_segments(directory.path());
+    let all: Vec<Record> = commits.iter().flat_map(|(_, _, it)| it.clone()).collect();
+    let paths = segment_files(directory.path());
+    let secret = open_log(directory.path()).0.secret();
+    for (segment, path) in paths.iter().enumerate() {
+        let whole = fs::read(path).expect("it is there");
+        let ends: Vec<usize> =
+            commits.iter().filter(|it| it.0 == segment).map(|(_, end, _)| *end).collect();
+        let (last, end) = (ends[ends.len() - 2], ends[ends.len() - 1]);
+        // From the first byte of the header to the last record, and the header once more.
+        for at in (0..end).chain(whole.len() - HEADER..whole.len()) {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x55;
+            fs::write(path, &bytes).expect("ours");
+            let (log, found) = open_log(directory.path());
+            // In the last batch also what stands behind it.
+            let may_cost = if (last..end).contains(&at) { 3 } else { 1 };
+            assert!(found.len() + may_cost >= all.len(), "flip at {at}: {found:?}");
+            assert!(found.iter().all(|it| all.contains(it)));
+            if at < begin_of_records() || at >= end {
+                assert_eq!(found, all, "flip at {at}: only what is there twice");
+            }
+            assert!(log.secret() == secret, "flip at {at}: producers are who they were");
+            let (number, id) = log.next();
+            assert!(number == 3 && (8..16).contains(&id), "flip at {at}: none is given again");
+        }
+        fs::write(path, &whole).expect("ours");
+    }
+}
+
+#[test]
+fn a_segment_without_a_header_is_kept_and_neither_its_number_nor_its_ids_are_given_again() {
+    let directory = tempfile::tempdir().expect("a directory");
+    two_segments(directory.path());
+    let paths = segment_files(directory.path());
+    let mut bytes = fs::read(&paths[1]).expect("it is there");
+    let copy = bytes.len() - 1;
+    bytes[3] ^= 1;
+    bytes[copy] ^= 1;
+    fs::write(&paths[1], &bytes).expect("ours");
+    let damaged = paths[1].with_extension("damaged");
+    let mut writer = Writer::new(true);
+    // Also when nothing was stored between two starts.
+    for _ in 0..2 {
+        let (log, found) = open_log(directory.path());
+        assert_eq!(found.len(), 6, "all of the other segment");
+        assert_eq!(fs::read(&damaged).expect("it is kept"), bytes);
+        let (number, id) = log.next();
+        assert_eq!(number, 3);
+        assert!(id >= NOW.wall_ms * 1000, "{id}");
+    }
+    let id = {
+        let (mut log, _) = open_log(directory.path());
+        let id = log.next().1;
+        assert_eq!(commit(&mut log, &mut writer, vec![put(id, 5)]), (1, None));
+        id
+    };
+    let (log, found) = open_log(directory.path());
+    assert_eq!((found.len(), log.next()), (7, (4, id + 1)));
+    assert_eq!(fs::read(&damaged).expect("it is kept"), bytes);
+}
+
+#[test]
+fn a_segment_of_another_version_is_refused_and_left_as_it_is() {
+    let directory = tempfile::tempdir().expect("a directory");
+    two_segments(directory.path());
+    let path = &segment_files(directory.path())[0];
+    let mut bytes = fs::read(path).expect("it is there");
+    let end = bytes.len() - HEADER;
+    bytes[8] = 2;
+    let sum = crc32c::crc32c(&bytes[..60]);
+    bytes[60..64].copy_from_slice(&sum.to_le_bytes());
+    bytes.copy_within(..HEADER, end);
+    fs::write(path, &bytes).expect("ours");
+    let error = open(directory.path()).expect_err("it may say anything");
+    assert_eq!(error.kind(), std::io::ErrorKind::Unsupported);
+    assert_eq!(&fs::read(path).expect("it is there"), &bytes);
+}
+
+/// Where records begin, behind the header and two of each of what a segment begins with.
+fn begin_of_records() -> usize {
+    let mut ledger = Ledger::new(8);
+    ledger.secret().expect("there are random bytes");
+    HEADER + 2 * ledger.beginning().iter().map(Record::bytes).sum::<usize>()
 }

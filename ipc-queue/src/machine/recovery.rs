@@ -40,6 +40,8 @@ impl Machine {
                         *holder = change(stored, record);
                     }
                 }
+                // What requests are read by, before they come here.
+                Record::Secret(_) => {}
                 Record::Redriven { ids } => {
                     for id in ids {
                         if let Some((stored, _)) = messages.get_mut(id) {
@@ -58,6 +60,11 @@ impl Machine {
             }
         }
         machine
+    }
+
+    /// Other messages had the ids below, as far as anybody can tell.
+    pub fn give_no_id_below(&mut self, id: u64) {
+        self.next_id = self.next_id.max(id);
     }
 }
 

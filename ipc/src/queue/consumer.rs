@@ -1,13 +1,10 @@
 //! Taking messages out.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use super::{
     QueueError,
+    hand::{Hand, Next},
     post::{Miss, PATIENCE, Post, SERVICE, draw, open, protocol},
     wire::{self, Ask, MAX_ITEMS, Message, Terms, Verdict},
 };
@@ -20,6 +17,12 @@ use crate::{
 const SLICE: Duration = Duration::from_secs(10);
 /// What the answer may take beyond that.
 const GRACE: Duration = Duration::from_secs(5);
+/// What it may take beyond the time that its receiver has.
+const LATE: Duration = Duration::from_secs(1);
+/// How long others are told that we go.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// Between two times that it is said to a request under way.
+const AGAIN: Duration = Duration::from_millis(20);
 /// Bytes of payload that one request fetches, beyond its first message.
 const FETCH: u32 = 256 << 10;
 
@@ -68,8 +71,10 @@ impl Delivery {
         self.priority
     }
 
-    /// The number of who sent it. With [`sequence`](Delivery::sequence) it is the same each time
-    /// that this message is given out, and no other's: by that an effect can be had once.
+    /// The number by which the queue knows who sent it, which is not its
+    /// [`id`](super::QueueProducer::id), and of no use to send with. With
+    /// [`sequence`](Delivery::sequence) it is the same each time that this message is
+    /// given out, and no other's: by that an effect can be had once.
     pub fn producer(&self) -> u64 {
         self.producer
     }
@@ -101,10 +106,7 @@ pub struct QueueConsumer {
     terms: Terms,
     dead: bool,
     prefetch: u16,
-    /// Fetched and not received; held while one thread fetches.
-    fetched: Mutex<VecDeque<Delivery>>,
-    /// What is in hand, by id.
-    held: Mutex<BTreeMap<u64, u32>>,
+    hand: Hand,
     /// Whether messages may have been given to it that never came.
     is_unsure: AtomicBool,
 }
@@ -132,8 +134,7 @@ impl QueueConsumer {
             terms,
             dead: false,
             prefetch: 1,
-            fetched: Mutex::default(),
-            held: Mutex::default(),
+            hand: Hand::new(Duration::from_millis(terms.lease_ms.into())),
             is_unsure: AtomicBool::new(false),
         })
     }
@@ -158,29 +159,28 @@ impl QueueConsumer {
         self.terms
     }
 
-    /// Takes the next message, waiting up to `timeout` (`None`: for ever) for one. Nothing when
-    /// none came. It is this consumer's for the queue's lease, and then somebody else's, unless it
-    /// is acknowledged or [extended](QueueConsumer::extend).
+    /// Takes the next message, waiting up to `timeout` (`None`: for ever) for one, and a second
+    /// more at most where `ipc-queue` is there and does not answer. Nothing when none came. It is
+    /// this consumer's for the queue's lease, and then somebody else's, unless it is acknowledged
+    /// or [extended](QueueConsumer::extend). Of several threads one fetches at a time; the others
+    /// wait for it, and no longer than they said.
     ///
     /// # Errors
-    /// [`QueueError`]: `Forbidden`, `Crowded`, or the call's.
+    /// [`QueueError`]: `Forbidden`, `Crowded`, `Closed`, or the call's.
     pub fn receive(&self, timeout: Option<Duration>) -> Result<Option<Delivery>, QueueError> {
         let until = timeout.map(|timeout| Instant::now() + timeout);
-        let mut fetched = lock(&self.fetched);
         loop {
-            if let Some(delivery) = fetched.pop_front() {
+            let _turn = match self.hand.next(until) {
+                Next::Delivery(delivery) => return Ok(Some(delivery)),
+                Next::Late => return Ok(None),
+                Next::Closed => return Err(QueueError::Closed),
+                Next::Turn(turn) => turn,
+            };
+            self.fetch(until)?;
+            if let Some(delivery) = self.hand.pop() {
                 return Ok(Some(delivery));
             }
-            let now = Instant::now();
-            let left = until.map_or(SLICE, |until| until.saturating_duration_since(now));
-            let wait = left.min(SLICE);
-            match self.fetch(&mut fetched, wait) {
-                Ok(()) => {}
-                // Given to us, perhaps, and never seen.
-                Err(QueueError::TimedOut) => self.is_unsure.store(true, Ordering::Relaxed),
-                Err(error) => return Err(error),
-            }
-            if fetched.is_empty() && until.is_some_and(|until| Instant::now() >= until) {
+            if until.is_some_and(|until| Instant::now() >= until) {
                 return Ok(None);
             }
         }
@@ -189,38 +189,66 @@ impl QueueConsumer {
     /// Takes the next message, waiting as long as one request may; but leaves it for the next who
     /// receives when the word is not 0 any more.
     pub(crate) fn receive_unless(&self, over: &AtomicU32) -> Result<Option<Delivery>, QueueError> {
-        let mut fetched = lock(&self.fetched);
-        if fetched.is_empty() && over.load(Ordering::SeqCst) == 0 {
-            match self.fetch(&mut fetched, SLICE) {
-                Ok(()) => {}
-                // Given to us, perhaps, and never seen.
-                Err(QueueError::TimedOut) => self.is_unsure.store(true, Ordering::Relaxed),
-                Err(error) => return Err(error),
-            }
+        let is_over = || over.load(Ordering::SeqCst) != 0;
+        let until = Instant::now() + SLICE;
+        let _turn = match self.hand.next(Some(until)) {
+            Next::Delivery(delivery) => return Ok(Some(delivery)),
+            Next::Late => return Ok(None),
+            Next::Closed => return Err(QueueError::Closed),
+            Next::Turn(turn) => turn,
+        };
+        if !is_over() {
+            self.fetch(Some(until))?;
         }
-        if over.load(Ordering::SeqCst) == 0 { Ok(fetched.pop_front()) } else { Ok(None) }
+        if is_over() { Ok(None) } else { Ok(self.hand.pop()) }
     }
 
-    fn fetch(&self, fetched: &mut VecDeque<Delivery>, wait: Duration) -> Result<(), QueueError> {
-        let mut pause = Duration::from_millis(5);
+    /// Makes one request for messages; one that is not answered in time is none.
+    fn fetch(&self, until: Option<Instant>) -> Result<(), QueueError> {
+        match self.fetch_in_time(until) {
+            // Given to us, perhaps, and never seen.
+            Err(QueueError::TimedOut) => {
+                self.is_unsure.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            fetched => fetched,
+        }
+    }
+
+    fn fetch_in_time(&self, until: Option<Instant>) -> Result<(), QueueError> {
         if self.is_unsure.swap(false, Ordering::Relaxed) {
-            self.say_what_is_held()
+            self.say_what_is_held(QueueConsumer::slice(until).1)
                 .inspect_err(|_| self.is_unsure.store(true, Ordering::Relaxed))?;
         }
-        let ask = self.take_ask(wait);
-        let until = Instant::now() + wait + GRACE;
-        match self.post.ask_once(self.id, ask, until) {
-            Ok(answer) => self.take_in_to(fetched, &answer),
+        let (wait, answer_by) = QueueConsumer::slice(until);
+        match self.post.ask_once(self.id, self.take_ask(wait), answer_by) {
+            Ok(answer) => self.take_in(&answer),
             Err(Miss::Again) => {
                 // What the answer had that was lost with its process is ours by now, perhaps.
                 self.is_unsure.store(true, Ordering::Relaxed);
-                Post::rest(&mut pause, until)
+                Post::rest(&mut Duration::from_millis(5), answer_by)
             }
             Err(Miss::Final(error)) => Err(error),
         }
     }
 
-    fn take_ask(&self, wait: Duration) -> Ask<'static> {
+    /// How long the next request waits, and until when its answer is waited for, for who has time
+    /// until then.
+    pub(super) fn slice(until: Option<Instant>) -> (Duration, Instant) {
+        let now = Instant::now();
+        let left = until.map_or(SLICE, |until| until.saturating_duration_since(now));
+        let wait = left.min(SLICE);
+        let answer_by = now + wait + GRACE;
+        (wait, until.map_or(answer_by, |until| answer_by.min(until + LATE)))
+    }
+
+    pub(super) fn take_in(&self, answer: &[u8]) -> Result<(), QueueError> {
+        let messages = wire::decode_messages(answer).map_err(protocol)?;
+        self.hand.take_in(messages.iter().map(Delivery::of).collect(), Instant::now());
+        Ok(())
+    }
+
+    pub(super) fn take_ask(&self, wait: Duration) -> Ask<'static> {
         Ask::Take {
             most: self.prefetch,
             wait_ms: wait.as_millis() as u32,
@@ -229,34 +257,45 @@ impl QueueConsumer {
         }
     }
 
-    fn take_in_to(
-        &self,
-        fetched: &mut VecDeque<Delivery>,
-        answer: &[u8],
-    ) -> Result<(), QueueError> {
-        let messages = wire::decode_messages(answer).map_err(protocol)?;
-        fetched.extend(messages.iter().map(Delivery::of));
-        lock(&self.held).extend(fetched.iter().map(|it| (it.id, it.attempt)));
-        Ok(())
-    }
-
     /// Says what is in hand; nothing where that is too much, and leases end by themselves.
     fn hold_ask(&self) -> Option<Ask<'static>> {
-        let held: Vec<(u64, u32)> = lock(&self.held).iter().map(|(id, it)| (*id, *it)).collect();
-        (held.len() <= MAX_ITEMS).then_some(Ask::Settle { verdict: Verdict::Hold, items: held })
+        let items = self.hand.held(Instant::now());
+        (items.len() <= MAX_ITEMS).then_some(Ask::Settle { verdict: Verdict::Hold, items })
     }
 
     /// Gives back what was given to us and never came.
-    fn say_what_is_held(&self) -> Result<(), QueueError> {
+    fn say_what_is_held(&self, until: Instant) -> Result<(), QueueError> {
         let Some(ask) = self.hold_ask() else { return Ok(()) };
-        self.post.ask(self.id, ask, Instant::now() + PATIENCE, |_, _| Ok(()))
+        self.post.ask(self.id, ask, until, |_, _| Ok(()))
+    }
+
+    /// Lets nothing more be received: who waits in [`receive`](QueueConsumer::receive), in any
+    /// thread, is told [`QueueError::Closed`], and so is who calls it later. What was taken and not
+    /// acknowledged is given to others at once. It may take a second where `ipc-queue` does not
+    /// answer; leases end by themselves then.
+    pub fn close(&self) {
+        self.hand.close();
+        let until = Instant::now() + FAREWELL;
+        // Of a request under way it is the end; one that is on its way yet may come behind it.
+        while self.hand.is_fetching() && Instant::now() < until {
+            let _ = self.post.ask(self.id, Ask::Leave, until, |_, _| Ok(()));
+            self.hand.wait_idle(AGAIN);
+        }
+        self.leave(until);
+    }
+
+    fn leave(&self, until: Instant) {
+        if self.hand.forget() | self.is_unsure.swap(false, Ordering::Relaxed) {
+            // If nobody hears it, the leases end by themselves.
+            let _ = self.post.ask(self.id, Ask::Leave, until, |_, _| Ok(()));
+        }
     }
 
     /// Acknowledges a message: it is gone, for good, when this returns.
     ///
     /// # Errors
     /// [`QueueError::Lost`] when somebody else has been given it since: it is theirs to
-    /// acknowledge. `NoRoom`, `Storage`: it is not acknowledged. `TimedOut`: it may be.
+    /// acknowledge. `NoRoom`: it is not acknowledged. `TimedOut`, `Storage`: it may be.
     pub fn ack(&self, delivery: &Delivery) -> Result<(), QueueError> {
         self.settle(Verdict::Ack, std::slice::from_ref(delivery)).and_then(one)
     }
@@ -333,20 +372,14 @@ impl QueueConsumer {
 
     /// They are not in hand any more, unless they were to be kept.
     pub(super) fn settled(&self, verdict: Verdict, deliveries: &[Delivery]) {
-        if !matches!(verdict, Verdict::Extend(_)) {
-            let mut held = lock(&self.held);
-            for delivery in deliveries {
-                held.remove(&delivery.id);
+        match verdict {
+            Verdict::Extend(ms) => {
+                let lease = Duration::from_millis(ms.into());
+                self.hand.extend(deliveries, lease, Instant::now());
             }
+            _ => self.hand.let_go(deliveries),
         }
     }
-}
-
-#[cfg(feature = "tokio")]
-/// One request for messages: what it asks, and until when its answer is waited for.
-pub(super) struct Slice {
-    pub(super) ask: Ask<'static>,
-    pub(super) until: Instant,
 }
 
 /// What a task does in steps.
@@ -356,20 +389,9 @@ impl QueueConsumer {
         self.id
     }
 
-    pub(super) fn pop(&self) -> Option<Delivery> {
-        lock(&self.fetched).pop_front()
-    }
-
-    pub(super) fn has_none(&self) -> bool {
-        lock(&self.fetched).is_empty()
-    }
-
-    /// The next request, for who waits until then.
-    pub(super) fn slice(&self, until: Option<Instant>) -> Slice {
-        let now = Instant::now();
-        let left = until.map_or(SLICE, |until| until.saturating_duration_since(now));
-        let wait = left.min(SLICE);
-        Slice { ask: self.take_ask(wait), until: now + wait + GRACE }
+    /// The next of what was fetched.
+    pub(super) fn pop(&self) -> Result<Option<Delivery>, QueueError> {
+        if self.hand.is_closed() { Err(QueueError::Closed) } else { Ok(self.hand.pop()) }
     }
 
     /// What is to be said first, where something may have been given to us that never came.
@@ -385,20 +407,11 @@ impl QueueConsumer {
     pub(super) fn is_sure(&self) {
         self.is_unsure.store(false, Ordering::Relaxed);
     }
-
-    pub(super) fn take_in(&self, answer: &[u8]) -> Result<(), QueueError> {
-        self.take_in_to(&mut lock(&self.fetched), answer)
-    }
 }
 
 impl Drop for QueueConsumer {
     fn drop(&mut self) {
-        let held = std::mem::take(&mut *lock(&self.held));
-        if !held.is_empty() || self.is_unsure.load(Ordering::Relaxed) {
-            // If nobody hears it, the leases end by themselves.
-            let until = Instant::now() + Duration::from_secs(1);
-            let _ = self.post.ask(self.id, Ask::Leave, until, |_, _| Ok(()));
-        }
+        self.leave(Instant::now() + FAREWELL);
     }
 }
 
@@ -408,8 +421,4 @@ pub(super) fn one(mut told: Vec<Result<(), QueueError>>) -> Result<(), QueueErro
 
 pub(super) fn ms(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -77,7 +77,8 @@ impl QueueProducer {
     /// Opens a queue of any service as a producer that was there before: with its
     /// [`id`](QueueProducer::id), and the next of its numbers. A program that writes both down
     /// before it sends can send again what it is not sure of after a crash of its own, under the
-    /// number that it had.
+    /// number that it had. It is the same producer only for processes of the same user. Who knows
+    /// the id can send in its name: it is to be kept like a password.
     ///
     /// # Errors
     /// As for [`open`](QueueProducer::open).
@@ -94,7 +95,8 @@ impl QueueProducer {
         Ok(QueueProducer { post, id, sequence, terms })
     }
 
-    /// Gives the number by which the queue knows this producer.
+    /// Gives the number by which this producer names itself to the queue. Nobody else is shown it:
+    /// consumers know it by another ([`Delivery::producer`](super::Delivery::producer)).
     pub fn id(&self) -> u64 {
         self.id
     }
@@ -118,8 +120,8 @@ impl QueueProducer {
     /// a journalled queue, on the disk.
     ///
     /// # Errors
-    /// [`QueueError`]: `Full`, `TooLarge`, `NoRoom`, `Storage`, `Forbidden`, `Crowded`: it was not
-    /// stored. `TimedOut`: it may have been.
+    /// [`QueueError`]: `Full`, `TooLarge`, `NoRoom`, `Forbidden`, `Crowded`: it was not stored.
+    /// `TimedOut`, `Storage`: it may have been.
     pub fn send(&self, payload: &[u8], options: &SendOptions) -> Result<Receipt, QueueError> {
         let sequence = self.number();
         let until = Instant::now() + options.timeout;

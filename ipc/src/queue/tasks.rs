@@ -9,11 +9,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ::tokio::{sync::Mutex, task::spawn_blocking, time::sleep};
+use ::tokio::{
+    sync::Mutex,
+    task::spawn_blocking,
+    time::{sleep, timeout_at},
+};
 
 use super::{
     QueueError,
-    consumer::{Delivery, QueueConsumer, Slice, ms, one},
+    consumer::{Delivery, QueueConsumer, ms, one},
     post::{Miss, PATIENCE, PAUSE, Post, left, protocol},
     producer::{QueueProducer, Receipt, SendOptions, long, put},
     wire::{self, Ask, Asked, Verdict},
@@ -193,39 +197,49 @@ impl AsyncQueueConsumer {
     /// As for [`QueueConsumer::receive`].
     pub async fn receive(&self, timeout: Option<Duration>) -> Result<Option<Delivery>, QueueError> {
         let until = timeout.map(|timeout| Instant::now() + timeout);
-        let _turn = self.turn.lock().await;
+        let _turn = match until {
+            None => self.turn.lock().await,
+            Some(until) => match timeout_at(until.into(), self.turn.lock()).await {
+                Ok(turn) => turn,
+                Err(_late) => return Ok(None),
+            },
+        };
         loop {
-            if let Some(delivery) = self.consumer.pop() {
+            if let Some(delivery) = self.consumer.pop()? {
                 return Ok(Some(delivery));
             }
-            self.fetch(self.consumer.slice(until)).await?;
-            if self.consumer.has_none() && until.is_some_and(|until| Instant::now() >= until) {
-                return Ok(None);
+            match self.fetch(until).await {
+                // Given to us, perhaps, and never seen: that is noted.
+                Ok(()) | Err(QueueError::TimedOut) => {}
+                Err(error) => return Err(error),
+            }
+            if until.is_some_and(|until| Instant::now() >= until) {
+                return self.consumer.pop();
             }
         }
     }
 
-    async fn fetch(&self, slice: Slice) -> Result<(), QueueError> {
+    async fn fetch(&self, until: Option<Instant>) -> Result<(), QueueError> {
         let AsyncQueueConsumer { server, consumer, .. } = self;
         if let Some(ask) = consumer.held_ask() {
-            let until = Instant::now() + PATIENCE;
+            let (_, until) = QueueConsumer::slice(until);
             let told = consumer.post.ask_in_task(server, consumer.id(), ask, until, |_, _| Ok(()));
             told.await?;
             consumer.is_sure();
         }
-        let request = consumer.post.encoded(consumer.id(), slice.ask);
+        let (wait, answer_by) = QueueConsumer::slice(until);
+        let request = consumer.post.encoded(consumer.id(), consumer.take_ask(wait));
         // Until its answer is here it may have given us something.
         consumer.is_unsure();
-        match consumer.post.try_in_task(server, &request, slice.until).await {
+        match consumer.post.try_in_task(server, &request, answer_by).await {
             Ok(answer) => {
                 consumer.is_sure();
                 consumer.take_in(&answer)
             }
             Err(Miss::Again) => {
                 let mut pause = PAUSE[0];
-                rest(&mut pause, slice.until).await
+                rest(&mut pause, answer_by).await
             }
-            Err(Miss::Final(QueueError::TimedOut)) => Ok(()),
             Err(Miss::Final(error)) => Err(error),
         }
     }

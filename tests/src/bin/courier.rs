@@ -68,6 +68,12 @@ fn text(producer: u64, sequence: u64) -> Vec<u8> {
     bytes
 }
 
+/// Whose message that is, by what it says; nobody's where it does not.
+fn whose(payload: &[u8]) -> u64 {
+    let word = payload.split(|byte| *byte == b' ').next().unwrap_or_default();
+    str::from_utf8(word).ok().and_then(|it| it.parse().ok()).unwrap_or_default()
+}
+
 fn produce(
     node: &Node,
     ledger: &mut File,
@@ -93,7 +99,8 @@ fn consume(node: &Node, ledger: &mut File, patience: Duration) -> Result<(), Box
     let consumer = QueueConsumer::open(node, "load")?;
     let patience = Some(patience).filter(|it| !it.is_zero());
     while let Some(it) = consumer.receive(patience)? {
-        let (producer, sequence) = (it.producer(), it.sequence());
+        let (producer, sequence) = (whose(it.payload()), it.sequence());
+        assert_ne!(it.producer(), producer, "what it calls itself is its secret");
         assert_eq!(it.payload(), text(producer, sequence), "nothing is invented");
         let (id, attempt) = (it.id(), it.attempt());
         write(ledger, &format!("2 {producer} {sequence} {id} {attempt} {}", now()))?;
