@@ -111,7 +111,7 @@ pub(crate) fn act(choice: Choice) {
         6 => {
             abi::documented("ipc_unmap_shared_region", ipc_unmap_shared_region(id), &[ENOENT]);
         }
-        _ if what & 24 == 24 => rotate(id, known, dest),
+        _ if what & 0x18 == 0x18 => rotate(id, known, dest),
         _ if what & 8 != 0 => {
             let mut pages = 9;
             // SAFETY: a place.
