@@ -428,6 +428,29 @@ fn a_method_that_may_be_repeated_goes_on_to_the_next_whatever_the_others_of_the_
 }
 
 #[test]
+fn a_request_that_kills_whoever_takes_it_does_not_end_all_of_a_group() {
+    for kind in ["threads", "tasks"] {
+        let scene = Scene::of(&["mortal"]);
+        let _others: Vec<Actor> = (0..4).map(|_| prober(&scene.world, &["mortal"])).collect();
+        let members = || {
+            let entries = scene.node.list().expect("a list");
+            entries.into_iter().filter(|it| it.name == "probe").collect::<Vec<_>>()
+        };
+        let (threads, tasks) = scene.callers("probe");
+        wait_until("the caller has a channel to the next", || {
+            members().iter().any(|it| it.rank == 1 && it.channels >= 4)
+        });
+        let failures = Failures { name: "last words".to_owned(), times: 0 };
+        let outcome = match kind {
+            "threads" => threads.count_safely(&failures, LONG),
+            _ => scene.runtime.block_on(tasks.count_safely(&failures, LONG)),
+        };
+        assert_eq!(outcome.map_err(|error| error.status()), Err(Status::MAYBE), "{kind}");
+        wait_until("the runtime has heard of the deaths", || members().len() == 2);
+    }
+}
+
+#[test]
 fn a_service_is_idempotent_when_all_its_methods_are() {
     struct Service(&'static [Method]);
     impl Dispatch for Service {

@@ -26,8 +26,10 @@ use crate::{
 /// thread may still be running it.
 ///
 /// It has what is left of two seconds, and so has the program to come to ipc_poll: one that takes
-/// longer is passed over, and hears of it afterwards. It is not called where the process dies, or
-/// is passed over, before it can let go, and not by ipc_unregister_service and ipc_shutdown.
+/// longer is passed over. ipcd kills it then, if it supervises it; any other loses its channels,
+/// regions and tokens, and hears of it when it comes to ipc_poll. So a thread that alone polls must
+/// not call ipc_trigger_failover for a name that its process serves. The handler is not called
+/// where the process dies before it can let go, and not by ipc_unregister_service and ipc_shutdown.
 #[unsafe(no_mangle)]
 pub extern "C" fn ipc_on_demoted(handler: DemotedHandler, user_data: *mut c_void) -> c_int {
     guard(|| {

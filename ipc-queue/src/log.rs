@@ -189,6 +189,8 @@ pub struct Log {
     next_number: u64,
     /// Messages of that segment are to be written again, and are under way.
     moving: Option<u64>,
+    /// Bytes of the latest segment that are for no messages.
+    overhead: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -203,7 +205,15 @@ impl Log {
     pub fn new(ledger: Ledger, segment_bytes: u64, may_tear: bool) -> Log {
         let last = ledger.live.last_key_value().map_or(0, |(last, _)| *last);
         let next_number = last.max(ledger.taken) + 1;
-        Log { ledger, segment_bytes, may_tear, current: None, next_number, moving: None }
+        Log {
+            ledger,
+            segment_bytes,
+            may_tear,
+            current: None,
+            next_number,
+            moving: None,
+            overhead: 0,
+        }
     }
 
     /// Lays out those of the records that fit into the segment at hand. None does where there is
@@ -253,6 +263,7 @@ impl Log {
         self.ledger.begin(header.number);
         self.next_number = header.number + 1;
         let offset = blueprint.bytes.len() as u64;
+        self.overhead = offset + HEADER as u64 + RESERVE;
         self.current = Some(Current { header, offset, batch: FIRST_BATCHES });
     }
 
@@ -280,7 +291,8 @@ impl Log {
     /// Takes out the oldest segment, if nothing of it is needed any more.
     pub fn take_needless(&mut self) -> Option<u64> {
         let (&number, &live) = self.ledger.live.first_key_value()?;
-        if live > 0 || self.current() == Some(number) {
+        // The last one has the ids, the windows and the secret; the next is not there yet.
+        if live > 0 || self.current().is_none_or(|current| current == number) {
             return None;
         }
         self.ledger.live.remove(&number);
@@ -294,7 +306,12 @@ impl Log {
     /// many segments for what is in them.
     pub fn to_move(&mut self) -> Vec<u64> {
         let Some((&oldest, _)) = self.ledger.live.first_key_value() else { return Vec::new() };
-        let needed = 2 * self.ledger.live_bytes.div_ceil(self.segment_bytes) + SLACK;
+        // What fits into a segment beside its beginning; at least one message does. Fewer than
+        // twice as many segments come of packing, so moving ends.
+        let room = self.segment_bytes.saturating_sub(self.overhead);
+        let messages = self.ledger.homes.len() as u64;
+        let full = self.ledger.live_bytes.checked_div(room).map_or(messages, |it| it + 1);
+        let needed = 2 * full.min(messages) + SLACK;
         let is_moving = self.moving == Some(oldest) || self.current() == Some(oldest);
         if is_moving || self.ledger.live.len() as u64 <= needed {
             return Vec::new();

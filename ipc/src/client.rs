@@ -11,7 +11,7 @@ use std::{
 use arc_swap::ArcSwap;
 
 pub use self::burst::Burst;
-pub(crate) use self::relay::Relay;
+pub(crate) use self::relay::{Relay, Repeats};
 
 use crate::{
     Priority, ServiceId,
@@ -173,7 +173,7 @@ impl Client {
         options: impl Into<CallOptions>,
     ) -> Result<usize, CallError> {
         let mut sink = Sink::Slice(buffer, 0);
-        self.fetch(Parcel::Bytes(payload), options.into(), false, &mut sink)?;
+        self.fetch(Parcel::Bytes(payload), options.into(), Repeats::NONE, &mut sink)?;
         match sink {
             Sink::Slice(_, length) => Ok(length),
             Sink::Vector(_) | Sink::View(_) => Ok(0),
@@ -234,7 +234,7 @@ impl Client {
 
     fn request(&self, parcel: Parcel<'_>, options: CallOptions) -> Result<View, CallError> {
         let mut response = None;
-        self.fetch(parcel, options, false, &mut Sink::View(&mut response))?;
+        self.fetch(parcel, options, Repeats::NONE, &mut Sink::View(&mut response))?;
         Ok(response.unwrap_or_else(|| View::of(Vec::new())))
     }
 
@@ -245,7 +245,7 @@ impl Client {
         &self,
         parcel: Parcel<'_>,
         options: CallOptions,
-        is_repeatable: bool,
+        mut repeats: Repeats,
         sink: &mut Sink<'_>,
     ) -> Result<(), CallError> {
         let mut reopened = None;
@@ -254,10 +254,10 @@ impl Client {
         let payload = if let Parcel::Bytes(payload) = &parcel { Some(*payload) } else { None };
         match (link.call(label, parcel, limit, sink), payload) {
             (Err(CallError::PeerDied { taken }), Some(payload))
-                if (!taken || is_repeatable) && self.is_relayed() =>
+                if self.is_relayed() && repeats.go_on(taken) =>
             {
                 let parcel = || Parcel::Bytes(payload);
-                self.again(limit, is_repeatable, |link| link.call(label, parcel(), limit, sink))
+                self.again(limit, repeats, |link| link.call(label, parcel(), limit, sink))
             }
             (result, _) => result,
         }
@@ -294,7 +294,7 @@ impl Client {
         options: impl Into<CallOptions>,
     ) -> Result<(), CallError> {
         // Not emptied before: what is there is written over, not filled with zeros first.
-        self.call_repeatable(payload, response, options.into(), false)
+        self.call_repeatable(payload, response, options.into(), Repeats::NONE)
     }
 
     /// Sends a message that nobody answers; returns its id. The timeout is for room in the ring:
@@ -313,7 +313,7 @@ impl Client {
         let mut reopened = None;
         match self.live(&mut reopened)?.send(label, Parcel::Bytes(payload), limit) {
             Err(CallError::PeerDied { taken: false }) if self.is_relayed() => {
-                self.again(limit, false, |link| link.send(label, Parcel::Bytes(payload), limit))
+                self.again(limit, Repeats::NONE, |it| it.send(label, Parcel::Bytes(payload), limit))
             }
             result => result,
         }
@@ -358,7 +358,7 @@ impl Client {
         };
         let (link, message_id) = match send(&link) {
             Err(CallError::PeerDied { taken: false }) if self.is_relayed() => {
-                self.again(limit, false, send)?
+                self.again(limit, Repeats::NONE, send)?
             }
             outcome => outcome?,
         };

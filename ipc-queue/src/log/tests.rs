@@ -119,6 +119,58 @@ fn a_few_messages_do_not_keep_many_segments() {
     assert!(found.iter().any(one), "it was moved, never lost");
 }
 
+/// Stores a record in memory that is nowhere.
+fn store(log: &mut Log, record: Record) {
+    let mut records = VecDeque::from([record]);
+    while let Some(first) = records.front() {
+        let blueprint = log.design(first, 1);
+        match log.lay_out(&mut records) {
+            Some(chunk) => drop(log.stored(&chunk)),
+            None => log.made(&blueprint),
+        }
+        while log.take_needless().is_some() {}
+    }
+}
+
+#[test]
+fn moving_ends_though_what_is_known_of_producers_leaves_no_room_for_messages() {
+    let mut log = Log::new(Ledger::new(1024), SMALL, false);
+    let of = |id: u64, bytes: usize| {
+        let Record::Put(stored) = put(id, bytes) else { unreachable!() };
+        Stored { producer: id, sequence: 1, ..stored }
+    };
+    for id in 1..=1000 {
+        store(&mut log, Record::Put(of(id, 10)));
+        store(&mut log, Record::Gone { ids: vec![id] });
+    }
+    for id in 1001..=1020 {
+        store(&mut log, Record::Put(of(id, 4000)));
+    }
+    for times in 0.. {
+        let ids = log.to_move();
+        if ids.is_empty() {
+            break;
+        }
+        assert!(times < 1000, "it goes on for ever");
+        ids.into_iter().for_each(|id| store(&mut log, Record::Moved(of(id, 4000))));
+    }
+}
+
+#[test]
+fn the_last_segment_stays_until_there_is_another() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut writer = Writer::new(true);
+    let (mut log, _) = open_log(directory.path());
+    commit(&mut log, &mut writer, vec![put(1, 10), Record::Gone { ids: vec![1] }]);
+    drop(log);
+    let (mut log, _) = open_log(directory.path());
+    let in_the_way = directory.path().join("0000000000000002.new");
+    fs::create_dir(&in_the_way).expect("in the way");
+    let outcome = commit(&mut log, &mut writer, vec![put(2, 10)]);
+    assert_eq!(outcome, (0, Some(Trouble::NoRoom)));
+    assert_eq!(segment_files(directory.path()).len(), 1, "it says which ids were given");
+}
+
 #[test]
 fn a_full_disk_stores_nothing_and_harms_nothing() {
     let directory = tempfile::tempdir().expect("a directory");

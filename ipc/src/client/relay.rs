@@ -36,6 +36,40 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// How long the kernel may take to mark all lanes of one who died, while others use the processor.
 const MARKING: Duration = Duration::from_millis(20);
 
+/// A request that may be repeated goes to so many more, though each may have carried it out: one
+/// that kills whoever takes it would end all of a group otherwise.
+#[cfg(feature = "rpc")]
+const MOST_REPEATS: u32 = 2;
+
+/// What is known of a request, and what is left to be tried.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Repeats {
+    left: u32,
+    /// Whether one who is gone may have carried it out.
+    pub(crate) is_taken: bool,
+}
+
+impl Repeats {
+    /// Of a request that may not be repeated, as far as its caller knows.
+    pub(crate) const NONE: Repeats = Repeats { left: 0, is_taken: false };
+
+    #[cfg(feature = "rpc")]
+    pub(crate) fn of(is_repeatable: bool) -> Repeats {
+        Repeats { left: if is_repeatable { MOST_REPEATS } else { 0 }, is_taken: false }
+    }
+
+    /// Notes that who had the request is gone; tells whether it may be sent again.
+    pub(crate) fn go_on(&mut self, taken: bool) -> bool {
+        if !taken {
+            return true;
+        }
+        self.is_taken = true;
+        let is_left = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        is_left
+    }
+}
+
 /// What a client knows of those who serve its name.
 #[derive(Debug)]
 pub(crate) struct Relay {
@@ -396,14 +430,17 @@ impl Client {
     pub(super) fn again<R>(
         &self,
         limit: Limit,
-        is_repeatable: bool,
+        mut repeats: Repeats,
         mut act: impl FnMut(&Arc<Link>) -> Result<R, CallError>,
     ) -> Result<R, CallError> {
         let until = limit.at();
         loop {
-            match act(&self.link()?) {
+            match self.link().and_then(|link| act(&link)) {
                 Err(CallError::PeerDied { taken })
-                    if (!taken || is_repeatable) && clock::now_ns() < until => {}
+                    if repeats.go_on(taken) && clock::now_ns() < until => {}
+                Err(CallError::PeerDied { taken }) => {
+                    return Err(CallError::PeerDied { taken: taken || repeats.is_taken });
+                }
                 result => return result,
             }
         }
@@ -417,10 +454,10 @@ impl Client {
         payload: &[u8],
         response: &mut Vec<u8>,
         options: CallOptions,
-        is_repeatable: bool,
+        repeats: Repeats,
     ) -> Result<(), CallError> {
         let parcel = Parcel::Bytes(payload);
-        self.fetch(parcel, options, is_repeatable, &mut Sink::Vector(response))
+        self.fetch(parcel, options, repeats, &mut Sink::Vector(response))
             .inspect_err(|_| response.clear())
     }
 
@@ -434,7 +471,7 @@ impl Client {
         done: impl FnOnce(Outcome) + Send + 'static,
     ) -> Result<u64, CallError> {
         let done = Arc::new(Mutex::new(Some(done)));
-        self.again(limit, false, |link| {
+        self.again(limit, Repeats::NONE, |link| {
             join(link, server)?;
             let done = Arc::clone(&done);
             let waiter = Waiter::Callback(Box::new(move |outcome| {

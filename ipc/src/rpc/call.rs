@@ -15,6 +15,7 @@ use super::{
 use crate::{
     CallOptions, Client,
     civil::{Idempotency, RetryConfig, SystemClock, retry},
+    client::Repeats,
     error::CallError,
 };
 
@@ -193,8 +194,8 @@ impl Caller {
     ) -> Result<(), RpcError> {
         match &self.retry {
             None => {
-                let is_repeatable = method.idempotency == Idempotency::Idempotent;
-                Ok(self.client.call_repeatable(sent, answer, options.call, is_repeatable)?)
+                let repeats = Repeats::of(method.idempotency == Idempotency::Idempotent);
+                Ok(self.client.call_repeatable(sent, answer, options.call, repeats)?)
             }
             Some(config) => self.exchange_again(config, method, sent, answer, options),
         }

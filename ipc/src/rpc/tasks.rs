@@ -29,6 +29,7 @@ use super::{
 use crate::{
     CallOptions, Client, Request, Retained, Server, ServiceId,
     civil::{Idempotency, RetryConfig, retry_async},
+    client::Repeats,
     error::CallError,
 };
 
@@ -288,14 +289,17 @@ impl AsyncRouter {
         let head = head.unwrap_or_default();
         let context = Context::of(&request, &head);
         // What ends a stream makes room, so it needs none.
-        let admitted = if head.method == CLOSE {
-            self.close(&request, context.source()).map(|()| None)
-        } else {
-            self.under_way.enter(context.source(), request.payload().len()).map(Some)
+        let admitted = match head.method {
+            CLOSE => match self.close(&request, context.source()) {
+                Ok(()) => return answer_at_once(&request, &AnswerHead::Message.encode()),
+                Err(fault) => Err(fault),
+            },
+            // Its stream has been admitted, and would end.
+            NEXT if !request.is_one_way() => Ok(None),
+            _ => self.under_way.enter(context.source(), request.payload().len()).map(Some),
         };
         let place = match admitted {
-            Ok(Some(place)) => place,
-            Ok(None) => return answer_at_once(&request, &AnswerHead::Message.encode()),
+            Ok(place) => place,
             Err(fault) => {
                 let mut out = Vec::new();
                 write_fault(&fault, &mut out);
@@ -439,18 +443,22 @@ impl AsyncCaller {
         sent: &[u8],
         options: CallOptions,
     ) -> Result<Vec<u8>, CallError> {
-        let begun = Instant::now();
+        let until = options.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut repeats = Repeats::of(method.idempotency == Idempotency::Idempotent);
         let mut left = options.timeout;
         loop {
             let options = CallOptions { timeout: left, ..options };
             let outcome = crate::tokio::call(&self.server, &self.client, sent, options).await;
-            left = options.timeout.map(|timeout| timeout.saturating_sub(begun.elapsed()));
-            let goes_on = matches!(outcome, Err(CallError::PeerDied { taken: true }))
-                && method.idempotency == Idempotency::Idempotent
-                && self.client.is_relayed()
-                && left != Some(Duration::ZERO);
-            if !goes_on {
-                return outcome;
+            left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            match outcome {
+                Err(CallError::PeerDied { taken: true })
+                    if self.client.is_relayed()
+                        && repeats.go_on(true)
+                        && left != Some(Duration::ZERO) => {}
+                Err(CallError::PeerDied { taken }) => {
+                    return Err(CallError::PeerDied { taken: taken || repeats.is_taken });
+                }
+                outcome => return outcome,
             }
         }
     }

@@ -236,7 +236,10 @@ fn limits(service: &Service) -> Vec<Limit> {
         ("limits.core", libc::RLIMIT_CORE, Some(limits.core)),
         ("limits.processes", libc::RLIMIT_NPROC, limits.processes),
     ];
-    let set = all.into_iter().filter_map(|(name, resource, value)| {
+    // Its filter cannot see with what a thread asks for another policy.
+    let none = matches!(service.sandbox, Sandbox::On(_)).then_some(0);
+    let of_sandbox = [("sandbox", libc::RLIMIT_RTPRIO, none), ("sandbox", libc::RLIMIT_NICE, none)];
+    let set = all.into_iter().chain(of_sandbox).filter_map(|(name, resource, value)| {
         let value = value.map(|value| libc::rlimit64 { rlim_cur: value, rlim_max: value })?;
         Some(Limit { name, resource, value })
     });
