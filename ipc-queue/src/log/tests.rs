@@ -152,7 +152,9 @@ fn moving_ends_though_what_is_known_of_producers_leaves_no_room_for_messages() {
             break;
         }
         assert!(times < 1000, "it goes on for ever");
-        ids.into_iter().for_each(|id| store(&mut log, Record::Moved(of(id, 4000))));
+        for id in ids {
+            store(&mut log, Record::Moved(of(id, 4000)));
+        }
     }
 }
 
