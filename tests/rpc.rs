@@ -73,6 +73,24 @@ impl Scene {
         client(&self.node, service)
     }
 
+    /// Has it counted by one of two callers, with the method that may be repeated or the other.
+    fn count(
+        &self,
+        (threads, tasks): (&ProbeClient, &AsyncProbeClient),
+        kind: &str,
+        method: &str,
+        failures: &Failures,
+        options: RpcOptions,
+    ) -> Result<u32, Status> {
+        let outcome = match (kind, method) {
+            ("threads", "count") => threads.count(failures, options),
+            ("threads", _) => threads.count_safely(failures, options),
+            (_, "count") => self.runtime.block_on(tasks.count(failures, options)),
+            (_, _) => self.runtime.block_on(tasks.count_safely(failures, options)),
+        };
+        outcome.map(|counted| counted.count).map_err(|error| error.status())
+    }
+
     /// By threads, and in tasks.
     fn callers(&self, service: &str) -> (ProbeClient, AsyncProbeClient) {
         // One client's calls end in one server: the callers of a channel are of one kind.
@@ -374,13 +392,7 @@ fn only_what_may_be_repeated_is_repeated() {
             let count = |method: &str, options: RpcOptions| {
                 let name = format!("{service} {kind} {method} {}", options.key.is_some());
                 let failures = Failures { name, times: 2 };
-                let outcome = match (kind, method) {
-                    ("threads", "count") => threads.count(&failures, options),
-                    ("threads", _) => threads.count_safely(&failures, options),
-                    (_, "count") => scene.runtime.block_on(tasks.count(&failures, options)),
-                    (_, _) => scene.runtime.block_on(tasks.count_safely(&failures, options)),
-                };
-                outcome.map(|counted| counted.count).map_err(|error| error.status())
+                scene.count((&threads, &tasks), kind, method, &failures, options)
             };
             assert_eq!(count("count", LONG.into()), Err(Status::TIMED_OUT), "tried once");
             assert_eq!(count("count", LONG.into()), Err(Status::TIMED_OUT), "and once more");
@@ -403,13 +415,7 @@ fn outcome_of_a_death(service: &str, kind: &str, method: &str) -> Result<u32, St
         let channels = [1, 2].map(|rank| (rank, members.clone().find(|it| it.rank + 1 == rank)));
         channels.into_iter().all(|(rank, it)| it.is_some_and(|it| it.channels >= 3 - rank))
     });
-    let outcome = match (kind, method) {
-        ("threads", "count") => threads.count(&failures, LONG),
-        ("threads", _) => threads.count_safely(&failures, LONG),
-        (_, "count") => scene.runtime.block_on(tasks.count(&failures, LONG)),
-        (_, _) => scene.runtime.block_on(tasks.count_safely(&failures, LONG)),
-    };
-    outcome.map(|counted| counted.count).map_err(|error| error.status())
+    scene.count((&threads, &tasks), kind, method, &failures, LONG.into())
 }
 
 #[test]
@@ -441,11 +447,9 @@ fn a_request_that_kills_whoever_takes_it_does_not_end_all_of_a_group() {
             members().iter().any(|it| it.rank == 1 && it.channels >= 4)
         });
         let failures = Failures { name: "last words".to_owned(), times: 0 };
-        let outcome = match kind {
-            "threads" => threads.count_safely(&failures, LONG),
-            _ => scene.runtime.block_on(tasks.count_safely(&failures, LONG)),
-        };
-        assert_eq!(outcome.map_err(|error| error.status()), Err(Status::MAYBE), "{kind}");
+        let callers = (&threads, &tasks);
+        let outcome = scene.count(callers, kind, "count_safely", &failures, LONG.into());
+        assert_eq!(outcome, Err(Status::MAYBE), "{kind}");
         wait_until("the runtime has heard of the deaths", || members().len() == 2);
     }
 }
